@@ -1,0 +1,92 @@
+"""What can go wrong, each said in one line: what, found, allowed, fix.
+
+``exit_code`` is what the command line ends with: 2 for a user's mistake, 1 for a run that failed, 130 for Ctrl-C.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+_NOTHING = object()
+
+
+class SslkitError(Exception):
+    """Every error that sslkit raises on purpose.
+
+    Args:
+        what: the thing that is wrong, a dotted path of the recipe where there is one, and what is wrong with it.
+        found: the value found, shown with ``repr``.
+        allowed: what would be right: a rule, or the allowed names.
+        fix: what to do about it.
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, what: str, *, found: object = _NOTHING, allowed: str | Iterable[str] = "", fix: str = "") -> None:
+        self.what = what
+        parts = [what]
+        if found is not _NOTHING:
+            parts.append(f"found {_shorten(found)}")
+        if allowed := allowed if isinstance(allowed, str) else ", ".join(allowed):
+            parts.append(f"allowed: {allowed}")
+        if fix:
+            parts.append(fix)
+        super().__init__("; ".join(parts))
+
+
+class OptionError(SslkitError, ValueError):
+    """An option's value is wrong. Raise it in ``__post_init__`` or ``check``: a recipe error then names the option's dotted path.
+
+    Args:
+        option: the option's name, as the recipe spells it.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, option: str, problem: str, *, found: object = _NOTHING, allowed: str | Iterable[str] = "", fix: str = "") -> None:
+        super().__init__(f"{option}: {problem}", found=found, allowed=allowed, fix=fix)
+        self.option = option
+        self.detail = str(self).removeprefix(f"{option}: ")
+
+
+class RecipeError(SslkitError):
+    """A recipe is wrong; the message starts with the dotted path of the key."""
+
+
+class DataError(SslkitError):
+    """Images or labels are missing, damaged or do not fit what is asked of them."""
+
+
+class PluginError(SslkitError):
+    """A plugin is broken, or a name is offered twice or by nobody."""
+
+
+class ArtifactError(SslkitError):
+    """A run folder is damaged, incomplete, or belongs to a different recipe."""
+
+
+class BackboneError(SslkitError):
+    """A backbone cannot be built, or cannot do what is asked of it."""
+
+
+class RuntimeFailure(SslkitError):
+    """A run failed although nothing in its recipe was wrong: a diverged loss, a frozen backbone that moved."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class Interrupted(SslkitError):
+    """The user asked to stop; a checkpoint is on disk where the run has a folder."""
+
+    exit_code: ClassVar[int] = 130
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """``did you mean 'x'?`` for the nearest candidate, or an empty string where none is near."""
+    near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def _shorten(value: object, limit: int = 80) -> str:
+    """``repr`` in one line, cut in the middle of nothing that a reader needs."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -1,0 +1,100 @@
+"""What a run tells its observers. Events observe; nothing they do can change training."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened in a stage."""
+
+    stage: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageStart(Event):
+    """A stage begins, or goes on where it was interrupted."""
+
+    kind: str
+    folder: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSkipped(Event):
+    """A stage was finished by an earlier start with the same fingerprint."""
+
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitStart(Event):
+    """A training loop begins. ``part`` names the fit where a stage has several (``k20``), and is empty where it has one.
+
+    ``step`` is where it begins: 0, or the step of the checkpoint that it resumes from.
+    """
+
+    part: str
+    step: int
+    num_steps: int
+    num_epochs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEnd(Event):
+    """An optimiser step ended. ``metrics`` is empty except once every ``log_every`` steps."""
+
+    part: str
+    step: int
+    epoch: float
+    num_images: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldoutEnd(Event):
+    """Held-out images were measured after ``step`` steps."""
+
+    part: str
+    step: int
+    epoch: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSaved(Event):
+    """A checkpoint is on disk, whole."""
+
+    part: str
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice(Event):
+    """Something the user should know that is no error: skipped files, a slow setting."""
+
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEnd(Event):
+    """A stage is finished and its artifact is on disk."""
+
+    metrics: Mapping[str, float]
+    seconds: float
+
+
+class Observer(ABC):
+    """Watches a run: a progress bar, a log file, TensorBoard. Concrete observers are frozen dataclasses of options.
+
+    An observer that raises is dropped with a warning: watching a run never takes it down.
+    """
+
+    @abstractmethod
+    def observe(self, event: Event) -> None:
+        """Take note of ``event``. Called in the training process, between steps: be quick."""
+
+
+Emit = Callable[[Event], None]

@@ -1,0 +1,634 @@
+"""The contract: everything that a plugin author must know, and nothing else.
+
+A method is a :class:`PretextTask` (its options) that builds an :class:`Objective` (its trainable module). The one training loop
+draws a :class:`Batch`, asks the objective for views, calls ``forward`` for the loss, and steps. It never names a method: what a
+method does differently, it does by overriding a method of ``Objective``. Everything not marked abstract has a default.
+
+Shapes: N images in a batch, C channels, H rows, W columns, D features, L tokens, K classes of a pretext task.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple, Protocol, final
+
+import torch
+from torch import Generator, Tensor, nn
+
+from sslkit.errors import BackboneError, OptionError
+from sslkit.events import Emit, Observer
+
+__all__ = [
+    "Augment",
+    "Backbone",
+    "Batch",
+    "DataInfo",
+    "Dataset",
+    "Evaluation",
+    "Evaluator",
+    "FeatureInfo",
+    "ImageSet",
+    "ImageSpec",
+    "LabeledData",
+    "Mean",
+    "Objective",
+    "Observer",
+    "OptimizerFactory",
+    "PretextTask",
+    "RunContext",
+    "Schedule",
+    "Split",
+    "StepOutput",
+    "TrainContext",
+]
+
+Color = Literal["rgb", "gray", "lightness"]
+Split = Literal["pretrain", "train", "test"]
+LayerKind = Literal["map", "tokens", "vector"]
+
+
+# ---------------------------------------------------------------------------------------------------------------- images
+
+
+class ImageSpec(NamedTuple):
+    """What a backbone is built for, or what a data set holds.
+
+    Attributes:
+        height: rows, in pixels.
+        width: columns, in pixels.
+        color: ``rgb`` (3 channels), ``gray`` or ``lightness`` (CIE L* / 100; 1 channel each).
+        mean: per channel, of values in [0, 1].
+        std: per channel, of values in [0, 1].
+    """
+
+    height: int
+    width: int
+    color: Color
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_chs(self) -> int:
+        """Channels of an image of this colour."""
+        return 3 if self.color == "rgb" else 1
+
+
+class DataInfo(NamedTuple):
+    """What a pretext task may know of the data before any pixel is read."""
+
+    image: ImageSpec
+    num_images: int | None
+    """How many images there are; None for a stream of unknown length."""
+
+
+class Batch(NamedTuple):
+    """Images as the loader hands them over: on the compute device, augmented once, without labels.
+
+    Attributes:
+        images: (N, C, H, W) uint8.
+        indices: (N,) int64, each image's stable position in its data set.
+    """
+
+    images: Tensor
+    indices: Tensor
+
+
+class ImageSet(ABC):
+    """One split of a data set: an indexable collection of images of one size, with labels or without.
+
+    Attributes:
+        image: size, colour and statistics.
+        labels: (len(self),) int64 on the CPU, or None.
+        classes: the class names, in the order of the labels; empty without labels.
+        fingerprint: changes when the images or labels do; goes into a stage's fingerprint.
+        skipped: files left out because they could not be decoded.
+    """
+
+    image: ImageSpec
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    fingerprint: str
+    skipped: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of images."""
+
+    @abstractmethod
+    def read(self, indices: Sequence[int]) -> Tensor:
+        """Decode images. Called in loader workers for large data.
+
+        Returns:
+            (len(indices), C, H, W) uint8 on the CPU.
+
+        Raises:
+            DataError: a file cannot be decoded; the message names it.
+        """
+
+
+class LabeledData(NamedTuple):
+    """What an evaluator measures with: both sets have labels of the same classes."""
+
+    train: ImageSet
+    test: ImageSet
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.train.classes)
+
+
+class Dataset(ABC):
+    """Where images come from. Concrete data sets are final frozen dataclasses; their fields are the options of ``[data]``."""
+
+    @abstractmethod
+    def image(self) -> ImageSpec:
+        """What the images will be, without reading a pixel."""
+
+    @abstractmethod
+    def load(self, split: Split) -> ImageSet | None:
+        """Open one split; decoding may wait until the images are read.
+
+        Args:
+            split: ``pretrain`` (labels are ignored), ``train`` or ``test``.
+
+        Returns:
+            The images, or None if there is no such split (``test`` of a folder without labels).
+
+        Raises:
+            DataError: the data is not there and cannot be fetched; the message says which files to put where.
+        """
+
+    def available(self) -> bool:
+        """Whether ``load`` needs no download. ``sslkit check`` never downloads."""
+        return True
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """The basic augmentation, done once per image before ``make_views``, on whole uint8 batches.
+
+    Attributes:
+        crop_padding: pixels of zero padding on each side before a random crop back to the image's size; 0: no crop.
+        horizontal_flip: mirror each image with probability 0.5.
+    """
+
+    crop_padding: int = 0
+    horizontal_flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.crop_padding < 0:
+            raise OptionError("crop_padding", "must not be negative", found=self.crop_padding, allowed="0 or more pixels")
+
+
+# ------------------------------------------------------------------------------------------------------------- backbones
+
+
+class FeatureInfo(NamedTuple):
+    """A layer whose features can be asked for, in timm's vocabulary.
+
+    Attributes:
+        name: unique in its backbone.
+        num_chs: channels of a map, width of a token or vector.
+        reduction: how many input pixels one feature cell covers along each side (1 for vectors).
+        kind: ``map`` (N, num_chs, h, w); ``tokens`` (N, L, num_chs), row-major, without prefix tokens; ``vector`` (N, num_chs).
+    """
+
+    name: str
+    num_chs: int
+    reduction: int
+    kind: LayerKind = "map"
+
+
+class Backbone(nn.Module, ABC):
+    """Images in, named feature layers out. Normalisation and colour belong to the backbone: everyone feeds it data-set images.
+
+    A concrete backbone takes ``image`` first and its options as annotated keyword-only parameters; those are the options of the
+    recipe's ``[backbone]`` table. It calls ``super().__init__(image)`` and sets ``feature_info``.
+
+    Args:
+        image: what the backbone is built for.
+
+    Attributes:
+        image: the same.
+        feature_info: the layers, shallow to deep.
+        capabilities: what else it can do; a task's ``requires`` is checked against it. Every kind of layer in ``feature_info``
+            and ``masked_encode`` are the names in use.
+    """
+
+    feature_info: tuple[FeatureInfo, ...]
+    capabilities: frozenset[str] = frozenset({"map"})
+
+    def __init__(self, image: ImageSpec) -> None:
+        super().__init__()
+        self.image = image
+        shape = (1, image.num_chs, 1, 1)
+        self.register_buffer("mean", torch.tensor(image.mean).reshape(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(image.std).reshape(shape), persistent=False)
+        self._range_checked = False
+
+    @abstractmethod
+    def extract(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Compute features, stopping at the deepest layer asked for.
+
+        Args:
+            x: (N, C, H, W) float, normalised. H and W may differ from ``image`` (tiles, multi-crop).
+            layers: names out of ``feature_info``, at least one.
+
+        Returns:
+            ``{name: features}`` for exactly these layers, shaped by their kind.
+        """
+
+    @final
+    def forward(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """``extract(prepare(images), layers)``.
+
+        Raises:
+            BackboneError: a layer does not exist.
+        """
+        names = self.layer_names
+        for layer in layers:
+            if layer not in names:
+                raise BackboneError(f"layer {layer!r} does not exist in {type(self).__name__}", allowed=names)
+        return self.extract(self.prepare(images), layers)
+
+    @final
+    def prepare(self, images: Tensor) -> Tensor:
+        """Convert data-set images to what ``extract`` takes.
+
+        Args:
+            images: (N, C, H, W), uint8 or float in [0, 1]; rgb (C = 3), gray (C = 1), or already in the spec's colour.
+
+        Returns:
+            (N, C, H, W) float32 in the spec's colour, normalised with the spec's mean and std.
+
+        Raises:
+            BackboneError: the number of channels fits no colour, or the first float images lie outside [0, 1].
+        """
+        if images.is_floating_point():
+            self._check_range(images)
+            x = images.float()
+        else:
+            x = images.float() / 255.0
+        return (_to_color(x, self.image.color) - self.mean) / self.std
+
+    @final
+    def embed(self, images: Tensor, layer: str | None = None) -> Tensor:
+        """One vector an image: maps and tokens are averaged over their positions.
+
+        Args:
+            images: as in ``prepare``.
+            layer: a layer's name; None: the deepest.
+
+        Returns:
+            (N, D) features.
+        """
+        info = self.layer(self.layer_names[-1] if layer is None else layer)
+        return pool(self(images, [info.name])[info.name], info.kind)
+
+    def masked_encode(self, images: Tensor, keep: Tensor) -> Tensor:
+        """Encode only some patches of each image (capability ``masked_encode``).
+
+        Args:
+            images: as in ``prepare``.
+            keep: (N, L_keep) int64, row-major positions of the patches to see.
+
+        Returns:
+            (N, L_keep, D) tokens, in the order of ``keep``.
+
+        Raises:
+            BackboneError: this backbone cannot.
+        """
+        raise BackboneError(f"{type(self).__name__} has no masked_encode", fix="use a backbone with the capability 'masked_encode'")
+
+    @final
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The names in ``feature_info``, shallow to deep."""
+        return tuple(info.name for info in self.feature_info)
+
+    @final
+    def layer(self, name: str) -> FeatureInfo:
+        """The description of one layer.
+
+        Raises:
+            BackboneError: it does not exist.
+        """
+        for info in self.feature_info:
+            if info.name == name:
+                return info
+        raise BackboneError(f"layer {name!r} does not exist in {type(self).__name__}", allowed=self.layer_names)
+
+    def _check_range(self, images: Tensor) -> None:
+        """Catch 0..255 floats once: reading a value on every step would stall a GPU. Not under torch.compile, which cannot trace it."""
+        if self._range_checked or torch.compiler.is_compiling() or images.is_meta:
+            return
+        self._range_checked = True
+        low, high = (float(v) for v in images.detach().aminmax())
+        if low < 0.0 or high > 1.0:
+            raise BackboneError(
+                "float images must lie in [0, 1]", found=f"{low:.3g} to {high:.3g}", fix="pass uint8, or divide by 255 and do not normalise"
+            )
+
+
+def pool(features: Tensor, kind: LayerKind) -> Tensor:
+    """Average a map or tokens over their positions; a vector passes through. Returns (N, D)."""
+    if kind == "map":
+        return features.mean(dim=(-2, -1))
+    return features.mean(dim=1) if kind == "tokens" else features
+
+
+def _to_color(x: Tensor, color: Color) -> Tensor:
+    """(N, C, H, W) in [0, 1], rgb or gray -> the colour asked for. Images already in it pass through."""
+    num_chs = x.shape[1]
+    if num_chs not in (1, 3):
+        raise BackboneError("images must have 1 or 3 channels", found=num_chs)
+    if color == "rgb":
+        return x if num_chs == 3 else x.expand(-1, 3, -1, -1)
+    if num_chs == 1:
+        return x
+    return _luma(x) if color == "gray" else _lightness(x)
+
+
+def _luma(rgb: Tensor) -> Tensor:
+    """ITU-R BT.601 luma, which is what PIL's mode L holds."""
+    return (rgb * rgb.new_tensor([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+
+
+def _lightness(rgb: Tensor) -> Tensor:
+    """CIE 1976 L* / 100 of sRGB (IEC 61966-2-1) under D65."""
+    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    luminance = (linear * rgb.new_tensor([0.2126, 0.7152, 0.0722]).reshape(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    delta = 6 / 29
+    root = torch.where(luminance > delta**3, luminance.clamp_min(delta**3) ** (1 / 3), luminance / (3 * delta**2) + 4 / 29)
+    return 1.16 * root - 0.16
+
+
+# --------------------------------------------------------------------------------------------------------- pretext tasks
+
+
+class Mean(NamedTuple):
+    """An exact mean over batches and processes: both parts are summed, then divided.
+
+    Attributes:
+        total: 0-dim tensor, the sum of the values.
+        count: 0-dim tensor, how many there were.
+    """
+
+    total: Tensor
+    count: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Mean":
+        """The mean of all elements of ``values`` (any shape), detached."""
+        values = values.detach().float()
+        return cls(values.sum(), torch.full((), values.numel(), dtype=torch.float32, device=values.device))
+
+
+class StepOutput(NamedTuple):
+    """What one forward pass of an objective returns.
+
+    Attributes:
+        loss: scalar, to be minimised.
+        metrics: detached, left on the device. The name is what a log shows; accuracies are in percent and end in ``top1``.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Mean]
+
+
+class TrainContext(Protocol):
+    """What an objective's hooks may know and use of the loop around them.
+
+    Attributes:
+        epoch: epochs completed.
+        step: optimiser steps completed.
+        progress: ``step`` over all steps, in [0, 1].
+        schedule: the current values of ``Objective.schedules``, as floats.
+    """
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def progress(self) -> float: ...
+    @property
+    def schedule(self) -> Mapping[str, float]: ...
+
+    def generator(self, purpose: str) -> Generator:
+        """A generator on the CPU of this stage's own, seeded from (seed, stage, purpose); its state is part of checkpoints."""
+        ...
+
+    def embed(self, layer: str) -> Tensor:
+        """Pooled features of every training image, not augmented: (num_images, D) float32 on the CPU, in index order."""
+        ...
+
+    def reset_optimizer_state(self, module: nn.Module) -> None:
+        """Forget momentum and the like of a module's parameters (a head that was re-initialised)."""
+        ...
+
+
+class Objective(nn.Module, ABC):
+    """The trainable module of a method: views in, loss out. ``forward`` is what is compiled and what runs in parallel.
+
+    All state that training changes must be in parameters or persistent buffers: those are what a checkpoint holds. ``forward``
+    must run in eval mode too, and may update its own buffers only while training and only in float32. An objective with frozen
+    parts overrides ``train`` so that their BatchNorm statistics stay put.
+
+    Args:
+        backbone: the network to pretrain.
+
+    Attributes:
+        phases: one optimiser each, stepped in this order on every batch; a GAN has ``("discriminator", "generator")``.
+        heldout_phase: the phase whose loss and metrics mean something on held-out images; None: there is none.
+    """
+
+    phases: tuple[str, ...] = ("main",)
+    heldout_phase: str | None = None
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    @abstractmethod
+    def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
+        """Make what ``forward`` takes, for the whole batch at once, on the batch's device. Runs without gradients.
+
+        Args:
+            batch: N images, uint8, already cropped and flipped as the recipe's ``augment`` says.
+            generator: the source of all randomness, on the batch's device. Held-out images get the same draws every time.
+            train: False on held-out images.
+
+        Returns:
+            Named tensors. Images stay uint8 or become floats in [0, 1]; the backbone normalises.
+        """
+
+    @abstractmethod
+    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+        """Compute the loss of one phase.
+
+        Args:
+            views: what ``make_views`` returned.
+            phase: one of ``phases``.
+            schedule: the current values of ``schedules`` as 0-dim tensors.
+        """
+
+    def parameter_groups(self) -> dict[str, list[dict]]:
+        """Which parameters each phase trains: ``{phase: [{"params": [...], "lr_scale": 1.0, "weight_decay": 0.0}, ...]}``.
+
+        ``lr_scale`` and ``weight_decay`` are optional. By default the single phase trains everything that requires a gradient.
+        """
+        if len(self.phases) > 1:
+            raise NotImplementedError(f"{type(self).__name__} has phases {self.phases}: override parameter_groups")
+        return {self.phases[0]: [{"params": [p for p in self.parameters() if p.requires_grad]}]}
+
+    def schedules(self) -> dict[str, Callable[[float], float]]:
+        """Values that change with progress in [0, 1], by name: an EMA momentum, a temperature."""
+        return {}
+
+    def epoch_indices(self, context: TrainContext) -> Tensor | None:
+        """The method's own sampling: (M,) int64 indices that make up the coming epoch, in any order; None: every image once.
+
+        The loop shuffles them. Called after ``on_epoch_start``. M must be the same in every epoch.
+        """
+        return None
+
+    def on_epoch_start(self, context: TrainContext) -> None:
+        """Before an epoch, without gradients: cluster, rebuild a memory bank."""
+
+    def on_before_step(self, phase: str, context: TrainContext) -> None:
+        """Before a phase's forward pass."""
+
+    def on_after_step(self, phase: str, context: TrainContext) -> None:
+        """After a phase's optimiser step, without gradients: move an EMA teacher (its BatchNorm buffers too)."""
+
+    def exported_backbone(self) -> Backbone:
+        """The network that later stages get; DINO exports its teacher."""
+        return self.backbone
+
+
+class PretextTask(ABC):
+    """The options of a self-supervised method. Concrete tasks are ``@final @dataclass(frozen=True, kw_only=True)`` classes; their
+    annotated fields are the options of ``task`` in a recipe, checked in ``__post_init__`` with :class:`OptionError`.
+
+    Attributes:
+        requires: capabilities that the backbone must have.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    def image_spec(self, data: ImageSpec) -> ImageSpec:
+        """What the backbone is built for: by default the data's images; a tile for a jigsaw, lightness for colorization."""
+        return data
+
+    @abstractmethod
+    def build_objective(self, backbone: Backbone, data: DataInfo) -> Objective:
+        """Build the method's trainable module around ``backbone``."""
+
+
+# ------------------------------------------------------------------------------------------------------------ evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """Where and how a stage runs. Made by the stage; pass it on to ``fit``.
+
+    Attributes:
+        stage: the stage's name.
+        seed: the run's seed; draw through ``generator``.
+        device: where to compute.
+        autocast: the dtype of autocast, or None for plain float32.
+        channels_last: keep convolution weights in channels_last memory format.
+        compile: compile ``Objective.forward``.
+        log_every: read metrics every so many steps.
+        checkpoint_minutes: write a checkpoint that often.
+        folder: where checkpoints go, or None to keep nothing.
+        part: names this fit where a stage has several.
+        emit: tells the observers.
+        should_stop: whether the user asked to stop; ``fit`` then writes a checkpoint and raises ``Interrupted``.
+    """
+
+    stage: str
+    seed: int
+    device: torch.device
+    autocast: torch.dtype | None = None
+    channels_last: bool = True
+    compile: bool = False
+    log_every: int = 50
+    checkpoint_minutes: float = 10.0
+    folder: Path | None = None
+    part: str = ""
+    emit: Emit = lambda event: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+class Evaluation(NamedTuple):
+    """What an evaluator found.
+
+    Attributes:
+        metrics: dotted names (``conv2.top1``, ``conv2.k20.top1``), accuracies in percent from exact counts.
+        backbone: a network worth keeping (fine-tuning), or None.
+        heads: trained heads worth keeping, by name.
+    """
+
+    metrics: dict[str, float]
+    backbone: Backbone | None = None
+    heads: Mapping[str, nn.Module] = {}
+
+
+class Evaluator(ABC):
+    """Measures a backbone with labels. Concrete evaluators are final frozen dataclasses, like tasks.
+
+    Attributes:
+        requires: capabilities that the backbone must have.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    @abstractmethod
+    def frozen(self) -> bool:
+        """Whether the backbone must come out bit-identical. The stage checks its hash before and after."""
+
+    @abstractmethod
+    def check(self, backbone: Backbone, data: LabeledData) -> None:
+        """Refuse what cannot work, before anything is computed: a layer that does not exist, more labels than there are.
+
+        Args:
+            backbone: without weights, on the meta device.
+            data: labels can be read; do not read images.
+
+        Raises:
+            OptionError: names the option at fault.
+        """
+
+    @abstractmethod
+    def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
+        """Measure ``backbone``, which is the evaluator's own copy, on ``context.device``."""
+
+
+# -------------------------------------------------------------------------------------------------------------- training
+
+
+class OptimizerFactory(ABC):
+    """The options of an optimiser (``optimizer`` in a recipe); a final frozen dataclass with a field ``lr``."""
+
+    @abstractmethod
+    def build(self, groups: list[dict]) -> torch.optim.Optimizer:
+        """Build the optimiser.
+
+        Args:
+            groups: torch's parameter groups. ``lr_scale`` is already turned into ``lr``-independent bookkeeping by the loop: set
+                the group's learning rate to the base rate here; the loop multiplies by ``lr_scale`` and the schedule each step.
+        """
+
+
+class Schedule(ABC):
+    """How the learning rate changes (``schedule`` in a recipe): a pure function of the epoch; a final frozen dataclass."""
+
+    @abstractmethod
+    def scale(self, epoch: float, num_epochs: float) -> float:
+        """The factor on the base learning rate after ``epoch`` of ``num_epochs`` epochs (fractions of an epoch count)."""
