@@ -68,13 +68,13 @@ class BackboneError(SslkitError):
     """A backbone cannot be built, or cannot do what is asked of it."""
 
 
-class RuntimeFailure(SslkitError):
+class RunFailedError(SslkitError):
     """A run failed although nothing in its recipe was wrong: a diverged loss, a frozen backbone that moved."""
 
     exit_code: ClassVar[int] = 1
 
 
-class Interrupted(SslkitError):
+class RunInterruptedError(SslkitError):
     """The user asked to stop; a checkpoint is on disk where the run has a folder."""
 
     exit_code: ClassVar[int] = 130

@@ -98,3 +98,7 @@ class Observer(ABC):
 
 
 Emit = Callable[[Event], None]
+
+
+def ignore(_event: Event) -> None:
+    """Tell nobody."""

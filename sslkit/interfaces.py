@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sslkit.errors import BackboneError, OptionError
-from sslkit.events import Emit, Observer
+from sslkit.events import Emit, Observer, ignore
 
 __all__ = [
     "Augment",
@@ -103,6 +103,7 @@ class ImageSet(ABC):
         classes: the class names, in the order of the labels; empty without labels.
         fingerprint: changes when the images or labels do; goes into a stage's fingerprint.
         skipped: files left out because they could not be decoded.
+        pixels: (len(self), C, H, W) uint8 on the CPU where all images are in memory, else None.
     """
 
     image: ImageSpec
@@ -110,6 +111,7 @@ class ImageSet(ABC):
     classes: tuple[str, ...] = ()
     fingerprint: str
     skipped: tuple[str, ...] = ()
+    pixels: Tensor | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -220,6 +222,8 @@ class Backbone(nn.Module, ABC):
 
     feature_info: tuple[FeatureInfo, ...]
     capabilities: frozenset[str] = frozenset({"map"})
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, image: ImageSpec) -> None:
         super().__init__()
@@ -374,11 +378,11 @@ class Mean(NamedTuple):
 
     Attributes:
         total: 0-dim tensor, the sum of the values.
-        count: 0-dim tensor, how many there were.
+        num: 0-dim tensor, how many there were.
     """
 
     total: Tensor
-    count: Tensor
+    num: Tensor
 
     @classmethod
     def of(cls, values: Tensor) -> "Mean":
@@ -405,18 +409,20 @@ class TrainContext(Protocol):
     Attributes:
         epoch: epochs completed.
         step: optimiser steps completed.
-        progress: ``step`` over all steps, in [0, 1].
-        schedule: the current values of ``Objective.schedules``, as floats.
     """
 
+    epoch: int
+    step: int
+
     @property
-    def epoch(self) -> int: ...
+    def progress(self) -> float:
+        """The completed part of all steps, in [0, 1]."""
+        ...
+
     @property
-    def step(self) -> int: ...
-    @property
-    def progress(self) -> float: ...
-    @property
-    def schedule(self) -> Mapping[str, float]: ...
+    def schedule(self) -> Mapping[str, float]:
+        """The current values of ``Objective.schedules``, as floats: in a hook, reading a tensor would stall the GPU."""
+        ...
 
     def generator(self, purpose: str) -> Generator:
         """A generator on the CPU of this stage's own, seeded from (seed, stage, purpose); its state is part of checkpoints."""
@@ -481,9 +487,10 @@ class Objective(nn.Module, ABC):
 
         ``lr_scale`` and ``weight_decay`` are optional. By default the single phase trains everything that requires a gradient.
         """
-        if len(self.phases) > 1:
+        first, *others = self.phases
+        if others:
             raise NotImplementedError(f"{type(self).__name__} has phases {self.phases}: override parameter_groups")
-        return {self.phases[0]: [{"params": [p for p in self.parameters() if p.requires_grad]}]}
+        return {first: [{"params": [p for p in self.parameters() if p.requires_grad]}]}
 
     def schedules(self) -> dict[str, Callable[[float], float]]:
         """Values that change with progress in [0, 1], by name: an EMA momentum, a temperature."""
@@ -492,7 +499,7 @@ class Objective(nn.Module, ABC):
     def epoch_indices(self, context: TrainContext) -> Tensor | None:
         """The method's own sampling: (M,) int64 indices that make up the coming epoch, in any order; None: every image once.
 
-        The loop shuffles them. Called after ``on_epoch_start``. M must be the same in every epoch.
+        The loop shuffles them. Called after ``on_epoch_start``.
         """
         return None
 
@@ -548,7 +555,7 @@ class RunContext:
         folder: where checkpoints go, or None to keep nothing.
         part: names this fit where a stage has several.
         emit: tells the observers.
-        should_stop: whether the user asked to stop; ``fit`` then writes a checkpoint and raises ``Interrupted``.
+        should_stop: whether the user asked to stop; ``fit`` then writes a checkpoint and raises ``RunInterruptedError``.
     """
 
     stage: str
@@ -561,7 +568,7 @@ class RunContext:
     checkpoint_minutes: float = 10.0
     folder: Path | None = None
     part: str = ""
-    emit: Emit = lambda event: None
+    emit: Emit = ignore
     should_stop: Callable[[], bool] = lambda: False
 
 
@@ -621,8 +628,8 @@ class OptimizerFactory(ABC):
         """Build the optimiser.
 
         Args:
-            groups: torch's parameter groups. ``lr_scale`` is already turned into ``lr``-independent bookkeeping by the loop: set
-                the group's learning rate to the base rate here; the loop multiplies by ``lr_scale`` and the schedule each step.
+            groups: torch's parameter groups. Start each at the base rate: the loop multiplies it by the group's ``lr_scale`` and
+                by the schedule before each step.
         """
 
 

@@ -1,0 +1,60 @@
+"""Random crop and flip of a whole uint8 batch at once, on its device."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from sslkit.interfaces import Augment
+
+
+class Draws(NamedTuple):
+    """The random choices of one batch.
+
+    Attributes:
+        top: (N,) int64, the first row of each crop in the padded image.
+        left: (N,) int64, its first column.
+        flip: (N,) bool, which images to mirror.
+    """
+
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+
+
+def augment(images: Tensor, options: Augment, generator: Generator) -> Tensor:
+    """Crop and flip each image by its own draws.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        options: what to do.
+        generator: on the images' device.
+
+    Returns:
+        (N, C, H, W) uint8.
+    """
+    return apply_draws(images, options, draw(len(images), options, generator))
+
+
+def draw(num_images: int, options: Augment, generator: Generator) -> Draws:
+    """Draw for ``num_images`` images. The number of draws does not depend on the options, so that runs stay comparable."""
+    offsets = torch.randint(0, 2 * options.crop_padding + 1, (2, num_images), generator=generator, device=generator.device)
+    flip = torch.rand(num_images, generator=generator, device=generator.device) < 0.5
+    return Draws(offsets[0], offsets[1], flip)
+
+
+def apply_draws(images: Tensor, options: Augment, draws: Draws) -> Tensor:
+    """Crop and flip (N, C, H, W) uint8 images as drawn."""
+    if options.crop_padding:
+        images = _crop(images, options.crop_padding, draws.top, draws.left)
+    if options.horizontal_flip:
+        images = torch.where(draws.flip[:, None, None, None], images.flip(-1), images)
+    return images
+
+
+def _crop(images: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
+    """Pad with zeros and gather one window an image: a view of all windows, indexed once, no loop over images."""
+    height, width = images.shape[-2:]
+    windows = F.pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 2p+1, 2p+1, H, W), no copy
+    return windows[torch.arange(len(images), device=images.device), :, top, left]

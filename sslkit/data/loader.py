@@ -1,0 +1,87 @@
+"""Batches of images on the compute device: small data is kept there whole, large data is decoded by workers as it is needed."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from sslkit.data.augment import augment
+from sslkit.interfaces import Augment, Batch, ImageSet
+
+
+class Loader:
+    """Draws batches from one image set.
+
+    Args:
+        images: where they come from.
+        batch_size: images a batch; the last one of an epoch may be smaller.
+        device: where batches end up.
+        options: the augmentation of training batches.
+    """
+
+    def __init__(self, images: ImageSet, *, batch_size: int, device: torch.device, options: Augment | None = None) -> None:
+        self.images = images
+        self.batch_size = batch_size
+        self.device = device
+        self.options = Augment() if options is None else options
+        self._pixels = None if images.pixels is None else images.pixels.to(device)
+
+    @property
+    def num_images(self) -> int:
+        """How many images the set holds."""
+        return len(self.images)
+
+    def batches(self, order: Tensor, *, start: int = 0, generator: Generator | None = None) -> Iterator[Batch]:
+        """One epoch.
+
+        Args:
+            order: (M,) int64 on the CPU, the images of the epoch in order.
+            start: how many batches of it to leave out (they were seen before an interruption).
+            generator: on the device, drives the augmentation; None: images as they are.
+        """
+        chunks = order.split(self.batch_size)[start:]
+        for batch in self._decoded(chunks) if self._pixels is None else self._resident(chunks, self._pixels):
+            yield batch if generator is None else batch._replace(images=augment(batch.images, self.options, generator))
+
+    def in_order(self) -> Iterator[Batch]:
+        """Every image once, in index order, not augmented."""
+        return self.batches(torch.arange(self.num_images))
+
+    def _resident(self, chunks: Sequence[Tensor], pixels: Tensor) -> Iterator[Batch]:
+        for chunk in chunks:
+            indices = chunk.to(self.device, non_blocking=True)
+            yield Batch(pixels[indices], indices)
+
+    def _decoded(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
+        """Workers only decode; what is random happens here, in order, so their number changes nothing."""
+        loader = DataLoader(
+            _Reader(self.images),
+            batch_sampler=[chunk.tolist() for chunk in chunks],
+            num_workers=min(8, os.cpu_count() or 1),
+            collate_fn=_keep,
+            pin_memory=self.device.type == "cuda",
+        )
+        for images, indices in loader:
+            yield Batch(images.to(self.device, non_blocking=True), indices.to(self.device, non_blocking=True))
+
+
+class _Reader(TorchDataset):
+    """An image set as torch's loader wants it: a whole batch a call."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        return self.images.read(indices), torch.tensor(indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.__getitems__([index])
+
+
+def _keep(batch: Any) -> Any:
+    """A batch comes out of ``__getitems__`` whole: there is nothing to collate."""
+    return batch

@@ -1,0 +1,43 @@
+"""Features of whole image sets, and modules put into eval mode for a while."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sslkit.engine.batch_source import BatchSource
+from sslkit.interfaces import Backbone, pool
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode for the whole tree, then every module back to the mode it was in."""
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, mode in modes:
+            child.training = mode
+
+
+def extract_features(backbone: Backbone, loader: BatchSource, layers: Sequence[str], autocast: torch.dtype | None) -> dict[str, Tensor]:
+    """Pooled features of every image, not augmented, in eval mode.
+
+    Args:
+        backbone: on the loader's device.
+        loader: the images.
+        layers: their names; all are computed on one forward pass.
+        autocast: dtype of autocast, or None.
+
+    Returns:
+        For each layer (num_images, D) float32 on the CPU, in index order.
+    """
+    parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    with torch.no_grad(), evaluating(backbone), torch.autocast(loader.device.type, dtype=autocast, enabled=autocast is not None):
+        for batch in loader.in_order():
+            features = backbone(batch.images, layers)
+            for layer in layers:
+                parts[layer].append(pool(features[layer], backbone.layer(layer).kind).float().cpu())
+    return {layer: torch.cat(chunks) for layer, chunks in parts.items()}

@@ -1,0 +1,255 @@
+"""The one training loop: pretraining, probes, fine-tuning and baselines all run through :func:`fit`."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sslkit.engine.batch_source import BatchSource
+from sslkit.engine.checkpoint import load_tensors, save_tensors
+from sslkit.engine.features import evaluating
+from sslkit.engine.meters import Meters
+from sslkit.engine.randomness import derive_seed, global_seed, make_generator
+from sslkit.engine.state import TrainState
+from sslkit.engine.training import Training
+from sslkit.errors import RunFailedError, RunInterruptedError
+from sslkit.events import CheckpointSaved, FitStart, HeldoutEnd, StepEnd
+from sslkit.interfaces import Mean, Objective, RunContext, StepOutput
+
+Forward = Callable[[dict[str, Tensor], str, Mapping[str, Tensor]], StepOutput]
+
+
+class FitResult(NamedTuple):
+    """What a fit leaves besides the trained objective.
+
+    Attributes:
+        heldout: loss and metrics on held-out images after the last step; empty without any.
+        steps: optimiser steps, those before an interruption counted in.
+    """
+
+    heldout: dict[str, float]
+    steps: int
+
+
+def fit(
+    objective: Objective,
+    train: BatchSource,
+    heldout: BatchSource | None,
+    training: Training,
+    context: RunContext,
+    *,
+    evaluate_every: int | None = None,
+) -> FitResult:
+    """Train ``objective``; resume from the context's folder if it holds a checkpoint of this fit.
+
+    Args:
+        objective: trained in place, on the context's device.
+        train: the training images.
+        heldout: images that are never trained on, measured if the objective has a ``heldout_phase``.
+        training: epochs, batch size, optimiser, schedule.
+        context: where and how to run.
+        evaluate_every: epochs between measurements on held-out images; None: ten times over the fit. They are measured at the end
+            in any case.
+
+    Raises:
+        RunFailedError: the loss is no longer finite.
+        RunInterruptedError: the user asked to stop; a checkpoint was written.
+    """
+    path = _checkpoint_path(context)
+    every = evaluate_every or max(1, training.epochs // 10)
+    objective.to(context.device)
+    if context.channels_last:
+        _to_channels_last(objective)
+    with global_seed(_seed(context, "global"), context.device):
+        state = TrainState(objective, train, training, context)
+        if path is not None and path.exists():
+            state.restore(*load_tensors(path))
+        forward = _compiled(objective) if context.compile else objective
+        log = _Log(state, context)
+        last_checkpoint = time.monotonic()
+        checked = False
+
+        while state.epoch < training.epochs:
+            if state.order is None:
+                state.begin_epoch()
+            assert state.order is not None
+            log.begin(training.epochs)
+            objective.train()
+            for batch in train.batches(state.order, start=state.batch, generator=state.device_generator("augment")):
+                state.update_schedule()
+                with torch.no_grad():
+                    views = objective.make_views(batch, state.device_generator("views"), train=True)
+                if context.compile and not checked:
+                    _run_eagerly(objective, views, state, context)
+                    checked = True
+                for phase in objective.phases:
+                    _step(phase, objective, forward, views, state, context)
+                state.step += 1
+                state.batch += 1
+                log.step(len(batch.indices), last_checkpoint=path)
+
+                # Once in a while, and when asked to stop: a checkpoint.
+                stop = context.should_stop()
+                if path is not None and (stop or time.monotonic() - last_checkpoint >= 60 * context.checkpoint_minutes):
+                    _save(state, path, context)
+                    last_checkpoint = time.monotonic()
+                if stop:
+                    raise RunInterruptedError(f"stopped in stage {context.stage!r} after {state.step} steps")
+
+            # Measured before the epoch is counted: a checkpoint never lies between the two, so a resumed run repeats the measurement.
+            if heldout is not None and (state.epoch + 1) % every == 0 and state.epoch + 1 < training.epochs:
+                measure(objective, forward, heldout, state, context)
+                log.restart_clock()
+            state.end_epoch()
+
+        _check_finite(state, path)
+        if path is not None:
+            _save(state, path, context)
+        return FitResult(measure(objective, forward, heldout, state, context) if heldout is not None else {}, state.step)
+
+
+def _step(phase: str, objective: Objective, forward: Forward, views: dict[str, Tensor], state: TrainState, context: RunContext) -> None:
+    """One phase: forward, backward, optimiser."""
+    objective.on_before_step(phase, state)
+    objective.zero_grad(set_to_none=True)  # of every phase: a GAN's generator leaves gradients in its discriminator
+    with _autocast(context):
+        output = forward(views, phase, state.schedule_tensors)
+    output.loss.backward()
+    state.optimizers[phase].step()
+    with torch.no_grad():
+        objective.on_after_step(phase, state)
+    _note(state, phase, output)
+
+
+def measure(objective: Objective, forward: Forward, heldout: BatchSource, state: TrainState, context: RunContext) -> dict[str, float]:
+    """Loss and metrics on held-out images, in eval mode, with the same draws every time.
+
+    Returns:
+        Means by name, ``loss`` among them; empty if the objective has no ``heldout_phase``.
+    """
+    phase = objective.heldout_phase
+    if phase is None:
+        return {}
+    meters = Meters()
+    seed = _seed(context, "heldout")
+    generator = make_generator(seed, context.device)
+    with torch.no_grad(), evaluating(objective), global_seed(seed, context.device):
+        for batch in heldout.in_order():
+            views = objective.make_views(batch, generator, train=False)
+            with _autocast(context):
+                output = forward(views, phase, state.schedule_tensors)
+            count = torch.full_like(output.loss, len(batch.indices))
+            meters.add({"loss": Mean(output.loss.detach() * count, count), **output.metrics})
+    metrics = meters.read()
+    context.emit(HeldoutEnd(stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, metrics=metrics))
+    return metrics
+
+
+class _Log:
+    """Tells observers of steps, reads metrics every ``log_every`` of them, and watches the loss."""
+
+    def __init__(self, state: TrainState, context: RunContext) -> None:
+        self._state = state
+        self._context = context
+        self._begun = False
+        self._images = 0
+        self._since = time.perf_counter()
+
+    def begin(self, num_epochs: int) -> None:
+        """Once the first epoch's length is known: announce the fit."""
+        if self._begun:
+            return
+        self._begun = True
+        state, context = self._state, self._context
+        remaining = (num_epochs - state.epoch) * state.num_batches - state.batch
+        context.emit(
+            FitStart(stage=context.stage, part=context.part, step=state.step, num_steps=state.step + remaining, num_epochs=num_epochs)
+        )
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leave what was no training out of the throughput."""
+        self._images = 0
+        self._since = time.perf_counter()
+
+    def step(self, num_images: int, *, last_checkpoint: Path | None) -> None:
+        """After an optimiser step."""
+        state, context = self._state, self._context
+        self._images += num_images
+        metrics: dict[str, float] = {}
+        if state.step % context.log_every == 0:
+            _check_finite(state, last_checkpoint)
+            metrics = {**state.meters.read(), "lr": _learning_rate(state), "images_per_second": self._throughput()}
+            state.meters.clear()
+            self.restart_clock()
+        context.emit(
+            StepEnd(
+                stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, num_images=num_images, metrics=metrics
+            )
+        )
+
+    def _throughput(self) -> float:
+        return self._images / max(time.perf_counter() - self._since, 1e-9)
+
+
+def _note(state: TrainState, phase: str, output: StepOutput) -> None:
+    """Add a step's loss and metrics to the meters, without reading them."""
+    loss = output.loss.detach()
+    bad = (state.first_bad_step < 0) & ~loss.isfinite()
+    state.first_bad_step = torch.where(bad, state.step, state.first_bad_step)
+    prefix = f"{phase}_" if len(state.optimizers) > 1 else ""
+    metrics = {"loss": Mean(loss, torch.ones_like(loss)), **output.metrics}
+    state.meters.add({f"{prefix}{name}": mean for name, mean in metrics.items()})
+
+
+def _check_finite(state: TrainState, path: Path | None) -> None:
+    """Stop a diverged run before its numbers reach a checkpoint."""
+    step = int(state.first_bad_step)
+    if step < 0:
+        return
+    checkpoint = f"the last checkpoint is {path}" if path is not None and path.exists() else "there is no checkpoint yet"
+    raise RunFailedError(
+        f"the loss was not finite at step {step}; learning rate about {_learning_rate(state):.4g}; {checkpoint}",
+        fix="lower the learning rate or add warmup_epochs",
+    )
+
+
+def _learning_rate(state: TrainState) -> float:
+    return next(iter(state.optimizers.values())).param_groups[0]["lr"]
+
+
+def _save(state: TrainState, path: Path, context: RunContext) -> None:
+    _check_finite(state, path)
+    save_tensors(path, *state.capture())
+    context.emit(CheckpointSaved(stage=context.stage, part=context.part, step=state.step, path=path))
+
+
+def _checkpoint_path(context: RunContext) -> Path | None:
+    if context.folder is None:
+        return None
+    return context.folder / (f"checkpoint-{context.part}.safetensors" if context.part else "checkpoint.safetensors")
+
+
+def _seed(context: RunContext, purpose: str) -> int:
+    return derive_seed(context.seed, context.stage, context.part, purpose)
+
+
+def _run_eagerly(objective: Objective, views: dict[str, Tensor], state: TrainState, context: RunContext) -> None:
+    """One forward pass without effect, so that the backbone can check the range of float images, which a compiled one cannot."""
+    with torch.no_grad(), evaluating(objective), global_seed(0, context.device), _autocast(context):
+        objective(views, objective.phases[0], state.schedule_tensors)
+
+
+def _autocast(context: RunContext) -> torch.autocast:
+    return torch.autocast(context.device.type, dtype=context.autocast, enabled=context.autocast is not None)
+
+
+def _to_channels_last(objective: Objective) -> None:
+    objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stub lacks this overload
+
+
+def _compiled(objective: Objective) -> Any:
+    return torch.compile(objective)

@@ -1,0 +1,205 @@
+"""Everything about a training loop that must survive an interruption."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from sslkit.engine.batch_source import BatchSource
+from sslkit.engine.features import extract_features
+from sslkit.engine.meters import Meters
+from sslkit.engine.randomness import derive_seed, make_generator
+from sslkit.engine.training import Training
+from sslkit.errors import ArtifactError
+from sslkit.interfaces import Objective, RunContext
+
+
+class TrainState:
+    """The state of one fit; also the :class:`~sslkit.interfaces.TrainContext` that an objective's hooks see.
+
+    Attributes:
+        epoch: epochs completed.
+        batch: batches of the current epoch completed.
+        step: optimiser steps completed.
+        order: (M,) int64, the images of the current epoch in order; None between epochs.
+        optimizers: by phase.
+        meters: of the training steps since the last log.
+        first_bad_step: 0-dim int64 on the device, the step whose loss was not finite; -1 while all were.
+    """
+
+    def __init__(self, objective: Objective, train: BatchSource, training: Training, context: RunContext) -> None:
+        self.objective = objective
+        self.epoch = 0
+        self.batch = 0
+        self.step = 0
+        self.order: Tensor | None = None
+        self.meters = Meters()
+        self.optimizers = _build_optimizers(objective, training)
+        self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=context.device)
+        self._train = train
+        self._training = training
+        self._context = context
+        self._generators: dict[str, Generator] = {}
+        self._schedules = objective.schedules()
+        self.schedule_tensors = {name: torch.zeros((), device=context.device) for name in self._schedules}
+        self._schedule: dict[str, float] = {}
+
+    @property
+    def schedule(self) -> Mapping[str, float]:
+        """See :class:`~sslkit.interfaces.TrainContext`."""
+        return self._schedule
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in the current epoch."""
+        images = self._train.num_images if self.order is None else len(self.order)
+        return -(-images // self._train.batch_size)
+
+    @property
+    def exact_epoch(self) -> float:
+        """Epochs completed, with the fraction of the current one."""
+        return self.epoch + self.batch / self.num_batches
+
+    @property
+    def progress(self) -> float:
+        """The completed part of the whole fit, in [0, 1]."""
+        return self.exact_epoch / self._training.epochs
+
+    def generator(self, purpose: str) -> Generator:
+        """See :class:`~sslkit.interfaces.TrainContext`."""
+        return self._generator(purpose, torch.device("cpu"))
+
+    def device_generator(self, purpose: str) -> Generator:
+        """As ``generator``, on the compute device."""
+        return self._generator(purpose, self._context.device)
+
+    def embed(self, layer: str) -> Tensor:
+        """See :class:`~sslkit.interfaces.TrainContext`."""
+        return extract_features(self.objective.exported_backbone(), self._train, [layer], self._context.autocast)[layer]
+
+    def reset_optimizer_state(self, module: nn.Module) -> None:
+        """See :class:`~sslkit.interfaces.TrainContext`."""
+        for optimizer in self.optimizers.values():
+            for parameter in module.parameters():
+                optimizer.state.pop(parameter, None)
+
+    def begin_epoch(self) -> None:
+        """Let the objective prepare, then fix the order of the epoch's images. Not repeated when an epoch is resumed."""
+        self.update_schedule()
+        with torch.no_grad():
+            self.objective.on_epoch_start(self)
+            indices = self.objective.epoch_indices(self)
+        indices = torch.arange(self._train.num_images) if indices is None else indices.cpu()
+        self.order = indices[torch.randperm(len(indices), generator=self.generator("order"))]
+        self.batch = 0
+
+    def end_epoch(self) -> None:
+        """Count the epoch."""
+        self.order = None
+        self.batch = 0
+        self.epoch += 1
+
+    def update_schedule(self) -> None:
+        """Bring learning rates and the objective's schedules to the current progress."""
+        scale = self._training.schedule.scale(self.exact_epoch, self._training.epochs)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * scale
+        self._schedule = {name: value(self.progress) for name, value in self._schedules.items()}
+        for name, value in self._schedule.items():
+            self.schedule_tensors[name].fill_(value)
+
+    def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All of it, as tensors and JSON-able values."""
+        tensors = {f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()}
+        tensors |= {f"generator.{name}": generator.get_state() for name, generator in self._generators.items()}
+        tensors |= {f"meter.{name}": pair for name, pair in self.meters.state().items()}
+        tensors["random.cpu"] = torch.get_rng_state()
+        if self._context.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self._context.device)
+        if self.order is not None:
+            tensors["order"] = self.order
+        numbers: dict[str, dict[str, Any]] = {}
+        for phase, optimizer in self.optimizers.items():
+            for index, entries in optimizer.state_dict()["state"].items():
+                for name, value in entries.items():
+                    key = f"optimizer.{phase}.{index}.{name}"
+                    if isinstance(value, Tensor):
+                        tensors[key] = value
+                    else:
+                        numbers[key] = value
+        counters = {"epoch": self.epoch, "batch": self.batch, "step": self.step, "num_images": self._train.num_images}
+        return tensors, {"counters": counters, "optimizer": numbers}
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`capture`.
+
+        Raises:
+            ArtifactError: the checkpoint belongs to another model or to other data.
+        """
+        counters = state["counters"]
+        if counters["num_images"] != self._train.num_images:
+            raise ArtifactError(
+                "checkpoint: the number of training images changed", found=self._train.num_images, allowed=str(counters["num_images"])
+            )
+        try:
+            self.objective.load_state_dict(_below(tensors, "objective."))
+        except RuntimeError as error:
+            raise ArtifactError(f"checkpoint: does not fit the model ({str(error).splitlines()[-1].strip()})") from error
+        self._restore_optimizers(_below(tensors, "optimizer."), _below(state["optimizer"], "optimizer."))
+        self._restore_random(tensors)
+        self.meters.restore(_below(tensors, "meter."), self._context.device)
+        self.epoch, self.batch, self.step = counters["epoch"], counters["batch"], counters["step"]
+        self.order = tensors.get("order")
+
+    def _restore_random(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, value in _below(tensors, "generator.").items():
+            purpose, _, kind = name.rpartition("@")
+            self._generator(purpose, torch.device("cpu") if kind == "cpu" else self._context.device).set_state(value)
+        torch.set_rng_state(tensors["random.cpu"])
+        if "random.cuda" in tensors and self._context.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random.cuda"], self._context.device)
+
+    def _restore_optimizers(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        entries: dict[str, dict[int, dict[str, Any]]] = {phase: {} for phase in self.optimizers}
+        for key, value in {**tensors, **numbers}.items():
+            phase, index, name = key.rsplit(".", 2)
+            entries[phase].setdefault(int(index), {})[name] = value
+        for phase, optimizer in self.optimizers.items():
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": entries[phase]})
+            _match_memory_format(optimizer)
+
+    def _generator(self, purpose: str, device: torch.device) -> Generator:
+        key = f"{purpose}@{device.type}"
+        if key not in self._generators:
+            seed = derive_seed(self._context.seed, self._context.stage, self._context.part, purpose)
+            self._generators[key] = make_generator(seed, device)
+        return self._generators[key]
+
+
+def _build_optimizers(objective: Objective, training: Training) -> dict[str, torch.optim.Optimizer]:
+    """One a phase; every group remembers its base rate, which the schedule multiplies."""
+    groups = objective.parameter_groups()
+    optimizers = {}
+    for phase in objective.phases:
+        scales = [group.get("lr_scale", 1.0) for group in groups[phase]]
+        bare = [{key: value for key, value in group.items() if key != "lr_scale"} for group in groups[phase]]
+        optimizer = training.optimizer_of(phase).build(bare)
+        for group, scale in zip(optimizer.param_groups, scales, strict=True):
+            group["base_lr"] = group["lr"] * scale
+        optimizers[phase] = optimizer
+    return optimizers
+
+
+def _match_memory_format(optimizer: torch.optim.Optimizer) -> None:
+    """Files hold contiguous tensors; momenta go back to their parameter's strides, or each step would convert them."""
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _below(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries under a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}

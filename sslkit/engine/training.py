@@ -1,0 +1,57 @@
+"""What can be said of training, the same in every stage that trains."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sslkit.engine.optim import SGD
+from sslkit.engine.schedules import Cosine
+from sslkit.errors import OptionError
+from sslkit.interfaces import Augment, OptimizerFactory, Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The options of a training loop. Evaluators that train inherit these fields; a pretraining stage holds them itself.
+
+    Attributes:
+        epochs: passes over the images.
+        batch_size: images an optimiser step, over all processes, before a task multiplies them into views.
+        optimizer: one for all phases, or one for each phase by name.
+        schedule: of the learning rate.
+        augment: done once per image, on training images only.
+    """
+
+    epochs: int = 100
+    batch_size: int = 128
+    optimizer: OptimizerFactory | Mapping[str, OptimizerFactory] = field(default_factory=SGD)
+    schedule: Schedule = field(default_factory=Cosine)
+    augment: Augment = field(default_factory=Augment)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise OptionError("epochs", "must be positive", found=self.epochs, allowed="1 or more")
+        if self.batch_size < 1:
+            raise OptionError("batch_size", "must be positive", found=self.batch_size, allowed="1 or more images")
+
+    def check_batch_size(self, num_images: int) -> None:
+        """Refuse a batch larger than the data, which would silently train on fewer images a step than asked for.
+
+        Raises:
+            OptionError: names ``batch_size``.
+        """
+        if self.batch_size > num_images:
+            raise OptionError(
+                "batch_size", f"is larger than the data ({num_images} images)", found=self.batch_size, allowed=f"1 to {num_images}"
+            )
+
+    def optimizer_of(self, phase: str) -> OptimizerFactory:
+        """The optimiser of one phase.
+
+        Raises:
+            OptionError: optimisers are given per phase, and this phase has none.
+        """
+        if isinstance(self.optimizer, OptimizerFactory):
+            return self.optimizer
+        if phase not in self.optimizer:
+            raise OptionError("optimizer", f"no optimiser for phase {phase!r}", found=list(self.optimizer))
+        return self.optimizer[phase]
