@@ -1,1 +1,201 @@
-"""sslkit."""
+"""sslkit: self-supervised learning with pluggable pretext tasks.
+
+Every public name is importable from here, and only the ones in ``__all__`` are public. They are resolved on first use (PEP 562), so
+that ``import sslkit`` and ``sslkit --help`` need no torch.
+"""
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors; a test holds the two together
+    from sslkit.artifacts import load_backbone
+    from sslkit.backbones.from_timm import TimmBackbone
+    from sslkit.backbones.nin import NIN
+    from sslkit.data.arrays import Arrays
+    from sslkit.data.digits import Digits
+    from sslkit.data.image_folder import ImageFolder
+    from sslkit.engine.fit import fit
+    from sslkit.engine.optim import SGD, AdamW
+    from sslkit.engine.schedules import Constant, Cosine, Step
+    from sslkit.engine.training import Training
+    from sslkit.errors import (
+        ArtifactError,
+        BackboneError,
+        DataError,
+        OptionError,
+        PluginError,
+        RecipeError,
+        RunFailedError,
+        RunInterruptedError,
+        SslkitError,
+    )
+    from sslkit.evaluators.finetune import FineTune, Supervised
+    from sslkit.evaluators.knn import KNN
+    from sslkit.evaluators.probes import ConvProbe, LinearProbe, MLPProbe
+    from sslkit.evaluators.semi_supervised import SemiSupervised
+    from sslkit.events import (
+        CheckpointSaved,
+        Event,
+        FitStart,
+        HeldoutEnd,
+        Notice,
+        Observer,
+        StageEnd,
+        StageSkipped,
+        StageStart,
+        StepEnd,
+    )
+    from sslkit.hookspecs import hookimpl
+    from sslkit.interfaces import (
+        Augment,
+        Backbone,
+        Batch,
+        DataInfo,
+        Dataset,
+        Evaluation,
+        Evaluator,
+        FeatureInfo,
+        ImageSet,
+        ImageSpec,
+        LabeledData,
+        Mean,
+        Objective,
+        OptimizerFactory,
+        PretextTask,
+        RunContext,
+        Schedule,
+        Split,
+        StepOutput,
+        TrainContext,
+    )
+    from sslkit.plugins import Catalog, load_catalog
+    from sslkit.recipe import Recipe, load_recipe
+    from sslkit.run import run_recipe
+    from sslkit.stages import evaluate, pretrain
+
+    __version__: str
+
+__all__ = [
+    "KNN",
+    "NIN",
+    "SGD",
+    "AdamW",
+    "Arrays",
+    "ArtifactError",
+    "Augment",
+    "Backbone",
+    "BackboneError",
+    "Batch",
+    "Catalog",
+    "CheckpointSaved",
+    "Constant",
+    "ConvProbe",
+    "Cosine",
+    "DataError",
+    "DataInfo",
+    "Dataset",
+    "Digits",
+    "Evaluation",
+    "Evaluator",
+    "Event",
+    "FeatureInfo",
+    "FineTune",
+    "FitStart",
+    "HeldoutEnd",
+    "ImageFolder",
+    "ImageSet",
+    "ImageSpec",
+    "LabeledData",
+    "LinearProbe",
+    "MLPProbe",
+    "Mean",
+    "Notice",
+    "Objective",
+    "Observer",
+    "OptimizerFactory",
+    "OptionError",
+    "PluginError",
+    "PretextTask",
+    "Recipe",
+    "RecipeError",
+    "RunContext",
+    "RunFailedError",
+    "RunInterruptedError",
+    "Schedule",
+    "SemiSupervised",
+    "Split",
+    "SslkitError",
+    "StageEnd",
+    "StageSkipped",
+    "StageStart",
+    "Step",
+    "StepEnd",
+    "StepOutput",
+    "Supervised",
+    "TimmBackbone",
+    "TrainContext",
+    "Training",
+    "__version__",
+    "evaluate",
+    "fit",
+    "hookimpl",
+    "load_backbone",
+    "load_catalog",
+    "load_recipe",
+    "pretrain",
+    "run_recipe",
+]
+
+_HOMES = {
+    "sslkit.artifacts": ("load_backbone",),
+    "sslkit.backbones.from_timm": ("TimmBackbone",),
+    "sslkit.backbones.nin": ("NIN",),
+    "sslkit.data.arrays": ("Arrays",),
+    "sslkit.data.digits": ("Digits",),
+    "sslkit.data.image_folder": ("ImageFolder",),
+    "sslkit.engine.fit": ("fit",),
+    "sslkit.engine.optim": ("SGD", "AdamW"),
+    "sslkit.engine.schedules": ("Constant", "Cosine", "Step"),
+    "sslkit.engine.training": ("Training",),
+    "sslkit.errors": (
+        *("ArtifactError", "BackboneError", "DataError", "RunInterruptedError", "OptionError"),
+        *("PluginError", "RecipeError", "RunFailedError", "SslkitError"),
+    ),
+    "sslkit.evaluators.finetune": ("FineTune", "Supervised"),
+    "sslkit.evaluators.knn": ("KNN",),
+    "sslkit.evaluators.probes": ("ConvProbe", "LinearProbe", "MLPProbe"),
+    "sslkit.evaluators.semi_supervised": ("SemiSupervised",),
+    "sslkit.events": (
+        *("CheckpointSaved", "Event", "FitStart", "HeldoutEnd", "Notice"),
+        *("Observer", "StageEnd", "StageSkipped", "StageStart", "StepEnd"),
+    ),
+    "sslkit.hookspecs": ("hookimpl",),
+    "sslkit.interfaces": (
+        *("Augment", "Backbone", "Batch", "DataInfo", "Dataset", "Evaluation", "Evaluator", "FeatureInfo", "ImageSet", "ImageSpec"),
+        *("LabeledData", "Mean", "Objective", "OptimizerFactory", "PretextTask", "RunContext", "Schedule", "Split", "StepOutput"),
+        "TrainContext",
+    ),
+    "sslkit.plugins": ("Catalog", "load_catalog"),
+    "sslkit.recipe": ("Recipe", "load_recipe"),
+    "sslkit.run": ("run_recipe",),
+    "sslkit.stages": ("evaluate", "pretrain"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+if not TYPE_CHECKING:  # hidden from type checkers, for which a module-level __getattr__ would make every misspelt name exist
+
+    def __getattr__(name: str) -> object:
+        """Import a public name from its home, once."""
+        if name == "__version__":
+            value = version("sslkit")
+        elif name in _HOME_OF:
+            value = getattr(importlib.import_module(_HOME_OF[name]), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        """Every public name, resolved or not."""
+        return sorted({*globals(), *__all__})

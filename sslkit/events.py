@@ -1,7 +1,8 @@
 """What a run tells its observers. Events observe; nothing they do can change training."""
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +96,22 @@ class Observer(ABC):
     @abstractmethod
     def observe(self, event: Event) -> None:
         """Take note of ``event``. Called in the training process, between steps: be quick."""
+
+
+class Observers:
+    """Passes events on to several observers; one that raises is dropped with a warning, never the run."""
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        self._observers = list(observers)
+
+    def emit(self, event: Event) -> None:
+        """Tell everyone."""
+        for observer in list(self._observers):
+            try:
+                observer.observe(event)
+            except Exception as error:
+                self._observers.remove(observer)
+                warnings.warn(f"observer {type(observer).__name__} failed and is dropped: {error!r}", RuntimeWarning, stacklevel=2)
 
 
 Emit = Callable[[Event], None]

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, Protocol, final
+from typing import ClassVar, Literal, NamedTuple, Protocol, Self, final
 
 import torch
 from torch import Generator, Tensor, nn
@@ -441,8 +441,7 @@ class Objective(nn.Module, ABC):
     """The trainable module of a method: views in, loss out. ``forward`` is what is compiled and what runs in parallel.
 
     All state that training changes must be in parameters or persistent buffers: those are what a checkpoint holds. ``forward``
-    must run in eval mode too, and may update its own buffers only while training and only in float32. An objective with frozen
-    parts overrides ``train`` so that their BatchNorm statistics stay put.
+    must run in eval mode too, and may update its own buffers only while training and only in float32.
 
     Args:
         backbone: the network to pretrain.
@@ -450,10 +449,13 @@ class Objective(nn.Module, ABC):
     Attributes:
         phases: one optimiser each, stepped in this order on every batch; a GAN has ``("discriminator", "generator")``.
         heldout_phase: the phase whose loss and metrics mean something on held-out images; None: there is none.
+        frozen: names of submodules that training never changes. They stay in eval mode, so that their BatchNorm statistics stay
+            put, and checkpoints leave them out.
     """
 
     phases: tuple[str, ...] = ("main",)
     heldout_phase: str | None = None
+    frozen: tuple[str, ...] = ()
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -481,6 +483,14 @@ class Objective(nn.Module, ABC):
             phase: one of ``phases``.
             schedule: the current values of ``schedules`` as 0-dim tensors.
         """
+
+    @final
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for everything but the ``frozen`` parts."""
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
 
     def parameter_groups(self) -> dict[str, list[dict]]:
         """Which parameters each phase trains: ``{phase: [{"params": [...], "lr_scale": 1.0, "weight_decay": 0.0}, ...]}``.
@@ -591,9 +601,13 @@ class Evaluator(ABC):
 
     Attributes:
         requires: capabilities that the backbone must have.
+        from_scratch: the network is trained from random weights; a stage that names other weights is refused.
+        exports_backbone: ``evaluate`` returns a backbone that later stages can start from.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
+    from_scratch: ClassVar[bool] = False
+    exports_backbone: ClassVar[bool] = False
 
     @property
     @abstractmethod

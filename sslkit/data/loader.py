@@ -64,6 +64,7 @@ class Loader:
             num_workers=min(8, os.cpu_count() or 1),
             collate_fn=_keep,
             pin_memory=self.device.type == "cuda",
+            generator=Generator(),  # torch seeds workers from the global generator otherwise: a resumed epoch would draw once more
         )
         for images, indices in loader:
             yield Batch(images.to(self.device, non_blocking=True), indices.to(self.device, non_blocking=True))

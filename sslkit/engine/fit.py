@@ -83,10 +83,10 @@ def fit(
                 with torch.no_grad():
                     views = objective.make_views(batch, state.device_generator("views"), train=True)
                 if context.compile and not checked:
-                    _run_eagerly(objective, views, state, context)
+                    _run_eagerly(views, state, context)
                     checked = True
                 for phase in objective.phases:
-                    _step(phase, objective, forward, views, state, context)
+                    _step(phase, forward, views, state, context)
                 state.step += 1
                 state.batch += 1
                 log.step(len(batch.indices), last_checkpoint=path)
@@ -101,18 +101,19 @@ def fit(
 
             # Measured before the epoch is counted: a checkpoint never lies between the two, so a resumed run repeats the measurement.
             if heldout is not None and (state.epoch + 1) % every == 0 and state.epoch + 1 < training.epochs:
-                measure(objective, forward, heldout, state, context)
+                measure(forward, heldout, state, context)
                 log.restart_clock()
             state.end_epoch()
 
         _check_finite(state, path)
         if path is not None:
             _save(state, path, context)
-        return FitResult(measure(objective, forward, heldout, state, context) if heldout is not None else {}, state.step)
+        return FitResult(measure(forward, heldout, state, context) if heldout is not None else {}, state.step)
 
 
-def _step(phase: str, objective: Objective, forward: Forward, views: dict[str, Tensor], state: TrainState, context: RunContext) -> None:
+def _step(phase: str, forward: Forward, views: dict[str, Tensor], state: TrainState, context: RunContext) -> None:
     """One phase: forward, backward, optimiser."""
+    objective = state.objective
     objective.on_before_step(phase, state)
     objective.zero_grad(set_to_none=True)  # of every phase: a GAN's generator leaves gradients in its discriminator
     with _autocast(context):
@@ -124,15 +125,17 @@ def _step(phase: str, objective: Objective, forward: Forward, views: dict[str, T
     _note(state, phase, output)
 
 
-def measure(objective: Objective, forward: Forward, heldout: BatchSource, state: TrainState, context: RunContext) -> dict[str, float]:
+def measure(forward: Forward, heldout: BatchSource, state: TrainState, context: RunContext) -> dict[str, float]:
     """Loss and metrics on held-out images, in eval mode, with the same draws every time.
 
     Returns:
         Means by name, ``loss`` among them; empty if the objective has no ``heldout_phase``.
     """
+    objective = state.objective
     phase = objective.heldout_phase
     if phase is None:
         return {}
+    state.update_schedule()  # to the progress made: after resuming, nothing else has set it yet
     meters = Meters()
     seed = _seed(context, "heldout")
     generator = make_generator(seed, context.device)
@@ -141,8 +144,9 @@ def measure(objective: Objective, forward: Forward, heldout: BatchSource, state:
             views = objective.make_views(batch, generator, train=False)
             with _autocast(context):
                 output = forward(views, phase, state.schedule_tensors)
-            count = torch.full_like(output.loss, len(batch.indices))
-            meters.add({"loss": Mean(output.loss.detach() * count, count), **output.metrics})
+            loss = output.loss.detach().float()  # bfloat16 cannot count beyond 256
+            count = torch.full_like(loss, len(batch.indices))
+            meters.add({"loss": Mean(loss * count, count), **output.metrics})
     metrics = meters.read()
     context.emit(HeldoutEnd(stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, metrics=metrics))
     return metrics
@@ -237,8 +241,9 @@ def _seed(context: RunContext, purpose: str) -> int:
     return derive_seed(context.seed, context.stage, context.part, purpose)
 
 
-def _run_eagerly(objective: Objective, views: dict[str, Tensor], state: TrainState, context: RunContext) -> None:
+def _run_eagerly(views: dict[str, Tensor], state: TrainState, context: RunContext) -> None:
     """One forward pass without effect, so that the backbone can check the range of float images, which a compiled one cannot."""
+    objective = state.objective
     with torch.no_grad(), evaluating(objective), global_seed(0, context.device), _autocast(context):
         objective(views, objective.phases[0], state.schedule_tensors)
 

@@ -112,7 +112,7 @@ class TrainState:
 
     def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All of it, as tensors and JSON-able values."""
-        tensors = {f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()}
+        tensors = {f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items() if not self._is_frozen(name)}
         tensors |= {f"generator.{name}": generator.get_state() for name, generator in self._generators.items()}
         tensors |= {f"meter.{name}": pair for name, pair in self.meters.state().items()}
         tensors["random.cpu"] = torch.get_rng_state()
@@ -143,15 +143,22 @@ class TrainState:
             raise ArtifactError(
                 "checkpoint: the number of training images changed", found=self._train.num_images, allowed=str(counters["num_images"])
             )
-        try:
-            self.objective.load_state_dict(_below(tensors, "objective."))
-        except RuntimeError as error:
-            raise ArtifactError(f"checkpoint: does not fit the model ({str(error).splitlines()[-1].strip()})") from error
+        self._restore_objective(_below(tensors, "objective."))
         self._restore_optimizers(_below(tensors, "optimizer."), _below(state["optimizer"], "optimizer."))
         self._restore_random(tensors)
         self.meters.restore(_below(tensors, "meter."), self._context.device)
         self.epoch, self.batch, self.step = counters["epoch"], counters["batch"], counters["step"]
         self.order = tensors.get("order")
+
+    def _restore_objective(self, tensors: Mapping[str, Tensor]) -> None:
+        frozen = {name: tensor for name, tensor in self.objective.state_dict().items() if self._is_frozen(name)}
+        try:
+            self.objective.load_state_dict({**tensors, **frozen})
+        except RuntimeError as error:
+            raise ArtifactError(f"checkpoint: does not fit the model ({str(error).splitlines()[-1].strip()})") from error
+
+    def _is_frozen(self, name: str) -> bool:
+        return name.startswith(tuple(f"{module}." for module in self.objective.frozen))
 
     def _restore_random(self, tensors: Mapping[str, Tensor]) -> None:
         for name, value in _below(tensors, "generator.").items():

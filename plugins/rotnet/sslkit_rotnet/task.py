@@ -1,0 +1,99 @@
+"""The pretext task: which of K geometric transforms was applied? Gidaris et al. 2018, arXiv:1803.07728."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from sslkit import Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, PretextTask, StepOutput
+from sslkit_rotnet.transforms import MIN_SIDE, NAMED, Transform, is_exact, rotation, transform_all
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RotNet(PretextTask):
+    """Predict the transform of an image; by default which of the rotations by 0, 90, 180 and 270 degrees.
+
+    Every image is seen under all K of them. Images that are not square are cut to their central square.
+
+    Attributes:
+        angles: counter-clockwise rotations in degrees, distinct modulo 360, at least two; not together with ``transforms``.
+            Multiples of 90 are exact; with any other angle all classes are interpolated from a common, smaller window.
+        transforms: a set of named transforms instead, distinct, at least two of: identity, rotate90, rotate180, rotate270,
+            horizontal_flip, vertical_flip, transpose (all exact), scale (larger by a half), translate (right and down by an eighth
+            of the side). With either of the last two, all classes are interpolated from a common window of 3/4 of the side or less.
+    """
+
+    angles: tuple[float, ...] | None = None
+    transforms: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.angles is not None and self.transforms is not None:
+            raise OptionError("transforms", "excludes angles", fix="give one of the two; rotate90 and the like are transforms too")
+        if self.angles is not None:
+            _check_angles(self.angles)
+        if self.transforms is not None:
+            _check_names(self.transforms)
+
+    @property
+    def classes(self) -> tuple[Transform, ...]:
+        """The K transforms, in the order of their labels."""
+        if self.transforms is not None:
+            return tuple(NAMED[name] for name in self.transforms)
+        return tuple(rotation(angle) for angle in ((0, 90, 180, 270) if self.angles is None else self.angles))
+
+    def image_spec(self, data: ImageSpec) -> ImageSpec:
+        """The central square of the data's images."""
+        side = min(data.height, data.width)
+        if side < MIN_SIDE and not is_exact(self.classes):
+            option = "angles" if self.transforms is None else "transforms"
+            raise OptionError(option, f"interpolation needs images of at least {MIN_SIDE} x {MIN_SIDE} pixels", found=side)
+        return data._replace(height=side, width=side)
+
+    def build_objective(self, backbone: Backbone, data: DataInfo) -> "TransformPrediction":
+        """A linear classifier of the K transforms on the backbone's deepest layer."""
+        return TransformPrediction(backbone, self.classes)
+
+
+class TransformPrediction(Objective):
+    """Cross-entropy of a linear head on the globally averaged deepest layer, as the mean over all K copies of all N images.
+
+    Args:
+        backbone: the network to pretrain.
+        transforms: the K classes.
+    """
+
+    heldout_phase = "main"
+
+    def __init__(self, backbone: Backbone, transforms: Sequence[Transform]) -> None:
+        super().__init__(backbone)
+        self.transforms = tuple(transforms)
+        self.head = nn.Linear(backbone.feature_info[-1].num_chs, len(self.transforms))
+        nn.init.normal_(self.head.weight, std=math.sqrt(2 / self.head.out_features))
+        nn.init.zeros_(self.head.bias)
+
+    def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
+        """``images`` (K * N, C, S, S) uint8, class after class, and ``labels`` (K * N,) int64. Draws nothing."""
+        labels = torch.arange(len(self.transforms), device=batch.images.device).repeat_interleave(len(batch.images))
+        return {"images": transform_all(batch.images, self.transforms), "labels": labels}
+
+    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+        """Also measures ``top1``: how often the transform is recognised, in percent."""
+        logits = self.head(self.backbone.embed(views["images"]))
+        correct = logits.argmax(dim=1) == views["labels"]
+        return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(correct.float() * 100)})
+
+
+def _check_angles(angles: tuple[float, ...]) -> None:
+    finite = all(math.isfinite(angle) for angle in angles)
+    if not finite or len(angles) < 2 or len({rotation(angle) for angle in angles}) < len(angles):
+        raise OptionError("angles", "must be at least two finite numbers of degrees, all different modulo 360", found=angles)
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    if len(names) < 2 or len(set(names)) < len(names) or not set(names) <= set(NAMED):
+        raise OptionError("transforms", "must be at least two of the known names, all different", found=names, allowed=NAMED)

@@ -1,0 +1,180 @@
+"""What a stage leaves on disk, and how it is read back: JSON and safetensors, each written beside and renamed, nothing unpickled."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from sslkit.engine.checkpoint import load_tensors, replace, save_tensors
+from sslkit.errors import ArtifactError, OptionError
+from sslkit.interfaces import Backbone, ImageSpec
+from sslkit.options import build_backbone_options
+from sslkit.plugins import load_catalog
+
+ARTIFACT = "artifact.json"
+BACKBONE = "backbone.safetensors"
+HEADS = "heads.safetensors"
+METRICS = "metrics.jsonl"
+
+
+class BackboneRecord(NamedTuple):
+    """How to build a backbone again.
+
+    Attributes:
+        spec: its name in the catalog, or ``module:Class``.
+        options: of its constructor; None for an object made in Python, which only its maker can build again.
+    """
+
+    spec: str
+    options: dict[str, Any] | None
+
+
+def load_backbone(path: str | os.PathLike[str], *, backbone: Backbone | None = None, allow_code: bool = False) -> Backbone:
+    """Read a backbone that a stage left, in eval mode, on the CPU.
+
+    Args:
+        path: a stage's folder, or a run's folder if just one of its stages pretrained.
+        backbone: an object to read the weights into; needed where it was made in Python.
+        allow_code: import a class that the artifact names as ``module:Class``. Only for artifacts you trust.
+
+    Raises:
+        ArtifactError: there is no backbone, it is damaged, or it cannot be built without ``backbone`` or ``allow_code``.
+    """
+    folder = _stage_folder(Path(path))
+    record = read_json(folder / ARTIFACT).get("backbone")
+    if record is None or not (folder / BACKBONE).exists():
+        raise ArtifactError(f"{folder}: this stage left no backbone", fix="name a folder of pretraining or fine-tuning")
+    network = _rebuild(record, folder, allow_code) if backbone is None else backbone
+    load_weights(network, folder / BACKBONE)
+    return network.eval()
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Read a module's whole state in place.
+
+    Raises:
+        ArtifactError: the file is missing or damaged, or holds another architecture.
+    """
+    tensors, _ = load_tensors(path)
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ArtifactError(f"{path}: does not fit {type(module).__name__} ({reason})", fix="build the backbone with the same options") from error
+
+
+def save_module(path: Path, module: nn.Module) -> None:
+    """Write a module's whole state."""
+    save_tensors(path, module.state_dict())
+
+
+def describe_backbone(backbone: Backbone, record: BackboneRecord) -> dict[str, Any]:
+    """The entry of artifact.json from which :func:`load_backbone` builds the backbone again."""
+    return {"class": record.spec, "options": record.options, "image": backbone.image._asdict()}
+
+
+def state_hash(module: nn.Module) -> str:
+    """Sha256 of all parameters and buffers: equal exactly if every bit is."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file", fix="name the folder of a finished stage") from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: damaged ({error})", fix="start over with --fresh") from error
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path}: not a JSON object", fix="start over with --fresh")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    replace(beside, path)
+
+
+def plain(value: Any) -> Any:
+    """Options as JSON-able values: a dataclass becomes a table that names its class."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **fields}
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """Sha256 of everything that decides a stage's outcome."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The dotted keys in which two identities differ, each with both values."""
+    old, new = _flatten(before), _flatten(after)
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return [f"{key}: {old.get(key, 'not set')!r} -> {new.get(key, 'not set')!r}" for key in keys]
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _stage_folder(path: Path) -> Path:
+    """The folder itself, or the one stage of a run that pretrained."""
+    if (path / ARTIFACT).exists():
+        return path
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: no such folder", fix="name a run's folder or a stage's")
+    stages = sorted(file.parent for file in path.glob(f"*/{ARTIFACT}") if read_json(file).get("kind") == "pretrain")
+    if len(stages) != 1:
+        raise ArtifactError(f"{path}: no single pretraining stage", found=[stage.name for stage in stages], fix="name a stage's folder")
+    return stages[0]
+
+
+def _rebuild(record: Mapping[str, Any], folder: Path, allow_code: bool) -> Backbone:
+    spec, options = record["class"], record["options"]
+    if options is None:
+        raise ArtifactError(f"{folder}: the backbone {spec} was made in Python", fix="pass an equal one: load_backbone(path, backbone=...)")
+    if ":" in spec and not allow_code:
+        raise ArtifactError(f"{folder}: the backbone {spec} is code outside the catalog", fix="if you trust it: load_backbone(path, allow_code=True)")
+    image = record["image"]
+    image = ImageSpec(**{**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])})
+    try:
+        return build_backbone_options({"name": spec, **_without_downloads(options)}, "backbone", load_catalog()).build(image)
+    except OptionError as error:
+        raise ArtifactError(f"{folder}: the backbone cannot be built again ({error})") from error
+
+
+def _without_downloads(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights come from the artifact, so there is no reason to fetch pretrained ones first."""
+    return {**options, "pretrained": False} if options.get("pretrained") else dict(options)

@@ -1,0 +1,78 @@
+"""The recipes that ship with sslkit: in the wheel beside the package, in a checkout at the top level."""
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from sslkit.errors import RecipeError, did_you_mean
+
+
+class BundledRecipe(NamedTuple):
+    """One of them.
+
+    Attributes:
+        name: what ``sslkit run`` and ``sslkit recipes copy`` know it by.
+        path: the file.
+        summary: its first comment line.
+    """
+
+    name: str
+    path: Path
+    summary: str
+
+
+def bundled_recipes() -> list[BundledRecipe]:
+    """All of them, by name."""
+    return [BundledRecipe(path.stem, path, _summary(path)) for path in sorted(_folder().glob("*.toml"))]
+
+
+def find_recipe(text: str) -> Path:
+    """A file's path, or the name of a bundled recipe.
+
+    Raises:
+        RecipeError: neither.
+    """
+    if Path(text).suffix or Path(text).exists():
+        return Path(text)
+    return _bundled(text).path
+
+
+def copy_recipe(name: str, target: Path) -> Path:
+    """Give the user a bundled recipe to own.
+
+    Args:
+        name: of the recipe.
+        target: a folder, or the new file.
+
+    Returns:
+        The new file.
+
+    Raises:
+        RecipeError: no such recipe, or the file exists.
+    """
+    source = _bundled(name).path
+    path = target / source.name if target.is_dir() else target
+    if path.exists():
+        raise RecipeError(f"{path}: exists already", fix="name another file, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, path)
+    return path
+
+
+def _bundled(name: str) -> BundledRecipe:
+    recipes = {recipe.name: recipe for recipe in bundled_recipes()}
+    key = name.removesuffix(".toml")
+    if key not in recipes:
+        raise RecipeError(f"{name}: no such file, and no bundled recipe of this name", allowed=recipes, fix=did_you_mean(key, recipes))
+    return recipes[key]
+
+
+def _folder() -> Path:
+    package = Path(__file__).parent
+    installed = package / "_recipes"
+    return installed if installed.is_dir() else package.parent / "recipes"
+
+
+def _summary(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return file.readline().removeprefix("#").strip()

@@ -1,0 +1,136 @@
+"""The command line: parse, one public call, print. Imports wait inside the commands, so that ``--help`` needs no torch."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sslkit.errors import RunInterruptedError, SslkitError
+
+app = typer.Typer(help="Self-supervised learning from recipes: pretrain, probe, fine-tune, few labels.", no_args_is_help=True, add_completion=False)
+recipes_app = typer.Typer(help="List the bundled recipes, or copy one to own.", invoke_without_command=True)
+app.add_typer(recipes_app, name="recipes")
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a bundled recipe.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE ...", help="Overrides, for example stages.pretrain.epochs=1")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; overrides the recipe.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/<name>.")] = None,
+    device: Device = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: remove what earlier runs of these stages left in the folder.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Run a recipe's stages in order: skip finished ones, resume an interrupted one."""
+    with _errors(resume="the same command goes on where it stopped"):
+        from sslkit.bundled import find_recipe
+        from sslkit.console import ProgressDisplay, make_console, print_results
+        from sslkit.recipe import load_recipe
+        from sslkit.run import run_recipe
+
+        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device))
+        display = ProgressDisplay(make_console(stderr=True))
+        try:
+            result = run_recipe(loaded, output=output, fresh=fresh, observers=() if quiet else (display,))
+        finally:
+            display.close()
+        if not quiet:
+            console = make_console()
+            print_results(console, result.results)
+            console.print(f"run folder: {result.folder}", soft_wrap=True)
+
+
+@app.command()
+def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = None) -> None:
+    """Validate a recipe without computing anything, downloading nothing."""
+    with _errors():
+        from sslkit.bundled import find_recipe
+        from sslkit.preflight import check_recipe
+        from sslkit.recipe import load_recipe
+
+        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device))
+        unchecked = check_recipe(loaded)
+        typer.echo(f"{recipe}: fine, {len(loaded.stages)} stages: {', '.join(stage.name for stage in loaded.stages)}")
+        if unchecked:
+            typer.echo(f"not checked: {unchecked}")
+
+
+@recipes_app.callback()
+def recipes(context: typer.Context) -> None:
+    """List the bundled recipes, a line each."""
+    if context.invoked_subcommand is None:
+        from sslkit.bundled import bundled_recipes
+        from sslkit.console import make_console, print_recipes
+
+        print_recipes(make_console(), bundled_recipes())
+
+
+@recipes_app.command("copy")
+def copy(
+    name: Annotated[str, typer.Argument(help="The recipe's name.")],
+    target: Annotated[Path, typer.Argument(help="A folder, or the new file.")] = Path(),
+) -> None:
+    """Copy a bundled recipe to a file of your own."""
+    with _errors():
+        from sslkit.bundled import copy_recipe
+
+        typer.echo(copy_recipe(name, target))
+
+
+@app.command()
+def plugins(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the installed plugins, what they offer, and what is wrong with broken ones."""
+    with _errors():
+        from sslkit.console import make_console, print_plugins
+        from sslkit.plugins import load_catalog
+
+        infos = load_catalog().plugins
+        if as_json:
+            typer.echo(json.dumps([info.as_json() for info in infos], indent=2))
+        else:
+            print_plugins(make_console(), infos)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"sslkit {version('sslkit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(_version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False) -> None:
+    """Self-supervised learning from recipes: pretrain, probe, fine-tune, few labels."""
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _with_device(overrides: list[str] | None, device: str | None) -> list[str]:
+    return [*(overrides or []), *([f'device="{device}"'] if device else [])]
+
+
+@contextmanager
+def _errors(resume: str = "") -> Iterator[None]:
+    """One line on stderr and the error's exit code; a traceback would only be for a bug of ours."""
+    try:
+        yield
+    except SslkitError as error:
+        stopped = isinstance(error, RunInterruptedError)
+        message = f"{error}; {resume}" if stopped and resume else str(error)
+        print(message if stopped else f"error: {message}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print(f"interrupted; {resume}" if resume else "interrupted", file=sys.stderr)
+        raise typer.Exit(RunInterruptedError.exit_code) from None

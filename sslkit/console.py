@@ -1,0 +1,186 @@
+"""What a person sees: a progress bar on a terminal, plain lines elsewhere, tables at the end."""
+
+import time
+from collections.abc import Iterable, Mapping
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sslkit.bundled import BundledRecipe
+from sslkit.events import Event, FitStart, HeldoutEnd, Notice, Observer, StageEnd, StageSkipped, StageStart, StepEnd
+from sslkit.plugins import PluginInfo
+from sslkit.report.results import Results
+
+_PLAIN_SECONDS = 10.0
+"""Without a terminal, a line of progress at most this often."""
+
+_WIDTH = 120
+"""Columns of plain output, where no terminal says how wide it is."""
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console on stdout or stderr."""
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_WIDTH)
+
+
+class ProgressDisplay(Observer):
+    """Shows a run as it goes: throughput, time left, and the latest loss and accuracies.
+
+    Args:
+        console: where; plain lines if it is no terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._fit: FitStart | None = None
+        self._latest = ""
+        self._images = 0
+        self._since = 0.0
+        self._printed = 0.0
+
+    def observe(self, event: Event) -> None:
+        """See :class:`Observer`."""
+        match event:
+            case StageStart():
+                self._say(f"[bold]{event.stage}[/bold]: {event.kind}")
+            case StageSkipped():
+                self._say(f"[bold]{event.stage}[/bold]: finished earlier{_suffix(event.metrics)}")
+            case FitStart():
+                self._begin(event)
+            case StepEnd():
+                self._step(event)
+            case HeldoutEnd():
+                self._say(f"  held out, epoch {event.epoch:g}{_suffix(event.metrics)}")
+            case Notice():
+                self._say(f"  [yellow]note:[/yellow] {escape(event.message)}")
+            case StageEnd():
+                self.close()
+                self._say(f"[bold]{event.stage}[/bold]: done in {_duration(event.seconds)}{_suffix(event.metrics)}")
+
+    def close(self) -> None:
+        """Take the bar away; also after an error."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _begin(self, event: FitStart) -> None:
+        self.close()
+        self._fit, self._latest, self._images = event, "", 0
+        self._since = self._printed = time.monotonic()
+        if event.step:
+            self._say(f"  resumed at step {event.step:,} of {event.num_steps:,}")
+        if self._console.is_terminal:
+            columns = ("  {task.description}", "{task.fields[speed]}", "{task.fields[latest]}")
+            self._progress = Progress(
+                TextColumn(columns[0]),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn(columns[1], style="cyan"),
+                TextColumn(columns[2]),
+                console=self._console,
+                transient=True,
+            )
+            self._task = self._progress.add_task(_label(event), total=event.num_steps, completed=event.step, speed="", latest="")
+            self._progress.start()
+
+    def _step(self, event: StepEnd) -> None:
+        self._images += event.num_images
+        if event.metrics:
+            shown = {name: value for name, value in event.metrics.items() if name not in ("lr", "images_per_second")}
+            self._latest = _figures(shown)
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=event.step, speed=self._speed(), latest=self._latest)
+        elif time.monotonic() - self._printed >= _PLAIN_SECONDS:
+            self._print_plain(event)
+
+    def _print_plain(self, event: StepEnd) -> None:
+        assert self._fit is not None
+        self._printed = time.monotonic()
+        done = event.step - self._fit.step
+        left = (self._printed - self._since) / done * (self._fit.num_steps - event.step)
+        self._say(
+            f"  {_label(self._fit)} step {event.step:,}/{self._fit.num_steps:,}, epoch {event.epoch:.1f}/{self._fit.num_epochs},"
+            f" {self._speed()}, {_duration(left)} left  {self._latest}"
+        )
+
+    def _speed(self) -> str:
+        return f"{self._images / max(time.monotonic() - self._since, 1e-9):,.0f} images/s"
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
+
+
+def print_results(console: Console, results: Results) -> None:
+    """The results table: ours, the paper's where the recipe has it, and the margins."""
+    with_paper = any(row.paper is not None for row in results.rows())
+    table = Table(title=results.recipe, title_justify="left")
+    for name in ("stage", "metric"):
+        table.add_column(name, overflow="fold")
+    for name in ("ours", *(("paper", "difference") if with_paper else ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    previous = ""
+    for row in results.rows():
+        if previous and row.stage != previous:
+            table.add_section()
+        published = (_number(row.paper), _signed(row.difference)) if with_paper else ()
+        table.add_row("" if row.stage == previous else row.stage, row.metric, _number(row.value), *published)
+        previous = row.stage
+    console.print(table)
+    for margin in results.differences():
+        console.print(f"{margin.label}: [bold]{_signed(margin.difference)}[/bold]  ({margin.first} minus {margin.second})", soft_wrap=True)
+    for key in results.missing():
+        console.print(f"[yellow]note:[/yellow] the paper's figure {key} has none of ours beside it", soft_wrap=True)
+
+
+def print_plugins(console: Console, plugins: Iterable[PluginInfo]) -> None:
+    """Which plugins there are, what they offer, and why broken ones are broken."""
+    table = Table(title="plugins", title_justify="left")
+    for name in ("plugin", "distribution", "version", "offers"):
+        table.add_column(name, overflow="fold")
+    for plugin in plugins:
+        offers = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in plugin.offers.items() if names)
+        state = "disabled" if plugin.disabled else f"[red]broken:[/red] {escape(plugin.error)}" if plugin.error else escape(offers)
+        table.add_row(plugin.name, plugin.distribution, plugin.version, state)
+    console.print(table)
+
+
+def print_recipes(console: Console, recipes: Iterable[BundledRecipe]) -> None:
+    """The bundled recipes, a line each."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for recipe in recipes:
+        table.add_row(recipe.name, escape(recipe.summary))
+    console.print(table)
+
+
+def _label(event: FitStart) -> str:
+    return f"{event.stage} {event.part}".strip()
+
+
+def _suffix(metrics: Mapping[str, float]) -> str:
+    return f": {_figures(metrics)}" if metrics else ""
+
+
+def _figures(metrics: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {_number(value)}" for name, value in metrics.items())
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.2f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"

@@ -1,0 +1,232 @@
+"""Images in memory: a split as one uint8 tensor, and a data set made of Python arrays."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import cast, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslkit.errors import DataError, OptionError
+from sslkit.interfaces import Dataset, ImageSet, ImageSpec, Split
+
+ArrayLike = Tensor | np.ndarray
+Labels = Tensor | np.ndarray | Sequence[int]
+
+SHAPES = "(N, H, W), (N, 1, H, W) or (N, 3, H, W); numpy arrays also (N, H, W, 1) or (N, H, W, 3)"
+
+
+@final
+class ArraySet(ImageSet):
+    """A split that is resident in memory.
+
+    Args:
+        pixels: (N, C, H, W) uint8 on the CPU; kept, not copied.
+        image: what the images are.
+        labels: (N,) int64 on the CPU, or None.
+        classes: the class names, in the order of the labels.
+
+    Raises:
+        DataError: ``pixels`` is not what ``image`` says, or has another length than ``labels``.
+    """
+
+    def __init__(self, pixels: Tensor, image: ImageSpec, *, labels: Tensor | None = None, classes: tuple[str, ...] = ()) -> None:
+        expected = (image.num_chs, image.height, image.width)
+        if pixels.dtype != torch.uint8 or pixels.shape[1:] != expected:
+            raise DataError(
+                "pixels do not fit the image spec", found=f"{pixels.dtype} {tuple(pixels.shape)}", allowed=f"uint8 (N, *{expected})"
+            )
+        if labels is not None and labels.shape != pixels.shape[:1]:
+            raise DataError("there must be one label an image", found=f"{tuple(labels.shape)} labels", allowed=f"({len(pixels)},)")
+        self._pixels = self.pixels = pixels
+        self.image = image
+        self.labels = labels
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        """Copy some images out: (len(indices), C, H, W) uint8."""
+        return self._pixels[torch.as_tensor(indices, dtype=torch.int64)]
+
+    def without_labels(self) -> "ArraySet":
+        """The same images, for pretraining: their fingerprint does not change with the labels."""
+        return ArraySet(self._pixels, self.image)
+
+    def _hash(self) -> str:
+        """SHA-256 of everything that a result depends on."""
+        digest = hashlib.sha256(repr((tuple(self._pixels.shape), tuple(self.image), self.classes)).encode())
+        for tensor in (self._pixels, self.labels):
+            digest.update(b"" if tensor is None else tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    # The contract has a plain str here. Hashing gigabytes can wait until somebody asks, so this is one that computes itself once.
+    fingerprint = cast("str", cached_property(_hash))
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Arrays(Dataset):
+    """Images that are already in memory, for use from Python: a recipe cannot name it.
+
+    Images are uint8, or floats in [0, 1], which are rounded to uint8. They have the shape (N, C, H, W) with 1 (gray) or 3 (RGB)
+    channels, or (N, H, W); numpy arrays may also be channels-last, (N, H, W, C).
+
+    Attributes:
+        train_images: the images to train on, with and without labels.
+        train_labels: (N,) integers from 0 to K - 1, or None.
+        test_images: held-out images of the same size and colour, or None.
+        test_labels: their labels; needed for both splits or for neither.
+        classes: the names of the K classes; by default "0", "1" ...
+        mean: per channel, of values in [0, 1]; by default the mean of ``train_images``.
+        std: per channel, of values in [0, 1]; by default that of ``train_images``, but at least 1/255, for constant images too.
+    """
+
+    train_images: ArrayLike
+    train_labels: Labels | None = None
+    test_images: ArrayLike | None = None
+    test_labels: Labels | None = None
+    classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    _train: ArraySet = field(init=False, repr=False)
+    _test: ArraySet | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        pixels = _to_pixels("train_images", self.train_images)
+        spec = _spec(pixels, self.mean, self.std)
+        labels = None if self.train_labels is None else _to_labels("train_labels", self.train_labels, len(pixels))
+        test_pixels, test_labels = self._checked_test(pixels)
+        classes = _class_names(self.classes, labels, test_labels)
+        test = None if test_pixels is None else ArraySet(test_pixels, spec, labels=test_labels, classes=classes)
+        object.__setattr__(self, "_train", ArraySet(pixels, spec, labels=labels, classes=classes))  # frozen: set once, here
+        object.__setattr__(self, "_test", test)
+
+    def _checked_test(self, train_pixels: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Test images and labels as tensors, if they fit the training images."""
+        if self.test_images is None:
+            if self.test_labels is not None:
+                raise OptionError("test_labels", "there are no test_images")
+            return None, None
+        if (self.train_labels is None) != (self.test_labels is None):
+            raise OptionError("test_labels", "give train_labels and test_labels, or neither")
+        pixels = _to_pixels("test_images", self.test_images)
+        if pixels.shape[1:] != train_pixels.shape[1:]:
+            allowed = f"(N, C, H, W) as train_images: {tuple(train_pixels.shape)}"
+            raise OptionError("test_images", "other size or colour", found=tuple(pixels.shape), allowed=allowed)
+        return pixels, None if self.test_labels is None else _to_labels("test_labels", self.test_labels, len(pixels))
+
+    def image(self) -> ImageSpec:
+        """Size, colour and statistics of the training images."""
+        return self._train.image
+
+    def load(self, split: Split) -> ArraySet | None:
+        """``train`` is None without labels, ``test`` without test images."""
+        if split == "test":
+            return self._test
+        if split == "pretrain":
+            return self._train.without_labels()
+        return None if self._train.labels is None else self._train
+
+
+def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, of values in [0, 1].
+
+    Counting the 256 values is exact and needs no copy of the images as floats. The deviation is at least 1/255, so that constant
+    images can be normalised.
+
+    Args:
+        pixels: (N, C, H, W) uint8.
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in pixels.unbind(1):
+        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        mean = (share * values).sum()
+        means.append(float(mean))
+        stds.append(max(float((share * (values - mean) ** 2).sum().sqrt()), 1 / 255))
+    return tuple(means), tuple(stds)
+
+
+def check_statistics(num_chs: int, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
+    """Refuse a mean or std (None: the default) that cannot normalise images of ``num_chs`` channels with values in [0, 1].
+
+    Raises:
+        OptionError: a wrong number of values, or one outside of [0, 1].
+    """
+    for option, values in (("mean", mean), ("std", std)):
+        if values is not None and (
+            len(values) != num_chs or not all(0 <= value <= 1 for value in values) or (values is std and 0 in values)
+        ):
+            interval = "[0, 1]" if option == "mean" else "(0, 1]"
+            raise OptionError(option, "does not fit the images", found=values, allowed=f"{num_chs} values in {interval}")
+
+
+def _spec(pixels: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> ImageSpec:
+    num_chs, height, width = pixels.shape[1:]
+    check_statistics(num_chs, mean, std)
+    if mean is None or std is None:
+        measured = channel_statistics(pixels)
+        mean, std = mean or measured[0], std or measured[1]
+    return ImageSpec(height, width, "rgb" if num_chs == 3 else "gray", tuple(mean), tuple(std))
+
+
+def _to_pixels(option: str, images: ArrayLike) -> Tensor:
+    """Any accepted array -> (N, C, H, W) uint8, contiguous, on the CPU; a view of the argument where it is that already."""
+    if isinstance(images, np.ndarray):
+        tensor = _channels_first(option, images)
+    elif isinstance(images, Tensor):
+        tensor = images.detach().cpu()
+    else:
+        raise OptionError(option, "must be a torch tensor or a numpy array", found=type(images).__name__)
+    if tensor.ndim == 3:
+        tensor = tensor.unsqueeze(1)
+    if tensor.ndim != 4 or tensor.shape[1] not in (1, 3) or tensor.numel() == 0:
+        raise OptionError(option, "has a wrong shape", found=tuple(images.shape), allowed=SHAPES)
+    return _to_uint8(option, tensor).contiguous()
+
+
+def _channels_first(option: str, images: np.ndarray) -> Tensor:
+    if images.dtype.kind not in "biuf":
+        raise OptionError(option, "must be numbers", found=str(images.dtype), allowed="uint8, or floats in [0, 1]")
+    if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+        images = images.transpose(0, 3, 1, 2)
+    # torch warns of read-only arrays and refuses negative strides and other byte orders; this copies only those.
+    return torch.from_numpy(np.require(images, dtype=images.dtype.newbyteorder("="), requirements=["C", "W"]))
+
+
+def _to_uint8(option: str, images: Tensor) -> Tensor:
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        raise OptionError(option, "has a wrong type", found=str(images.dtype), allowed="uint8, or floats in [0, 1]", fix="convert to uint8")
+    low, high = (float(value) for value in images.aminmax())
+    if not (low >= 0 and high <= 1):  # written so that NaN fails
+        fix = "pass uint8, or floats that are divided by 255 and not normalised"
+        raise OptionError(option, "floats must lie in [0, 1]", found=f"{low:.3g} to {high:.3g}", fix=fix)
+    return images.float().mul(255).round().to(torch.uint8)
+
+
+def _to_labels(option: str, labels: Labels, num_images: int) -> Tensor:
+    """Any accepted labels -> (N,) int64 on the CPU, a copy."""
+    array = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+    if array.dtype.kind not in "iu" or array.shape != (num_images,) or array.min() < 0:
+        found = f"{array.dtype} {array.shape}" + (f" from {array.min()}" if array.dtype.kind == "i" and array.size else "")
+        raise OptionError(option, "must be one class number an image", found=found, allowed=f"integers from 0, ({num_images},)")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def _class_names(classes: tuple[str, ...], train_labels: Tensor | None, test_labels: Tensor | None) -> tuple[str, ...]:
+    given = [labels for labels in (train_labels, test_labels) if labels is not None]
+    if not given:
+        if classes:
+            raise OptionError("classes", "there are no labels", found=classes, fix="give train_labels")
+        return ()
+    num_classes = 1 + max(int(labels.max()) for labels in given)
+    if classes and len(classes) < num_classes:
+        raise OptionError("classes", "fewer names than classes", found=classes, allowed=f"at least {num_classes} names")
+    return tuple(classes) or tuple(str(label) for label in range(num_classes))

@@ -1,0 +1,162 @@
+"""The one function behind every evaluator that trains: :func:`fit_classifier`, varied by head, freezing and labels."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from sslkit.data.loader import Loader
+from sslkit.engine.fit import fit
+from sslkit.engine.randomness import derive_seed, global_seed
+from sslkit.engine.training import Training
+from sslkit.errors import DataError, OptionError
+from sslkit.evaluators.heads import HeadKind, build_head, feature_shapes
+from sslkit.interfaces import Backbone, Batch, LabeledData, Mean, Objective, RunContext, StepOutput, TrainContext
+
+
+class Classifier(Objective):
+    """A backbone with a classification head on each of several layers, trained by cross-entropy.
+
+    All heads share one forward pass of the backbone, which stops at the deepest of their layers. Labels are looked up by index, so
+    that classification takes the same loop as pretraining.
+
+    Args:
+        backbone: the features.
+        heads: by layer.
+        data: the labels.
+        freeze: train the heads alone; the backbone stays in eval mode and gets no gradient.
+        subset: (M,) int64, the training images that may be used; None: all.
+        images_per_epoch: a subset is repeated up to this size.
+    """
+
+    heldout_phase = "main"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        heads: Mapping[str, nn.Module],
+        data: LabeledData,
+        *,
+        freeze: bool,
+        subset: Tensor | None = None,
+        images_per_epoch: int | None = None,
+    ) -> None:
+        super().__init__(backbone)
+        self.heads = nn.ModuleDict(heads)
+        self._freeze = freeze
+        if freeze:
+            self.frozen = ("backbone",)
+        backbone.requires_grad_(not freeze)
+        self._subset = subset
+        self._images_per_epoch = images_per_epoch or len(data.train)
+        self.register_buffer("train_labels", _labels(data.train.labels), persistent=False)
+        self.register_buffer("test_labels", _labels(data.test.labels), persistent=False)
+
+    def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
+        """The images as they are, (N, C, H, W) uint8, and their labels, (N,) int64."""
+        labels = self.get_buffer("train_labels" if train else "test_labels")
+        return {"images": batch.images, "labels": labels[batch.indices]}
+
+    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+        """Sum of the heads' cross-entropies, which do not touch each other under a frozen backbone; ``<layer>.top1`` of each."""
+        features = self._features(views["images"])
+        labels = views["labels"]
+        losses, metrics = [], {}
+        for layer, head in self.heads.items():
+            logits = head(features[layer])
+            losses.append(F.cross_entropy(logits, labels))
+            metrics[f"{layer}.top1"] = Mean.of(100.0 * (logits.argmax(dim=1) == labels))
+        return StepOutput(torch.stack(losses).sum(), metrics)
+
+    def epoch_indices(self, context: TrainContext) -> Tensor | None:
+        """Few labels: the subset repeated, so that an epoch has as many steps as one over all images."""
+        if self._subset is None:
+            return None
+        repeats = -(-self._images_per_epoch // len(self._subset))
+        return self._subset.repeat(repeats)[: self._images_per_epoch]
+
+    def _features(self, images: Tensor) -> dict[str, Tensor]:
+        layers = list(self.heads)
+        if not self._freeze:
+            return self.backbone(images, layers)
+        with torch.no_grad():
+            return self.backbone(images, layers)
+
+
+def fit_classifier(
+    backbone: Backbone,
+    heads: Mapping[str, nn.Module],
+    data: LabeledData,
+    training: Training,
+    context: RunContext,
+    *,
+    freeze: bool,
+    subset: Tensor | None = None,
+    images_per_epoch: int | None = None,
+) -> dict[str, float]:
+    """Train heads, and the backbone too unless it is frozen; measure on the test images after the last epoch.
+
+    Args:
+        backbone: on the context's device; trained in place unless frozen.
+        heads: by layer, trained in place.
+        data: labelled training and test images.
+        training: how to train.
+        context: where and how to run.
+        freeze: keep the backbone bit-identical.
+        subset: see :class:`Classifier`.
+        images_per_epoch: see :class:`Classifier`.
+
+    Returns:
+        ``<layer>.top1`` in percent for each head, from exact counts over all test images.
+    """
+    objective = Classifier(backbone, heads, data, freeze=freeze, subset=subset, images_per_epoch=images_per_epoch)
+    train = Loader(data.train, batch_size=training.batch_size, device=context.device, options=training.augment)
+    test = Loader(data.test, batch_size=training.batch_size, device=context.device)
+    result = fit(objective, train, test, training, context, evaluate_every=training.epochs)
+    return {f"{layer}.top1": result.heldout[f"{layer}.top1"] for layer in heads}
+
+
+def build_heads(
+    kind: HeadKind, layers: Sequence[str], backbone: Backbone, data: LabeledData, context: RunContext, *, width: int | None = None
+) -> dict[str, nn.Module]:
+    """A head for each layer, initialised from the context's own seed."""
+    shapes = feature_shapes(backbone, layers, data.train.image)
+    heads = {}
+    for layer in layers:
+        with global_seed(derive_seed(context.seed, context.stage, context.part, "head", layer)):
+            heads[layer] = build_head(kind, backbone.layer(layer), shapes[layer], data.train.image, data.num_classes, width=width)
+    return heads
+
+
+def check_layers(option: str, layers: Sequence[str], backbone: Backbone) -> None:
+    """Refuse layers that do not exist, or that are named twice.
+
+    Raises:
+        OptionError: names ``option``.
+    """
+    if not layers:
+        raise OptionError(option, "is empty", allowed=backbone.layer_names)
+    for layer in layers:
+        if layer not in backbone.layer_names:
+            raise OptionError(option, "layer does not exist in this backbone", found=layer, allowed=backbone.layer_names)
+    if len(set(layers)) < len(layers):
+        raise OptionError(option, "names a layer twice", found=list(layers))
+
+
+def check_head(option: str, kind: HeadKind, layers: Sequence[str], backbone: Backbone) -> None:
+    """Refuse a convolutional head on a layer without positions.
+
+    Raises:
+        OptionError: names ``option``.
+    """
+    for layer in layers:
+        if kind == "conv" and backbone.layer(layer).kind == "vector":
+            raise OptionError(option, "a convolution needs a map or tokens, and this layer is a vector", found=layer)
+
+
+def _labels(labels: Any) -> Tensor:
+    if labels is None:
+        raise DataError("the images have no labels", fix="use data with class folders, or give labels")
+    return labels

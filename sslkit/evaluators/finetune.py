@@ -1,0 +1,58 @@
+"""Training the whole network with labels: fine-tuning, and the supervised baseline."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from sslkit.engine.training import Training
+from sslkit.evaluators.classifier import build_heads, check_head, check_layers, fit_classifier
+from sslkit.evaluators.heads import HeadKind
+from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndToEnd(Training, Evaluator):
+    """What fine-tuning and the supervised baseline share.
+
+    Attributes:
+        layer: where the head stands; deeper layers are not used. None: the deepest.
+        head: ``linear`` (global average pooling, one linear layer), ``mlp`` or ``conv``: the probes' heads.
+    """
+
+    exports_backbone: ClassVar[bool] = True
+    layer: str | None = None
+    head: HeadKind = "linear"
+
+    @property
+    def frozen(self) -> bool:
+        """Never: the backbone is trained."""
+        return False
+
+    def check(self, backbone: Backbone, data: LabeledData) -> None:
+        """See :class:`Evaluator`."""
+        layer = self.layer_in(backbone)
+        check_layers("layer", [layer], backbone)
+        check_head("layer", self.head, [layer], backbone)
+        self.check_batch_size(len(data.train))
+
+    def layer_in(self, backbone: Backbone) -> str:
+        """The layer under the head."""
+        return backbone.layer_names[-1] if self.layer is None else self.layer
+
+    def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
+        """See :class:`Evaluator`; reports ``<layer>.top1`` and leaves the trained backbone."""
+        heads = build_heads(self.head, [self.layer_in(backbone)], backbone, data, context)
+        return Evaluation(fit_classifier(backbone, heads, data, self, context, freeze=False), backbone=backbone, heads=heads)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FineTune(EndToEnd):
+    """Train a pretrained backbone and a new head together."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Supervised(EndToEnd):
+    """The baseline: the same network trained with labels from random weights."""
+
+    from_scratch: ClassVar[bool] = True

@@ -1,0 +1,135 @@
+"""The classifiers that are put on features: linear, multi-layer perceptron, convolutional."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Size, Tensor, nn
+from torch.nn import functional as F
+
+from sslkit.engine.features import evaluating
+from sslkit.interfaces import Backbone, FeatureInfo, ImageSpec, pool
+from sslkit.layers import conv_unit, init_weights
+
+HeadKind = Literal["linear", "mlp", "conv"]
+
+MAX_FLAT_FEATURES = 24_576
+"""Above this the mlp head averages neighbouring positions first; conv1 of the NIN (96 x 16 x 16) is just used whole."""
+
+
+class LinearHead(nn.Module):
+    """Global average pooling, then one linear layer.
+
+    Args:
+        info: the layer it stands on.
+        num_classes: size of the output.
+    """
+
+    def __init__(self, info: FeatureInfo, num_classes: int) -> None:
+        super().__init__()
+        self._kind = info.kind
+        self.linear = nn.Linear(info.num_chs, num_classes)
+        self.apply(init_weights)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features shaped by their kind -> (N, num_classes) logits."""
+        return self.linear(pool(features, self._kind))
+
+
+class MLPHead(nn.Module):
+    """RotNet's non-linear classifier: flatten, two hidden layers with BatchNorm and ReLU, a linear layer (arXiv:1803.07728, sec. 3.1).
+
+    Args:
+        info: the layer it stands on.
+        shape: of one image's features.
+        num_classes: size of the output.
+        hidden: width of the hidden layers; None: ``min(20 * num_classes, 2048)``.
+    """
+
+    def __init__(self, info: FeatureInfo, shape: Size, num_classes: int, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = min(20 * num_classes, 2048) if hidden is None else hidden
+        self._kind = info.kind
+        self._grid = _flat_grid(shape) if info.kind == "map" else None
+        positions = 1 if self._kind != "map" else math.prod(self._grid or shape[1:])
+        self.layers = nn.Sequential(
+            nn.Linear(info.num_chs * positions, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, num_classes),
+        )
+        self.apply(init_weights)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features shaped by their kind -> (N, num_classes) logits. Tokens are averaged."""
+        if self._kind != "map":
+            return self.layers(pool(features, self._kind))
+        if self._grid is not None:
+            features = F.adaptive_avg_pool2d(features, self._grid)
+        return self.layers(features.flatten(1))
+
+
+class ConvHead(nn.Module):
+    """RotNet's convolutional classifier: one block of the Network in Network, global average pooling, a linear layer.
+
+    Args:
+        info: the layer it stands on; tokens are laid out on their grid first.
+        grid: rows and columns of the token grid.
+        num_classes: size of the output.
+        width: channels of the block; None: those of the layer.
+    """
+
+    def __init__(self, info: FeatureInfo, grid: tuple[int, int], num_classes: int, width: int | None = None) -> None:
+        super().__init__()
+        width = info.num_chs if width is None else width
+        self._kind = info.kind
+        self._grid = grid
+        self.block = nn.Sequential(conv_unit(info.num_chs, width, 3), conv_unit(width, width, 1), conv_unit(width, width, 1))
+        self.linear = nn.Linear(width, num_classes)
+        self.apply(init_weights)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features shaped by their kind -> (N, num_classes) logits."""
+        if self._kind == "tokens":
+            features = features.transpose(1, 2).unflatten(2, self._grid)  # (N, L, D) row-major -> (N, D, h, w)
+        return self.linear(self.block(features).mean(dim=(-2, -1)))
+
+
+def build_head(
+    kind: HeadKind, info: FeatureInfo, shape: Size, image: ImageSpec, num_classes: int, *, width: int | None = None
+) -> nn.Module:
+    """A freshly initialised head, drawn from torch's global generator.
+
+    Args:
+        kind: which one.
+        info: the layer it stands on.
+        shape: of one image's features at this layer.
+        image: what the backbone was built for.
+        num_classes: size of the output.
+        width: hidden width of the mlp and conv heads; None: the paper's.
+    """
+    if kind == "linear":
+        return LinearHead(info, num_classes)
+    if kind == "mlp":
+        return MLPHead(info, shape, num_classes, width)
+    return ConvHead(info, (image.height // info.reduction, image.width // info.reduction), num_classes, width)
+
+
+def feature_shapes(backbone: Backbone, layers: Sequence[str], image: ImageSpec) -> dict[str, Size]:
+    """The shape of one image's features at each layer, found by one forward pass."""
+    blank = torch.zeros(1, image.num_chs, image.height, image.width, dtype=torch.uint8, device=backbone.mean.device)
+    with torch.no_grad(), evaluating(backbone):
+        return {layer: features.shape[1:] for layer, features in backbone(blank, layers).items()}
+
+
+def _flat_grid(shape: Size) -> tuple[int, int] | None:
+    """The grid to pool a (C, h, w) map to before flattening; None where it is small enough as it is."""
+    num_chs, height, width = shape
+    if num_chs * height * width <= MAX_FLAT_FEATURES:
+        return None
+    side = max(1, math.isqrt(MAX_FLAT_FEATURES // num_chs))
+    return min(side, height), min(side, width)

@@ -1,0 +1,85 @@
+"""Probes: a classifier trained on the features of a frozen backbone, on several layers at once."""
+
+from dataclasses import dataclass
+from typing import final
+
+from sslkit.engine.training import Training
+from sslkit.evaluators.classifier import build_heads, check_head, check_layers, fit_classifier
+from sslkit.evaluators.heads import HeadKind
+from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(Training, Evaluator):
+    """What the three probes share.
+
+    Attributes:
+        layers: where to probe; all share one forward pass.
+    """
+
+    layers: tuple[str, ...]
+
+    @property
+    def frozen(self) -> bool:
+        """Always: that is what makes it a probe."""
+        return True
+
+    def check(self, backbone: Backbone, data: LabeledData) -> None:
+        """See :class:`Evaluator`."""
+        check_layers("layers", self.layers, backbone)
+        self.check_batch_size(len(data.train))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LinearProbe(Probe):
+    """Global average pooling and one linear layer."""
+
+    def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
+        """See :class:`Evaluator`; reports ``<layer>.top1``."""
+        return _probe(self, "linear", backbone, data, context)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MLPProbe(Probe):
+    """RotNet's non-linear classifier with two hidden layers (arXiv:1803.07728).
+
+    Attributes:
+        hidden: width of the hidden layers; by default ``min(20 * classes, 2048)``.
+    """
+
+    hidden: int | None = None
+
+    def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
+        """See :class:`Evaluator`; reports ``<layer>.top1``."""
+        return _probe(self, "mlp", backbone, data, context, width=self.hidden)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ConvProbe(Probe):
+    """RotNet's convolutional classifier: a block of the Network in Network, global average pooling, a linear layer (arXiv:1803.07728).
+
+    Attributes:
+        width: channels of the block; by default those of the layer.
+    """
+
+    width: int | None = None
+
+    def check(self, backbone: Backbone, data: LabeledData) -> None:
+        """See :class:`Evaluator`."""
+        check_layers("layers", self.layers, backbone)
+        check_head("layers", "conv", self.layers, backbone)
+        self.check_batch_size(len(data.train))
+
+    def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
+        """See :class:`Evaluator`; reports ``<layer>.top1``."""
+        return _probe(self, "conv", backbone, data, context, width=self.width)
+
+
+def _probe(
+    probe: Probe, kind: HeadKind, backbone: Backbone, data: LabeledData, context: RunContext, *, width: int | None = None
+) -> Evaluation:
+    heads = build_heads(kind, probe.layers, backbone, data, context, width=width)
+    return Evaluation(fit_classifier(backbone, heads, data, probe, context, freeze=True), heads=heads)

@@ -1,0 +1,107 @@
+"""Few labels: accuracy against the number of labels per class."""
+
+import copy
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import final
+
+from torch import Tensor
+
+from sslkit.data.subset import Selection, select_per_class, smallest_class
+from sslkit.engine.randomness import derive_seed, make_generator
+from sslkit.engine.training import Training
+from sslkit.errors import DataError, OptionError
+from sslkit.evaluators.classifier import build_heads, check_head, check_layers, fit_classifier
+from sslkit.evaluators.heads import HeadKind
+from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SemiSupervised(Training, Evaluator):
+    """Train a classifier with K labels of each class, for several K (arXiv:1803.07728, sec. 3.3).
+
+    The same seed chooses the same labels in every stage, so that pretrained features and a supervised network are compared on the
+    same images. A small subset is repeated: every epoch has the same number of steps.
+
+    Attributes:
+        labels_per_class: the values of K.
+        layers: where the heads stand; exactly one unless frozen.
+        head: ``linear``, ``mlp`` or ``conv``.
+        freeze: keep the backbone as it is (features), or train it too (the supervised network).
+        selection: the ``first`` K images of each class in data-set order, as the paper's code, or ``random`` ones.
+        num_subsets: repeat with so many random subsets and report the mean and the standard deviation.
+        images_per_epoch: the size a subset is repeated to; None: that of the whole training set.
+    """
+
+    labels_per_class: tuple[int, ...]
+    layers: tuple[str, ...]
+    head: HeadKind = "conv"
+    freeze: bool = True
+    selection: Selection = "first"
+    num_subsets: int = 1
+    images_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        Training.__post_init__(self)
+        if not self.labels_per_class or min(self.labels_per_class) < 1 or len(set(self.labels_per_class)) < len(self.labels_per_class):
+            raise OptionError(
+                "labels_per_class", "must be distinct positive numbers", found=list(self.labels_per_class), allowed="for example [20, 100]"
+            )
+        if self.num_subsets < 1:
+            raise OptionError("num_subsets", "must be positive", found=self.num_subsets, allowed="1 or more")
+        if self.num_subsets > 1 and self.selection == "first":
+            raise OptionError("num_subsets", "needs random selection", found=self.num_subsets, fix='set selection = "random"')
+        if not self.freeze and len(self.layers) != 1:
+            raise OptionError("layers", "must be one layer when the backbone is trained", found=list(self.layers))
+        if self.images_per_epoch is not None and self.images_per_epoch < self.batch_size:
+            raise OptionError("images_per_epoch", "is smaller than a batch", found=self.images_per_epoch, allowed=f"{self.batch_size} or more")
+
+    @property
+    def frozen(self) -> bool:
+        """As the option ``freeze`` says."""
+        return self.freeze
+
+    def check(self, backbone: Backbone, data: LabeledData) -> None:
+        """See :class:`Evaluator`."""
+        check_layers("layers", self.layers, backbone)
+        check_head("layers", self.head, self.layers, backbone)
+        self.check_batch_size(len(data.train))
+        available = smallest_class(_train_labels(data))
+        if max(self.labels_per_class) > available:
+            raise OptionError(
+                "labels_per_class", "more than the smallest class has", found=max(self.labels_per_class), allowed=f"at most {available}"
+            )
+
+    def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
+        """See :class:`Evaluator`; reports ``<layer>.k<K>.top1``, and ``.top1_std`` where there are several subsets."""
+        metrics: dict[str, float] = {}
+        for num_labels in self.labels_per_class:
+            runs = [self._fit(backbone, subset, data, replace(context, part=part)) for part, subset in self._subsets(num_labels, data, context)]
+            for layer in self.layers:
+                values = [run[f"{layer}.top1"] for run in runs]
+                metrics[f"{layer}.k{num_labels}.top1"] = statistics.fmean(values)
+                if len(values) > 1:
+                    metrics[f"{layer}.k{num_labels}.top1_std"] = statistics.stdev(values)
+        return Evaluation(metrics)
+
+    def _subsets(self, num_labels: int, data: LabeledData, context: RunContext) -> Iterator[tuple[str, Tensor]]:
+        """The name and the training images of each fit with ``num_labels`` labels; the stage's name has no influence on them."""
+        for index in range(self.num_subsets):
+            generator = make_generator(derive_seed(context.seed, "labels", num_labels, index))
+            subset = select_per_class(_train_labels(data), num_labels, self.selection, generator)
+            yield (f"k{num_labels}" if self.num_subsets == 1 else f"k{num_labels}-{index + 1}"), subset
+
+    def _fit(self, backbone: Backbone, subset: Tensor, data: LabeledData, context: RunContext) -> dict[str, float]:
+        network = backbone if self.freeze else copy.deepcopy(backbone)
+        heads = build_heads(self.head, self.layers, network, data, context)
+        return fit_classifier(
+            network, heads, data, self, context, freeze=self.freeze, subset=subset, images_per_epoch=self.images_per_epoch
+        )
+
+
+def _train_labels(data: LabeledData) -> Tensor:
+    if data.train.labels is None:
+        raise DataError("the training images have no labels")
+    return data.train.labels

@@ -1,0 +1,59 @@
+"""``metrics.jsonl``: one JSON object a line, training and held-out metrics by step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sslkit.events import Event, FitStart, HeldoutEnd, Observer, StepEnd
+
+
+class MetricsLog(Observer):
+    """Writes a stage's metrics to its folder.
+
+    A resumed fit repeats the steps after its checkpoint; their earlier lines are dropped, so that every step stands there once.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def observe(self, event: Event) -> None:
+        """See :class:`Observer`."""
+        if isinstance(event, FitStart):
+            self._drop_repeated(event.part, event.step)
+        elif isinstance(event, StepEnd) and event.metrics:
+            self._append("train", event)
+        elif isinstance(event, HeldoutEnd):
+            self._append("heldout", event)
+
+    def _append(self, split: str, event: StepEnd | HeldoutEnd) -> None:
+        line = {"split": split, "part": event.part, "step": event.step, "epoch": round(event.epoch, 4), **event.metrics}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _drop_repeated(self, part: str, step: int) -> None:
+        lines = read_metrics(self._path)
+        kept = [line for line in lines if line["part"] != part or not _is_repeated(line, step)]
+        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file, oldest first; empty where there is none."""
+    if not path.exists():
+        return []
+    return [line for line in map(_parse, path.read_text(encoding="utf-8").splitlines()) if line is not None]
+
+
+def _is_repeated(line: dict[str, Any], step: int) -> bool:
+    """Held-out images are measured right after a step and before its checkpoint counts: that measurement comes again."""
+    return line["step"] >= step if line["split"] == "heldout" else line["step"] > step
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """None for a line that a crash cut short."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None

@@ -1,0 +1,105 @@
+"""What can be checked of a recipe before any compute: backbones on the meta device, layers, labels, sizes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from sslkit.data.opened import OpenedDataset
+from sslkit.errors import BackboneError, DataError, OptionError, RecipeError
+from sslkit.interfaces import Backbone, ImageSpec
+from sslkit.recipe import EvaluateStage, PretrainStage, Recipe, Stage
+from sslkit.stages import check_pretraining, check_requirements, labeled_data
+
+
+def check(recipe: Recipe, data: OpenedDataset) -> None:
+    """Check every stage against its backbone and the data. Reads labels and counts, no pixels.
+
+    Args:
+        recipe: a loaded recipe.
+        data: its data set; opened here, which downloads it if it has to.
+
+    Raises:
+        RecipeError: starts with the dotted path of the option at fault.
+        DataError: the data is missing or unfit.
+    """
+    for stage in recipe.stages:
+        check_device(stage)
+        check_backbone(recipe, stage, data)
+        check_data(recipe, stage, data)
+
+
+def check_recipe(recipe: Recipe) -> str:
+    """Check a recipe on its own, downloading nothing.
+
+    Returns:
+        What could not be checked, empty if nothing was left out.
+
+    Raises:
+        RecipeError: as :func:`check`.
+    """
+    data = OpenedDataset(recipe.data)
+    if data.available():
+        check(recipe, data)
+        return ""
+    for stage in recipe.stages:
+        check_device(stage)
+        check_backbone(recipe, stage, data)
+    return "layers, batch sizes and labels, because the data is not on this machine yet"
+
+
+def check_device(stage: Stage) -> None:
+    """Refuse a device that this machine does not have."""
+    with _at(""):
+        stage.runtime.resolve_device()
+
+
+def check_backbone(recipe: Recipe, stage: Stage, data: OpenedDataset) -> None:
+    """Build the stage's backbone without weights and ask whether the stage can work with it."""
+    path = f"stages.{stage.name}"
+    backbone = _meta_backbone(recipe, stage, data)
+    if isinstance(stage, PretrainStage):
+        with _at(f"{path}.task"):
+            check_pretraining(stage.task, backbone, data)
+    else:
+        with _at(f"{path}.evaluator"):
+            check_requirements(stage.evaluator.requires, backbone, type(stage.evaluator).__name__)
+
+
+def check_data(recipe: Recipe, stage: Stage, data: OpenedDataset) -> None:
+    """Compare a stage's options with the number of images and labels there are."""
+    path = f"stages.{stage.name}"
+    if isinstance(stage, EvaluateStage):
+        with _at(f"{path}.evaluator"):
+            stage.evaluator.check(_meta_backbone(recipe, stage, data), labeled_data(data))
+        return
+    images = data.load("pretrain")
+    if images is None:
+        raise DataError(f"{path}: the data set has no images to pretrain on")
+    with _at(path):
+        stage.training.check_batch_size(len(images))
+
+
+def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
+    """What the stage's backbone is built for: the data's images, or what the task that first trained it wants."""
+    if isinstance(stage, PretrainStage) and stage.weights == "random":
+        return stage.task.image_spec(data)
+    if stage.weights == "random":
+        return data
+    return backbone_image(recipe, recipe.stage(stage.weights), data)
+
+
+def _meta_backbone(recipe: Recipe, stage: Stage, data: OpenedDataset) -> Backbone:
+    with torch.device("meta"):
+        return stage.backbone.without_downloads().build(backbone_image(recipe, stage, data.image()))
+
+
+@contextmanager
+def _at(path: str) -> Iterator[None]:
+    """Put the recipe's dotted path before an error of an option."""
+    try:
+        yield
+    except OptionError as error:
+        raise RecipeError(f"{path}.{error}" if path else str(error)) from error
+    except BackboneError as error:
+        raise RecipeError(f"{path}: {error}") from error

@@ -1,0 +1,178 @@
+"""A whole recipe: stages in order, finished ones skipped, an interrupted one resumed, results and report at the end."""
+
+import os
+import platform
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import tomli_w
+import torch
+
+from sslkit.artifacts import ARTIFACT, BACKBONE, BackboneRecord, load_weights, write_json, write_text
+from sslkit.data.opened import OpenedDataset
+from sslkit.engine.device import describe_device
+from sslkit.engine.randomness import derive_seed, global_seed
+from sslkit.errors import ArtifactError, RunInterruptedError
+from sslkit.events import Observer
+from sslkit.interfaces import Backbone
+from sslkit.preflight import backbone_image, check
+from sslkit.recipe import RANDOM, PretrainStage, Recipe, Stage
+from sslkit.report.page import write_page
+from sslkit.report.results import Results
+from sslkit.stage_run import Provenance, StageResult
+from sslkit.stages import evaluate, pretrain
+
+
+class RunResult(NamedTuple):
+    """What a run leaves.
+
+    Attributes:
+        folder: the run's folder.
+        results: metrics by stage, with the paper's figures and the recipe's margins.
+    """
+
+    folder: Path
+    results: Results
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
+    observers: Iterable[Observer] = (),
+    should_stop: Callable[[], bool] | None = None,
+) -> RunResult:
+    """Run a recipe's stages in order.
+
+    Started again, it skips what is finished and resumes what is not; the outcome has the same bits as an uninterrupted run's on the
+    same device and versions.
+
+    Args:
+        recipe: a loaded recipe.
+        output: the run's folder; None: ``runs/<name>``.
+        fresh: remove what earlier starts of these stages left in the folder.
+        observers: told of every event, beside the recipe's own.
+        should_stop: asked after every step; None: Ctrl-C stops after the step it falls in.
+
+    Raises:
+        RecipeError: the recipe does not fit the data or the machine; nothing was computed.
+        ArtifactError: the folder holds a run of a different recipe.
+        RunInterruptedError: stopped on request; starting again goes on.
+    """
+    folder = Path("runs") / recipe.name if output is None else Path(output)
+    data = OpenedDataset(recipe.data)
+    check(recipe, data)
+    _open_folder(folder, recipe, fresh)
+    everyone = (*recipe.observers, *observers)
+    results = Results(recipe.name, dict(recipe.paper), dict(recipe.margins))
+    fingerprints: dict[str, str] = {}
+    with _stopping(should_stop) as stop:
+        for stage in recipe.stages:
+            if stop():
+                raise RunInterruptedError(f"stopped before stage {stage.name!r}")
+            result = _run_stage(recipe, stage, data, folder, fingerprints, everyone, stop)
+            fingerprints[stage.name] = result.fingerprint
+            results.stages[stage.name] = result.metrics
+            write_json(folder / "results.json", results.as_json())
+    write_page(folder)
+    return RunResult(folder, results)
+
+
+def _run_stage(
+    recipe: Recipe,
+    stage: Stage,
+    data: OpenedDataset,
+    folder: Path,
+    fingerprints: dict[str, str],
+    observers: Iterable[Observer],
+    stop: Callable[[], bool],
+) -> StageResult:
+    backbone = _build_backbone(recipe, stage, data, folder)
+    surroundings: dict[str, Any] = {
+        "name": stage.name,
+        "output": folder / stage.name,
+        "seed": recipe.seed,
+        "runtime": stage.runtime,
+        "observers": observers,
+        "should_stop": stop,
+        "provenance": Provenance(
+            record=BackboneRecord(stage.backbone.name, stage.backbone.options),
+            weights=fingerprints.get(stage.weights, RANDOM),
+            versions=recipe.versions[stage.name],
+        ),
+    }
+    if isinstance(stage, PretrainStage):
+        return pretrain(stage.task, backbone, data, training=stage.training, evaluate_every=stage.evaluate_every, **surroundings)
+    return evaluate(stage.evaluator, backbone, data, **surroundings)
+
+
+def _build_backbone(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path) -> Backbone:
+    """Random weights depend on the run's seed alone, so that every untrained stage starts from the same network."""
+    image = backbone_image(recipe, stage, data.image())
+    if stage.weights == RANDOM:
+        with global_seed(derive_seed(recipe.seed, "backbone")):
+            return stage.backbone.build(image)
+    backbone = stage.backbone.without_downloads().build(image)
+    load_weights(backbone, folder / stage.weights / BACKBONE)
+    return backbone
+
+
+def _open_folder(folder: Path, recipe: Recipe, fresh: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{folder}: is a file", fix="choose another folder with --output")
+    if fresh:
+        for stage in recipe.stages:
+            if (folder / stage.name / ARTIFACT).exists():
+                shutil.rmtree(folder / stage.name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "recipe.toml", tomli_w.dumps(dict(recipe.table)))
+        write_json(folder / "environment.json", _environment(recipe))
+    except OSError as error:
+        raise ArtifactError(f"{folder}: cannot be written to ({error})", fix="choose another folder with --output") from error
+
+
+def _environment(recipe: Recipe) -> dict[str, Any]:
+    """What a figure needs beside it: hardware, versions, date, command."""
+    packages = ("torch", "torchvision", "timm", "numpy", "safetensors", "pluggy", "pydantic")
+    plugins = {name: number for versions in recipe.versions.values() for name, number in versions.items()}
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": sorted({describe_device(stage.runtime.resolve_device()) for stage in recipe.stages}),
+        "threads": torch.get_num_threads(),
+        "versions": {"sslkit": version("sslkit"), **{name: version(name) for name in packages}},
+        "plugins": plugins,
+    }
+
+
+@contextmanager
+def _stopping(should_stop: Callable[[], bool] | None) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C finishes the step and writes a checkpoint; pressed again, it stops at once. Only the main thread may catch signals."""
+    if should_stop is not None or threading.current_thread() is not threading.main_thread():
+        yield should_stop or (lambda: False)
+        return
+    asked = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(_signal: int, _frame: FrameType | None) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

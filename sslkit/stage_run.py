@@ -1,0 +1,208 @@
+"""One stage in its folder: not repeated when finished, resumed when interrupted, refused when it belongs to another recipe."""
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from sslkit.artifacts import (
+    ARTIFACT,
+    BACKBONE,
+    HEADS,
+    METRICS,
+    BackboneRecord,
+    describe_backbone,
+    differences,
+    fingerprint,
+    load_weights,
+    read_json,
+    save_module,
+    state_hash,
+    write_json,
+)
+from sslkit.engine.device import Runtime, configured, describe_device
+from sslkit.errors import ArtifactError
+from sslkit.events import Notice, Observer, Observers, StageEnd, StageSkipped, StageStart
+from sslkit.interfaces import Backbone, RunContext
+from sslkit.metrics_log import MetricsLog
+
+Kind = Literal["pretrain", "evaluate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a stage's backbone comes from, for its fingerprint and its artifact. A recipe gives it; objects made in Python have none.
+
+    Attributes:
+        record: how to build the backbone again.
+        weights: ``random``, or the fingerprint of the stage that left them.
+        versions: of the distributions whose code decides the outcome.
+    """
+
+    record: BackboneRecord
+    weights: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+class StageResult(NamedTuple):
+    """What a stage found.
+
+    Attributes:
+        metrics: by dotted name; accuracies in percent.
+        backbone: the pretrained or fine-tuned network in eval mode, on the CPU; None for probes.
+        folder: where its artifact lies, or None.
+        fingerprint: of everything that decided the outcome.
+    """
+
+    metrics: dict[str, float]
+    backbone: Backbone | None
+    folder: Path | None
+    fingerprint: str
+
+
+class Outcome(NamedTuple):
+    """What the work of a stage hands over to be kept."""
+
+    metrics: dict[str, float]
+    backbone: Backbone | None = None
+    heads: Mapping[str, nn.Module] = {}
+    facts: Mapping[str, Any] = {}
+
+
+Work = Callable[[Backbone, RunContext], Outcome]
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """A stage's name, folder and surroundings; runs any work in them."""
+
+    name: str
+    kind: Kind
+    output: str | Path | None
+    seed: int
+    runtime: Runtime
+    observers: Iterable[Observer]
+    should_stop: Callable[[], bool] | None
+    provenance: Provenance | None
+
+    @property
+    def folder(self) -> Path | None:
+        return None if self.output is None else Path(self.output)
+
+    def run(self, backbone: Backbone, identity: Mapping[str, Any], work: Work, *, skipped: tuple[str, ...]) -> StageResult:
+        """Do the work unless it is done; go on where it was interrupted; leave the artifact."""
+        record, identity = self._identify(backbone, identity)
+        mark = fingerprint(identity)
+        log = [] if self.folder is None else [MetricsLog(self.folder / METRICS)]
+        observers = Observers([*log, *self.observers])
+        artifact = self._open(identity, mark)
+        if artifact.get("status") == "finished":
+            observers.emit(StageSkipped(stage=self.name, metrics=artifact["metrics"]))
+            return self._finished(backbone, artifact, mark)
+        device = self.runtime.resolve_device()
+        context = self._context(device, observers)
+        observers.emit(StageStart(stage=self.name, kind=self.kind, folder=self.folder))
+        if skipped:
+            observers.emit(Notice(stage=self.name, message=f"skipped {len(skipped)} files that cannot be decoded: {', '.join(skipped[:3])} ..."))
+        started = time.perf_counter()
+        with configured(self.runtime, device):
+            outcome = work(self._place(copy.deepcopy(backbone), device), context)
+        # Seconds of earlier, interrupted starts are not in the sum: nobody measured them.
+        seconds = time.perf_counter() - started
+        facts = {**outcome.facts, "skipped_files": list(skipped), "seconds": round(seconds, 3), "device": describe_device(device)}
+        result = self._keep(outcome, record, mark, {"identity": identity, **facts})
+        observers.emit(StageEnd(stage=self.name, metrics=outcome.metrics, seconds=seconds))
+        return result
+
+    def _identify(self, backbone: Backbone, identity: Mapping[str, Any]) -> tuple[BackboneRecord, dict[str, Any]]:
+        """Everything that decides the outcome. Device, logging and checkpoint intervals do not."""
+        spec = f"{type(backbone).__module__}:{type(backbone).__qualname__}"
+        provenance = self.provenance or Provenance(record=BackboneRecord(spec, None), weights=state_hash(backbone))
+        return provenance.record, {
+            **identity,
+            "stage": self.name,
+            "seed": self.seed,
+            "precision": self.runtime.precision,
+            "deterministic": self.runtime.deterministic,
+            "backbone": {**provenance.record._asdict(), "image": list(backbone.image), "weights": provenance.weights},
+            "versions": {"sslkit": version("sslkit"), **provenance.versions},
+        }
+
+    def _open(self, identity: Mapping[str, Any], mark: str) -> dict[str, Any]:
+        """The artifact that is there already, or a new one that says what is being run.
+
+        Raises:
+            ArtifactError: the folder holds another stage; the message lists the differing keys.
+        """
+        if self.folder is None:
+            return {}
+        path = self.folder / ARTIFACT
+        if not path.exists():
+            write_json(path, {"stage": self.name, "kind": self.kind, "status": "running", "fingerprint": mark, "identity": identity})
+            return {}
+        artifact = read_json(path)
+        if artifact.get("fingerprint") != mark:
+            keys = "; ".join(differences(artifact.get("identity", {}), identity))
+            raise ArtifactError(
+                f"{self.folder}: holds stage {self.name!r} of a different recipe ({keys})",
+                fix="start over with --fresh, or choose another folder with --output",
+            )
+        return artifact
+
+    def _context(self, device: torch.device, observers: Observers) -> RunContext:
+        return RunContext(
+            stage=self.name,
+            seed=self.seed,
+            device=device,
+            autocast=self.runtime.resolve_autocast(device),
+            channels_last=self.runtime.channels_last,
+            compile=self.runtime.resolve_compile(device),
+            log_every=self.runtime.log_every,
+            checkpoint_minutes=self.runtime.checkpoint_minutes,
+            folder=self.folder,
+            emit=observers.emit,
+            should_stop=self.should_stop or (lambda: False),
+        )
+
+    def _place(self, backbone: Backbone, device: torch.device) -> Backbone:
+        backbone = backbone.to(device)
+        backbone.requires_grad_(True)
+        if self.runtime.channels_last:
+            backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing from torch's stub
+        return backbone
+
+    def _keep(self, outcome: Outcome, record: BackboneRecord, mark: str, facts: Mapping[str, Any]) -> StageResult:
+        """Write weights first and the artifact last: a stage is finished when its artifact says so. Checkpoints are then of no use."""
+        backbone = None if outcome.backbone is None else outcome.backbone.cpu().eval()
+        if self.folder is None:
+            return StageResult(outcome.metrics, backbone, None, mark)
+        if backbone is not None:
+            save_module(self.folder / BACKBONE, backbone)
+        if outcome.heads:
+            save_module(self.folder / HEADS, nn.ModuleDict(dict(outcome.heads)))
+        described = {} if backbone is None else {"backbone": describe_backbone(backbone, record)}
+        write_json(
+            self.folder / ARTIFACT,
+            {"stage": self.name, "kind": self.kind, "status": "finished", "metrics": outcome.metrics, **described, **facts, "fingerprint": mark},
+        )
+        for checkpoint in self.folder.glob("checkpoint*.safetensors"):
+            checkpoint.unlink()
+        return StageResult(outcome.metrics, backbone, self.folder, mark)
+
+    def _finished(self, backbone: Backbone, artifact: Mapping[str, Any], mark: str) -> StageResult:
+        assert self.folder is not None
+        path = self.folder / BACKBONE
+        trained = None
+        if "backbone" in artifact:
+            if not path.exists():
+                raise ArtifactError(f"{path}: no such file, although the stage is finished", fix="start over with --fresh")
+            trained = copy.deepcopy(backbone)
+            load_weights(trained, path)
+            trained.eval()
+        return StageResult(dict(artifact["metrics"]), trained, self.folder, mark)

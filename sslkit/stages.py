@@ -1,0 +1,217 @@
+"""What a stage does: pretrain a backbone, or evaluate one. Also the Python API."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sslkit.artifacts import plain, state_hash
+from sslkit.data.loader import Loader
+from sslkit.data.opened import OpenedDataset
+from sslkit.engine.device import Runtime
+from sslkit.engine.fit import fit
+from sslkit.engine.randomness import derive_seed, global_seed
+from sslkit.engine.training import Training
+from sslkit.errors import BackboneError, DataError, RunFailedError
+from sslkit.events import Notice, Observer
+from sslkit.interfaces import (
+    Backbone,
+    DataInfo,
+    Dataset,
+    Evaluation,
+    Evaluator,
+    ImageSet,
+    LabeledData,
+    Objective,
+    PretextTask,
+    RunContext,
+)
+from sslkit.stage_run import Outcome, Provenance, StageResult, StageRun
+
+
+def pretrain(
+    task: PretextTask,
+    backbone: Backbone,
+    data: Dataset,
+    *,
+    training: Training | None = None,
+    evaluate_every: int | None = None,
+    name: str = "pretrain",
+    output: str | Path | None = None,
+    seed: int = 0,
+    runtime: Runtime | None = None,
+    observers: Iterable[Observer] = (),
+    should_stop: Callable[[], bool] | None = None,
+    provenance: Provenance | None = None,
+) -> StageResult:
+    """Pretrain a backbone without labels.
+
+    Args:
+        task: the pretext task.
+        backbone: built for ``task.image_spec(data.image())``; it is copied, not changed.
+        data: its ``pretrain`` images are trained on; its ``test`` images, where it has any, measure the pretext task.
+        training: epochs, batch size, optimiser, schedule, augmentation.
+        evaluate_every: epochs between measurements on held-out images; None: ten times over the run.
+        name: of the stage; part of every random seed.
+        output: the stage's folder: checkpoints, metrics, the artifact. A finished stage in it is not repeated, an interrupted one
+            goes on. None keeps nothing.
+        seed: of all randomness.
+        runtime: device, precision and the like.
+        observers: told of every event.
+        should_stop: asked after every step.
+        provenance: where the backbone comes from.
+
+    Returns:
+        The pretrained backbone, and ``pretext_*`` metrics on held-out images.
+
+    Raises:
+        SslkitError: the kind says what is wrong.
+    """
+    training = training or Training()
+    data = data if isinstance(data, OpenedDataset) else OpenedDataset(data)
+    images = data.load("pretrain")
+    if images is None:
+        raise DataError("the data set has no images to pretrain on")
+    heldout = data.load("test")
+    training.check_batch_size(len(images))
+    check_pretraining(task, backbone, data)
+    stage = StageRun(name, "pretrain", output, seed, runtime or Runtime(), observers, should_stop, provenance)
+    identity = {
+        "task": plain(task),
+        "training": plain(training),
+        "data": {"pretrain": images.fingerprint, "heldout": heldout.fingerprint if heldout else None},
+    }
+    work = partial(_pretrain, task, images, heldout, training, evaluate_every)
+    return stage.run(backbone, identity, work, skipped=images.skipped)
+
+
+def evaluate(
+    evaluator: Evaluator,
+    backbone: Backbone,
+    data: Dataset,
+    *,
+    name: str = "evaluate",
+    output: str | Path | None = None,
+    seed: int = 0,
+    runtime: Runtime | None = None,
+    observers: Iterable[Observer] = (),
+    should_stop: Callable[[], bool] | None = None,
+    provenance: Provenance | None = None,
+) -> StageResult:
+    """Measure a backbone with labels.
+
+    Args:
+        evaluator: a probe, fine-tuning, nearest neighbours ...
+        backbone: what to measure; it is copied, not changed.
+        data: must have labelled ``train`` and ``test`` images.
+        name: see :func:`pretrain`, as for all that follow.
+        output: see :func:`pretrain`.
+        seed: see :func:`pretrain`.
+        runtime: see :func:`pretrain`.
+        observers: see :func:`pretrain`.
+        should_stop: see :func:`pretrain`.
+        provenance: see :func:`pretrain`.
+
+    Returns:
+        The metrics, and the trained backbone where the evaluator trains one.
+
+    Raises:
+        RunFailedError: the evaluator is frozen, and yet the backbone changed.
+        SslkitError: the kind says what is wrong.
+    """
+    labeled = labeled_data(data if isinstance(data, OpenedDataset) else OpenedDataset(data))
+    check_requirements(evaluator.requires, backbone, type(evaluator).__name__)
+    evaluator.check(backbone, labeled)
+    stage = StageRun(name, "evaluate", output, seed, runtime or Runtime(), observers, should_stop, provenance)
+    identity = {"evaluator": plain(evaluator), "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint}}
+    return stage.run(backbone, identity, partial(_evaluate, evaluator, labeled), skipped=labeled.train.skipped + labeled.test.skipped)
+
+
+def labeled_data(data: Dataset) -> LabeledData:
+    """The labelled splits of a data set.
+
+    Raises:
+        DataError: a split or its labels are missing, or the classes differ.
+    """
+    train, test = data.load("train"), data.load("test")
+    if train is None or train.labels is None:
+        raise DataError("the training images have no labels", fix="an evaluation needs class folders or labels")
+    if test is None or test.labels is None:
+        raise DataError("there are no labelled test images", fix="give a test split, or set val_fraction where the data has that option")
+    if train.classes != test.classes:
+        raise DataError("training and test images have different classes", found=test.classes, allowed=train.classes)
+    return LabeledData(train, test)
+
+
+def check_pretraining(task: PretextTask, backbone: Backbone, data: Dataset) -> None:
+    """Refuse a backbone that the task cannot work with.
+
+    Raises:
+        BackboneError: a capability is missing, or the backbone is built for another colour.
+    """
+    check_requirements(task.requires, backbone, type(task).__name__)
+    wanted = task.image_spec(data.image())
+    if backbone.image.color != wanted.color:
+        raise BackboneError(
+            f"{type(task).__name__} needs a backbone built for {wanted.color} images",
+            found=backbone.image.color,
+            fix="build it with task.image_spec(data.image())",
+        )
+
+
+def check_requirements(requires: frozenset[str], backbone: Backbone, user: str) -> None:
+    """Refuse a backbone that lacks a capability.
+
+    Raises:
+        BackboneError: names what is missing.
+    """
+    if missing := sorted(requires - backbone.capabilities):
+        raise BackboneError(
+            f"{user} needs a backbone with {', '.join(missing)}",
+            found=sorted(backbone.capabilities),
+            fix=f"choose another backbone than {type(backbone).__name__}",
+        )
+
+
+def _pretrain(
+    task: PretextTask,
+    images: ImageSet,
+    heldout: ImageSet | None,
+    training: Training,
+    evaluate_every: int | None,
+    backbone: Backbone,
+    context: RunContext,
+) -> Outcome:
+    with global_seed(derive_seed(context.seed, context.stage, "objective")):
+        objective = task.build_objective(backbone, DataInfo(images.image, len(images)))
+    train = Loader(images, batch_size=training.batch_size, device=context.device, options=training.augment)
+    test = None if heldout is None else Loader(heldout, batch_size=training.batch_size, device=context.device)
+    _announce_heldout(objective, heldout, context)
+    result = fit(objective, train, test, training, context, evaluate_every=evaluate_every)
+    metrics = {f"pretext_{key}": value for key, value in result.heldout.items()}
+    return Outcome(metrics, objective.exported_backbone(), facts={"steps": result.steps, "num_images": len(images)})
+
+
+def _announce_heldout(objective: Objective, heldout: ImageSet | None, context: RunContext) -> None:
+    if heldout is None and objective.heldout_phase is not None:
+        message = "the data has no held-out images: the pretext task is measured on training batches only"
+        context.emit(Notice(stage=context.stage, message=message))
+
+
+def _evaluate(evaluator: Evaluator, data: LabeledData, backbone: Backbone, context: RunContext) -> Outcome:
+    before = state_hash(backbone) if evaluator.frozen else None
+    evaluation: Evaluation = evaluator.evaluate(backbone, data, context)
+    facts: dict[str, Any] = {"num_images": len(data.train), "num_test_images": len(data.test), "classes": list(data.train.classes)}
+    if evaluator.frozen:
+        facts["frozen_backbone"] = {"sha256_before": before, "sha256_after": state_hash(backbone)}
+        _check_frozen(facts["frozen_backbone"], context.stage)
+    return Outcome(evaluation.metrics, evaluation.backbone, evaluation.heads, facts)
+
+
+def _check_frozen(hashes: Mapping[str, str], stage: str) -> None:
+    """A probe whose backbone moved measures something else: no figure of it may be kept."""
+    if hashes["sha256_before"] != hashes["sha256_after"]:
+        raise RunFailedError(
+            f"stage {stage!r}: the backbone was to stay frozen and changed, so its figures are void",
+            fix="report the evaluator: it trained the backbone or updated its BatchNorm statistics",
+        )

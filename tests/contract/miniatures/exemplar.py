@@ -1,0 +1,57 @@
+"""Which image was this made from? Dosovitskiy et al. 2014 (arXiv:1406.6909). A subset of the images are surrogate classes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from sslkit import Backbone, Batch, DataInfo, Mean, Objective, OptionError, PretextTask, StepOutput, TrainContext
+from tests.contract.miniatures.random_views import random_brightness
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Exemplar(PretextTask):
+    """Attributes:
+    num_classes: images that are a class each.
+    copies: how often each is seen in an epoch.
+    """
+
+    num_classes: int = 10
+    copies: int = 2
+
+    def build_objective(self, backbone: Backbone, data: DataInfo) -> "SurrogateClassification":
+        if data.num_images is None or data.num_images < self.num_classes:
+            raise OptionError("num_classes", "is more than there are images", found=self.num_classes, allowed=f"1 to {data.num_images}")
+        return SurrogateClassification(backbone, self, data.num_images)
+
+
+class SurrogateClassification(Objective):
+    exemplars: Tensor
+
+    def __init__(self, backbone: Backbone, options: Exemplar, num_images: int) -> None:
+        super().__init__(backbone)
+        self.copies = options.copies
+        self.num_images = num_images
+        self.register_buffer("exemplars", torch.arange(options.num_classes))
+        self.head = nn.Linear(backbone.feature_info[-1].num_chs, options.num_classes)
+
+    def on_epoch_start(self, context: TrainContext) -> None:
+        if context.epoch == 0:
+            chosen = torch.randperm(self.num_images, generator=context.generator("exemplars"))[: len(self.exemplars)]
+            self.exemplars.copy_(chosen.sort().values)
+
+    def epoch_indices(self, context: TrainContext) -> Tensor:
+        return self.exemplars.repeat(self.copies)
+
+    def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
+        labels = torch.searchsorted(self.exemplars, batch.indices)
+        return {"images": random_brightness(batch.images, generator), "labels": labels}
+
+    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+        logits = self.head(self.backbone.embed(views["images"]))
+        correct = logits.argmax(dim=1) == views["labels"]
+        return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(correct * 100.0)})

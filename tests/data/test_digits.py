@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+
+from sslkit.data.arrays import ArraySet, channel_statistics
+from sslkit.data.digits import Digits
+from sslkit.errors import OptionError
+
+
+def load(split, **options) -> tuple[ArraySet, torch.Tensor]:
+    images = Digits(**options).load(split)
+    assert images.pixels is not None
+    return images, images.pixels
+
+
+def naive_split() -> tuple[list[int], list[int]]:
+    seen, train, test = [0] * 10, [], []
+    for index, label in enumerate(load_digits().target):
+        seen[label] += 1
+        (test if seen[label] % 5 == 0 else train).append(index)
+    return train, test
+
+
+def test_split_takes_every_fifth_image_of_each_class():
+    digits = load_digits()
+    for split, indices in zip(("train", "test"), naive_split(), strict=True):
+        images, pixels = load(split)
+        assert images.labels is not None
+        assert images.labels.tolist() == digits.target[indices].tolist()
+        assert np.array_equal(pixels[:, 0].numpy(), np.round(digits.images[indices] * 255 / 16))
+        assert images.classes == tuple("0123456789")
+
+
+def test_pretrain_is_train_without_labels():
+    (pretrain, pixels), (_, expected) = load("pretrain"), load("train")
+    assert (pretrain.labels, pretrain.classes) == (None, ())
+    assert torch.equal(pixels, expected)
+
+
+def test_statistics_are_those_of_the_training_images():
+    images, pixels = load("train")
+    mean, std = channel_statistics(pixels)
+    assert images.image == Digits().image()
+    assert images.image == (8, 8, "gray", pytest.approx(mean, abs=5e-5), pytest.approx(std, abs=5e-5))
+
+
+def test_larger_digits_are_interpolated():
+    digits = load_digits()
+    images, pixels = load("test", image_size=19)
+    assert images.image[:2] == pixels.shape[2:] == (19, 19)
+    for row, index in list(enumerate(naive_split()[1]))[::50]:
+        exact = F.interpolate(torch.tensor(digits.images[index])[None, None], (19, 19), mode="bilinear") * 255 / 16
+        assert (pixels[row].double() - exact[0]).abs().max() < 0.51
+
+
+def test_smaller_digits_are_refused():
+    with pytest.raises(OptionError, match="image_size: the digits are not made smaller; found 7; allowed: 8 pixels or more"):
+        Digits(image_size=7)
+
+
+def test_digits_need_no_download():
+    assert Digits().available()
