@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sslkit.engine.checkpoint import load_tensors, replace, save_tensors
-from sslkit.errors import ArtifactError, OptionError
+from sslkit.errors import ArtifactError, PluginError, RecipeError
 from sslkit.interfaces import Backbone, ImageSpec
 from sslkit.options import build_backbone_options
 from sslkit.plugins import load_catalog
@@ -66,7 +66,9 @@ def load_weights(module: nn.Module, path: Path) -> None:
         module.load_state_dict(tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise ArtifactError(f"{path}: does not fit {type(module).__name__} ({reason})", fix="build the backbone with the same options") from error
+        raise ArtifactError(
+            f"{path}: does not fit {type(module).__name__} ({reason})", fix="build the backbone with the same options"
+        ) from error
 
 
 def save_module(path: Path, module: nn.Module) -> None:
@@ -166,15 +168,12 @@ def _rebuild(record: Mapping[str, Any], folder: Path, allow_code: bool) -> Backb
     if options is None:
         raise ArtifactError(f"{folder}: the backbone {spec} was made in Python", fix="pass an equal one: load_backbone(path, backbone=...)")
     if ":" in spec and not allow_code:
-        raise ArtifactError(f"{folder}: the backbone {spec} is code outside the catalog", fix="if you trust it: load_backbone(path, allow_code=True)")
+        raise ArtifactError(
+            f"{folder}: the backbone {spec} is code outside the catalog", fix="if you trust it: load_backbone(path, allow_code=True)"
+        )
     image = record["image"]
     image = ImageSpec(**{**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])})
     try:
-        return build_backbone_options({"name": spec, **_without_downloads(options)}, "backbone", load_catalog()).build(image)
-    except OptionError as error:
+        return build_backbone_options({"name": spec, **options}, "backbone", load_catalog()).without_downloads().build(image)
+    except (PluginError, RecipeError) as error:
         raise ArtifactError(f"{folder}: the backbone cannot be built again ({error})") from error
-
-
-def _without_downloads(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights come from the artifact, so there is no reason to fetch pretrained ones first."""
-    return {**options, "pretrained": False} if options.get("pretrained") else dict(options)

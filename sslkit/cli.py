@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,9 @@ import typer
 
 from sslkit.errors import RunInterruptedError, SslkitError
 
-app = typer.Typer(help="Self-supervised learning from recipes: pretrain, probe, fine-tune, few labels.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Self-supervised learning from recipes: pretrain, probe, fine-tune, few labels.", no_args_is_help=True, add_completion=False
+)
 recipes_app = typer.Typer(help="List the bundled recipes, or copy one to own.", invoke_without_command=True)
 app.add_typer(recipes_app, name="recipes")
 
@@ -26,7 +29,9 @@ def run(
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/<name>.")] = None,
     device: Device = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: remove what earlier runs of these stages left in the folder.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over: remove what earlier runs of these stages left in the folder.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Run a recipe's stages in order: skip finished ones, resume an interrupted one."""
@@ -94,7 +99,7 @@ def plugins(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
         infos = load_catalog().plugins
         if as_json:
-            typer.echo(json.dumps([info.as_json() for info in infos], indent=2))
+            typer.echo(json.dumps([asdict(info) for info in infos], indent=2))
         else:
             print_plugins(make_console(), infos)
 
@@ -108,7 +113,9 @@ def _print_version(value: bool) -> None:
 
 
 @app.callback()
-def options(_version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False) -> None:
+def options(
+    _version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
     """Self-supervised learning from recipes: pretrain, probe, fine-tune, few labels."""
 
 

@@ -208,7 +208,8 @@ class Backbone(nn.Module, ABC):
     """Images in, named feature layers out. Normalisation and colour belong to the backbone: everyone feeds it data-set images.
 
     A concrete backbone takes ``image`` first and its options as annotated keyword-only parameters; those are the options of the
-    recipe's ``[backbone]`` table. It calls ``super().__init__(image)`` and sets ``feature_info``.
+    recipe's ``[backbone]`` table. It calls ``super().__init__(image)`` and sets ``feature_info``. An option ``pretrained: bool`` means
+    fetching weights; it is switched off where the weights come from an earlier stage.
 
     Args:
         image: what the backbone is built for.

@@ -168,7 +168,9 @@ class _Parser:
     def _stage(self, name: str, table: Mapping[str, Any]) -> Stage:
         path = f"stages.{name}"
         if ("task" in table) == ("evaluator" in table):
-            raise RecipeError(f"{path}: needs either a task (pretraining) or an evaluator", found=sorted(table), allowed="one of task, evaluator")
+            raise RecipeError(
+                f"{path}: needs either a task (pretraining) or an evaluator", found=sorted(table), allowed="one of task, evaluator"
+            )
         _check_keys(table, _PRETRAIN_KEYS if "task" in table else _EVALUATE_KEYS, path)
         runtime = self._runtime(table, path)
         if "task" in table:
@@ -206,7 +208,9 @@ class _Parser:
             raise RecipeError(f"{path}.weights: must be an earlier stage", found=weights, fix=f"move [stages.{weights}] above [{path}]")
         source = self._stages[weights]
         if isinstance(source, EvaluateStage) and not source.evaluator.exports_backbone:
-            exporting = [stage.name for stage in self._stages.values() if isinstance(stage, PretrainStage) or stage.evaluator.exports_backbone]
+            exporting = [
+                stage.name for stage in self._stages.values() if isinstance(stage, PretrainStage) or stage.evaluator.exports_backbone
+            ]
             raise RecipeError(f"{path}.weights: that stage leaves no backbone", found=weights, allowed=[*exporting, RANDOM])
         return weights
 
@@ -225,7 +229,9 @@ class _Parser:
     def _backbone(self, table: Mapping[str, Any], weights: str, path: str) -> BackboneOptions:
         if weights != RANDOM:
             if "backbone" in table:
-                raise RecipeError(f"{path}.backbone: the backbone comes from stage {weights!r}", fix='leave it out, or set weights = "random"')
+                raise RecipeError(
+                    f"{path}.backbone: the backbone comes from stage {weights!r}", fix='leave it out, or set weights = "random"'
+                )
             return self._stages[weights].backbone
         common = self._table.get("backbone")
         if "backbone" not in table:
@@ -265,7 +271,10 @@ class _Parser:
         stage = key.partition(".")[0] if isinstance(key, str) else ""
         if stage not in self._stages or key == stage:
             raise RecipeError(
-                f"{path}: not a metric of a stage", found=key, allowed=[f"{name}.<metric>" for name in self._stages], fix=did_you_mean(stage, self._stages)
+                f"{path}: not a metric of a stage",
+                found=key,
+                allowed=[f"{name}.<metric>" for name in self._stages],
+                fix=did_you_mean(stage, self._stages),
             )
 
     def _versions(self, stage: Stage, data: Dataset) -> dict[str, str]:

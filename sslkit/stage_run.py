@@ -109,7 +109,9 @@ class StageRun:
         context = self._context(device, observers)
         observers.emit(StageStart(stage=self.name, kind=self.kind, folder=self.folder))
         if skipped:
-            observers.emit(Notice(stage=self.name, message=f"skipped {len(skipped)} files that cannot be decoded: {', '.join(skipped[:3])} ..."))
+            observers.emit(
+                Notice(stage=self.name, message=f"skipped {len(skipped)} files that cannot be decoded: {', '.join(skipped[:3])} ...")
+            )
         started = time.perf_counter()
         with configured(self.runtime, device):
             outcome = work(self._place(copy.deepcopy(backbone), device), context)
@@ -189,7 +191,15 @@ class StageRun:
         described = {} if backbone is None else {"backbone": describe_backbone(backbone, record)}
         write_json(
             self.folder / ARTIFACT,
-            {"stage": self.name, "kind": self.kind, "status": "finished", "metrics": outcome.metrics, **described, **facts, "fingerprint": mark},
+            {
+                "stage": self.name,
+                "kind": self.kind,
+                "status": "finished",
+                "metrics": outcome.metrics,
+                **described,
+                **facts,
+                "fingerprint": mark,
+            },
         )
         for checkpoint in self.folder.glob("checkpoint*.safetensors"):
             checkpoint.unlink()

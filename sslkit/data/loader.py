@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from sslkit.data.augment import augment
+from sslkit.errors import DataError
 from sslkit.interfaces import Augment, Batch, ImageSet
 
 
@@ -66,7 +67,10 @@ class Loader:
             pin_memory=self.device.type == "cuda",
             generator=Generator(),  # torch seeds workers from the global generator otherwise: a resumed epoch would draw once more
         )
-        for images, indices in loader:
+        for decoded in loader:
+            if isinstance(decoded, DataError):
+                raise decoded
+            images, indices = decoded
             yield Batch(images.to(self.device, non_blocking=True), indices.to(self.device, non_blocking=True))
 
 
@@ -76,10 +80,13 @@ class _Reader(TorchDataset):
     def __init__(self, images: ImageSet) -> None:
         self.images = images
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return self.images.read(indices), torch.tensor(indices)
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor] | DataError:
+        try:
+            return self.images.read(indices), torch.tensor(indices)
+        except DataError as error:  # handed over: raised in a worker, torch would wrap its message into the worker's traceback
+            return error
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | DataError:
         return self.__getitems__([index])
 
 

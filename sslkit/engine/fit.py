@@ -203,7 +203,7 @@ def _note(state: TrainState, phase: str, output: StepOutput) -> None:
     """Add a step's loss and metrics to the meters, without reading them."""
     loss = output.loss.detach()
     bad = (state.first_bad_step < 0) & ~loss.isfinite()
-    state.first_bad_step = torch.where(bad, state.step, state.first_bad_step)
+    state.first_bad_step = torch.where(bad, state.step + 1, state.first_bad_step)  # counted as events count steps
     prefix = f"{phase}_" if len(state.optimizers) > 1 else ""
     metrics = {"loss": Mean(loss, torch.ones_like(loss)), **output.metrics}
     state.meters.add({f"{prefix}{name}": mean for name, mean in metrics.items()})

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sslkit.engine.features import evaluating
 from sslkit.interfaces import Backbone, FeatureInfo, ImageSpec, pool
-from sslkit.layers import conv_unit, init_weights
+from sslkit.layers import init_weights, nin_block
 
 HeadKind = Literal["linear", "mlp", "conv"]
 
@@ -88,7 +88,7 @@ class ConvHead(nn.Module):
         width = info.num_chs if width is None else width
         self._kind = info.kind
         self._grid = grid
-        self.block = nn.Sequential(conv_unit(info.num_chs, width, 3), conv_unit(width, width, 1), conv_unit(width, width, 1))
+        self.block = nin_block(info.num_chs, (width, width, width))
         self.linear = nn.Linear(width, num_classes)
         self.apply(init_weights)
 

@@ -56,7 +56,9 @@ class SemiSupervised(Training, Evaluator):
         if not self.freeze and len(self.layers) != 1:
             raise OptionError("layers", "must be one layer when the backbone is trained", found=list(self.layers))
         if self.images_per_epoch is not None and self.images_per_epoch < self.batch_size:
-            raise OptionError("images_per_epoch", "is smaller than a batch", found=self.images_per_epoch, allowed=f"{self.batch_size} or more")
+            raise OptionError(
+                "images_per_epoch", "is smaller than a batch", found=self.images_per_epoch, allowed=f"{self.batch_size} or more"
+            )
 
     @property
     def frozen(self) -> bool:
@@ -78,7 +80,9 @@ class SemiSupervised(Training, Evaluator):
         """See :class:`Evaluator`; reports ``<layer>.k<K>.top1``, and ``.top1_std`` where there are several subsets."""
         metrics: dict[str, float] = {}
         for num_labels in self.labels_per_class:
-            runs = [self._fit(backbone, subset, data, replace(context, part=part)) for part, subset in self._subsets(num_labels, data, context)]
+            runs = [
+                self._fit(backbone, subset, data, replace(context, part=part)) for part, subset in self._subsets(num_labels, data, context)
+            ]
             for layer in self.layers:
                 values = [run[f"{layer}.top1"] for run in runs]
                 metrics[f"{layer}.k{num_labels}.top1"] = statistics.fmean(values)

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sslkit.data.decode import decode
 from sslkit.errors import DataError
@@ -72,11 +72,15 @@ def test_resizing_is_antialiased(tmp_path):
     assert np.abs(hwc(decode(save(tmp_path, Image.fromarray(stripes)), 8, "rgb")) - 127.5).max() < 16
 
 
-def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path):
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path, monkeypatch):
+    decoded = []
+    transpose = ImageOps.exif_transpose
+    monkeypatch.setattr(ImageOps, "exif_transpose", lambda image, **options: decoded.append(image.size) or transpose(image, **options))
     pixels = smooth(640, 960)
     path = save(tmp_path, Image.fromarray(pixels), "jpg", quality=95)
     expected = np.asarray(Image.fromarray(pixels).crop((160, 0, 800, 640)).resize((64, 64), Image.Resampling.BILINEAR))
     assert difference(decode(path, 64, "rgb"), expected) <= 4
+    assert decoded == [(240, 160)]
 
 
 def test_gray_is_luma(tmp_path):
@@ -259,7 +263,7 @@ def test_a_bad_file_is_named(tmp_path, content, reason):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match=re.escape(f'{tmp_path / "gone.png"} cannot be decoded; found "[Errno 2] No such file')):
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'gone.png'} cannot be decoded ([Errno 2] No such file")):
         decode(tmp_path / "gone.png", 8, "rgb")
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from sslkit.data.arrays import ArraySet, channel_statistics
 from sslkit.data.digits import Digits
 from sslkit.errors import OptionError
 
+DIGITS: Any = load_digits()
+
 
 def load(split, **options) -> tuple[ArraySet, torch.Tensor]:
     images = Digits(**options).load(split)
@@ -17,19 +21,18 @@ def load(split, **options) -> tuple[ArraySet, torch.Tensor]:
 
 def naive_split() -> tuple[list[int], list[int]]:
     seen, train, test = [0] * 10, [], []
-    for index, label in enumerate(load_digits().target):
+    for index, label in enumerate(DIGITS.target):
         seen[label] += 1
         (test if seen[label] % 5 == 0 else train).append(index)
     return train, test
 
 
 def test_split_takes_every_fifth_image_of_each_class():
-    digits = load_digits()
     for split, indices in zip(("train", "test"), naive_split(), strict=True):
         images, pixels = load(split)
         assert images.labels is not None
-        assert images.labels.tolist() == digits.target[indices].tolist()
-        assert np.array_equal(pixels[:, 0].numpy(), np.round(digits.images[indices] * 255 / 16))
+        assert images.labels.tolist() == DIGITS.target[indices].tolist()
+        assert np.array_equal(pixels[:, 0].numpy(), np.round(DIGITS.images[indices] * 255 / 16))
         assert images.classes == tuple("0123456789")
 
 
@@ -47,11 +50,10 @@ def test_statistics_are_those_of_the_training_images():
 
 
 def test_larger_digits_are_interpolated():
-    digits = load_digits()
     images, pixels = load("test", image_size=19)
     assert images.image[:2] == pixels.shape[2:] == (19, 19)
     for row, index in list(enumerate(naive_split()[1]))[::50]:
-        exact = F.interpolate(torch.tensor(digits.images[index])[None, None], (19, 19), mode="bilinear") * 255 / 16
+        exact = F.interpolate(torch.tensor(DIGITS.images[index])[None, None], (19, 19), mode="bilinear") * 255 / 16
         assert (pixels[row].double() - exact[0]).abs().max() < 0.51
 
 

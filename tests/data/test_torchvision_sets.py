@@ -35,7 +35,7 @@ def downloads(monkeypatch):
     """The urls that were asked for, in vain."""
     asked = []
 
-    def refuse(request, *args, **kwargs):
+    def refuse(request):
         asked.append(request.full_url)
         raise URLError("no route to host")
 
@@ -155,12 +155,12 @@ def test_cifar100(tmp_path, monkeypatch):
     assert_holds(CIFAR100(root=str(tmp_path)), RGB, tuple(f"fine{n}" for n in range(100)))
 
 
-@pytest.mark.parametrize(("dataset", "last"), [(MNIST, "9"), (FashionMNIST, "ankle boot")])
+@pytest.mark.parametrize("dataset", [MNIST, FashionMNIST])
 @pytest.mark.parametrize("download", [False, True])
-def test_mnist(tmp_path, monkeypatch, dataset, last, download, downloads):
+def test_mnist(tmp_path, monkeypatch, dataset, download, downloads):
     name = dataset.__name__
     write_mnist(tmp_path / name / "raw", getattr(tv, name), monkeypatch)
-    assert dataset.classes[9] == last
+    assert [class_.lower().split(" - ")[0] for class_ in getattr(tv, name).classes] == [class_.lower() for class_ in dataset.classes]
     assert_holds(
         dataset(root=str(tmp_path), download=download), {split: images[:, None] for split, images in GRAY.items()}, dataset.classes
     )
@@ -269,7 +269,7 @@ def test_a_wrong_number_of_images_is_refused(tmp_path, monkeypatch):
     write_cifar100(tmp_path, monkeypatch)
     monkeypatch.setattr(CIFAR100, "sizes", SIZES._replace(test=3))
     with pytest.raises(
-        DataError, match="CIFAR100: test is incomplete; found 2; allowed: 3 images; delete train, test, meta in .* and start"
+        DataError, match=r"CIFAR100: test is incomplete; found 2; allowed: 3 images; delete train, test, meta in .* and start"
     ):
         CIFAR100(root=str(tmp_path)).load("test")
 

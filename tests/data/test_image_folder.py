@@ -1,0 +1,276 @@
+import os
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sslkit.data.file_set import FileSet
+from sslkit.data.image_folder import ImageFolder
+from sslkit.errors import DataError, OptionError
+
+CIFAR10_JPEG = os.environ.get("SSLKIT_CIFAR10_JPEG")
+
+
+def make(root: Path, *paths: str) -> None:
+    """Images of 4 x 4 pixels whose red is the number in their name."""
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (int(re.sub(r"\D", "", Path(path).stem) or 0), 0, 0)).save(root / path)
+
+
+def load(root: Path, split, **options) -> FileSet:
+    images = ImageFolder(root=str(root), image_size=4, **options).load(split)
+    assert images is not None
+    return images
+
+
+def reds(images: FileSet) -> list[int]:
+    """The numbers in the names of the files, in order."""
+    return images.read(range(len(images)))[:, 0, 0, 0].tolist()
+
+
+def labels(images: FileSet) -> list[int]:
+    assert images.labels is not None
+    assert images.labels.dtype == torch.int64
+    return images.labels.tolist()
+
+
+def names(root: Path, split, **options) -> set[str]:
+    images = load(root, split, **options)
+    return {os.fsdecode(path) for path in images._paths}
+
+
+def test_train_and_test_folders_with_classes(tmp_path):
+    make(tmp_path, "train/dog/1.png", "train/dog/more/2.png", "train/cat/3.png", "test/cat/4.png", "test/dog/5.png", "other/6.png")
+    train, test, pretrain = (load(tmp_path, split) for split in ("train", "test", "pretrain"))
+    assert (train.classes, reds(train), labels(train)) == (("cat", "dog"), [3, 1, 2], [0, 1, 1])
+    assert (test.classes, reds(test), labels(test)) == (("cat", "dog"), [4, 5], [0, 1])
+    assert (pretrain.classes, reds(pretrain), pretrain.labels) == ((), [3, 1, 2], None)
+
+
+def test_class_folders_alone_are_the_training_split(tmp_path):
+    make(tmp_path, "dog/1.png", "cat/2.png", "cat/3.png")
+    train = load(tmp_path, "train")
+    assert (train.classes, reds(train), labels(train)) == (("cat", "dog"), [2, 3, 1], [0, 0, 1])
+    assert reds(load(tmp_path, "pretrain")) == [2, 3, 1]
+    assert ImageFolder(root=str(tmp_path)).load("test") is None
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [("1.png", "2.png"), ("1.png", "deep/er/2.png"), ("images/1.png", "images/2.png"), ("1.png", "a/2.png", "b/3.png")],
+    ids=["flat", "nested", "one folder", "images beside folders"],
+)
+@pytest.mark.parametrize("place", [".", "train", "unlabeled"])
+def test_without_classes_there_is_only_pretraining(tmp_path, paths, place):
+    make(tmp_path / place, *paths)
+    assert reds(load(tmp_path, "pretrain")) == [1, 2, 3][: len(paths)]
+    assert ImageFolder(root=str(tmp_path)).load("train") is None
+    assert ImageFolder(root=str(tmp_path)).load("test") is None
+
+
+def test_a_test_split_without_labels_measures_the_pretext_task(tmp_path):
+    make(tmp_path, "train/1.png", "test/2.png")
+    test = load(tmp_path, "test")
+    assert (reds(test), test.labels, test.classes) == ([2], None, ())
+
+
+def test_unlabeled_images_are_for_pretraining_only(tmp_path):
+    make(tmp_path, "unlabeled/a/1.png", "unlabeled/b/2.png", "train/cat/3.png", "train/dog/4.png", "test/cat/5.png", "test/dog/6.png")
+    assert [reds(load(tmp_path, split)) for split in ("pretrain", "train", "test")] == [[1, 2], [3, 4], [5, 6]]
+
+
+def test_val_is_the_test_split_where_there_is_none(tmp_path):
+    make(tmp_path, "train/cat/1.png", "train/dog/2.png", "val/cat/3.png", "val/dog/4.png")
+    assert reds(load(tmp_path, "test")) == [3, 4]
+    make(tmp_path, "test/cat/5.png", "test/dog/6.png")
+    assert reds(load(tmp_path, "test")) == [5, 6]
+
+
+def test_val_is_the_test_split_where_test_has_no_labels(tmp_path):
+    make(tmp_path, "train/cat/1.png", "train/dog/2.png", "val/cat/3.png", "val/dog/4.png", "test/5.png")
+    assert reds(load(tmp_path, "test")) == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["test/cat/3.png", "test/eel/4.png"], "test has other classes than {0}/train; found 'without images there: dog; only there: eel'"),
+        (["test/cat/3.png", "test/dog/4.png", "test/eel/5.png"], "test has other classes than {0}/train; found 'only there: eel'"),
+        (["test/3.png"], "test has other classes than {0}/train; found 'without images there: cat, dog'"),
+    ],
+)
+def test_the_test_split_must_have_the_same_classes(tmp_path, paths, message):
+    make(tmp_path, "train/cat/1.png", "train/dog/2.png", *paths)
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}/{message.format(tmp_path)}")):
+        load(tmp_path, "test")
+
+
+def test_a_test_split_alone_is_refused(tmp_path):
+    make(tmp_path, "cat/1.png", "dog/2.png", "val/cat/3.png")
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path} has a folder 'val', but no 'train'; name the training images' folder")):
+        load(tmp_path, "pretrain")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'gone'} is not a folder; set root in [data]")):
+        load(tmp_path / "gone", "pretrain")
+
+
+@pytest.mark.parametrize("content", [[], ["train/note.txt"], ["unlabeled/.hidden.png"]])
+def test_a_folder_without_images_is_named(tmp_path, content):
+    for path in content:
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / path).touch()
+    folder = (tmp_path / content[0]).parent if content else tmp_path
+    with pytest.raises(DataError, match=re.escape(f"{folder} holds no images; allowed: files that end in .bmp, .jpeg, .jpg, .png, .webp")):
+        load(tmp_path, "pretrain")
+
+
+def test_a_part_is_held_out_of_every_split(tmp_path):
+    make(tmp_path, *(f"{name}/{number}.png" for name in ("cat", "dog") for number in range(100)))
+    held_out = names(tmp_path, "test", val_fraction=0.25)
+    assert 25 <= len(held_out) <= 75
+    assert names(tmp_path, "train", val_fraction=0.25) == names(tmp_path, "pretrain", val_fraction=0.25)
+    assert names(tmp_path, "train", val_fraction=0.25) ^ held_out == names(tmp_path, "train")
+    test = load(tmp_path, "test", val_fraction=0.25)
+    assert test.classes == ("cat", "dog")
+    assert labels(test) == [0 if os.fsdecode(path).startswith("cat") else 1 for path in test._paths]
+    assert names(tmp_path, "test", val_fraction=0.1) < held_out
+
+
+def test_what_is_held_out_stays_when_files_are_added_or_moved_as_a_whole(tmp_path):
+    numbers = range(60)
+    make(tmp_path / "one", *(f"{number}.png" for number in numbers))
+    before = names(tmp_path / "one", "test", val_fraction=0.3)
+    make(tmp_path / "one", *(f"new{number}.png" for number in numbers))
+    after = names(tmp_path / "one", "test", val_fraction=0.3)
+    assert before == {name for name in after if not name.startswith("new")}
+    assert after - before
+    (tmp_path / "two").mkdir()
+    (tmp_path / "one").rename(tmp_path / "two" / "train")
+    assert names(tmp_path / "two", "test", val_fraction=0.3) == after
+
+
+def test_a_part_of_the_training_split_is_held_out_beside_unlabeled_images(tmp_path):
+    make(
+        tmp_path,
+        *(f"train/{name}/{number}.png" for name in ("cat", "dog") for number in range(30)),
+        *(f"unlabeled/{n}.png" for n in range(30)),
+    )
+    assert names(tmp_path, "test", val_fraction=0.5) ^ names(tmp_path, "train", val_fraction=0.5) == names(tmp_path, "train")
+    assert len(names(tmp_path, "pretrain", val_fraction=0.5)) == 30
+
+
+def test_holding_out_needs_a_folder_without_a_test_split(tmp_path):
+    make(tmp_path, "train/1.png", "test/2.png")
+    with pytest.raises(OptionError, match=re.escape(f"val_fraction: there is a test split already, {tmp_path / 'test'}; found 0.5")):
+        load(tmp_path, "pretrain", val_fraction=0.5)
+
+
+def test_holding_out_nothing_or_everything_is_refused(tmp_path):
+    make(tmp_path, "1.png")
+    with pytest.raises(OptionError, match=r"val_fraction: holds out none of the 1 images in .*; found 1e-09"):
+        load(tmp_path, "test", val_fraction=1e-9)
+    with pytest.raises(OptionError, match=r"val_fraction: leaves none of the 1 images in .*; found 0\.999999"):
+        load(tmp_path, "pretrain", val_fraction=0.999999)
+
+
+def test_a_bad_file_stops_by_default_when_it_is_read(tmp_path):
+    make(tmp_path, "1.png")
+    (tmp_path / "2.jpg").write_bytes(b"")
+    images = load(tmp_path, "pretrain")
+    assert (len(images), images.skipped) == (2, ())
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / '2.jpg'} cannot be decoded") + '.*set on_error = "skip"'):
+        images.read([0, 1])
+
+
+def test_bad_files_are_skipped_on_request(tmp_path):
+    make(tmp_path, "train/cat/1.png", "train/cat/2.png", "train/dog/3.png", "train/dog/4.png")
+    (tmp_path / "train/cat/1.png").write_bytes(b"")
+    (tmp_path / "train/dog/4.png").write_bytes((tmp_path / "train/dog/4.png").read_bytes()[:50])
+    before = load(tmp_path, "train").fingerprint
+    images = load(tmp_path, "train", on_error="skip")
+    assert images.skipped == ("cat/1.png", "dog/4.png")
+    assert (reds(images), labels(images), images.classes) == ([2, 3], [0, 1], ("cat", "dog"))
+    assert images.fingerprint != before
+
+
+def test_nothing_but_bad_files_is_refused(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}: none of the 1 images can be decoded")):
+        load(tmp_path, "pretrain", on_error="skip")
+
+
+def test_image_needs_no_files():
+    data = ImageFolder(root="nowhere")
+    assert data.image() == (224, 224, "rgb", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert data.available()
+    assert ImageFolder(root="nowhere", color="gray", image_size=32).image() == (32, 32, "gray", (0.459,), (0.226,))
+    assert ImageFolder(root="nowhere", mean=(0.1, 0.2, 0.3)).image().mean == (0.1, 0.2, 0.3)
+
+
+def test_gray_images(tmp_path):
+    make(tmp_path, "200.png")
+    assert load(tmp_path, "pretrain", color="gray").read([0]).flatten().tolist() == [round(200 * 0.299)] * 16
+
+
+def test_root_may_start_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    make(tmp_path / "images", "7.png")
+    images = ImageFolder(root="~/images", image_size=4).load("pretrain")
+    assert images is not None
+    assert reds(images) == [7]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"root": ""}, "root: must be a folder; found ''"),
+        ({"image_size": 0}, "image_size: must be positive; found 0; allowed: 1 pixel or more"),
+        ({"color": "lightness"}, "color: is not known; found 'lightness'; allowed: rgb, gray"),
+        ({"val_fraction": 1.0}, "val_fraction: must be a part of the images; found 1.0; allowed: 0 <= val_fraction < 1"),
+        ({"val_fraction": -0.1}, "val_fraction: must be a part of the images; found -0.1"),
+        ({"on_error": "ignore"}, "on_error: is not known; found 'ignore'; allowed: stop, skip"),
+        ({"mean": (0.5,)}, "mean: does not fit the images; found (0.5,); allowed: 3 values in [0, 1]"),
+        ({"std": (0.5, 0.5, 0.0)}, "std: does not fit the images; found (0.5, 0.5, 0.0); allowed: 3 values in (0, 1]"),
+        ({"color": "gray", "mean": (0.5, 0.5, 0.5)}, "mean: does not fit the images; found (0.5, 0.5, 0.5); allowed: 1 values in [0, 1]"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(OptionError, match=re.escape(message)):
+        ImageFolder(**{"root": "images", **options})
+
+
+@pytest.fixture(scope="module")
+def cifar10_folder(tmp_path_factory) -> Path:
+    """A folder with ``train`` and ``test``, unpacked if it is an archive."""
+    place = Path(CIFAR10_JPEG or "").expanduser()
+    if place.is_dir():
+        return place
+    folder = tmp_path_factory.mktemp("cifar10")
+    with tarfile.open(place) as archive:
+        archive.extractall(folder, filter="data")
+    return next(path.parent for path in folder.rglob("train") if path.is_dir())
+
+
+@pytest.mark.skipif(
+    not CIFAR10_JPEG, reason="SSLKIT_CIFAR10_JPEG does not name CIFAR-10 as JPEG files (a folder with train/ and test/, or a .tar.xz)"
+)
+def test_cifar10_as_files(cifar10_folder):
+    data = ImageFolder(root=str(cifar10_folder), image_size=32)
+    train, test = data.load("train"), data.load("test")
+    assert train is not None
+    assert test is not None
+    assert torch.equal(torch.tensor(labels(train)).bincount(), torch.full((10,), 5000))
+    assert torch.equal(torch.tensor(labels(test)).bincount(), torch.full((10,), 1000))
+    assert train.classes == ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    path = sorted((cifar10_folder / "test" / "cat").iterdir())[5]
+    with Image.open(path) as image:
+        expected = np.array(image.convert("RGB"))
+    assert np.array_equal(test.read([3005])[0].permute(1, 2, 0).numpy(), expected)

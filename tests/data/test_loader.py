@@ -1,0 +1,92 @@
+from itertools import islice
+
+import pytest
+import torch
+from torch import Generator
+
+from sslkit import Augment, Batch, DataError
+from sslkit.data.loader import Loader
+from tests.contract.miniatures.images import TinyImages, tiny_images
+
+CPU = torch.device("cpu")
+OPTIONS = Augment(crop_padding=2, horizontal_flip=True)
+ORDER = torch.randperm(11, generator=Generator().manual_seed(0))
+
+
+def loader(*, resident: bool, batch_size: int = 4) -> Loader:
+    return Loader(tiny_images(11, resident=resident), batch_size=batch_size, device=CPU, options=OPTIONS)
+
+
+def assert_same(found: list[Batch], expected: list[Batch]) -> None:
+    assert len(found) == len(expected)
+    for one, two in zip(found, expected, strict=True):
+        assert torch.equal(one.indices, two.indices)
+        assert torch.equal(one.images, two.images)
+
+
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])
+def test_batches_keep_the_order_and_the_last_is_smaller(resident: bool):
+    batches = list(loader(resident=resident).batches(ORDER))
+    assert [len(batch.indices) for batch in batches] == [4, 4, 3]
+    assert torch.equal(torch.cat([batch.indices for batch in batches]), ORDER)
+    assert torch.equal(torch.cat([batch.images for batch in batches]), tiny_images(11).read(ORDER.tolist()))
+    assert {(batch.images.dtype, batch.indices.dtype) for batch in batches} == {(torch.uint8, torch.int64)}
+
+
+def test_decoded_batches_equal_resident_ones():
+    epochs = [list(loader(resident=resident).batches(ORDER, generator=Generator().manual_seed(1))) for resident in (True, False)]
+    assert_same(*epochs)
+    assert not torch.equal(epochs[0][0].images, tiny_images(11).read(ORDER[:4].tolist()))
+
+
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+def test_an_epoch_goes_on_where_it_was_interrupted(resident: bool, start: int):
+    whole, parts = Generator().manual_seed(1), Generator().manual_seed(1)
+    source = loader(resident=resident)
+    first = list(islice(source.batches(ORDER, generator=parts), start))
+    rest = list(source.batches(ORDER, start=start, generator=parts))
+    assert_same(first + rest, list(source.batches(ORDER, generator=whole)))
+
+
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])
+def test_the_global_random_state_is_left_alone(resident: bool):
+    """Else a resumed epoch, which makes its workers anew, would go on with other dropout than an uninterrupted one."""
+    before = torch.get_rng_state()
+    list(loader(resident=resident).batches(ORDER, generator=Generator()))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])
+def test_in_order_is_every_image_once_as_it_is(resident: bool):
+    batches = list(loader(resident=resident).in_order())
+    assert torch.equal(torch.cat([batch.indices for batch in batches]), torch.arange(11))
+    assert torch.equal(torch.cat([batch.images for batch in batches]), tiny_images(11).read(range(11)))
+
+
+def test_images_may_repeat_and_be_left_out():
+    order = torch.tensor([3, 3, 0, 3, 10])
+    batches = list(loader(resident=True).batches(order))
+    assert [batch.indices.tolist() for batch in batches] == [[3, 3, 0, 3], [10]]
+    assert torch.equal(batches[1].images[0], tiny_images(11).read([10])[0])
+
+
+def test_without_a_generator_nothing_is_augmented():
+    images = torch.cat([batch.images for batch in loader(resident=True).batches(torch.arange(11))])
+    assert torch.equal(images, tiny_images(11).read(range(11)))
+
+
+def test_it_says_how_many_images_there_are():
+    assert loader(resident=False).num_images == 11
+    assert loader(resident=True).batch_size == 4
+
+
+class Broken(TinyImages):
+    def read(self, indices):
+        raise DataError(f"images/{indices[0]}.png: cannot be decoded")
+
+
+def test_an_error_in_a_worker_keeps_its_kind_and_its_one_line():
+    broken = Broken(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), resident=False)
+    with pytest.raises(DataError, match=r"^images/0\.png: cannot be decoded$"):
+        list(Loader(broken, batch_size=2, device=CPU).in_order())

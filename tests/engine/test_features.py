@@ -1,0 +1,44 @@
+import torch
+
+from sslkit.data.loader import Loader
+from sslkit.engine.features import evaluating, extract_features
+from tests.contract.miniatures.backbones import TinyConv, TinyTokens
+from tests.contract.miniatures.images import tiny_images
+
+CPU = torch.device("cpu")
+
+
+def test_evaluating_puts_every_module_back_into_its_own_mode():
+    backbone = TinyConv(tiny_images(1).image).train()
+    backbone.stem.eval()
+    before = {name: child.training for name, child in backbone.named_modules()}
+    with evaluating(backbone):
+        assert not any(child.training for child in backbone.modules())
+    assert {name: child.training for name, child in backbone.named_modules()} == before
+    assert before["stem.1"] is False
+    assert before["body.1"] is True
+
+
+def test_features_are_of_every_image_in_index_order():
+    images = tiny_images(11)
+    for backbone in (TinyConv(images.image).train(), TinyTokens(images.image).train()):
+        state = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+        features = extract_features(backbone, Loader(images, batch_size=4, device=CPU), backbone.layer_names, None)
+        assert backbone.training
+        assert all(torch.equal(tensor, state[name]) for name, tensor in backbone.state_dict().items())
+        backbone.eval()
+        for info in backbone.feature_info:
+            maps = torch.cat([backbone(images.read([i]), [info.name])[info.name] for i in range(11)])
+            naive = maps.flatten(2).mean(dim=2) if info.kind == "map" else maps.mean(dim=1)
+            torch.testing.assert_close(features[info.name], naive.detach())
+            assert not features[info.name].requires_grad
+
+
+def test_features_under_autocast_are_float32():
+    images = tiny_images(5)
+    backbone = TinyConv(images.image)
+    features = extract_features(backbone, Loader(images, batch_size=4, device=CPU), ["body"], torch.bfloat16)["body"]
+    assert features.dtype == torch.float32
+    exact = extract_features(backbone, Loader(images, batch_size=4, device=CPU), ["body"], None)["body"]
+    assert not torch.equal(features, exact)
+    torch.testing.assert_close(features, exact, rtol=0.05, atol=0.05)

@@ -1,0 +1,81 @@
+import math
+
+import pytest
+
+from sslkit import Constant, Cosine, OptionError, Step
+from sslkit.engine.schedules import warmup
+
+
+@pytest.mark.parametrize(
+    ("epoch", "scale"),
+    [(0, 1.0), (29.99, 1.0), (30, 0.2), (59.99, 0.2), (60, 0.04), (79.99, 0.04), (80, 0.008), (100, 0.008)],
+)
+def test_step_drops_at_its_milestones(epoch: float, scale: float):
+    assert Step(milestones=(30, 60, 80), gamma=0.2).scale(epoch, 100) == pytest.approx(scale, rel=1e-12)
+
+
+def test_step_does_not_depend_on_the_length_of_the_run():
+    assert Step(milestones=(3,)).scale(5, 10) == Step(milestones=(3,)).scale(5, 1000) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "scale"), [(0, 1.0), (25, (1 + math.sqrt(0.5)) / 2), (50, 0.5), (75, (1 - math.sqrt(0.5)) / 2), (100, 0.0)]
+)
+def test_cosine_has_its_closed_form(epoch: float, scale: float):
+    assert Cosine().scale(epoch, 100) == pytest.approx(scale, abs=1e-12)
+    assert Cosine(final=0.1).scale(epoch, 100) == pytest.approx(0.1 + 0.9 * scale, abs=1e-12)
+
+
+def test_cosine_starts_where_its_warmup_ends():
+    schedule = Cosine(warmup_epochs=10)
+    assert schedule.scale(10, 110) == 1.0
+    assert schedule.scale(60, 110) == pytest.approx(0.5)
+    assert schedule.scale(110, 110) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_cosine_stays_at_its_end():
+    assert Cosine(final=0.25).scale(120, 100) == pytest.approx(0.25)
+    assert Cosine(warmup_epochs=5).scale(5, 5) == 0.0
+
+
+def test_constant_is_constant():
+    assert [Constant().scale(epoch, 10) for epoch in (0, 3.5, 10)] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("schedule", [Step(milestones=(50,), warmup_epochs=4), Cosine(warmup_epochs=4), Constant(warmup_epochs=4)])
+def test_warmup_rises_linearly_from_zero(schedule: Step | Cosine | Constant):
+    assert [schedule.scale(epoch, 100) for epoch in (0, 1, 2, 3, 4)] == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+def test_warmup_multiplies_the_steps_that_fall_into_it():
+    assert Step(milestones=(2,), gamma=0.5, warmup_epochs=4).scale(3, 10) == pytest.approx(0.75 * 0.5)
+
+
+def test_no_warmup_is_one_throughout():
+    assert [warmup(epoch, 0) for epoch in (0, 1)] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("milestones", [(60, 30), (30, 30), (0, 10), (-1,)])
+def test_milestones_must_increase(milestones: tuple[float, ...]):
+    with pytest.raises(OptionError, match=r"^milestones: must increase and be positive; found \["):
+        Step(milestones=milestones)
+
+
+@pytest.mark.parametrize("gamma", [0.0, -0.1, 1.5])
+def test_gamma_must_shrink(gamma: float):
+    with pytest.raises(OptionError, match=rf"^gamma: is out of range; found {gamma}; allowed: 0 < gamma <= 1"):
+        Step(milestones=(1,), gamma=gamma)
+
+
+@pytest.mark.parametrize("final", [-0.1, 1.1])
+def test_final_is_a_factor(final: float):
+    with pytest.raises(OptionError, match=rf"^final: is out of range; found {final}; allowed: 0 <= final <= 1"):
+        Cosine(final=final)
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: Step(milestones=(1,), warmup_epochs=-1), lambda: Cosine(warmup_epochs=-1), lambda: Constant(warmup_epochs=-1)]
+)
+def test_warmup_cannot_be_negative(build):
+    with pytest.raises(OptionError, match=r"^warmup_epochs: must not be negative; found -1; allowed: 0 or more epochs"):
+        build()
