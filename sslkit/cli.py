@@ -1,7 +1,6 @@
 """The command line: parse, one public call, print. Imports wait inside the commands, so that ``--help`` needs no torch."""
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -136,8 +135,8 @@ def _errors(resume: str = "") -> Iterator[None]:
     except SslkitError as error:
         stopped = isinstance(error, RunInterruptedError)
         message = f"{error}; {resume}" if stopped and resume else str(error)
-        print(message if stopped else f"error: {message}", file=sys.stderr)
+        typer.echo(message if stopped else f"error: {message}", err=True)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        print(f"interrupted; {resume}" if resume else "interrupted", file=sys.stderr)
+        typer.echo(f"interrupted; {resume}" if resume else "interrupted", err=True)
         raise typer.Exit(RunInterruptedError.exit_code) from None

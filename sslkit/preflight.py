@@ -8,7 +8,8 @@ import torch
 from sslkit.data.opened import OpenedDataset
 from sslkit.errors import BackboneError, DataError, OptionError, RecipeError
 from sslkit.interfaces import Backbone, ImageSpec
-from sslkit.recipe import EvaluateStage, PretrainStage, Recipe, Stage
+from sslkit.recipe import Recipe
+from sslkit.recipe_stages import RANDOM, EvaluateStage, PretrainStage, Stage
 from sslkit.stages import check_pretraining, check_requirements, labeled_data
 
 
@@ -82,9 +83,9 @@ def check_data(recipe: Recipe, stage: Stage, data: OpenedDataset) -> None:
 
 def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
     """What the stage's backbone is built for: the data's images, or what the task that first trained it wants."""
-    if isinstance(stage, PretrainStage) and stage.weights == "random":
+    if isinstance(stage, PretrainStage) and stage.weights == RANDOM:
         return stage.task.image_spec(data)
-    if stage.weights == "random":
+    if stage.weights == RANDOM:
         return data
     return backbone_image(recipe, recipe.stage(stage.weights), data)
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,9 +14,8 @@ from sslkit.events import Observer
 from sslkit.interfaces import Dataset, Evaluator, PretextTask
 from sslkit.options import BackboneOptions, build, build_backbone_options, describe
 from sslkit.plugins import Catalog, load_catalog
-
-RANDOM = "random"
-"""The name of untrained weights."""
+from sslkit.recipe_stages import RANDOM, EvaluateStage, PretrainStage, Stage, check_weights
+from sslkit.recipe_table import apply_override, read_table
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _RUNTIME_KEYS = tuple(option.name for option in fields(Runtime))
@@ -26,51 +24,6 @@ _TOP_KEYS = ("name", "seed", "data", "backbone", "stages", "paper", "margins", "
 _COMMON_STAGE_KEYS = ("weights", "backbone", *_RUNTIME_KEYS)
 _PRETRAIN_KEYS = ("task", "evaluate_every", *_TRAINING_KEYS, *_COMMON_STAGE_KEYS)
 _EVALUATE_KEYS = ("evaluator", *_COMMON_STAGE_KEYS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainStage:
-    """A stage that pretrains.
-
-    Attributes:
-        name: of the stage and its folder.
-        weights: an earlier stage, or ``random``.
-        backbone: how to build the network.
-        runtime: device, precision and the like.
-        task: the pretext task.
-        training: epochs, batch size, optimiser, schedule, augmentation.
-        evaluate_every: epochs between measurements on held-out images; None: ten times.
-    """
-
-    name: str
-    weights: str
-    backbone: BackboneOptions
-    runtime: Runtime
-    task: PretextTask
-    training: Training
-    evaluate_every: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateStage:
-    """A stage that evaluates.
-
-    Attributes:
-        name: of the stage and its folder.
-        weights: an earlier stage, or ``random``.
-        backbone: how to build the network: the recipe's, that of the earlier stage, or the stage's own.
-        runtime: device, precision and the like.
-        evaluator: what to measure with.
-    """
-
-    name: str
-    weights: str
-    backbone: BackboneOptions
-    runtime: Runtime
-    evaluator: Evaluator
-
-
-Stage = PretrainStage | EvaluateStage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +69,9 @@ def load_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, 
         RecipeError: starts with the dotted path of the key at fault.
         PluginError: a class that the recipe names is in a broken plugin.
     """
-    table = _read_toml(Path(path))
+    table = read_table(Path(path))
     for override in overrides:
-        _override(table, override)
+        apply_override(table, override)
     return parse_recipe(table, catalog or load_catalog())
 
 
@@ -175,7 +128,7 @@ class _Parser:
         runtime = self._runtime(table, path)
         if "task" in table:
             task = build(PretextTask, table["task"], f"{path}.task", self._catalog)
-            weights = self._weights(table.get("weights", RANDOM), name, path)
+            weights = check_weights(name, table.get("weights", RANDOM), self._table["stages"], self._stages)
             return PretrainStage(
                 name=name,
                 weights=weights,
@@ -186,45 +139,14 @@ class _Parser:
                 evaluate_every=_positive(table.get("evaluate_every"), f"{path}.evaluate_every"),
             )
         evaluator = build(Evaluator, table["evaluator"], f"{path}.evaluator", self._catalog)
-        weights = self._weights(_required(table, "weights", path, fix='name an earlier stage, or "random"'), name, path)
+        weights = check_weights(
+            name, _required(table, "weights", path, fix='name an earlier stage, or "random"'), self._table["stages"], self._stages
+        )
         if evaluator.from_scratch and weights != RANDOM:
             raise RecipeError(f"{path}.weights: this evaluator trains from scratch", found=weights, allowed='"random"')
         return EvaluateStage(
             name=name, weights=weights, backbone=self._backbone(table, weights, path), runtime=runtime, evaluator=evaluator
         )
-
-    def _weights(self, weights: Any, name: str, path: str) -> str:
-        """``random`` or an earlier stage that leaves a backbone."""
-        names = list(self._table["stages"])
-        if weights == RANDOM:
-            return RANDOM
-        if not isinstance(weights, str) or weights not in names:
-            known = [*self._stages, RANDOM]
-            raise RecipeError(f"{path}.weights: no such stage", found=weights, allowed=known, fix=did_you_mean(str(weights), known))
-        if weights not in self._stages:
-            cycle = self._cycle(name)
-            if cycle:
-                raise RecipeError(f"{path}.weights: stages wait for each other in a cycle", found=" -> ".join(cycle))
-            raise RecipeError(f"{path}.weights: must be an earlier stage", found=weights, fix=f"move [stages.{weights}] above [{path}]")
-        source = self._stages[weights]
-        if isinstance(source, EvaluateStage) and not source.evaluator.exports_backbone:
-            exporting = [
-                stage.name for stage in self._stages.values() if isinstance(stage, PretrainStage) or stage.evaluator.exports_backbone
-            ]
-            raise RecipeError(f"{path}.weights: that stage leaves no backbone", found=weights, allowed=[*exporting, RANDOM])
-        return weights
-
-    def _cycle(self, start: str) -> list[str]:
-        """The stages from ``start`` back to itself along ``weights``; empty if there is no way back."""
-        stages, walk = self._table["stages"], [start]
-        while True:
-            stage = stages.get(walk[-1])
-            following = stage.get("weights") if isinstance(stage, Mapping) else None
-            if following not in stages or following in walk[1:]:
-                return []
-            walk.append(following)
-            if following == start:
-                return walk
 
     def _backbone(self, table: Mapping[str, Any], weights: str, path: str) -> BackboneOptions:
         if weights != RANDOM:
@@ -303,39 +225,6 @@ class _Parser:
         if stage.evaluate_every is not None:
             table["evaluate_every"] = stage.evaluate_every
         return {**table, "task": describe(stage.task, self._catalog), **describe(stage.training, self._catalog)}
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecipeError(f"{path}: no such file", fix="`sslkit recipes` lists the bundled ones") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read ({error})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: not valid TOML ({error})") from error
-
-
-def _override(table: dict[str, Any], override: str) -> None:
-    """Apply ``dotted.key=value`` in place."""
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise RecipeError(f"override {override!r}: must be KEY=VALUE", allowed="for example stages.pretrain.epochs=1")
-    *parents, last = key.strip().split(".")
-    for depth, parent in enumerate(parents):
-        below = table.setdefault(parent, {})
-        if not isinstance(below, dict):
-            raise RecipeError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is not a table", found=below)
-        table = below
-    table[last] = _value(text.strip())
-
-
-def _value(text: str) -> Any:
-    """A TOML value; a bare word is a string, as the shell has eaten its quotes."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _check_keys(table: Mapping[str, Any], allowed: Iterable[str], path: str) -> None:

@@ -25,7 +25,8 @@ from sslkit.errors import ArtifactError, RunInterruptedError
 from sslkit.events import Observer
 from sslkit.interfaces import Backbone
 from sslkit.preflight import backbone_image, check
-from sslkit.recipe import RANDOM, PretrainStage, Recipe, Stage
+from sslkit.recipe import Recipe
+from sslkit.recipe_stages import RANDOM, PretrainStage, Stage
 from sslkit.report.page import write_page
 from sslkit.report.results import Results
 from sslkit.stage_run import Provenance, StageResult

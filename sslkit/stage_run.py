@@ -93,6 +93,7 @@ class StageRun:
 
     @property
     def folder(self) -> Path | None:
+        """Where everything goes, or None to keep nothing."""
         return None if self.output is None else Path(self.output)
 
     def run(self, backbone: Backbone, identity: Mapping[str, Any], work: Work, *, skipped: tuple[str, ...]) -> StageResult:
@@ -109,9 +110,8 @@ class StageRun:
         context = self._context(device, observers)
         observers.emit(StageStart(stage=self.name, kind=self.kind, folder=self.folder))
         if skipped:
-            observers.emit(
-                Notice(stage=self.name, message=f"skipped {len(skipped)} files that cannot be decoded: {', '.join(skipped[:3])} ...")
-            )
+            message = f"skipped {len(skipped)} files that cannot be decoded, listed in {ARTIFACT}; the first is {skipped[0]}"
+            observers.emit(Notice(stage=self.name, message=message))
         started = time.perf_counter()
         with configured(self.runtime, device):
             outcome = work(self._place(copy.deepcopy(backbone), device), context)

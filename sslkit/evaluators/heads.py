@@ -9,7 +9,7 @@ from torch import Size, Tensor, nn
 from torch.nn import functional as F
 
 from sslkit.engine.features import evaluating
-from sslkit.interfaces import Backbone, FeatureInfo, ImageSpec, pool
+from sslkit.interfaces import Backbone, FeatureInfo, ImageSpec, LayerKind, pool
 from sslkit.layers import init_weights, nin_block
 
 HeadKind = Literal["linear", "mlp", "conv"]
@@ -28,7 +28,7 @@ class LinearHead(nn.Module):
 
     def __init__(self, info: FeatureInfo, num_classes: int) -> None:
         super().__init__()
-        self._kind = info.kind
+        self._kind: LayerKind = info.kind
         self.linear = nn.Linear(info.num_chs, num_classes)
         self.apply(init_weights)
 
@@ -50,7 +50,7 @@ class MLPHead(nn.Module):
     def __init__(self, info: FeatureInfo, shape: Size, num_classes: int, hidden: int | None = None) -> None:
         super().__init__()
         hidden = min(20 * num_classes, 2048) if hidden is None else hidden
-        self._kind = info.kind
+        self._kind: LayerKind = info.kind
         self._grid = _flat_grid(shape) if info.kind == "map" else None
         positions = 1 if self._kind != "map" else math.prod(self._grid or shape[1:])
         self.layers = nn.Sequential(
@@ -86,7 +86,7 @@ class ConvHead(nn.Module):
     def __init__(self, info: FeatureInfo, grid: tuple[int, int], num_classes: int, width: int | None = None) -> None:
         super().__init__()
         width = info.num_chs if width is None else width
-        self._kind = info.kind
+        self._kind: LayerKind = info.kind
         self._grid = grid
         self.block = nin_block(info.num_chs, (width, width, width))
         self.linear = nn.Linear(width, num_classes)
