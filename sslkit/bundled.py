@@ -48,14 +48,17 @@ def copy_recipe(name: str, target: Path) -> Path:
         The new file.
 
     Raises:
-        RecipeError: no such recipe, or the file exists.
+        RecipeError: no such recipe, the file exists, or it cannot be written.
     """
     source = _bundled(name).path
     path = target / source.name if target.is_dir() else target
     if path.exists():
         raise RecipeError(f"{path}: exists already", fix="name another file, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, path)
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be written ({error.strerror or error})", fix="name another file") from error
     return path
 
 

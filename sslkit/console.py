@@ -129,13 +129,13 @@ def print_results(console: Console, results: Results) -> None:
         if previous and row.stage != previous:
             table.add_section()
         published = (_number(row.paper), _signed(row.difference)) if with_paper else ()
-        table.add_row("" if row.stage == previous else row.stage, row.metric, _number(row.value), *published)
+        table.add_row("" if row.stage == previous else row.stage, escape(row.metric), _number(row.value), *published)
         previous = row.stage
     console.print(table)
     for margin in results.differences():
-        console.print(f"{margin.label}: [bold]{_signed(margin.difference)}[/bold]  ({margin.first} minus {margin.second})", soft_wrap=True)
+        console.print(f"{escape(margin.label)}: [bold]{_signed(margin.difference)}[/bold]  ({escape(margin.first)} minus {escape(margin.second)})", soft_wrap=True)
     for key in results.missing():
-        console.print(f"[yellow]note:[/yellow] the paper's figure {key} has none of ours beside it", soft_wrap=True)
+        console.print(f"[yellow]note:[/yellow] the paper's figure {escape(key)} has none of ours beside it", soft_wrap=True)
 
 
 def print_plugins(console: Console, plugins: Iterable[PluginInfo]) -> None:
@@ -169,7 +169,7 @@ def _suffix(metrics: Mapping[str, float]) -> str:
 
 
 def _figures(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {_number(value)}" for name, value in metrics.items())
+    return "  ".join(f"{escape(name)} {_number(value)}" for name, value in metrics.items())
 
 
 def _number(value: float | None) -> str:

@@ -42,7 +42,7 @@ def init_weights(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=math.sqrt(2 / (math.prod(module.kernel_size) * module.out_channels)))
     elif isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=math.sqrt(2 / module.out_features))
-    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.affine:
         nn.init.ones_(module.weight)
     else:
         return

@@ -26,6 +26,8 @@ from sslkit.schema import (
     bare,
     check,
     check_constraints,
+    choices_of,
+    choose,
     fits,
     is_table,
     kind_of,
@@ -155,6 +157,8 @@ def _member(members: tuple[Any, ...], raw: Any, path: str, catalog: Catalog) -> 
     fitting = only if len(only) == 1 and raw is not None else [member for member in members if fits(member, raw)]
     if isinstance(raw, Mapping):  # one optimiser has a name; optimisers by phase have none
         fitting = [member for member in fitting if kind_of(bare(member))] or fitting
+    if len(fitting) == 1 and (choices := choices_of(fitting[0])):
+        return choose(choices, raw, path, others=[words(member) for member in only if member is not fitting[0]])
     if len(fitting) == 1:
         return _value(fitting[0], raw, path, catalog)
     for member in sorted(fitting, key=lambda member: member is not type(raw)):  # 1 stays an integer in float | int

@@ -25,7 +25,7 @@ def check(recipe: Recipe, data: OpenedDataset) -> None:
         DataError: the data is missing or unfit.
     """
     for stage in recipe.stages:
-        check_device(stage)
+        check_device(recipe, stage)
         check_backbone(recipe, stage, data)
         check_data(recipe, stage, data)
 
@@ -44,14 +44,15 @@ def check_recipe(recipe: Recipe) -> str:
         check(recipe, data)
         return ""
     for stage in recipe.stages:
-        check_device(stage)
+        check_device(recipe, stage)
         check_backbone(recipe, stage, data)
     return "layers, batch sizes and labels, because the data is not on this machine yet"
 
 
-def check_device(stage: Stage) -> None:
+def check_device(recipe: Recipe, stage: Stage) -> None:
     """Refuse a device that this machine does not have."""
-    with _at(""):
+    own = "device" in recipe.table.get("stages", {}).get(stage.name, {})
+    with _at(f"stages.{stage.name}" if own else ""):
         stage.runtime.resolve_device()
 
 

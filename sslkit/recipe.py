@@ -113,17 +113,17 @@ class _Parser:
             stages=tuple(self._stages.values()),
             paper=self._paper(),
             margins=self._margins(),
-            observers=tuple(build(Observer, entry, f"observers.{i}", self._catalog) for i, entry in enumerate(observers)),
+            observers=tuple(build(Observer, entry, f"observers[{i}]", self._catalog) for i, entry in enumerate(observers)),
             table=self._resolved(name, seed, data),
             versions={stage.name: self._versions(stage, data) for stage in self._stages.values()},
         )
 
     def _stage(self, name: str, table: Mapping[str, Any]) -> Stage:
         path = f"stages.{name}"
-        if ("task" in table) == ("evaluator" in table):
-            raise RecipeError(
-                f"{path}: needs either a task (pretraining) or an evaluator", found=sorted(table), allowed="one of task, evaluator"
-            )
+        if "task" in table and "evaluator" in table:
+            raise RecipeError(f"{path}: has a task and an evaluator", allowed="one of them", fix="make two stages of it")
+        if "task" not in table and "evaluator" not in table:
+            raise RecipeError(f"{path}: needs a task, to pretrain, or an evaluator", found=sorted(table))
         _check_keys(table, _PRETRAIN_KEYS if "task" in table else _EVALUATE_KEYS, path)
         runtime = self._runtime(table, path)
         if "task" in table:
@@ -196,7 +196,7 @@ class _Parser:
                 f"{path}: not a metric of a stage",
                 found=key,
                 allowed=[f"{name}.<metric>" for name in self._stages],
-                fix=did_you_mean(stage, self._stages),
+                fix="" if stage in self._stages else did_you_mean(stage, self._stages),
             )
 
     def _versions(self, stage: Stage, data: Dataset) -> dict[str, str]:
@@ -231,7 +231,10 @@ def _check_keys(table: Mapping[str, Any], allowed: Iterable[str], path: str) -> 
     for key in table:
         if key not in allowed:
             dotted = f"{path}.{key}" if path else key
-            raise RecipeError(f"{dotted}: unknown key", allowed=allowed, fix=did_you_mean(key, allowed))
+            inside = "evaluator" in allowed and key in _TRAINING_KEYS
+            raise RecipeError(
+                f"{dotted}: unknown key", allowed=allowed, fix=f"write {path}.evaluator.{key}" if inside else did_you_mean(key, allowed)
+            )
 
 
 def _required(table: Mapping[str, Any], key: str, path: str, fix: str = "") -> Any:

@@ -205,7 +205,7 @@ def check(annotation: Any, raw: Any, path: str) -> Any:
     if annotation in (Any, object):
         return raw
     if choices := choices_of(annotation):
-        return _choose(choices, raw, path)
+        return choose(choices, raw, path)
     adapter = _adapter(annotation, path)
     try:
         # As JSON: strictly read, it has the types of TOML (a string may be a path, an array a set), which Python objects do not.
@@ -235,12 +235,23 @@ def _adapter(annotation: Any, path: str) -> TypeAdapter[Any]:
         ) from error
 
 
-def _choose(choices: Mapping[Any, Any], raw: Any, path: str) -> Any:
+def choose(choices: Mapping[Any, Any], raw: Any, path: str, *, others: Sequence[str] = ()) -> Any:
+    """The Python value of one of some choices.
+
+    Args:
+        choices: by what a recipe writes.
+        raw: what it has written.
+        path: where.
+        others: what else would have been right, in words.
+
+    Raises:
+        RecipeError: it is none of them.
+    """
     for choice, value in choices.items():
         if type(choice) is type(raw) and choice == raw:  # 1 == True, and hashing a list would fail
             return value
     near = did_you_mean(raw, [choice for choice in choices if isinstance(choice, str)]) if isinstance(raw, str) else ""
-    raise RecipeError(f"{path}: unknown choice", found=raw, allowed=map(repr, choices), fix=near)
+    raise RecipeError(f"{path}: unknown choice", found=raw, allowed=[*map(repr, choices), *others], fix=near)
 
 
 def _rule(message: str) -> str:

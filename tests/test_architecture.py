@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "report": "artifacts errors interfaces",
     "run": "artifacts data engine errors events interfaces preflight recipe report stage_run stages",
     "console": "bundled errors events plugins recipe report",
-    "testing": "engine errors events interfaces",
+    "testing": "data engine errors interfaces",
     "cli": "bundled console errors events plugins preflight recipe report run",
     "__main__": "cli",
     "builtin": "backbones data engine evaluators hookspecs interfaces",

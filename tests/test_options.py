@@ -269,7 +269,7 @@ def test_only_the_first_error_is_reported():
         ("maybe", ["3"], "k.maybe[0]: must be an integer; found '3'"),
         ("either", "3", "k.either: must be an integer or an array of integers; found '3'"),
         ("either", [True], "k.either[0]: must be an integer; found True"),
-        ("auto", "autom", "k.auto: unknown choice; found 'autom'; allowed: 'auto'; did you mean 'auto'?"),
+        ("auto", "autom", "k.auto: unknown choice; found 'autom'; allowed: 'auto', a number; did you mean 'auto'?"),
         ("auto", math.inf, "k.auto: must be finite; found inf"),
         ("auto", [1], "k.auto: must be 'auto' or a number; found [1]"),
         ("listed", [1.5], "k.listed[0]: must be an integer; found 1.5"),

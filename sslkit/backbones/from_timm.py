@@ -56,8 +56,7 @@ class TimmBackbone(Backbone):
             self.feature_info = _layers(outline, model, image)
             self.network = outline if self.mean.is_meta else _create(model, options, cifar_stem, config if pretrained else None)
         if self.feature_info[-1].kind != "vector":
-            last = [len(self.feature_info) - 1]
-            self.network.prune_intermediate_layers(last, prune_norm=True, prune_head=True)  # or DDP waits for gradients of unused weights
+            self.network.prune_intermediate_layers(1, prune_norm=True, prune_head=True)  # or DDP waits for gradients of unused weights
         self.network.train()
         self.capabilities = frozenset(info.kind for info in self.feature_info)
         if type(self.network) is _timm().models.VisionTransformer:
@@ -73,11 +72,12 @@ class TimmBackbone(Backbone):
         """
         self._check_size(x)
         whole = any(layer not in self._blocks for layer in layers)
-        indices = [i for i, name in enumerate(self._blocks) if name in layers or (whole and name == self._blocks[-1])]
+        names = [name for name in self._blocks if name in layers or (whole and name == self._blocks[-1])]
+        indices = [self._blocks.index(name) - len(self._blocks) for name in names]  # from the end, as some versions count a stem first
         layout = "NCHW" if self.feature_info[0].kind == "map" else "NLC"
         out = self.network.forward_intermediates(x, indices=indices, stop_early=not whole, output_fmt=layout, intermediates_only=not whole)
         final, features = out if whole else (None, out)
-        found = {self._blocks[i]: feature for i, feature in zip(indices, features, strict=True)}
+        found = dict(zip(names, features, strict=True))
         if final is not None:
             found[NORM] = final[:, final.shape[1] - features[-1].shape[1] :]  # prefix tokens come first
         if PRE_LOGITS in layers:
@@ -230,7 +230,7 @@ def _describe(outline: Any, x: Tensor) -> tuple[FeatureInfo, ...]:
         raise ValueError("nothing is left of them at its deepest layer")
     layers = [
         FeatureInfo(entry["module"].replace(".", "_"), feature.shape[1 if kind == "map" else 2], entry["reduction"], kind)
-        for entry, feature in zip(outline.feature_info, features, strict=True)
+        for entry, feature in zip(outline.feature_info, features[-len(outline.feature_info) :], strict=True)
     ]
     if len({info.name for info in layers}) < len(layers):
         raise ValueError("timm gives two of its layers one name")

@@ -28,7 +28,7 @@ class Classifier(Objective):
         data: the labels.
         freeze: train the heads alone; the backbone stays in eval mode and gets no gradient.
         subset: (M,) int64, the training images that may be used; None: all.
-        images_per_epoch: a subset is repeated up to this size.
+        images_per_epoch: a subset is repeated, or drawn from, to this size.
     """
 
     heldout_phase = "main"
@@ -71,11 +71,16 @@ class Classifier(Objective):
         return StepOutput(torch.stack(losses).sum(), metrics)
 
     def epoch_indices(self, context: TrainContext) -> Tensor | None:
-        """Few labels: the subset repeated, so that an epoch has as many steps as one over all images."""
+        """Few labels: the subset repeated, so that an epoch has as many steps as one over all images.
+
+        What does not divide evenly is drawn anew for every epoch: data sets are often sorted by class, and the first images of a subset
+        would be those of a few classes.
+        """
         if self._subset is None:
             return None
-        repeats = -(-self._images_per_epoch // len(self._subset))
-        return self._subset.repeat(repeats)[: self._images_per_epoch]
+        repeats, rest = divmod(self._images_per_epoch, len(self._subset))
+        drawn = torch.randperm(len(self._subset), generator=context.generator("subset"))[:rest]
+        return torch.cat([self._subset.repeat(repeats), self._subset[drawn]])
 
     def _features(self, images: Tensor) -> dict[str, Tensor]:
         layers = list(self.heads)

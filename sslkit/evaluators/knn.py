@@ -77,12 +77,13 @@ def vote(bank: Tensor, labels: Tensor, queries: Tensor, num_classes: int, *, k: 
         temperature: of their weights.
 
     Returns:
-        (M, num_classes) sums of weights.
+        (M, num_classes) sums of weights, relative to that of the query's nearest neighbour.
     """
     bank = F.normalize(bank, dim=1)
     parts = []
     for chunk in F.normalize(queries, dim=1).split(_CHUNK):
         similarity, neighbours = (chunk @ bank.T).topk(k, dim=1)
         votes = torch.zeros(len(chunk), num_classes, dtype=bank.dtype)
-        parts.append(votes.scatter_add_(1, labels[neighbours], (similarity / temperature).exp()))
+        weights = ((similarity - similarity[:, :1]) / temperature).exp()  # exp(1 / 0.01) alone would overflow
+        parts.append(votes.scatter_add_(1, labels[neighbours], weights))
     return torch.cat(parts)

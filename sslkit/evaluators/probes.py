@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import final
 
 from sslkit.engine.training import Training
+from sslkit.errors import OptionError
 from sslkit.evaluators.classifier import build_heads, check_head, check_layers, fit_classifier
 from sslkit.evaluators.heads import HeadKind
 from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
@@ -51,6 +52,10 @@ class MLPProbe(Probe):
 
     hidden: int | None = None
 
+    def __post_init__(self) -> None:
+        Training.__post_init__(self)
+        _check_width("hidden", self.hidden)
+
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
         """See :class:`Evaluator`; reports ``<layer>.top1``."""
         return _probe(self, "mlp", backbone, data, context, width=self.hidden)
@@ -67,6 +72,10 @@ class ConvProbe(Probe):
 
     width: int | None = None
 
+    def __post_init__(self) -> None:
+        Training.__post_init__(self)
+        _check_width("width", self.width)
+
     def check(self, backbone: Backbone, data: LabeledData) -> None:
         """See :class:`Evaluator`."""
         check_layers("layers", self.layers, backbone)
@@ -76,6 +85,11 @@ class ConvProbe(Probe):
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
         """See :class:`Evaluator`; reports ``<layer>.top1``."""
         return _probe(self, "conv", backbone, data, context, width=self.width)
+
+
+def _check_width(option: str, width: int | None) -> None:
+    if width is not None and width < 1:
+        raise OptionError(option, "must be positive", found=width, allowed="1 or more")
 
 
 def _probe(

@@ -32,7 +32,7 @@ class SemiSupervised(Training, Evaluator):
         freeze: keep the backbone as it is (features), or train it too (the supervised network).
         selection: the ``first`` K images of each class in data-set order, as the paper's code, or ``random`` ones.
         num_subsets: repeat with so many random subsets and report the mean and the standard deviation.
-        images_per_epoch: the size a subset is repeated to; None: that of the whole training set.
+        images_per_epoch: the size a subset is repeated to, or drawn down to; None: that of the whole training set.
     """
 
     labels_per_class: tuple[int, ...]

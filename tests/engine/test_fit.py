@@ -193,6 +193,10 @@ class TwoPhases(Brightness):
 
     phases = ("head", "backbone")
 
+    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+        assert all(parameter.grad is None for parameter in self.parameters())
+        return super().forward(views, phase, schedule)
+
     def parameter_groups(self) -> dict[str, list[dict]]:
         return {phase: [{"params": list(self.get_submodule(phase).parameters())}] for phase in self.phases}
 
@@ -211,7 +215,7 @@ def test_each_phase_has_its_optimiser_and_starts_without_gradients():
     theirs.train()
     for indices in [batch for batches in naive_orders(3) for batch in batches]:
         for phase in ("head", "backbone"):
-            theirs.zero_grad()
+            theirs.zero_grad(set_to_none=True)
             batch = Batch(plain_pixels(indices), indices)
             theirs(theirs.make_views(batch, Generator(), train=True), phase, {}).loss.backward()
             optimizers[phase].step()
@@ -393,6 +397,18 @@ def test_a_resumed_fit_says_where_it_goes_on(tmp_path: Path):
     assert run(Brightness(), folder=tmp_path, emit=events.append).steps == 9
     assert events[0] == FitStart(stage="pretrain", part="", step=4, num_steps=9, num_epochs=3)
     assert told(events) == [("FitStart", 4), *[("StepEnd", step) for step in range(5, 10)], ("CheckpointSaved", 9)]
+
+
+def test_a_mean_goes_on_after_resuming(tmp_path: Path):
+    whole: list[Event] = []
+    parts: list[Event] = []
+    run(Brightness(), log_every=4, emit=whole.append)
+    with pytest.raises(RunInterruptedError):
+        run(Brightness(), log_every=4, emit=parts.append, folder=tmp_path, should_stop=stop_after(3))
+    run(Brightness(), log_every=4, emit=parts.append, folder=tmp_path)
+    assert logged(parts) == logged(whole)
+    assert logged(parts, "too_bright") == logged(whole, "too_bright")
+    assert len(logged(whole)) == 2
 
 
 # -------------------------------------------------------------------------------------------------- a loss that is not finite

@@ -1,0 +1,86 @@
+"""The promises of an evaluator."""
+
+import math
+import re
+
+import torch
+from torch import nn
+
+from sslkit.engine.randomness import global_seed
+from sslkit.interfaces import Backbone, Evaluation, Evaluator, ImageSpec, LabeledData, RunContext
+from sslkit.testing.promises import check_options, check_requirements, check_same, load_state, promises_of, require, state_of
+from sslkit.testing.specimens import CPU, IMAGE, Build, LabelsOnly, TinyBackbone, build_seeded, labeled_set
+
+NUM_TRAIN, NUM_TEST = 24, 12
+
+_METRIC = re.compile(r"[\w-]+(\.[\w-]+)*")
+
+
+def check_evaluator(evaluator: Evaluator, *, image: ImageSpec | None = None, backbone: Build = TinyBackbone) -> None:
+    """Check an evaluator on random images of three classes: 24 to train on, 12 to test with.
+
+    Its options, ``check`` without weights and images, the metrics, whether they repeat, whether a backbone that is to stay frozen
+    does, and what it leaves.
+
+    Args:
+        evaluator: with the options to test; its layers are those of ``backbone``, and a batch has 24 images at most.
+        image: of the data; None: ``IMAGE``.
+        backbone: builds the network to measure.
+
+    Raises:
+        AssertionError: names the broken promise.
+        SslkitError: what the evaluator or the backbone itself refuses.
+    """
+    image = IMAGE if image is None else image
+    with promises_of(evaluator):
+        check_options(type(evaluator))
+        with torch.device("meta"):
+            outline = backbone(image)
+        check_requirements(evaluator.requires, outline)
+        evaluator.check(outline, LabeledData(LabelsOnly(image, NUM_TRAIN), LabelsOnly(image, NUM_TEST)))
+        data = LabeledData(labeled_set(image, NUM_TRAIN), labeled_set(image, NUM_TEST, seed=1))
+        evaluation = _check_frozen(evaluator, build_seeded(backbone, image), data)
+        _check_metrics(evaluation)
+        again = _evaluate(evaluator, build_seeded(backbone, image), data, seed=1)
+        require(again.metrics == evaluation.metrics, "the metrics must repeat: draw from generators that context.seed alone decides")
+        _check_left(evaluator, evaluation, build_seeded(backbone, image, seed=1))
+
+
+def _evaluate(evaluator: Evaluator, backbone: Backbone, data: LabeledData, *, seed: int) -> Evaluation:
+    """One evaluation, whatever the state of the global generator."""
+    with global_seed(seed):
+        evaluation = evaluator.evaluate(backbone, data, RunContext(stage="evaluate", seed=0, device=CPU))
+    require(isinstance(evaluation, Evaluation), "evaluate must return an Evaluation")
+    return evaluation
+
+
+def _check_frozen(evaluator: Evaluator, backbone: Backbone, data: LabeledData) -> Evaluation:
+    before = state_of(backbone)
+    evaluation = _evaluate(evaluator, backbone, data, seed=0)
+    if evaluator.frozen:
+        check_same(state_of(backbone), before, "the backbone must stay frozen")
+    return evaluation
+
+
+def _check_metrics(evaluation: Evaluation) -> None:
+    require(evaluation.metrics, "evaluate must report a metric")
+    for name, value in evaluation.metrics.items():
+        require(isinstance(name, str) and _METRIC.fullmatch(name), f"metric {name!r} must have a dotted name, such as 'layer.top1'")
+        require(isinstance(value, float), f"metric {name!r} must be a float, and its type is {type(value).__name__}")
+        require(math.isfinite(value), f"metric {name!r} must be finite, and is {value}")
+        accuracy = name.rpartition(".")[2] == "top1"
+        require(not accuracy or 0 <= value <= 100, f"metric {name!r} must be in percent, and is {value}")
+
+
+def _check_left(evaluator: Evaluator, evaluation: Evaluation, fresh: Backbone) -> None:
+    heads = evaluation.heads
+    require(all(isinstance(head, nn.Module) for head in heads.values()), "heads must be modules by name")
+    require(not any("." in name for name in heads), f"the name of a head must have no dot: {', '.join(heads)}")
+    left = evaluation.backbone is not None
+    require(left == evaluator.exports_backbone, f"exports_backbone is {evaluator.exports_backbone}, so evaluate must {_duty(evaluator)}")
+    if evaluation.backbone is not None:
+        load_state(fresh, evaluation.backbone.state_dict(), "the backbone that evaluate returns must have the architecture it was given")
+
+
+def _duty(evaluator: Evaluator) -> str:
+    return "return a backbone" if evaluator.exports_backbone else "return none"

@@ -1,0 +1,97 @@
+"""What the checks try an object on: random images, labels, and a backbone of two layers."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sslkit.data.arrays import ArraySet
+from sslkit.engine.randomness import global_seed, make_generator
+from sslkit.interfaces import Backbone, FeatureInfo, ImageSet, ImageSpec
+from sslkit.testing.promises import BrokenPromiseError
+
+IMAGE = ImageSpec(32, 32, "rgb", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+"""What the random images are unless you say otherwise."""
+
+CPU = torch.device("cpu")
+CLASSES = ("a", "b", "c")
+
+Build = Callable[[ImageSpec], Backbone]
+"""A backbone's class, or a function that sets its options."""
+
+
+class TinyBackbone(Backbone):
+    """Two strided convolutions with BatchNorm: layers ``shallow`` (4 channels, half the size) and ``deep`` (8 channels, a quarter).
+
+    Args:
+        image: what it is built for.
+    """
+
+    feature_info = (FeatureInfo("shallow", 4, 2), FeatureInfo("deep", 8, 4))
+
+    def __init__(self, image: ImageSpec) -> None:
+        super().__init__(image)
+        self.shallow = _convolution(image.num_chs, 4)
+        self.deep = _convolution(4, 8)
+
+    def extract(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """See :class:`Backbone`."""
+        features = {"shallow": self.shallow(x)}
+        if "deep" in layers:
+            features["deep"] = self.deep(features["shallow"])
+        return {layer: features[layer] for layer in layers}
+
+
+class LabelsOnly(ImageSet):
+    """Labels that can be read and images that must not be: what ``Evaluator.check`` gets.
+
+    Args:
+        image: what the images would be.
+        num_images: how many there would be.
+    """
+
+    def __init__(self, image: ImageSpec, num_images: int) -> None:
+        self.image = image
+        self.labels = _labels(num_images)
+        self.classes = CLASSES
+        self.fingerprint = "labels only"
+        self._num_images = num_images
+
+    def __len__(self) -> int:
+        return self._num_images
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        """Refuse."""
+        raise BrokenPromiseError("check must read labels only, and read images")
+
+
+def build_seeded(build: Build, image: ImageSpec, *, seed: int = 0) -> Backbone:
+    """A backbone with random weights of its own."""
+    with global_seed(seed):
+        return build(image)
+
+
+def random_images(image: ImageSpec, num_images: int, *, seed: int = 0) -> Tensor:
+    """(num_images, C, H, W) uint8 noise."""
+    shape = (num_images, image.num_chs, image.height, image.width)
+    return torch.randint(0, 256, shape, generator=make_generator(seed), dtype=torch.uint8)
+
+
+def image_set(image: ImageSpec, num_images: int, *, seed: int = 0) -> ArraySet:
+    """Noise without labels."""
+    return ArraySet(random_images(image, num_images, seed=seed), image)
+
+
+def labeled_set(image: ImageSpec, num_images: int, *, seed: int = 0) -> ArraySet:
+    """Noise of three classes in turn, one brighter than the other."""
+    labels = _labels(num_images)
+    pixels = random_images(image, num_images, seed=seed) // 2 + 60 * labels.to(torch.uint8)[:, None, None, None]
+    return ArraySet(pixels, image, labels=labels, classes=CLASSES)
+
+
+def _labels(num_images: int) -> Tensor:
+    return torch.arange(num_images) % len(CLASSES)
+
+
+def _convolution(in_chs: int, out_chs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_chs, out_chs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(out_chs), nn.ReLU())

@@ -1,0 +1,180 @@
+"""The promises of a pretext task and its objective."""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from sslkit.data.loader import Loader
+from sslkit.engine.fit import FitResult, fit
+from sslkit.engine.optim import SGD
+from sslkit.engine.randomness import global_seed, make_generator
+from sslkit.engine.state import TrainState
+from sslkit.engine.training import Training
+from sslkit.errors import RunInterruptedError
+from sslkit.interfaces import Augment, Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, PretextTask, RunContext, StepOutput
+from sslkit.testing.promises import check_options, check_requirements, check_same, load_state, promises_of, require, state_of
+from sslkit.testing.specimens import CPU, IMAGE, Build, TinyBackbone, build_seeded, image_set, random_images
+
+NUM_IMAGES = 24
+TRAINING = Training(epochs=2, batch_size=8, optimizer=SGD(lr=0.01), augment=Augment(crop_padding=1, horizontal_flip=True))
+STOP_AFTER = 4
+"""Steps out of six: in the middle of the second epoch."""
+
+Make = Callable[[], Objective]
+
+
+def check_pretext_task(
+    task: PretextTask, *, image: ImageSpec | None = None, backbone: Build = TinyBackbone, without_gradient: Sequence[str] = ()
+) -> None:
+    """Check a pretext task and its objective.
+
+    The options, the views, the loss in training and in eval mode, gradients, a short run of ``fit``, the same run interrupted and
+    resumed, and the exported backbone.
+
+    Args:
+        task: with the options to test.
+        image: of the data; None: ``IMAGE``.
+        backbone: builds the network to pretrain; one with the capabilities that the task requires.
+        without_gradient: beginnings of the names of parameters in the objective that no gradient reaches, and rightly so.
+
+    Raises:
+        AssertionError: names the broken promise.
+        SslkitError: what the task or the backbone itself refuses.
+    """
+    with promises_of(task):
+        check_options(type(task))
+        image = IMAGE if image is None else image
+        spec = task.image_spec(image)
+        with torch.device("meta"):
+            check_requirements(task.requires, backbone(spec))
+        make = partial(_objective, task, backbone, image)
+        _check_attributes(make())
+        _check_objective(make(), image, tuple(without_gradient))
+        _check_resuming(make, image)
+        _check_exported(make(), build_seeded(backbone, spec, seed=1), random_images(image, 2))
+
+
+def _objective(task: PretextTask, backbone: Build, image: ImageSpec) -> Objective:
+    with global_seed(0):
+        objective = task.build_objective(backbone(task.image_spec(image)), DataInfo(image, NUM_IMAGES))
+    require(isinstance(objective, Objective), "build_objective must return an Objective")
+    return objective
+
+
+def _check_attributes(objective: Objective) -> None:
+    phases, modules = objective.phases, dict(objective.named_modules())
+    require(isinstance(phases, tuple) and phases and all(isinstance(phase, str) for phase in phases), "phases must be a tuple of names")
+    require(objective.heldout_phase in (None, *phases), f"heldout_phase must be one of its phases or None, and is {objective.heldout_phase!r}")
+    for name in objective.frozen:
+        require(name in modules, f"frozen names {name!r}, which is no submodule of the objective")
+    groups = objective.parameter_groups()
+    require(set(groups) == set(phases), f"parameter_groups must have one entry for each phase: {', '.join(phases)}")
+    trained = {id(parameter) for group in groups.values() for part in group for parameter in part["params"]}
+    idle = [name for name, parameter in objective.named_parameters() if parameter.requires_grad and id(parameter) not in trained]
+    require(not idle, f"no phase trains {', '.join(idle)}: add to parameter_groups, or set requires_grad_(False)")
+
+
+def _check_objective(objective: Objective, image: ImageSpec, without_gradient: tuple[str, ...]) -> None:
+    """One batch by hand, after what ``fit`` does at the start of an epoch."""
+    state = TrainState(objective, _loader(image), TRAINING, _context(None))
+    state.begin_epoch()
+    batch = Batch(random_images(image, TRAINING.batch_size), torch.arange(TRAINING.batch_size))
+    for train in (True, False):
+        _check_views(objective, batch, train=train)
+    _check_training(objective, _views(objective, batch, train=True), state, without_gradient)
+    _check_eval(objective, _views(objective, batch, train=False), state)
+
+
+def _views(objective: Objective, batch: Batch, *, train: bool, seed: int = 0) -> dict[str, Tensor]:
+    """The views of one state of their generator, whatever that of the global one."""
+    with torch.no_grad(), global_seed(seed):
+        return objective.make_views(batch, make_generator(0), train=train)
+
+
+def _check_views(objective: Objective, batch: Batch, *, train: bool) -> None:
+    pixels = batch.images.clone()
+    first, second = (_views(objective, batch, train=train, seed=seed) for seed in (0, 1))
+    tensors = isinstance(first, dict) and first and all(isinstance(view, Tensor) for view in first.values())
+    require(tensors, "make_views must return a dict of tensors")
+    require(torch.equal(batch.images, pixels), "make_views must not write into the batch: copy what you change")
+    same = first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    require(same, "make_views must draw from its generator alone: two calls with the same generator state differ")
+
+
+def _check_training(objective: Objective, views: dict[str, Tensor], state: TrainState, without_gradient: tuple[str, ...]) -> None:
+    names = {id(parameter): name for name, parameter in objective.named_parameters()}
+    groups = objective.parameter_groups()
+    objective.train()
+    for phase in objective.phases:
+        objective.on_before_step(phase, state)
+        objective.zero_grad(set_to_none=True)
+        output = objective(views, phase, state.schedule_tensors)
+        _check_output(output)
+        require(output.loss.requires_grad, f"the loss of phase {phase!r} depends on nothing that is trained")
+        output.loss.backward()
+        bare = [names[id(parameter)] for group in groups[phase] for parameter in group["params"] if parameter.grad is None]
+        missed = [name for name in bare if not any(name.startswith(prefix) for prefix in without_gradient)]
+        require(not missed, f"phase {phase!r} trains {', '.join(missed)}, which no gradient reaches; if rightly so: without_gradient=[...]")
+
+
+def _check_eval(objective: Objective, views: dict[str, Tensor], state: TrainState) -> None:
+    objective.eval()
+    before = state_of(objective)
+    with torch.no_grad():
+        for phase in objective.phases:
+            _check_output(objective(views, phase, state.schedule_tensors))
+    check_same(state_of(objective), before, "forward must not change buffers in eval mode")
+
+
+def _check_output(output: StepOutput) -> None:
+    require(isinstance(output, StepOutput), "forward must return a StepOutput")
+    require(output.loss.ndim == 0, f"the loss must be a scalar, and has the shape {tuple(output.loss.shape)}")
+    require(output.loss.isfinite(), f"the loss must be finite, and is {float(output.loss.detach())}")
+    for name, mean in output.metrics.items():
+        require(isinstance(mean, Mean) and mean.total.ndim == mean.num.ndim == 0, f"metric {name!r} must be a Mean of scalars: Mean.of(x)")
+        require(not mean.total.requires_grad, f"metric {name!r} must be detached: Mean.of(x)")
+        require(math.isfinite(float(mean.total / mean.num)), f"metric {name!r} must be finite")
+
+
+def _check_resuming(make: Make, image: ImageSpec) -> None:
+    whole, resumed = make(), make()
+    with TemporaryDirectory() as folder:
+        expected = _fit(whole, image, Path(folder, "whole"))
+        with suppress(RunInterruptedError):
+            _fit(make(), image, Path(folder, "parts"), stop_after=STOP_AFTER)
+        found = _fit(resumed, image, Path(folder, "parts"))
+    promise = "a resumed run must end with the same bits: keep what training changes in parameters and persistent buffers"
+    check_same(state_of(resumed), state_of(whole), promise)
+    require(found == expected, f"{promise}; the held-out metrics differ")
+
+
+def _check_exported(objective: Objective, fresh: Backbone, images: Tensor) -> None:
+    exported = objective.exported_backbone()
+    require(isinstance(exported, Backbone), "exported_backbone must return a Backbone")
+    promise = "exported_backbone must have the architecture that the task was given: later stages build that again and load the state"
+    load_state(fresh, exported.state_dict(), promise)
+    with torch.no_grad():
+        features = exported.eval().embed(images)
+        require(torch.equal(fresh.eval().embed(images), features), f"{promise}; its features differ")
+    require(features.isfinite().all(), "the features of the exported backbone must be finite")
+
+
+def _fit(objective: Objective, image: ImageSpec, folder: Path, *, stop_after: int = 0) -> FitResult:
+    return fit(objective, _loader(image), _loader(image, seed=1), TRAINING, _context(folder, stop_after), evaluate_every=1)
+
+
+def _loader(image: ImageSpec, *, seed: int = 0) -> Loader:
+    return Loader(image_set(image, NUM_IMAGES, seed=seed), batch_size=TRAINING.batch_size, device=CPU, options=TRAINING.augment)
+
+
+def _context(folder: Path | None, stop_after: int = 0) -> RunContext:
+    questions = iter(range(1, 1000))
+    return RunContext(
+        stage="pretrain", seed=0, device=CPU, checkpoint_minutes=1e9, folder=folder, should_stop=lambda: next(questions) == stop_after
+    )

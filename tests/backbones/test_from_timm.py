@@ -1,0 +1,434 @@
+import copy
+import functools
+import logging
+import math
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from sslkit.backbones.from_timm import TimmBackbone
+from sslkit.errors import BackboneError, OptionError
+from sslkit.interfaces import FeatureInfo, ImageSpec
+
+STAGES = tuple(f"stages_{i}" for i in range(4))
+BLOCKS = tuple(f"blocks_{i}" for i in range(12))
+LAYERS = {
+    "convnext_atto": STAGES,
+    "mobilenetv3_small_050": ("bn1", "blocks_0", "blocks_1", "blocks_3", "blocks_5"),
+    "regnetx_002": ("stem", "s1", "s2", "s3", "s4"),
+    "resnet18": ("act1", "layer1", "layer2", "layer3", "layer4"),
+    "vit_tiny_patch16_224": (*BLOCKS, "norm", "pre_logits"),
+}
+
+
+def spec(height: int, width: int | None = None, num_chs: int = 3) -> ImageSpec:
+    color = "rgb" if num_chs == 3 else "gray"
+    return ImageSpec(height, height if width is None else width, color, (0.5,) * num_chs, (0.25,) * num_chs)
+
+
+CIFAR = spec(32)
+
+
+@functools.cache
+def on_meta(model: str, image: ImageSpec = CIFAR, **options) -> TimmBackbone:
+    with torch.device("meta"):
+        return TimmBackbone(image, model=model, **options)
+
+
+@functools.cache
+def built(model: str) -> TimmBackbone:
+    torch.manual_seed(0)
+    return TimmBackbone(spec(64, 32), model=model).eval()
+
+
+@contextmanager
+def watching(network: nn.Module, modules: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """What comes out of some of a network's modules, in the order in which they run."""
+    outputs: dict[str, Tensor] = {}
+    handles = [
+        network.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output, name=name: outputs.update({name: output.clone()})
+        )
+        for name in modules
+    ]
+    yield outputs
+    for handle in handles:
+        handle.remove()
+
+
+# ------------------------------------------------------------------------------------------------------------------ layers
+
+
+@pytest.mark.parametrize("model", LAYERS)
+def test_names_of_the_layers_are_stable_and_without_dots(model):
+    backbone = on_meta(model)
+    assert backbone.layer_names == LAYERS[model]
+    vit = model.startswith("vit")
+    assert backbone.capabilities == ({"tokens", "vector", "masked_encode"} if vit else {"map"})
+    assert [info.kind for info in backbone.feature_info] == (["tokens"] * 13 + ["vector"] if vit else ["map"] * len(LAYERS[model]))
+
+
+@pytest.mark.parametrize("image", [CIFAR, spec(64, 96, num_chs=1)], ids=["32x32x3", "64x96x1"])
+@pytest.mark.parametrize("model", LAYERS)
+def test_features_come_out_as_described(model, image):
+    check_shapes(on_meta(model, image))
+
+
+@pytest.mark.parametrize("model", ["resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_features_of_imagenet_size_come_out_as_described(model):
+    check_shapes(on_meta(model, spec(224)))
+
+
+def check_shapes(backbone: TimmBackbone) -> None:
+    height, width = backbone.image[:2]
+    features = backbone.extract(torch.zeros(2, backbone.image.num_chs, height, width, device="meta"), backbone.layer_names)
+    for info in backbone.feature_info:
+        rows, columns = height // info.reduction, width // info.reduction
+        shape = {"map": (2, info.num_chs, rows, columns), "tokens": (2, rows * columns, info.num_chs), "vector": (2, info.num_chs)}[
+            info.kind
+        ]
+        assert features[info.name].shape == shape, info
+
+
+@pytest.mark.parametrize("model", LAYERS)
+def test_features_equal_what_comes_out_of_timms_modules(model):
+    backbone = built(model)
+    vit = model.startswith("vit")
+    plain = timm.create_model(model, num_classes=0, **({"img_size": (64, 32)} if vit else {})).eval()
+    assert not plain.load_state_dict(backbone.network.state_dict(), strict=False).unexpected_keys
+    x = torch.randn(2, 3, 64, 32)
+    with torch.no_grad(), watching(plain, [entry["module"] for entry in plain.feature_info]) as outputs:
+        pooled, features = plain(x), backbone.extract(x, backbone.layer_names)
+        expected = {name.replace(".", "_"): output[:, 1:] if vit else output for name, output in outputs.items()}
+        if vit:
+            tokens = plain.forward_features(x)
+            expected |= {"norm": tokens[:, 1:], "pre_logits": pooled}
+            torch.testing.assert_close(pooled, tokens[:, 0])  # which is the class token
+    assert features.keys() == expected.keys()
+    for layer, value in expected.items():
+        torch.testing.assert_close(features[layer], value, msg=lambda message, layer=layer: f"{layer}: {message}")
+
+
+def test_deepest_map_of_a_resnet_is_timms_forward_features():
+    backbone, x = built("resnet18"), torch.randn(2, 3, 64, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.extract(x, ["layer4"])["layer4"], backbone.network.forward_features(x))
+
+
+def test_tokens_are_row_major():
+    backbone = built("vit_tiny_patch16_224")
+    images = torch.rand(1, 3, 64, 32)
+    with torch.no_grad():
+        before = backbone.network.patch_embed(images).flatten(1, 2)
+        images[:, :, 16:32, 16:32] = 0  # row 1, column 1 of 4 x 2 patches
+        changed = (backbone.network.patch_embed(images).flatten(1, 2) - before).abs().sum(dim=2)[0] > 0
+        assert changed.nonzero().flatten().tolist() == [3]
+        maps = backbone.network.forward_intermediates(images, indices=[2], output_fmt="NCHW", intermediates_only=True)[0]
+        torch.testing.assert_close(backbone.extract(images, ["blocks_2"])["blocks_2"].transpose(1, 2).unflatten(2, (4, 2)), maps)
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "modules"),
+    [
+        ("resnet18", "layer2", ["layer2", "layer3", "layer4"]),
+        ("vit_tiny_patch16_224", "blocks_3", ["blocks.3", "blocks.4", "norm"]),
+        ("convnext_atto", "stages_1", ["stages.1", "stages.2"]),
+        ("mobilenetv3_small_050", "blocks_1", ["blocks.1", "blocks.2"]),
+        ("regnetx_002", "stem", ["stem", "s1"]),
+    ],
+)
+def test_extract_stops_at_the_deepest_layer_asked_for(model, layer, modules):
+    with torch.no_grad(), watching(built(model).network, modules) as ran:
+        assert list(built(model).extract(torch.randn(2, 3, 64, 32), [layer])) == [layer]
+    assert list(ran) == modules[:1]
+
+
+def test_layers_come_in_the_order_asked_for_and_may_repeat():
+    x = torch.randn(2, 3, 64, 32)
+    with torch.no_grad():
+        for model, layers in (("resnet18", ["layer3", "act1", "layer3"]), ("vit_tiny_patch16_224", ["pre_logits", "blocks_1", "norm"])):
+            features = built(model).extract(x, layers)
+            assert list(features) == list(dict.fromkeys(layers))
+            for layer in layers:
+                torch.testing.assert_close(features[layer], built(model).extract(x, [layer])[layer], rtol=0, atol=0)
+
+
+def test_forward_refuses_layers_that_do_not_exist():
+    message = r"^layer 'layer5' does not exist in TimmBackbone; allowed: act1, layer1, layer2, layer3, layer4$"
+    with pytest.raises(BackboneError, match=message):
+        on_meta("resnet18")(torch.zeros(1, 3, 32, 32, device="meta"), ["layer5"])
+
+
+# ------------------------------------------------------------------------------------------------------------------- sizes
+
+
+def test_a_resnet_takes_images_of_any_size():
+    features = on_meta("resnet18").extract(torch.zeros(2, 3, 75, 40, device="meta"), ["layer4"])
+    assert features["layer4"].shape == (2, 512, 3, 2)
+
+
+def test_a_vit_takes_multiples_of_its_patch_and_interpolates_its_positions():
+    backbone = built("vit_tiny_patch16_224")
+    x = torch.randn(2, 3, 32, 48)
+    with torch.no_grad():
+        tokens = backbone.extract(x, ["norm"])["norm"]
+        assert tokens.shape == (2, 6, 192)
+        larger = copy.deepcopy(backbone.network)
+        larger.set_input_size((32, 48))  # timm's own way for good
+        torch.testing.assert_close(tokens, larger.forward_features(x)[:, 1:])
+    with pytest.raises(
+        BackboneError, match=r"^this VisionTransformer cannot take these images; found '32 x 40'; allowed: multiples of 16$"
+    ):
+        backbone.extract(torch.randn(2, 3, 32, 40), ["norm"])
+
+
+def test_an_architecture_of_fixed_size_takes_no_other():
+    backbone = on_meta("gmixer_12_224")
+    with pytest.raises(BackboneError, match="found '64 x 64'; allowed: 32 x 32, which it was built for"):
+        backbone.extract(torch.zeros(1, 3, 64, 64, device="meta"), ["blocks_0"])
+
+
+@pytest.mark.parametrize(
+    ("model", "image", "reason"),
+    [
+        ("vit_tiny_patch16_224", spec(40), r"40 x 40 pixels and 3 channels \(.*divisible by patch size \(16\)"),
+        ("vgg11", spec(16, num_chs=1), r"16 x 16 pixels and 1 channel \(.*too small"),
+    ],
+)
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_images_that_the_model_cannot_take(model, image, reason, device):
+    with torch.device(device), pytest.raises(OptionError, match=rf"^model: {model} cannot take images of {reason}") as caught:
+        TimmBackbone(image, model=model)
+    assert caught.value.option == "model"
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("choose another model, or another size of the images")
+
+
+# ----------------------------------------------------------------------------------------------------------------- weights
+
+
+def test_the_seed_gives_the_weights_that_timm_draws():
+    torch.manual_seed(3)
+    backbone = TimmBackbone(CIFAR, model="mobilenetv3_small_050")
+    torch.manual_seed(3)
+    plain = timm.create_model("mobilenetv3_small_050", num_classes=0).state_dict()
+    assert backbone.network.training
+    for name, tensor in backbone.network.state_dict().items():
+        assert torch.equal(tensor, plain[name]), name
+
+
+def test_nothing_is_drawn_or_printed_on_the_meta_device(capfd):
+    state, levels = torch.get_rng_state(), [logging.getLogger(name).level for name in ("timm", "huggingface_hub")]
+    with torch.device("meta"):
+        backbone = TimmBackbone(CIFAR, model="test_vit", pretrained=True)  # not fetched
+    assert all(tensor.is_meta for tensor in (*backbone.parameters(), *backbone.buffers()))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert levels == [logging.getLogger(name).level for name in ("timm", "huggingface_hub")]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_state_is_restored_and_copied():
+    torch.manual_seed(0)
+    one, other = (TimmBackbone(CIFAR, model="test_vit").eval() for _ in range(2))
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert not torch.equal(one.embed(images), other.embed(images))
+        other.load_state_dict(one.state_dict())
+        assert torch.equal(one.embed(images), other.embed(images))
+        assert torch.equal(one.embed(images), copy.deepcopy(one).embed(images))
+
+
+@pytest.mark.parametrize("model", [*LAYERS, "vgg11", "swin_tiny_patch4_window7_224", "test_vit"])
+def test_every_parameter_has_a_part_in_the_deepest_layer(model):
+    backbone = on_meta(model)
+    deepest = backbone.extract(torch.zeros(2, 3, 32, 32, device="meta"), backbone.layer_names[-1:])[backbone.layer_names[-1]]
+    names, parameters = zip(*backbone.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(deepest.sum(), parameters, allow_unused=True)
+    assert [name for name, gradient in zip(names, gradients, strict=True) if gradient is None] == []
+
+
+def test_gradients_flow_through_a_resnet():
+    torch.manual_seed(0)
+    backbone = TimmBackbone(CIFAR, model="resnet18")
+    backbone.embed(torch.rand(4, 3, 32, 32)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())
+    stem = backbone.network.conv1.weight.grad
+    assert stem.abs().max() > 0
+
+
+# -------------------------------------------------------------------------------------------------------------- pretrained
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch) -> Path:
+    """The cache of the Hugging Face hub, empty, and no way to the hub."""
+
+    def get_hf_file_metadata(_url: str):
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", get_hf_file_metadata)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_weights_that_cannot_be_fetched(capfd):
+    with pytest.raises(BackboneError) as caught:
+        TimmBackbone(CIFAR, model="test_vit", pretrained=True)
+    assert str(caught.value) == (
+        "the pretrained weights of timm's test_vit could not be fetched (no route to host); set pretrained = false,"
+        " or put the weights into the cache of the Hugging Face hub (HF_HUB_CACHE)"
+    )
+    assert capfd.readouterr() == ("", "")
+
+
+def test_weights_come_from_the_cache(hub_cache):
+    torch.manual_seed(0)
+    weights = timm.create_model("test_vit").state_dict()  # 160 x 160 images, with a classifier
+    folder = hub_cache / "models--timm--test_vit.r160_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    safetensors.torch.save_file(weights, folder / "snapshots" / ("0" * 40) / "model.safetensors")
+    backbone = TimmBackbone(spec(160, num_chs=1), model="test_vit.r160_in1k", pretrained=True)
+    state = backbone.network.state_dict()
+    torch.testing.assert_close(state["blocks.3.attn.qkv.weight"], weights["blocks.3.attn.qkv.weight"], rtol=0, atol=0)
+    torch.testing.assert_close(state["pos_embed"], weights["pos_embed"], rtol=0, atol=0)
+    torch.testing.assert_close(state["patch_embed.proj.weight"], weights["patch_embed.proj.weight"].sum(dim=1, keepdim=True))
+    assert not any(name.startswith("head") for name in state)
+
+
+def test_models_without_weights():
+    model = next(name for name in timm.list_models("resne*") if not getattr(timm.get_pretrained_cfg(name), "has_weights", True))
+    with pytest.raises(OptionError, match=rf"^pretrained: timm has no weights for {model}; set pretrained = false$"):
+        on_meta(model, pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("resnet81", "did you mean 'resnet18'"),
+        ("resnet18.a1_in2k", "did you mean 'resnet18.a1_in1k'"),
+        ("?", "timm.list_models() lists all"),
+    ],
+)
+def test_unknown_models(name, near):
+    with pytest.raises(OptionError, match=rf"^model: timm .* has no such model; found '{re.escape(name)}'; {re.escape(near)}"):
+        on_meta(name)
+
+
+# -------------------------------------------------------------------------------------------------------------- cifar_stem
+
+
+def test_cifar_stem_keeps_the_size_of_small_images():
+    backbone = on_meta("resnet18", cifar_stem=True)
+    assert backbone.feature_info == (
+        FeatureInfo("act1", 64, 1),
+        FeatureInfo("layer1", 64, 1),
+        FeatureInfo("layer2", 128, 2),
+        FeatureInfo("layer3", 256, 4),
+        FeatureInfo("layer4", 512, 8),
+    )
+    check_shapes(backbone)
+    assert sum(p.numel() for p in backbone.parameters()) == 11_168_832  # the usual 11,173,962 for CIFAR-10, less 512 * 10 + 10
+
+
+def test_cifar_stem_is_one_3x3_convolution_of_stride_1():
+    torch.manual_seed(0)
+    backbone = TimmBackbone(spec(8, num_chs=1), model="resnet18", cifar_stem=True).eval()
+    x = torch.randn(2, 1, 8, 8)
+    features = backbone.extract(x, ["act1", "layer1"])
+    weight = backbone.network.conv1.weight
+    assert weight.shape == (64, 1, 3, 3)
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.15)  # as timm draws the other convolutions
+    act1 = nn.functional.conv2d(x, weight, padding=1).div(math.sqrt(1 + 1e-5)).relu()
+    torch.testing.assert_close(features["act1"], act1)
+    torch.testing.assert_close(features["layer1"], backbone.network.layer1(act1))  # no pooling in between
+
+
+@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "convnext_atto", "regnetx_002", "resnet26d"])
+def test_cifar_stem_is_refused_where_there_is_no_such_stem(model):
+    message = rf"^cifar_stem: {model} has no 7x7 convolution and max-pooling to replace; allowed: plain ResNets, such as resnet18; set cifar_stem = false$"
+    with pytest.raises(OptionError, match=message):
+        on_meta(model, cifar_stem=True)
+
+
+def test_cifar_stem_is_refused_with_pretrained_weights():
+    with pytest.raises(
+        OptionError, match=r"^cifar_stem: pretrained weights do not fit this stem; set pretrained = false or cifar_stem = false$"
+    ):
+        on_meta("resnet18", cifar_stem=True, pretrained=True)
+
+
+# ----------------------------------------------------------------------------------------------------------- masked_encode
+
+
+class Keep(nn.Module):
+    """What timm runs between its position embedding and its first block: here, a selection of patches."""
+
+    def __init__(self, keep: Tensor, num_prefix: int) -> None:
+        super().__init__()
+        self.keep, self.num_prefix = keep, num_prefix
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = x[:, self.num_prefix :]
+        kept = torch.stack([patches[n, positions] for n, positions in enumerate(self.keep)])
+        return torch.cat([x[:, : self.num_prefix], kept], dim=1)
+
+
+@pytest.mark.parametrize("size", [(64, 32), (32, 96)], ids=["built_for", "other_size"])
+@pytest.mark.parametrize(
+    "model",
+    ["test_vit", "test_vit2", "deit3_small_patch16_224", "vit_base_patch16_clip_224"],
+    ids=["class_token", "register", "positions_of_patches_alone", "norm_pre"],
+)
+def test_masked_encode_runs_the_blocks_on_the_patches_kept(model, size):
+    if model not in timm.list_models():
+        pytest.skip(f"timm {timm.__version__} has no {model}")
+    backbone = small(model)
+    images = torch.rand(2, 3, *size)
+    num_patches = size[0] * size[1] // 256
+    keep = torch.stack([torch.randperm(num_patches)[: num_patches // 2] for _ in range(2)])
+    network = copy.deepcopy(backbone.network)
+    network.patch_drop = Keep(keep, network.num_prefix_tokens)
+    with torch.no_grad():
+        expected = network.forward_features(backbone.prepare(images))[:, network.num_prefix_tokens :]
+        torch.testing.assert_close(backbone.masked_encode(images, keep), expected)
+        everything = torch.arange(num_patches).expand(2, -1)
+        torch.testing.assert_close(backbone.masked_encode(images, everything), backbone(images, ["norm"])["norm"])
+
+
+@functools.cache
+def small(model: str) -> TimmBackbone:
+    """Two blocks are enough, with positions that differ; drawing all weights of a large ViT would take seconds."""
+    backbone = copy.deepcopy(on_meta(model, spec(64, 32)))
+    backbone.network.blocks = backbone.network.blocks[:2]
+    backbone.to_empty(device="cpu")
+    torch.manual_seed(0)
+    for parameter in backbone.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    backbone.mean.fill_(0.5)
+    backbone.std.fill_(0.25)
+    return backbone.eval()
+
+
+def test_masked_encode_checks_the_size_too():
+    with pytest.raises(BackboneError, match="found '40 x 32'; allowed: multiples of 16"):
+        on_meta("test_vit").masked_encode(torch.zeros(1, 3, 40, 32, device="meta"), torch.zeros(1, 1, dtype=torch.long, device="meta"))
+
+
+@pytest.mark.parametrize("model", ["resnet18", "deit_tiny_distilled_patch16_224"])
+def test_masked_encode_is_refused_by_networks_that_cannot(model):
+    backbone = on_meta(model)
+    assert "masked_encode" not in backbone.capabilities
+    with pytest.raises(BackboneError, match="TimmBackbone has no masked_encode"):
+        backbone.masked_encode(torch.zeros(1, 3, 32, 32, device="meta"), torch.zeros(1, 1, dtype=torch.long, device="meta"))

@@ -1,0 +1,61 @@
+"""Labelled images in memory, a network and a context: what an evaluator needs, to run in a moment."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sslkit import Arrays, Backbone, LabeledData, RunContext, Training
+from sslkit.engine.randomness import global_seed
+from tests.contract.miniatures.backbones import TinyConv
+
+CPU = torch.device("cpu")
+NUM_CLASSES = 3
+
+
+def arrays(num_train: int = 30, num_test: int = 15, *, size: int = 8) -> Arrays:
+    """Noise in three colours; class c is brighter in channel c. Classes take turns."""
+    train, train_labels = _images(num_train, size, seed=0)
+    test, test_labels = _images(num_test, size, seed=1)
+    return Arrays(train_images=train, train_labels=train_labels, test_images=test, test_labels=test_labels)
+
+
+def labeled(data: Arrays | None = None) -> LabeledData:
+    data = arrays() if data is None else data
+    train, test = data.load("train"), data.load("test")
+    assert train is not None
+    assert test is not None
+    return LabeledData(train, test)
+
+
+def network(kind: type[Backbone] = TinyConv, *, seed: int = 0, **options: Any) -> Backbone:
+    with global_seed(seed):
+        return kind(arrays().image(), **options)
+
+
+def context(**options: Any) -> RunContext:
+    defaults: dict[str, Any] = {"stage": "probe", "seed": 3, "device": CPU, "checkpoint_minutes": 1e9, "channels_last": False}
+    return RunContext(**{**defaults, **options})
+
+
+def training(**options: Any) -> Training:
+    return Training(**{"epochs": 2, "batch_size": 8, **options})
+
+
+def copy_of(module: nn.Module) -> dict[str, Tensor]:
+    """A module's state, which later training does not change."""
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def changed(module: nn.Module, before: dict[str, Tensor]) -> list[str]:
+    """The names of the parameters and buffers that are no longer bit-identical."""
+    after = module.state_dict()
+    assert after.keys() == before.keys()
+    return [name for name, tensor in after.items() if not torch.equal(tensor, before[name])]
+
+
+def _images(num_images: int, size: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    labels = torch.arange(num_images) % NUM_CLASSES
+    pixels = torch.randint(0, 128, (num_images, 3, size, size), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    pixels[torch.arange(num_images), labels] += 100
+    return pixels, labels

@@ -1,0 +1,123 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sslkit.evaluators.knn as module
+from sslkit import KNN, DataError, LabeledData, OptionError
+from sslkit.artifacts import state_hash
+from sslkit.evaluators.knn import vote
+from tests.contract.miniatures.backbones import TinyConv, TinyTokens
+from tests.evaluators.labeled import arrays, context, labeled, network
+
+DATA = labeled()
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def naive_votes(bank: Tensor, labels: list[int], query: Tensor, num_classes: int, k: int, temperature: float) -> list[float]:
+    """One query at a time: sort all similarities, let the first k vote, as parts of one."""
+    similarity = [float(query @ row / (query.norm() * row.norm())) for row in bank]
+    votes = [0.0] * num_classes
+    for index in sorted(range(len(bank)), key=lambda i: -similarity[i])[:k]:
+        votes[labels[index]] += math.exp(similarity[index] / temperature)
+    return [value / sum(votes) for value in votes]
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (5, 0.07), (5, 1.0), (23, 0.2)])
+def test_votes_equal_those_of_a_loop_over_queries(k: int, temperature: float, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_CHUNK", 3)  # the last of these chunks is smaller
+    bank, queries, labels = random(23, 6, seed=0), random(7, 6, seed=1), torch.arange(23) % 4
+    votes = vote(bank, labels, queries, 4, k=k, temperature=temperature)
+    for query, found in zip(queries, votes / votes.sum(dim=1, keepdim=True), strict=True):
+        assert found.tolist() == pytest.approx(naive_votes(bank, labels.tolist(), query, 4, k, temperature), abs=1e-5)
+
+
+def test_only_the_direction_of_features_counts():
+    bank, queries, labels = random(23, 6, seed=0), random(7, 6, seed=1), torch.arange(23) % 4
+    scaled = vote(bank * torch.linspace(0.1, 9, 23)[:, None], labels, queries * 100, 4, k=5, temperature=0.07)
+    assert torch.allclose(scaled, vote(bank, labels, queries, 4, k=5, temperature=0.07), rtol=1e-4)
+
+
+def test_near_neighbours_outvote_many_far_ones():
+    bank = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]])
+    votes = vote(bank, torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.1]]), 2, k=3, temperature=0.07)
+    assert votes.argmax().item() == 0
+    assert vote(bank, torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.1]]), 2, k=3, temperature=10.0).argmax().item() == 1
+
+
+@pytest.mark.parametrize("temperature", [0.01, 1e-3, 1e-6])
+def test_no_temperature_is_too_small(temperature: float):
+    """exp(1 / 0.01) overflows float32: all classes would have infinitely many votes, and the first would win."""
+    bank, labels = torch.tensor([[1.0, 0.3], [1.0, 0.0], [1.0, 0.05]]), torch.tensor([0, 1, 2])
+    votes = vote(bank, labels, torch.tensor([[1.0, 0.06], [-1.0, 0.0]]), 3, k=3, temperature=temperature)
+    assert votes.isfinite().all()
+    assert votes.argmax(dim=1).tolist() == [2, 0]  # the nearest; seen from behind, that is the one farthest off the axis
+
+
+def naive_top1(backbone: Any, layer: str, **options: Any) -> float:
+    assert DATA.train.labels is not None
+    assert DATA.test.labels is not None
+    with torch.no_grad():
+        bank, queries = (backbone.eval().embed(images.read(range(len(images))), layer) for images in (DATA.train, DATA.test))
+    labels = DATA.train.labels.tolist()
+    votes = [naive_votes(bank, labels, query, 3, **options) for query in queries]
+    correct = sum(row.index(max(row)) == int(label) for row, label in zip(votes, DATA.test.labels, strict=True))
+    return 100 * correct / len(votes)
+
+
+@pytest.mark.parametrize(("kind", "layers"), [(TinyConv, ("body", "stem")), (TinyTokens, ("block",))])
+def test_it_measures_pooled_features_of_every_layer(kind: Any, layers: tuple[str, ...]):
+    backbone = network(kind)
+    before = state_hash(backbone)
+    evaluation = KNN(layers=layers, k=4, temperature=0.1, batch_size=8).evaluate(backbone, DATA, context())
+    assert evaluation.metrics == {f"{layer}.top1": pytest.approx(naive_top1(backbone, layer, k=4, temperature=0.1)) for layer in layers}
+    assert state_hash(backbone) == before
+    assert (evaluation.backbone, evaluation.heads) == (None, {})
+    assert KNN(layers=layers).frozen
+
+
+def test_features_are_taken_in_eval_mode_whatever_the_batches():
+    backbone = network(dropout=0.9)
+    backbone.train()
+    metrics = [KNN(layers=("body",), k=3, batch_size=size).evaluate(backbone, DATA, context()).metrics for size in (4, 30)]
+    assert metrics[0] == metrics[1] == KNN(layers=("body",), k=3).evaluate(network(dropout=0.0), DATA, context()).metrics
+
+
+def test_it_tells_these_classes_apart():
+    assert KNN(layers=("stem",), k=5).evaluate(network(), DATA, context()).metrics["stem.top1"] > 90
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 0}, "k: must be positive; found 0"),
+        ({"temperature": -0.1}, "temperature: must be positive; found -0.1"),
+        ({"batch_size": 0}, "batch_size: must be positive; found 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict, message: str):
+    with pytest.raises(OptionError, match=f"^{message}$"):
+        KNN(layers=("stem",), **options)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_computed():
+    backbone = network()
+    KNN(layers=("stem", "body"), k=30).check(backbone, DATA)
+    with pytest.raises(OptionError, match=r"^k: is larger than the data \(30 images\); found 31; allowed: 1 to 30$"):
+        KNN(layers=("stem",), k=31).check(backbone, DATA)
+    with pytest.raises(OptionError, match=r"^layers: layer does not exist in this backbone; found 'conv2'; allowed: stem, body$"):
+        KNN(layers=("conv2",)).check(backbone, DATA)
+    with pytest.raises(OptionError, match=r"^layers: is empty"):
+        KNN(layers=()).check(backbone, DATA)
+
+
+def test_data_without_labels_is_refused():
+    images = arrays().load("pretrain")
+    assert images is not None
+    with pytest.raises(DataError, match=r"^nearest neighbours need labels on training and test images$"):
+        KNN(layers=("stem",)).evaluate(network(), LabeledData(images, DATA.test), context())

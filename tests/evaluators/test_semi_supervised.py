@@ -1,0 +1,215 @@
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sslkit.evaluators.semi_supervised as module
+from sslkit import DataError, FeatureInfo, LabeledData, OptionError, RunInterruptedError, SemiSupervised
+from sslkit.artifacts import state_hash
+from sslkit.data.arrays import ArraySet
+from sslkit.evaluators.classifier import fit_classifier
+from tests.evaluators.labeled import NUM_CLASSES, arrays, context, labeled, network
+
+DATA = labeled()
+
+
+def semi(**options: Any) -> SemiSupervised:
+    """Two epochs of four steps for each K."""
+    defaults: dict[str, Any] = {"labels_per_class": (1, 4), "layers": ("stem",), "head": "linear", "epochs": 2, "batch_size": 8}
+    return SemiSupervised(**{**defaults, **options})
+
+
+class Fits:
+    """Stands in for ``fit_classifier`` and writes down what it was given."""
+
+    def __init__(self, accuracies: list[float] | None = None) -> None:
+        self.subsets: list[list[int]] = []
+        self.parts: list[str] = []
+        self.backbones: list[tuple[int, str]] = []
+        self._accuracies = iter(accuracies or [])
+
+    def __call__(self, backbone: Any, heads: Any, data: Any, training: Any, surroundings: Any, **options: Any) -> dict[str, float]:
+        self.subsets.append(options["subset"].tolist())
+        self.parts.append(surroundings.part)
+        self.backbones.append((id(backbone), state_hash(backbone)))
+        if (accuracy := next(self._accuracies, None)) is not None:
+            return {f"{layer}.top1": accuracy + 10 * depth for depth, layer in enumerate(heads)}
+        return fit_classifier(backbone, heads, data, training, surroundings, **options)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch):
+    def start(accuracies: list[float] | None = None) -> Fits:
+        fits = Fits(accuracies)
+        monkeypatch.setattr(module, "fit_classifier", fits)
+        return fits
+
+    return start
+
+
+# ---------------------------------------------------------------------------------------------------------------- the labels
+
+
+def labels_chosen(watch: Any, *, data: LabeledData = DATA, surroundings: dict | None = None, **options: Any) -> list[list[int]]:
+    fits = watch([50.0] * 99)
+    semi(**options).evaluate(network(), data, context(**(surroundings or {})))
+    return fits.subsets
+
+
+def shuffled() -> LabeledData:
+    """The same data with classes that do not take turns."""
+    labels = torch.tensor([0] * 10 + [2, 1] * 10)
+    assert DATA.train.pixels is not None
+    return DATA._replace(train=ArraySet(DATA.train.pixels, DATA.train.image, labels=labels, classes=DATA.train.classes))
+
+
+def test_the_first_images_of_each_class_are_chosen_in_data_set_order(watch: Any):
+    assert labels_chosen(watch, labels_per_class=(1, 3)) == [[0, 1, 2], list(range(9))]
+    assert labels_chosen(watch, labels_per_class=(2,), data=shuffled()) == [[0, 1, 10, 11, 12, 13]]
+
+
+def test_random_images_are_as_many_of_each_class(watch: Any):
+    data = shuffled()
+    chosen = labels_chosen(watch, labels_per_class=(2, 5), selection="random", num_subsets=3, data=data)
+    assert [len(subset) for subset in chosen] == [6, 6, 6, 15, 15, 15]
+    assert data.train.labels is not None
+    for subset in chosen:
+        assert len(set(subset)) == len(subset)
+        assert data.train.labels[subset].bincount().tolist() == [len(subset) // NUM_CLASSES] * NUM_CLASSES
+    assert len({tuple(subset) for subset in chosen}) == 6
+
+
+@pytest.mark.parametrize("selection", ["first", "random"])
+def test_every_stage_gets_the_same_labels(watch: Any, selection: str):
+    """Pretrained features, random features and the supervised network are compared on the same images."""
+    options: dict[str, Any] = {"selection": selection, "labels_per_class": (1, 4)}
+    first = labels_chosen(watch, surroundings={"stage": "rotnet_few_labels"}, **options)
+    assert labels_chosen(watch, surroundings={"stage": "supervised_few_labels"}, freeze=False, head="conv", epochs=3, **options) == first
+    assert labels_chosen(watch, labels_per_class=(4,), selection=selection) == first[1:]
+
+
+def test_another_seed_gets_other_random_labels(watch: Any):
+    one, two = (labels_chosen(watch, selection="random", surroundings={"seed": seed}) for seed in (3, 4))
+    assert one != two
+
+
+# --------------------------------------------------------------------------------------------------------------- the figures
+
+
+def test_one_subset_gives_one_figure_for_each_layer_and_k(watch: Any):
+    fits = watch([20.0, 60.0])
+    metrics = semi(layers=("stem", "body")).evaluate(network(), DATA, context()).metrics
+    assert metrics == {"stem.k1.top1": 20.0, "body.k1.top1": 30.0, "stem.k4.top1": 60.0, "body.k4.top1": 70.0}
+    assert fits.parts == ["k1", "k4"]
+
+
+def test_several_subsets_give_mean_and_standard_deviation(watch: Any):
+    fits = watch([10.0, 20.0, 60.0])
+    metrics = semi(labels_per_class=(2,), selection="random", num_subsets=3).evaluate(network(), DATA, context()).metrics
+    assert metrics == {"stem.k2.top1": 30.0, "stem.k2.top1_std": pytest.approx(statistics.stdev([10, 20, 60]))}
+    assert metrics["stem.k2.top1_std"] == pytest.approx((((10 - 30) ** 2 + (20 - 30) ** 2 + (60 - 30) ** 2) / 2) ** 0.5)
+    assert fits.parts == ["k2-1", "k2-2", "k2-3"]
+
+
+def test_each_k_is_measured_as_if_alone():
+    together = semi().evaluate(network(), DATA, context()).metrics
+    alone = [semi(labels_per_class=(k,)).evaluate(network(), DATA, context()).metrics for k in (1, 4)]
+    assert together == {**alone[0], **alone[1]}
+
+
+def test_more_labels_help():
+    metrics = semi(labels_per_class=(1, 10), head="mlp", epochs=6).evaluate(network(), DATA, context()).metrics
+    assert metrics["stem.k10.top1"] > 90
+    assert metrics["stem.k10.top1"] >= metrics["stem.k1.top1"]
+
+
+# --------------------------------------------------------------------------------------------------------------- the network
+
+
+def test_frozen_features_are_shared_by_all_k(watch: Any):
+    fits, backbone = watch(), network()
+    before = state_hash(backbone)
+    evaluation = semi().evaluate(backbone, DATA, context())
+    assert fits.backbones == [(id(backbone), before)] * 2
+    assert state_hash(backbone) == before
+    assert evaluation.backbone is None
+    assert semi().frozen
+
+
+def test_a_trained_network_starts_from_the_same_weights_for_each_k(watch: Any):
+    fits, backbone = watch(), network()
+    before = state_hash(backbone)
+    evaluator = semi(freeze=False, selection="random", num_subsets=2)
+    evaluator.evaluate(backbone, DATA, context())
+    assert [state for _, state in fits.backbones] == [before] * 4
+    assert id(backbone) not in {network_id for network_id, _ in fits.backbones}
+    assert state_hash(backbone) == before
+    assert not evaluator.frozen
+
+
+@pytest.mark.parametrize("freeze", [True, False], ids=["frozen", "trained"])
+def test_it_goes_on_in_the_k_in_which_it_was_stopped(freeze: bool, tmp_path: Path):
+    expected = semi(freeze=freeze).evaluate(network(), DATA, context())
+    steps = iter(range(99))
+    with pytest.raises(RunInterruptedError, match=r"after 3 steps$"):  # of the second K, whose fit counts anew
+        semi(freeze=freeze).evaluate(network(), DATA, context(folder=tmp_path, should_stop=lambda: next(steps) == 10))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-k1.safetensors", "checkpoint-k4.safetensors"]
+    again = iter(range(99))
+    assert semi(freeze=freeze).evaluate(network(), DATA, context(folder=tmp_path, should_stop=lambda: next(again) < 0)) == expected
+    assert next(again) == 5  # the steps that were left
+
+
+# ----------------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels_per_class": ()}, r"labels_per_class: must be distinct positive numbers; found \[\]; allowed: for example \[20, 100\]"),
+        ({"labels_per_class": (4, 0)}, r"labels_per_class: must be distinct positive numbers; found \[4, 0\]"),
+        ({"labels_per_class": (4, 1, 4)}, r"labels_per_class: must be distinct positive numbers; found \[4, 1, 4\]"),
+        ({"num_subsets": 0}, r"num_subsets: must be positive; found 0; allowed: 1 or more"),
+        ({"num_subsets": 2}, r'num_subsets: needs random selection; found 2; set selection = "random"'),
+        ({"freeze": False, "layers": ("stem", "body")}, r"layers: must be one layer when the backbone is trained; found \['stem', 'body'\]"),
+        ({"freeze": False, "layers": ()}, r"layers: must be one layer when the backbone is trained; found \[\]"),
+        ({"images_per_epoch": 7}, r"images_per_epoch: is smaller than a batch; found 7; allowed: 8 or more"),
+        ({"batch_size": 0}, r"batch_size: must be positive; found 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict, message: str):
+    with pytest.raises(OptionError, match=f"^{message}"):
+        semi(**options)
+
+
+def test_what_does_not_fit_the_data_or_the_network_is_refused():
+    backbone = network()
+    semi(labels_per_class=(10,), layers=("stem", "body"), images_per_epoch=30).check(backbone, DATA)
+    with pytest.raises(OptionError, match=r"^labels_per_class: more than the smallest class has; found 11; allowed: at most 10$"):
+        semi(labels_per_class=(1, 11)).check(backbone, DATA)
+    with pytest.raises(OptionError, match=r"^layers: layer does not exist in this backbone; found 'conv2'"):
+        semi(layers=("conv2",)).check(backbone, DATA)
+    with pytest.raises(OptionError, match=r"^batch_size: is larger than the data \(30 images\)"):
+        semi(batch_size=31).check(backbone, DATA)
+    backbone.feature_info = (*backbone.feature_info, FeatureInfo("logits", 8, 1, "vector"))
+    with pytest.raises(OptionError, match=r"^layers: a convolution needs a map or tokens"):
+        semi(layers=("logits",), head="conv").check(backbone, DATA)
+
+
+def test_the_smallest_class_decides():
+    labels = torch.tensor([0] * 20 + [1] * 8 + [2] * 2)
+    assert DATA.train.pixels is not None
+    data = DATA._replace(train=ArraySet(DATA.train.pixels, DATA.train.image, labels=labels, classes=DATA.train.classes))
+    semi(labels_per_class=(2,)).check(network(), data)
+    with pytest.raises(OptionError, match=r"found 3; allowed: at most 2$"):
+        semi(labels_per_class=(3,)).check(network(), data)
+
+
+def test_data_without_labels_is_refused():
+    images = arrays().load("pretrain")
+    assert images is not None
+    assert isinstance(images.pixels, Tensor)
+    with pytest.raises(DataError, match=r"^the training images have no labels$"):
+        semi().check(network(), LabeledData(images, DATA.test))
