@@ -85,15 +85,17 @@ def check_data(recipe: Recipe, stage: Stage, data: OpenedDataset) -> None:
 def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
     """What the stage's backbone is built for: the data's images, or what the task that first trained it wants."""
     if isinstance(stage, PretrainStage) and stage.weights == RANDOM:
-        return stage.task.image_spec(data)
+        with _at(f"stages.{stage.name}.task"):
+            return stage.task.image_spec(data)
     if stage.weights == RANDOM:
         return data
     return backbone_image(recipe, recipe.stage(stage.weights), data)
 
 
 def _meta_backbone(recipe: Recipe, stage: Stage, data: OpenedDataset) -> Backbone:
+    image = backbone_image(recipe, stage, data.image())
     with torch.device("meta"):
-        return stage.backbone.without_downloads().build(backbone_image(recipe, stage, data.image()))
+        return stage.backbone.without_downloads().build(image)
 
 
 @contextmanager

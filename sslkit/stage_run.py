@@ -21,6 +21,7 @@ from sslkit.artifacts import (
     differences,
     fingerprint,
     load_weights,
+    plain,
     read_json,
     save_module,
     state_hash,
@@ -132,7 +133,7 @@ class StageRun:
             "seed": self.seed,
             "precision": self.runtime.precision,
             "deterministic": self.runtime.deterministic,
-            "backbone": {**provenance.record._asdict(), "image": list(backbone.image), "weights": provenance.weights},
+            "backbone": {**provenance.record._asdict(), "image": plain(backbone.image), "weights": provenance.weights},
             "versions": {"sslkit": version("sslkit"), **provenance.versions},
         }
 

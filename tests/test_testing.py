@@ -392,7 +392,7 @@ class CountsInEval(TinyBackbone):
 class ReadsValues(TinyBackbone):
     def __init__(self, image: ImageSpec) -> None:
         super().__init__(image)
-        self.scale = float(self.deep[0].weight.std())
+        self.scale = float(self.deep[0].weight.detach().std())
 
 
 class DataOnMeta(TinyBackbone):
@@ -472,8 +472,8 @@ def test_a_broken_backbone_is_named(build, promise):
 
 
 def test_a_backbone_that_reads_values_while_it_is_built_is_found():
-    promise = "must be built on the meta device, without reading a tensor's values (Tensor.item() cannot be called on meta tensors)"
-    assert broken_promise(check_backbone, ReadsValues) == f"ReadsValues: {promise}"
+    promise = "ReadsValues: must be built on the meta device, without reading a tensor's values ("
+    assert broken_promise(check_backbone, ReadsValues).startswith(promise)
 
 
 # --------------------------------------------------------------------------------------------------------- broken evaluators

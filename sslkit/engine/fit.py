@@ -105,6 +105,7 @@ def fit(
                 log.restart_clock()
             state.end_epoch()
 
+        log.begin(training.epochs)  # a fit that was finished before is announced too: its last measurement comes again
         _check_finite(state, path)
         if path is not None:
             _save(state, path, context)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -53,12 +54,13 @@ def built(model: str) -> TimmBackbone:
 def watching(network: nn.Module, modules: Iterable[str]) -> Iterator[dict[str, Tensor]]:
     """What comes out of some of a network's modules, in the order in which they run."""
     outputs: dict[str, Tensor] = {}
-    handles = [
-        network.get_submodule(name).register_forward_hook(
-            lambda _module, _inputs, output, name=name: outputs.update({name: output.clone()})
-        )
-        for name in modules
-    ]
+    handles = []
+    for name in modules:
+
+        def keep(_module: nn.Module, _inputs: object, output: Tensor, name: str = name) -> None:
+            outputs[name] = output.clone()
+
+        handles.append(network.get_submodule(name).register_forward_hook(keep))
     yield outputs
     for handle in handles:
         handle.remove()
@@ -102,7 +104,8 @@ def check_shapes(backbone: TimmBackbone) -> None:
 def test_features_equal_what_comes_out_of_timms_modules(model):
     backbone = built(model)
     vit = model.startswith("vit")
-    plain = timm.create_model(model, num_classes=0, **({"img_size": (64, 32)} if vit else {})).eval()
+    size: Any = {"img_size": (64, 32)} if vit else {}
+    plain: Any = timm.create_model(model, num_classes=0, **size).eval()
     assert not plain.load_state_dict(backbone.network.state_dict(), strict=False).unexpected_keys
     x = torch.randn(2, 3, 64, 32)
     with torch.no_grad(), watching(plain, [entry["module"] for entry in plain.feature_info]) as outputs:

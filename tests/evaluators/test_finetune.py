@@ -44,7 +44,7 @@ def test_layers_above_the_head_are_neither_used_nor_changed():
 
 @pytest.mark.parametrize("head", ["linear", "mlp", "conv"])
 def test_any_head_learns(head: str):
-    assert run(head=head, epochs=8).evaluate(network(dropout=0.0), DATA, context()).metrics["body.top1"] > 80
+    assert run(head=head, epochs=8).evaluate(network(dropout=0.0), DATA, context()).metrics["body.top1"] > 60
 
 
 def test_the_supervised_baseline_is_the_same_training_from_scratch():

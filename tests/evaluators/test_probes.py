@@ -85,7 +85,9 @@ def test_the_width_of_the_heads(kind: Any, options: dict, expected: list[int]):
 
 @pytest.mark.parametrize("kind", PROBES)
 def test_what_cannot_work_is_refused_before_anything_is_computed(kind: Any):
-    check = lambda **options: probe(kind, **{"layers": ("stem",), **options}).check(on_meta(), DATA)  # noqa: E731
+    def check(layers: tuple[str, ...] = ("stem",), **options: Any) -> None:
+        probe(kind, layers, **options).check(on_meta(), DATA)
+
     check(layers=("stem", "body"), batch_size=30)
     with pytest.raises(OptionError, match=r"^layers: layer does not exist in this backbone; found 'conv2'; allowed: stem, body$"):
         check(layers=("stem", "conv2"))

@@ -122,7 +122,7 @@ def test_each_k_is_measured_as_if_alone():
 
 def test_more_labels_help():
     metrics = semi(labels_per_class=(1, 10), head="mlp", epochs=6).evaluate(network(), DATA, context()).metrics
-    assert metrics["stem.k10.top1"] > 90
+    assert metrics["stem.k10.top1"] > 60
     assert metrics["stem.k10.top1"] >= metrics["stem.k1.top1"]
 
 

@@ -1,0 +1,332 @@
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sslkit.artifacts as module
+from sslkit import NIN, SGD, ArtifactError, Augment, Backbone, Catalog, ImageSpec, load_backbone
+from sslkit.artifacts import (
+    ARTIFACT,
+    BACKBONE,
+    BackboneRecord,
+    describe_backbone,
+    differences,
+    fingerprint,
+    load_weights,
+    plain,
+    read_json,
+    save_module,
+    state_hash,
+    write_json,
+    write_text,
+)
+from sslkit.engine.randomness import global_seed
+from tests.contract.miniatures.backbones import TinyConv
+
+GRAY = ImageSpec(8, 12, "gray", (0.3,), (0.4,))
+NIN_OPTIONS: dict[str, Any] = {"num_blocks": 3, "width": 0.05, "pool_after_conv3": False}
+CODE = "tests.contract.miniatures.backbones:TinyConv"
+
+
+def tiny(image: ImageSpec = GRAY, *, seed: int = 1, width: int = 4) -> TinyConv:
+    with global_seed(seed):
+        return TinyConv(image, width=width)
+
+
+def nin() -> NIN:
+    with global_seed(1):
+        return NIN(GRAY, **NIN_OPTIONS)
+
+
+def leave(folder: Path, backbone: Backbone, spec: str, options: dict[str, Any] | None, *, kind: str = "pretrain") -> Path:
+    """What a finished stage leaves in its folder."""
+    save_module(folder / BACKBONE, backbone)
+    record = describe_backbone(backbone, BackboneRecord(spec, options))
+    write_json(folder / ARTIFACT, {"stage": folder.name, "kind": kind, "status": "finished", "backbone": record})
+    return folder
+
+
+def assert_same(found: nn.Module, expected: nn.Module) -> None:
+    assert found.state_dict().keys() == expected.state_dict().keys()
+    for name, tensor in found.state_dict().items():
+        assert torch.equal(tensor, expected.state_dict()[name]), name
+
+
+# ------------------------------------------------------------------------------------------------------------- load_backbone
+
+
+def test_a_backbone_is_built_again_in_eval_mode_with_its_normalisation(tmp_path: Path):
+    trained = nin()
+    loaded = load_backbone(leave(tmp_path / "pretrain", trained, "nin", NIN_OPTIONS))
+    assert isinstance(loaded, NIN)
+    assert_same(loaded, trained)
+    assert loaded.image == GRAY
+    assert isinstance(loaded.image.mean, tuple)
+    assert (loaded.mean.item(), loaded.std.item()) == pytest.approx((0.3, 0.4))
+    assert not any(child.training for child in loaded.modules())
+    images = torch.randint(0, 256, (2, 3, 8, 12), dtype=torch.uint8)
+    assert torch.equal(loaded.embed(images), trained.eval().embed(images))
+
+
+def test_paths_may_be_strings_and_a_run_stands_for_its_one_pretraining_stage(tmp_path: Path):
+    leave(tmp_path / "pretrain", nin(), "nin", NIN_OPTIONS)
+    leave(tmp_path / "finetune", nin(), "nin", NIN_OPTIONS, kind="evaluate")
+    write_json(tmp_path / "probe" / ARTIFACT, {"kind": "evaluate"})
+    assert_same(load_backbone(str(tmp_path)), nin())
+    assert_same(load_backbone(str(tmp_path / "finetune")), nin())
+
+
+def test_a_run_with_several_pretraining_stages_or_none_needs_a_stage(tmp_path: Path):
+    with pytest.raises(ArtifactError, match=r": no single pretraining stage; found \[\]; name a stage's folder$"):
+        load_backbone(tmp_path)
+    for name in ("second", "first"):
+        leave(tmp_path / name, nin(), "nin", NIN_OPTIONS)
+    with pytest.raises(ArtifactError, match=r": no single pretraining stage; found \['first', 'second'\]; name a stage's folder$"):
+        load_backbone(tmp_path)
+    assert_same(load_backbone(tmp_path / "second"), nin())
+
+
+def test_a_backbone_made_in_python_is_read_into_an_equal_one(tmp_path: Path):
+    folder = leave(tmp_path / "pretrain", tiny(), CODE, None)
+    with pytest.raises(ArtifactError, match=r"TinyConv was made in Python; pass an equal one: load_backbone\(path, backbone=\.\.\.\)$"):
+        load_backbone(folder, allow_code=True)
+    mine = tiny(seed=2)
+    assert load_backbone(folder, backbone=mine) is mine
+    assert_same(mine, tiny())
+    assert not mine.training
+
+
+def test_code_outside_the_catalog_is_imported_only_when_allowed(tmp_path: Path):
+    folder = leave(tmp_path / "pretrain", tiny(width=6), CODE, {"width": 6, "dropout": 0.1})
+    with pytest.raises(ArtifactError, match=r"TinyConv is code outside the catalog; if you trust it: load_backbone\(path, allow_code=True\)$"):
+        load_backbone(folder)
+    assert_same(load_backbone(folder, allow_code=True), tiny(width=6))
+
+
+def test_an_unknown_class_or_option_cannot_be_built_again(tmp_path: Path):
+    gone = leave(tmp_path / "gone", tiny(), "tests.contract.miniatures.backbones:Gone", {})
+    with pytest.raises(ArtifactError, match=r"gone: the backbone cannot be built again \(.*has no 'Gone'"):
+        load_backbone(gone, allow_code=True)
+    unknown = leave(tmp_path / "unknown", nin(), "nim", NIN_OPTIONS)
+    with pytest.raises(ArtifactError, match=r"cannot be built again \(.*no backbone is called 'nim'.*did you mean 'nin'\?"):
+        load_backbone(unknown)
+    older = leave(tmp_path / "older", nin(), "nin", {**NIN_OPTIONS, "depth": 3})
+    with pytest.raises(ArtifactError, match=r"cannot be built again \(backbone\.depth: unknown option"):
+        load_backbone(older)
+
+
+class Pretrained(TinyConv):
+    """Remembers whether it was asked to fetch weights."""
+
+    def __init__(self, image: ImageSpec, *, pretrained: bool = False) -> None:
+        super().__init__(image)
+        self.asked = pretrained
+
+
+def test_pretrained_weights_are_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "load_catalog", lambda: Catalog.of(backbones={"mine": Pretrained}))
+    folder = leave(tmp_path / "pretrain", Pretrained(GRAY), "mine", {"pretrained": True})
+    assert not vars(load_backbone(folder))["asked"]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda stage: (stage / ARTIFACT).write_text('{"kind": "pre'), r"artifact\.json: damaged \(.*\); start over with --fresh$"),
+        (lambda stage: (stage / ARTIFACT).write_text("[1]"), r"artifact\.json: not a JSON object; start over with --fresh$"),
+        (lambda stage: (stage / ARTIFACT).write_bytes(b"\xff\xfe"), r"artifact\.json: damaged \(.*utf-8.*\); start over with --fresh$"),
+        (
+            lambda stage: (stage / BACKBONE).unlink(),
+            r"pretrain: this stage left no backbone; name a folder of pretraining or fine-tuning$",
+        ),
+        (lambda stage: write_json(stage / ARTIFACT, {"kind": "evaluate"}), r"pretrain: this stage left no backbone"),
+        (lambda stage: (stage / BACKBONE).write_bytes(b"\x00" * 40), r"backbone\.safetensors: damaged \("),
+        (lambda stage: (stage / BACKBONE).write_bytes((stage / BACKBONE).read_bytes()[:-9]), r"backbone\.safetensors: damaged \("),
+    ],
+    ids=["cut JSON", "other JSON", "no text", "no weights", "a probe", "no safetensors", "cut weights"],
+)
+def test_damaged_and_missing_files_are_named(break_it: Callable[[Path], object], message: str, tmp_path: Path):
+    stage = leave(tmp_path / "pretrain", nin(), "nin", NIN_OPTIONS)
+    break_it(stage)
+    with pytest.raises(ArtifactError, match=message):
+        load_backbone(stage)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(ArtifactError, match=r"/runs/gone: no such folder; name a run's folder or a stage's$"):
+        load_backbone(tmp_path / "runs" / "gone")
+
+
+# ------------------------------------------------------------------------------------------------------------------- weights
+
+
+class Shared(nn.Module):
+    """Tied weights, in a layout of their own, and buffers of other types."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing from torch's stub
+        self.two = self.one
+        self.norm = nn.BatchNorm2d(4)
+        self.register_buffer("halves", torch.arange(3).to(torch.bfloat16))
+        self.register_buffer("flags", torch.tensor([True, False]))
+        self.register_buffer("nothing", torch.empty(0))
+
+
+def test_a_modules_whole_state_is_written_and_read(tmp_path: Path):
+    with global_seed(0):
+        module = Shared()
+        other = Shared()
+    module.get_buffer("halves").add_(1)
+    module.norm.num_batches_tracked.add_(3)
+    save_module(tmp_path / "weights.safetensors", module)
+    load_weights(other, tmp_path / "weights.safetensors")
+    assert_same(other, module)
+    assert other.one.weight.is_contiguous(memory_format=torch.channels_last)
+    assert state_hash(other) == state_hash(module)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path):
+    save_module(tmp_path / BACKBONE, tiny(width=6))
+    with pytest.raises(ArtifactError, match=r"backbone\.safetensors: does not fit TinyConv \(.*\); build the backbone with the same options$"):
+        load_weights(tiny(), tmp_path / BACKBONE)
+    with pytest.raises(ArtifactError, match="does not fit NIN"):
+        load_weights(nin(), tmp_path / BACKBONE)
+    with pytest.raises(ArtifactError, match=r"gone\.safetensors: no such file$"):
+        load_weights(tiny(), tmp_path / "gone.safetensors")
+
+
+# ---------------------------------------------------------------------------------------------------------------------- hash
+
+
+def flip_lowest_bit(tensor: Tensor) -> None:
+    """Change a tensor as little as it can be changed."""
+    tensor.view(torch.uint8).flatten()[0] ^= 1
+
+
+@pytest.mark.parametrize("name", list(Shared().state_dict()))
+def test_the_hash_changes_with_any_bit_of_any_parameter_or_buffer(name: str):
+    with global_seed(0):
+        module = Shared()
+    before = state_hash(module)
+    assert state_hash(module) == before
+    tensor = module.state_dict()[name].detach()
+    if name == "nothing":
+        module.register_buffer("nothing", torch.empty(1, 0))  # no bit to flip, but another shape
+    elif tensor.ndim:
+        flip_lowest_bit(tensor if tensor.is_contiguous() else tensor.permute(0, 2, 3, 1))
+    else:
+        tensor.add_(1)
+    assert state_hash(module) != before
+
+
+def test_equal_bits_in_another_place_type_or_layout():
+    def holding(**tensors: Tensor) -> nn.Module:
+        module = nn.Module()
+        for name, tensor in tensors.items():
+            module.register_buffer(name, tensor)
+        return module
+
+    one, two = torch.zeros(2), torch.ones(2)
+    base = state_hash(holding(a=one, b=two))
+    assert state_hash(holding(b=two, a=one)) == base  # the order of names does not count
+    assert state_hash(holding(a=two, b=one)) != base
+    assert state_hash(holding(a=one, c=two)) != base
+    assert state_hash(holding(a=one.view(torch.int32), b=two)) != base
+    assert state_hash(holding(a=one[None], b=two)) != base
+    image = torch.arange(24.0).reshape(1, 2, 3, 4)
+    assert state_hash(holding(a=image)) == state_hash(holding(a=image.to(memory_format=torch.channels_last)))
+
+
+def test_the_hash_sees_minus_zero_and_nan():
+    linear = nn.Linear(1, 1)
+    nn.init.zeros_(linear.weight)
+    zero = state_hash(linear)
+    with torch.no_grad():
+        linear.weight.neg_()
+        assert state_hash(linear) != zero
+        linear.weight.fill_(float("nan"))
+        assert state_hash(linear) == state_hash(linear)
+
+
+# ------------------------------------------------------------------------------------------------- identities of stages
+
+
+class Mode(Enum):
+    FAST = "fast"
+
+
+@dataclass(frozen=True)
+class Everything:
+    path: Path = Path("images/train")
+    mode: Mode = Mode.FAST
+    names: frozenset[str] = frozenset({"b", "a", "c"})
+    augment: Augment = Augment(crop_padding=4)
+    optimizer: Any = None
+
+
+def test_options_become_plain_values():
+    options = plain(Everything(optimizer={"generator": SGD(lr=0.5)}))
+    assert options["class"] == f"{__name__}:Everything"
+    assert (options["path"], options["mode"], options["names"]) == ("images/train", "fast", ["a", "b", "c"])
+    assert options["augment"] == {"class": "sslkit.interfaces:Augment", "crop_padding": 4, "horizontal_flip": False}
+    assert options["optimizer"]["generator"]["lr"] == 0.5
+    assert json.loads(json.dumps(options)) == options
+    assert plain({1: (2, [None, (True, "x")])}) == {"1": [2, [None, [True, "x"]]]}
+
+
+def test_a_fingerprint_depends_on_values_and_not_on_their_order():
+    one = fingerprint({"task": {"angles": [0, 90]}, "seed": 0})
+    assert fingerprint({"seed": 0, "task": {"angles": [0, 90]}}) == one
+    assert len(one) == 64
+    assert fingerprint({"seed": 0, "task": {"angles": [90, 0]}}) != one
+    assert fingerprint({"seed": "0", "task": {"angles": [0, 90]}}) != one
+
+
+def test_differences_name_the_keys_with_both_values():
+    before = {"seed": 0, "task": {"class": "a:RotNet", "angles": [0, 90]}, "training": {"epochs": 1, "optimizer": {"lr": 0.1}}}
+    after = {"seed": 0, "task": {"class": "a:RotNet", "angles": [0, 180]}, "training": {"epochs": 1, "optimizer": {"momentum": 0.9}}}
+    assert differences(before, after) == [
+        "task.angles: [0, 90] -> [0, 180]",
+        "training.optimizer.lr: 0.1 -> 'not set'",
+        "training.optimizer.momentum: 'not set' -> 0.9",
+    ]
+    assert differences(before, before) == []
+    assert differences({"options": {"depth": None}}, {"options": {}}) == ["options: 'not set' -> {}", "options.depth: None -> 'not set'"]
+
+
+# -------------------------------------------------------------------------------------------------------------------- files
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "new" / "folder" / "results.json"
+    write_json(path, {"top1": 91.16, "names": ["é"]})
+    assert read_json(path) == {"top1": 91.16, "names": ["é"]}
+    with pytest.raises(TypeError):
+        write_json(path, {"top1": object()})
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(path, "halves")
+    assert read_json(path) == {"top1": 91.16, "names": ["é"]}
+
+
+def test_nothing_else_stays_beside_a_written_file(tmp_path: Path):
+    write_text(tmp_path / "page.html", "one")
+    write_text(tmp_path / "page.html", "two ü")
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "two ü"
+
+
+def test_a_json_file_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(ArtifactError, match=r"artifact\.json: no such file; name the folder of a finished stage$"):
+        read_json(tmp_path / ARTIFACT)

@@ -1,0 +1,312 @@
+"""The command line as a user meets it: what it prints, where, and the exit code."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import sslkit.run
+from sslkit import cli
+from sslkit.plugins import Catalog, PluginInfo
+
+RECIPE = """# A recipe that runs in a second
+name = "tiny"
+
+[data]
+name = "digits"
+
+[backbone]
+name = "nin"
+num_blocks = 3
+width = 0.1
+
+[stages.pretrain]
+task = { name = "rotnet" }
+epochs = 1
+batch_size = 128
+
+[stages.probe]
+weights = "pretrain"
+evaluator = { name = "linear_probe", layers = ["conv1", "conv2"], epochs = 1 }
+
+[paper]
+"probe.conv2.top1" = 91.16
+
+[margins]
+"deep over shallow" = ["probe.conv2.top1", "probe.conv1.top1"]
+"""
+
+INTERRUPT = '''
+import signal
+from dataclasses import dataclass
+
+from sslkit import Observer, StepEnd
+
+
+@dataclass(frozen=True, kw_only=True)
+class CtrlC(Observer):
+    """Presses Ctrl-C after a step."""
+
+    step: int
+
+    def observe(self, event):
+        if isinstance(event, StepEnd) and event.step == self.step and event.stage == "pretrain":
+            signal.raise_signal(signal.SIGINT)
+'''
+
+
+class Printed(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Sslkit = Callable[..., Printed]
+
+
+@pytest.fixture
+def sslkit_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Sslkit:
+    """Runs one command in this process, in a folder with the recipe ``tiny.toml``."""
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # or loading `module:Class` would put it there for good
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments: str) -> Printed:
+        monkeypatch.setattr(sys, "argv", ["sslkit", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return Printed(int(caught.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def in_a_new_process(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def words(line: str) -> list[str]:
+    """A row of a table without its borders."""
+    return [word for word in line.split() if word.isascii()]
+
+
+# ------------------------------------------------------------------------------------------------------------------- help
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from sslkit.cli import main; sys.argv = ['sslkit', '--help']\ntry: main()\nexcept SystemExit: print(sorted(sys.modules))"
+    printed = in_a_new_process(code)
+    assert "Usage: sslkit" in printed
+    assert {command for command in ("run", "check", "recipes", "plugins") if f" {command} " in printed} == {"run", "check", "recipes", "plugins"}
+    modules = set(printed.splitlines()[-1].strip("[]").replace("'", "").split(", "))
+    assert "typer" in modules
+    assert not modules & {"torch", "torchvision", "timm", "pydantic", "pluggy", "sklearn", "numpy"}
+
+
+def test_the_module_runs_as_the_script_does():
+    printed = subprocess.run([sys.executable, "-m", "sslkit", "--version"], check=True, capture_output=True, text=True)
+    assert printed.stdout == f"sslkit {sslkit.__version__}\n"
+    assert printed.stderr == ""
+
+
+def test_the_version(sslkit_command):
+    assert sslkit_command("--version") == (0, f"sslkit {sslkit.__version__}\n", "")
+
+
+def test_without_a_command_the_help_is_shown(sslkit_command):
+    printed = sslkit_command()
+    assert "Usage: " in printed.out + printed.err
+    assert "Validate a recipe" in printed.out + printed.err
+
+
+@pytest.mark.parametrize("command", ["run", "check", "recipes", "plugins"])
+def test_every_command_has_help(sslkit_command, command):
+    printed = sslkit_command(command, "--help")
+    assert printed.code == 0
+    usage = next(line for line in printed.out.splitlines() if "Usage: " in line)
+    assert f" {command} [OPTIONS]" in usage
+
+
+def test_a_misspelt_option_is_a_users_mistake(sslkit_command):
+    printed = sslkit_command("run", "tiny.toml", "--freshh")
+    assert printed.code == 2
+    assert "--freshh" in printed.err
+
+
+# -------------------------------------------------------------------------------------------------------------------- run
+
+
+def test_run_prints_the_results_and_where_they_are(sslkit_command, tmp_path):
+    printed = sslkit_command("run", "tiny.toml", "--output", "out", "--device", "cpu", "stages.probe.evaluator.batch_size=64")
+    assert printed.code == 0
+
+    assert "pretrain: pretrain\n" in printed.err
+    assert "probe: evaluate\n" in printed.err
+    assert "probe: done in " in printed.err
+
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    figures = results["stages"]["probe"]
+    table = [words(line) for line in printed.out.splitlines()]
+    assert ["stage", "metric", "ours", "paper", "difference"] in table
+    assert ["probe", "conv1.top1", f"{figures['conv1.top1']:.2f}"] in table
+    assert ["conv2.top1", f"{figures['conv2.top1']:.2f}", "91.16", f"{figures['conv2.top1'] - 91.16:+.2f}"] in table
+    margin = figures["conv2.top1"] - figures["conv1.top1"]
+    assert f"deep over shallow: {margin:+.2f}  (probe.conv2.top1 minus probe.conv1.top1)" in printed.out.splitlines()
+    assert printed.out.splitlines()[-1] == "run folder: out"
+
+    resolved = (tmp_path / "out" / "recipe.toml").read_text()
+    assert 'device = "cpu"' in resolved
+    assert "batch_size = 64" in resolved
+    assert (tmp_path / "out" / "report.html").exists()
+
+    again = sslkit_command("run", "tiny.toml", "--output", "out", "--device", "cpu", "stages.probe.evaluator.batch_size=64")
+    assert again.out == printed.out
+    assert again.err.splitlines()[0].startswith("pretrain: finished earlier: pretext_loss ")
+    assert again.err.splitlines()[1].startswith("probe: finished earlier: conv1.top1 ")
+
+
+def test_quiet_prints_nothing_on_success(sslkit_command, tmp_path):
+    assert sslkit_command("run", "tiny.toml", "--quiet", "--device", "cpu") == (0, "", "")
+    assert (tmp_path / "runs" / "tiny" / "report.html").exists()
+
+
+def test_an_interrupted_run_says_so_and_goes_on(sslkit_command, tmp_path):
+    (tmp_path / "interrupt.py").write_text(INTERRUPT)
+    handler = signal.getsignal(signal.SIGINT)
+    command = ("run", "tiny.toml", "--device", "cpu", 'observers=[{ name = "interrupt:CtrlC", step = 3 }]')
+
+    stopped = sslkit_command(*command)
+    assert stopped.code == 130
+    assert stopped.err.splitlines()[-1] == "stopped in stage 'pretrain' after 3 steps; the same command goes on where it stopped"
+    assert stopped.out == ""
+    assert signal.getsignal(signal.SIGINT) is handler
+
+    resumed = sslkit_command(*command)
+    assert resumed.code == 0
+    assert "  resumed at step 3 of 12\n" in resumed.err
+    assert "run folder: runs/tiny\n" in resumed.out
+
+
+def test_ctrl_c_outside_of_a_stage_is_no_traceback(sslkit_command, monkeypatch):
+    def impatient(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sslkit.run, "run_recipe", impatient)
+    assert sslkit_command("run", "tiny.toml") == (130, "", "interrupted; the same command goes on where it stopped\n")
+
+
+def test_a_folder_of_another_recipe_is_refused(sslkit_command, tmp_path):
+    first = sslkit_command("run", "tiny.toml", "--quiet", "--device", "cpu")
+    before = (tmp_path / "runs" / "tiny" / "pretrain" / "artifact.json").read_text()
+    refused = sslkit_command("run", "tiny.toml", "--quiet", "--device", "cpu", "stages.pretrain.task.angles=[0, 180]", "seed=3")
+    assert (first.code, refused.code, refused.out) == (0, 2, "")
+    assert refused.err.splitlines() == [
+        "error: runs/tiny/pretrain: holds stage 'pretrain' of a different recipe"
+        " (seed: 0 -> 3; task.angles: None -> [0.0, 180.0]); start over with --fresh, or choose another folder with --output"
+    ]
+    assert (tmp_path / "runs" / "tiny" / "pretrain" / "artifact.json").read_text() == before
+    fresh = sslkit_command("run", "tiny.toml", "--quiet", "--device", "cpu", "stages.pretrain.task.angles=[0, 180]", "seed=3", "--fresh")
+    assert fresh == (0, "", "")
+    assert (tmp_path / "runs" / "tiny" / "pretrain" / "artifact.json").read_text() != before
+
+
+# ------------------------------------------------------------------------------------------------------------------ check
+
+
+def test_check_computes_nothing(sslkit_command, tmp_path):
+    assert sslkit_command("check", "tiny.toml") == (0, "tiny.toml: fine, 2 stages: pretrain, probe\n", "")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_check_says_what_it_could_not_check(sslkit_command, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLKIT_DATA", str(tmp_path / "empty"))
+    printed = sslkit_command("check", "tiny.toml", "data=cifar10")
+    assert printed.code == 0
+    assert printed.out.splitlines() == [
+        "tiny.toml: fine, 2 stages: pretrain, probe",
+        "not checked: layers, batch sizes and labels, because the data is not on this machine yet",
+    ]
+
+
+def test_check_takes_a_bundled_recipe_by_its_name(sslkit_command):
+    assert sslkit_command("check", "quickstart").out.startswith("quickstart: fine, 6 stages: pretrain, rotnet_probe, ")
+
+
+# ---------------------------------------------------------------------------------------------------------------- recipes
+
+
+def test_recipes_are_listed_with_their_summaries(sslkit_command):
+    printed = sslkit_command("recipes")
+    assert printed.code == 0
+    assert [line.split()[0] for line in printed.out.splitlines() if not line.startswith(" ")] == [
+        "quickstart",
+        "rotnet_cifar10",
+        "rotnet_cifar10_cpu",
+        "rotnet_image_folder_timm",
+    ]
+    assert "Three minutes on two cores" in printed.out
+
+
+def test_a_recipe_is_copied_once(sslkit_command, tmp_path):
+    assert sslkit_command("recipes", "copy", "quickstart", "mine.toml") == (0, "mine.toml\n", "")
+    assert (tmp_path / "mine.toml").read_text().startswith("# Three minutes")
+    (tmp_path / "mine.toml").write_text("# edited")
+    refused = sslkit_command("recipes", "copy", "quickstart", "mine.toml")
+    assert refused == (2, "", "error: mine.toml: exists already; name another file, or remove it\n")
+    assert (tmp_path / "mine.toml").read_text() == "# edited"
+
+
+def test_a_recipe_is_copied_into_the_current_folder(sslkit_command, tmp_path):
+    assert sslkit_command("recipes", "copy", "quickstart").out == "quickstart.toml\n"
+    assert (tmp_path / "quickstart.toml").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------- plugins
+
+PLUGINS = Catalog(
+    plugins=(
+        PluginInfo(name="flips", distribution="sslkit-flips", version="1.0", offers={"pretext_tasks": ("flips",)}),
+        PluginInfo(name="broken", distribution="sslkit-broken", version="0.3", error="ModuleNotFoundError: No module named 'nowhere[x]'"),
+        PluginInfo(name="asleep", distribution="sslkit-asleep", version="2.0", disabled=True),
+    )
+)
+
+
+def test_the_installed_plugins_are_listed(sslkit_command):
+    printed = sslkit_command("plugins")
+    assert printed.code == 0
+    assert "pretext_tasks: rotnet" in printed.out
+    assert "conv_probe, finetune, knn" in printed.out
+
+
+def test_a_broken_plugin_is_listed_with_its_reason(sslkit_command, monkeypatch):
+    monkeypatch.setattr("sslkit.plugins.load_catalog", lambda: PLUGINS)
+    printed = sslkit_command("plugins")
+    assert printed.code == 0
+    rows = [words(line) for line in printed.out.splitlines()]
+    assert ["flips", "sslkit-flips", "1.0", "pretext_tasks:", "flips"] in rows
+    assert ["broken", "sslkit-broken", "0.3", "broken:", "ModuleNotFoundError:", "No", "module", "named", "'nowhere[x]'"] in rows
+    assert ["asleep", "sslkit-asleep", "2.0", "disabled"] in rows
+
+
+def test_plugins_as_json(sslkit_command, monkeypatch):
+    monkeypatch.setattr("sslkit.plugins.load_catalog", lambda: PLUGINS)
+    printed = sslkit_command("plugins", "--json")
+    assert printed.code == 0
+    flips, broken, asleep = json.loads(printed.out)
+    assert flips == {
+        "name": "flips",
+        "distribution": "sslkit-flips",
+        "version": "1.0",
+        "offers": {"pretext_tasks": ["flips"]},
+        "error": None,
+        "disabled": False,
+    }
+    assert broken["error"] == "ModuleNotFoundError: No module named 'nowhere[x]'"
+    assert asleep["disabled"] is True

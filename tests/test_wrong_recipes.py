@@ -1,0 +1,247 @@
+"""Whatever is wrong with a recipe is said in one line, with the dotted path of the key at fault, before anything is computed."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sslkit import cli
+
+RECIPE = """
+name = "tiny"
+
+[data]
+name = "digits"
+
+[backbone]
+name = "nin"
+num_blocks = 3
+width = 0.1
+
+[stages.pretrain]
+task = { name = "rotnet" }
+epochs = 1
+batch_size = 64
+
+[stages.probe]
+weights = "pretrain"
+evaluator = { name = "linear_probe", layers = ["conv2"], epochs = 1 }
+"""
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Checks a recipe, ``tiny.toml`` with overrides unless said otherwise, and returns the one line that it is refused with."""
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    (tmp_path / "my_nets.py").write_text("Plain = 3\n\nclass NoBackbone: ...\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_nets", raising=False)
+
+    def check(*overrides: str, path: str = "tiny.toml") -> str:
+        monkeypatch.setattr(sys, "argv", ["sslkit", "check", path, *overrides])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        printed = capsys.readouterr()
+        assert caught.value.code == 2, printed
+        assert printed.out == ""
+        assert printed.err.startswith("error: ")
+        assert printed.err.endswith("\n")
+        assert printed.err.count("\n") == 1
+        return printed.err.removeprefix("error: ").removesuffix("\n")
+
+    return check
+
+
+def assert_message(found: str, expected: str) -> None:
+    """``...`` at the end stands for what depends on the machine or is long."""
+    assert found == expected or (expected.endswith("...") and found.startswith(expected.removesuffix("...")))
+
+
+def optimizer(options: str) -> str:
+    return f"stages.pretrain.optimizer={{ {options} }}"
+
+
+def schedule(options: str) -> str:
+    return f"stages.pretrain.schedule={{ {options} }}"
+
+
+def evaluator(options: str) -> str:
+    return f"stages.probe.evaluator={{ {options} }}"
+
+
+TYPOS = {
+    "bakbone=1": "bakbone: unknown key; allowed: name, seed, data, ...",
+    "data.image_sise=16": "data.image_sise: unknown option; did you mean 'image_size'?",
+    "backbone.num_block=3": "backbone.num_block: unknown option; did you mean 'num_blocks'?",
+    "backbone.model=resnet18": "backbone.model: unknown option; allowed: num_blocks, width, pool_after_conv3",
+    "stages.pretrain.epoch=1": "stages.pretrain.epoch: unknown key; allowed: task, evaluate_every, ...",
+    "stages.pretrain.task.angels=[0, 90]": "stages.pretrain.task.angels: unknown option; did you mean 'angles'?",
+    "stages.probe.wieghts=random": "stages.probe.wieghts: unknown key; allowed: evaluator, weights, ...",
+    "stages.probe.evaluator.layer=[]": "stages.probe.evaluator.layer: unknown option; did you mean 'layers'?",
+    "stages.pretrain.augment.crop_paddings=4": "stages.pretrain.augment.crop_paddings: unknown option; did you mean 'crop_padding'?",
+    optimizer('name = "sgd", learning_rate = 0.1'): "stages.pretrain.optimizer.learning_rate: unknown option;"
+    " allowed: lr, momentum, nesterov, weight_decay",
+    schedule('name = "step", milestone = [1]'): "stages.pretrain.schedule.milestone: unknown option; did you mean 'milestones'?",
+    'paper={ "prob.conv2.top1" = 1.0 }': "paper: not a metric of a stage; found 'prob.conv2.top1';"
+    " allowed: pretrain.<metric>, probe.<metric>; did you mean 'probe'?",
+    'margins={ "a b" = ["probe.conv2.top1", "prob.conv2.top1"] }': 'margins."a b": not a metric of a stage; found \'prob.conv2.top1\';'
+    " allowed: pretrain.<metric>, probe.<metric>; did you mean 'probe'?",
+}
+
+WRONG_TYPES = {
+    'stages.pretrain.epochs="100"': "stages.pretrain.epochs: must be an integer; found '100'",
+    "stages.pretrain.epochs=1.5": "stages.pretrain.epochs: must be an integer; found 1.5",
+    "stages.pretrain.epochs=true": "stages.pretrain.epochs: must be an integer; found True",
+    "backbone.width=true": "backbone.width: must be a number; found True",
+    "stages.pretrain.augment.horizontal_flip=1": "stages.pretrain.augment.horizontal_flip: must be true or false; found 1",
+    "stages.probe.evaluator.layers=conv2": "stages.probe.evaluator.layers: must be an array of strings; found 'conv2'; write [\"conv2\"]",
+    "stages.pretrain.task.angles=90": "stages.pretrain.task.angles: must be an array of numbers; found 90; write [90]",
+    "seed=-1": "seed: must be an integer, 0 or more; found -1",
+    "seed=true": "seed: must be an integer, 0 or more; found True",
+    "stages=3": "stages: must be a table; found 3",
+    "stages.pretrain=3": "stages.pretrain: must be a table; found 3",
+    "stages.pretrain.task=3": "stages.pretrain.task: must be a pretext task (its name, or a table with its name and options); found 3",
+    "backbone=3": "backbone: must be a backbone (its name, or a table with its name and options); found 3",
+    "stages.probe.weights=3": "stages.probe.weights: no such stage; found 3; allowed: pretrain, random",
+    optimizer("lr = 0.1"): "stages.pretrain.optimizer: must be an optimizer (its name, or a table with its name and options)"
+    " or a table of optimizers; found {'lr': 0.1}",
+    "observers=3": 'observers: must be an array of tables; found 3; allowed: [{ name = "..." }]',
+    "paper=3": "paper: must be a table; found 3",
+    'paper={ "probe.conv2.top1" = "91" }': "paper.\"probe.conv2.top1\": must be a number in percent; found '91'",
+    'margins={ a = "probe.conv2.top1" }': "margins.\"a\": must be two metrics; found 'probe.conv2.top1'; ...",
+}
+
+UNKNOWN_NAMES = {
+    "stages.pretrain.task=rotnett": "stages.pretrain.task: no pretext task is called 'rotnett'; allowed: ...",
+    "backbone=nim": "backbone: no backbone is called 'nim'; allowed: ...",
+    "stages.probe.evaluator.name=linear_prob": "stages.probe.evaluator.name: no evaluator is called 'linear_prob'; allowed: ...",
+    "data=digit": "data: no data set is called 'digit'; allowed: ...",
+    "data=conv_probe": "data: no data set is called 'conv_probe'; allowed: ...",
+    "stages.pretrain.optimizer=sgdd": "stages.pretrain.optimizer: no optimizer is called 'sgdd'; allowed: ...",
+    "stages.pretrain.schedule=linear": "stages.pretrain.schedule: no schedule is called 'linear'; allowed: ...",
+    'observers=["tensorbord"]': "observers[0]: no observer is called 'tensorbord'; ...",
+    "device=gpu": "device: is not usable on this machine; found 'gpu'; allowed: auto, cpu...",
+    "stages.probe.device=gpu": "stages.probe.device: is not usable on this machine; found 'gpu'; allowed: auto, cpu...",
+    "precision=float8": "precision: unknown choice; found 'float8'; allowed: 'auto', 'bfloat16', 'float32'; did you mean 'float32'?",
+    "compile=maybe": "compile: unknown choice; found 'maybe'; allowed: 'auto', true or false",
+    'backbone={ name = "timm", model = "resnet-18" }': "backbone.model: timm ...",
+    "backbone=my_nets:MyNet": "backbone: 'my_nets:MyNet' does not exist: my_nets has no 'MyNet'",
+    "backbone=my_netz:MyNet": "backbone: 'my_netz:MyNet' cannot be imported; it is neither installed nor in the current folder",
+    "backbone=my_nets:Plain": "backbone: 'my_nets:Plain' must be a class; found 3; a subclass of Backbone, not an object",
+    "backbone=my_nets:NoBackbone": "backbone: 'my_nets:NoBackbone' must be a subclass of Backbone; found <class 'my_nets.NoBackbone'>",
+}
+
+IMPOSSIBLE_VALUES = {
+    optimizer('name = "sgd", lr = -0.1'): "stages.pretrain.optimizer.lr: must be positive; found -0.1; allowed: a number above 0",
+    optimizer('main = { name = "sgd", lr = 0 }'): "stages.pretrain.optimizer.main.lr: must be positive; found 0.0; ...",
+    schedule('name = "step", milestones = [3, 2]'): "stages.pretrain.schedule.milestones: must increase and be positive; found [3.0, 2.0]",
+    "stages.pretrain.epochs=0": "stages.pretrain.epochs: must be positive; found 0; allowed: 1 or more",
+    "stages.pretrain.evaluate_every=0": "stages.pretrain.evaluate_every: must be an integer, 1 or more; found 0",
+    "stages.pretrain.task.angles=[90]": "stages.pretrain.task.angles: must be at least two finite numbers of degrees, ...",
+    "backbone.num_blocks=7": "backbone.num_blocks: unknown depth; found 7; allowed: 3, 4, 5",
+    "stages.pretrain.augment.crop_padding=-1": "stages.pretrain.augment.crop_padding: must not be negative; found -1;"
+    " allowed: 0 or more pixels",
+    "log_every=0": "log_every: must be positive; found 0; allowed: 1 or more steps",
+    "stages.pretrain.batch_size=5000": "stages.pretrain.batch_size: is larger than the data (1442 images); found 5000; allowed: 1 to 1442",
+    "stages.probe.evaluator.batch_size=5000": "stages.probe.evaluator.batch_size: is larger than the data (1442 images); ...",
+    evaluator('name = "knn", layers = ["conv2"], k = 5000'): "stages.probe.evaluator.k: is larger than the data (1442 images); found 5000;"
+    " allowed: 1 to 1442",
+    evaluator('name = "semi_supervised", layers = ["conv2"], labels_per_class = [20, 1000]'): "stages.probe.evaluator.labels_per_class:"
+    " more than the smallest class has; found 1000; allowed: at most 140",
+    'stages.probe.evaluator.layers=["conv9"]': "stages.probe.evaluator.layers: layer does not exist in this backbone; found 'conv9';"
+    " allowed: conv1, conv2, conv3",
+    'data={ name = "image_folder", root = "" }': "data.root: must be a folder; found ''",
+}
+
+WRONG_STAGES = {
+    "stages={}": "stages: is empty; add a [stages.pretrain] table",
+    "stages={ pretrain = {} }": "stages.pretrain: needs a task, to pretrain, or an evaluator; found []",
+    "stages.pretrain.evaluator=knn": "stages.pretrain: has a task and an evaluator; allowed: one of them; make two stages of it",
+    'stages={ "a/b" = { task = "rotnet" } }': "stages.a/b: not a name; found 'a/b'; allowed: letters, digits, _ and -, but not 'random'",
+    "name=a/b": "name: not a name; found 'a/b'; allowed: letters, digits, _ and -, but not 'random'",
+    "name=random": "name: not a name; found 'random'; allowed: letters, digits, _ and -, but not 'random'",
+    'stages.last={ evaluator = "knn" }': "stages.last.evaluator.layers: missing; required; allowed: an array of strings",
+    'stages.last={ evaluator = { name = "knn", layers = ["conv2"] } }': "stages.last.weights: missing; required; name an earlier stage,"
+    ' or "random"',
+    "stages.probe.weights=pretran": "stages.probe.weights: no such stage; found 'pretran'; allowed: pretrain, random;"
+    " did you mean 'pretrain'?",
+    "stages.pretrain.weights=pretrain": "stages.pretrain.weights: stages wait for each other in a cycle; found 'pretrain -> pretrain'",
+    "stages.pretrain.weights=probe": "stages.pretrain.weights: stages wait for each other in a cycle;"
+    " found 'pretrain -> probe -> pretrain'",
+    'stages.last={ weights = "probe", evaluator = { name = "knn", layers = ["conv2"] } }': "stages.last.weights: that stage leaves no"
+    " backbone; found 'probe'; allowed: pretrain, random",
+    "stages.probe.evaluator=supervised": "stages.probe.weights: this evaluator trains from scratch; found 'pretrain'; allowed: \"random\"",
+    "stages.probe.backbone.num_blocks=3": "stages.probe.backbone: the backbone comes from stage 'pretrain'; leave it out,"
+    ' or set weights = "random"',
+    "stages.probe.epochs=5": "stages.probe.epochs: unknown key; allowed: evaluator, weights, backbone, device, precision, compile,"
+    " deterministic, channels_last, keep_memory, log_every, checkpoint_minutes; write stages.probe.evaluator.epochs",
+}
+
+WRONG_OVERRIDES = {
+    "nonsense": "override 'nonsense': must be KEY=VALUE; allowed: for example stages.pretrain.epochs=1",
+    "=3": "override '=3': must be KEY=VALUE; allowed: for example stages.pretrain.epochs=1",
+    "name.x=3": "override 'name.x=3': name is not a table; found 'tiny'",
+}
+
+CASES = {**TYPOS, **WRONG_TYPES, **UNKNOWN_NAMES, **IMPOSSIBLE_VALUES, **WRONG_STAGES, **WRONG_OVERRIDES}
+
+
+@pytest.mark.parametrize(("override", "message"), CASES.items(), ids=CASES.keys())
+def test_a_wrong_key_is_refused_in_one_line(refused: Refused, override: str, message: str):
+    assert_message(refused(override), message)
+
+
+def test_the_nearest_name_is_offered(refused: Refused):
+    for override, near in {
+        "bakbone=1": "backbone",
+        "stages.pretrain.epoch=1": "epochs",
+        "stages.probe.wieghts=random": "weights",
+        "stages.pretrain.task=rotnett": "rotnet",
+        "stages.probe.evaluator.name=linear_prob": "linear_probe",
+        "data=digit": "digits",
+        'backbone={ name = "timm", model = "resnet-18" }': "resnet18",
+    }.items():
+        assert f"; did you mean '{near}'" in refused(override)
+    assert refused("data=conv_probe").endswith("'conv_probe' is an evaluator")
+
+
+def test_an_earlier_stage_must_be_earlier(refused: Refused):
+    later = '{ weights = "late", evaluator = { name = "knn", layers = ["conv2"] } }'
+    message = refused(f'stages={{ early = {later}, late = {{ task = "rotnet" }} }}')
+    assert message == "stages.early.weights: must be an earlier stage; found 'late'; move [stages.late] above [stages.early]"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("[data]\nname = 'digits'", "name: missing; required"),
+        ("name = 'a'", "data: missing; required"),
+        ("name = 'a'\ndata = 'digits'", "stages: missing; required"),
+        ("name = 'a'\ndata = 'digits'\nstages.b.task = 'rotnet'", 'backbone: missing; required; for example backbone = { name = "nin" }'),
+    ],
+)
+def test_what_is_missing_is_named(refused: Refused, tmp_path: Path, table: str, message: str):
+    (tmp_path / "short.toml").write_text(table)
+    assert refused(path="short.toml") == message
+
+
+def test_files_that_cannot_be_read(refused: Refused, tmp_path: Path):
+    (tmp_path / "folder.toml").mkdir()
+    (tmp_path / "latin.toml").write_bytes(b"name = '\xff'")
+    (tmp_path / "broken.toml").write_text("name = \n")
+    assert refused(path="folder.toml") == "folder.toml: cannot be read (Is a directory); name a TOML file"
+    assert refused(path="latin.toml") == "latin.toml: is not UTF-8 text (byte 8); save it as UTF-8"
+    assert refused(path="broken.toml").startswith("broken.toml: not valid TOML (Invalid value (at line 1, column 8")
+    assert refused(path="missing.toml") == "missing.toml: no such file; `sslkit recipes` lists the bundled ones"
+    message = refused(path="quickstrt")
+    assert message.startswith("quickstrt: no such file, and no bundled recipe of this name; allowed: quickstart, ")
+    assert message.endswith("; did you mean 'quickstart'?")
+
+
+def test_missing_images_are_named(refused: Refused, tmp_path: Path):
+    message = refused('data={ name = "image_folder", root = "nowhere" }')
+    assert message == f"{tmp_path / 'nowhere'} is not a folder; set root in [data] to the folder of the images"
