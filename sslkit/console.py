@@ -133,7 +133,10 @@ def print_results(console: Console, results: Results) -> None:
         previous = row.stage
     console.print(table)
     for margin in results.differences():
-        console.print(f"{escape(margin.label)}: [bold]{_signed(margin.difference)}[/bold]  ({escape(margin.first)} minus {escape(margin.second)})", soft_wrap=True)
+        console.print(
+            f"{escape(margin.label)}: [bold]{_signed(margin.difference)}[/bold]  ({escape(margin.first)} minus {escape(margin.second)})",
+            soft_wrap=True,
+        )
     for key in results.missing():
         console.print(f"[yellow]note:[/yellow] the paper's figure {escape(key)} has none of ours beside it", soft_wrap=True)
 

@@ -103,7 +103,12 @@ def test_help_needs_no_torch():
     code = "import sys; from sslkit.cli import main; sys.argv = ['sslkit', '--help']\ntry: main()\nexcept SystemExit: print(sorted(sys.modules))"
     printed = in_a_new_process(code)
     assert "Usage: sslkit" in printed
-    assert {command for command in ("run", "check", "recipes", "plugins") if f" {command} " in printed} == {"run", "check", "recipes", "plugins"}
+    assert {command for command in ("run", "check", "recipes", "plugins") if f" {command} " in printed} == {
+        "run",
+        "check",
+        "recipes",
+        "plugins",
+    }
     modules = set(printed.splitlines()[-1].strip("[]").replace("'", "").split(", "))
     assert "typer" in modules
     assert not modules & {"torch", "torchvision", "timm", "pydantic", "pluggy", "sklearn", "numpy"}

@@ -1,5 +1,4 @@
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,11 +40,11 @@ def lines_of(console: Console) -> list[str]:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time in seconds, which stands still until a test moves it."""
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    yield now
+    return now
 
 
 def step(number: int, **metrics: float) -> StepEnd:
@@ -125,7 +124,9 @@ def test_a_skipped_stage_shows_what_it_found():
     assert lines_of(console) == ["probe: finished earlier: conv2.top1 91.20", "nothing: finished earlier"]
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(0.44, "0.4 s"), (59.0, "59.0 s"), (60.0, "1 min 00 s"), (3599.9, "1 h 00 min"), (7384, "2 h 03 min")])
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.44, "0.4 s"), (59.0, "59.0 s"), (60.0, "1 min 00 s"), (3599.9, "1 h 00 min"), (7384, "2 h 03 min")]
+)
 def test_durations(seconds, words):
     console = plain()
     ProgressDisplay(console).observe(StageEnd(stage="probe", metrics={}, seconds=seconds))

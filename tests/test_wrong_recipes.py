@@ -88,7 +88,7 @@ TYPOS = {
     schedule('name = "step", milestone = [1]'): "stages.pretrain.schedule.milestone: unknown option; did you mean 'milestones'?",
     'paper={ "prob.conv2.top1" = 1.0 }': "paper: not a metric of a stage; found 'prob.conv2.top1';"
     " allowed: pretrain.<metric>, probe.<metric>; did you mean 'probe'?",
-    'margins={ "a b" = ["probe.conv2.top1", "prob.conv2.top1"] }': 'margins."a b": not a metric of a stage; found \'prob.conv2.top1\';'
+    'margins={ "a b" = ["probe.conv2.top1", "prob.conv2.top1"] }': "margins.\"a b\": not a metric of a stage; found 'prob.conv2.top1';"
     " allowed: pretrain.<metric>, probe.<metric>; did you mean 'probe'?",
 }
 

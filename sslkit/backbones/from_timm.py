@@ -4,7 +4,7 @@ import difflib
 import importlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,6 +61,7 @@ class TimmBackbone(Backbone):
         self.capabilities = frozenset(info.kind for info in self.feature_info)
         if type(self.network) is _timm().models.VisionTransformer:
             self.capabilities |= {"masked_encode"}
+        self._resample = _timm().layers.resample_abs_pos_embed  # found here, as torch.compile cannot trace an import
         self._blocks = tuple(name for name in self.layer_names if name not in (NORM, PRE_LOGITS))
         self._step = self.feature_info[0].reduction if "dynamic_img_size" in options else 0 if config.fixed_input_size else 1
 
@@ -94,7 +95,7 @@ class TimmBackbone(Backbone):
         network = self.network
         x = self.prepare(images)
         self._check_size(x)
-        tokens = _embed_patches(network, x)  # (N, P + L, D), P prefix tokens
+        tokens = _embed_patches(network, x, self._resample)  # (N, P + L, D), P prefix tokens
         prefix = torch.arange(network.num_prefix_tokens, device=keep.device).expand(len(keep), -1)
         kept = torch.cat([prefix, keep + network.num_prefix_tokens], dim=1)
         tokens = tokens.gather(1, kept[:, :, None].expand(-1, -1, tokens.shape[2]))
@@ -249,7 +250,7 @@ def _tokens(outline: Any, x: Tensor) -> tuple[Any, list[Tensor]]:
     return (final, features) if len({feature.shape[1] for feature in features}) == 1 else (None, [])
 
 
-def _embed_patches(network: Any, x: Tensor) -> Tensor:
+def _embed_patches(network: Any, x: Tensor, resample: Callable[..., Tensor]) -> Tensor:
     """What the first block of a VisionTransformer is given: (N, C, H, W) -> (N, P + L, D), P prefix tokens first, with positions."""
     patches = network.patch_embed(x)  # (N, h, w, D), as networks with dynamic_img_size have it
     grid, tokens = tuple(patches.shape[1:3]), patches.flatten(1, 2)
@@ -259,7 +260,7 @@ def _embed_patches(network: Any, x: Tensor) -> Tensor:
         return torch.cat([*prefix, tokens], dim=1)
     if grid != tuple(network.patch_embed.grid_size):
         num_prefix = 0 if network.no_embed_class else network.num_prefix_tokens
-        positions = _timm().layers.resample_abs_pos_embed(positions, list(grid), list(network.patch_embed.grid_size), num_prefix)
+        positions = resample(positions, list(grid), list(network.patch_embed.grid_size), num_prefix)
     if network.no_embed_class:  # only patches have positions
         return network.pos_drop(torch.cat([*prefix, tokens + positions], dim=1))
     return network.pos_drop(torch.cat([*prefix, tokens], dim=1) + positions)

@@ -1,6 +1,7 @@
 """The machine: which device, which precision, which allocator; good automatic values, each of which a recipe can set."""
 
 import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,6 +84,8 @@ def configured(runtime: Runtime, device: torch.device) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
     if runtime.keep_memory and device.type == "cpu":
         keep_freed_memory()
+    if runtime.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses; read when CUDA starts
     torch.use_deterministic_algorithms(runtime.deterministic)
     torch.set_float32_matmul_precision("highest" if runtime.deterministic else "high")
     torch.backends.cudnn.benchmark = not runtime.deterministic

@@ -185,7 +185,7 @@ class _Log:
         state, context = self._state, self._context
         self._images += num_images
         metrics: dict[str, float] = {}
-        if state.step % context.log_every == 0:
+        if state.step % context.log_every == 0 or state.progress >= 1.0:  # a short fit must leave a line too
             _check_finite(state, last_checkpoint)
             metrics = {**state.meters.read(), "lr": _learning_rate(state), "images_per_second": self._throughput()}
             state.meters.clear()

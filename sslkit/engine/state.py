@@ -11,7 +11,7 @@ from sslkit.engine.features import extract_features
 from sslkit.engine.meters import Meters
 from sslkit.engine.randomness import derive_seed, make_generator
 from sslkit.engine.training import Training
-from sslkit.errors import ArtifactError
+from sslkit.errors import ArtifactError, RunFailedError
 from sslkit.interfaces import Objective, RunContext
 
 
@@ -68,7 +68,7 @@ class TrainState:
 
     def generator(self, purpose: str) -> Generator:
         """See :class:`~sslkit.interfaces.TrainContext`."""
-        return self._generator(purpose, torch.device("cpu"))
+        return self._generator(f"objective/{purpose}", torch.device("cpu"))  # apart from the loop's own
 
     def device_generator(self, purpose: str) -> Generator:
         """As ``generator``, on the compute device."""
@@ -91,7 +91,9 @@ class TrainState:
             self.objective.on_epoch_start(self)
             indices = self.objective.epoch_indices(self)
         indices = torch.arange(self._train.num_images) if indices is None else indices.cpu()
-        self.order = indices[torch.randperm(len(indices), generator=self.generator("order"))]
+        if not len(indices):
+            raise RunFailedError(f"{type(self.objective).__name__}.epoch_indices chose no image for epoch {self.epoch + 1}")
+        self.order = indices[torch.randperm(len(indices), generator=self._generator("order", torch.device("cpu")))]
         self.batch = 0
 
     def end_epoch(self) -> None:
@@ -138,7 +140,9 @@ class TrainState:
         Raises:
             ArtifactError: the checkpoint belongs to another model or to other data.
         """
-        counters = state["counters"]
+        counters = state.get("counters")
+        if counters is None:
+            raise ArtifactError("checkpoint: not one of sslkit's", fix="remove it to start the stage over")
         if counters["num_images"] != self._train.num_images:
             raise ArtifactError(
                 "checkpoint: the number of training images changed", found=self._train.num_images, allowed=str(counters["num_images"])

@@ -70,7 +70,9 @@ def _objective(task: PretextTask, backbone: Build, image: ImageSpec) -> Objectiv
 def _check_attributes(objective: Objective) -> None:
     phases, modules = objective.phases, dict(objective.named_modules())
     require(isinstance(phases, tuple) and phases and all(isinstance(phase, str) for phase in phases), "phases must be a tuple of names")
-    require(objective.heldout_phase in (None, *phases), f"heldout_phase must be one of its phases or None, and is {objective.heldout_phase!r}")
+    require(
+        objective.heldout_phase in (None, *phases), f"heldout_phase must be one of its phases or None, and is {objective.heldout_phase!r}"
+    )
     for name in objective.frozen:
         require(name in modules, f"frozen names {name!r}, which is no submodule of the objective")
     groups = objective.parameter_groups()

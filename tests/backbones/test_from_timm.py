@@ -424,6 +424,15 @@ def small(model: str) -> TimmBackbone:
     return backbone.eval()
 
 
+def test_masked_encode_is_one_graph():
+    backbone = small("test_vit")
+    encode = torch.compile(backbone.masked_encode, backend="eager", fullgraph=True)
+    for size in ((64, 32), (32, 32)):  # of another size, positions are interpolated
+        images, keep = torch.rand(2, 3, *size), torch.tensor([[1], [0]])
+        with torch.no_grad():
+            torch.testing.assert_close(encode(images, keep), backbone.masked_encode(images, keep))
+
+
 def test_masked_encode_checks_the_size_too():
     with pytest.raises(BackboneError, match="found '40 x 32'; allowed: multiples of 16"):
         on_meta("test_vit").masked_encode(torch.zeros(1, 3, 40, 32, device="meta"), torch.zeros(1, 1, dtype=torch.long, device="meta"))

@@ -1,0 +1,154 @@
+"""The rules of the architecture as tables, and the reading of source code that they are held against."""
+
+import ast
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+SOURCES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "sslkit").rglob("*.py"))}
+PLUGINS = {path.relative_to(ROOT).as_posix(): path for room in ("plugins", "examples") for path in sorted((ROOT / room).rglob("*.py"))}
+
+MAY_IMPORT = {
+    "errors": "",
+    "events": "",
+    "layers": "",
+    "bundled": "errors",
+    "metrics_log": "events",
+    "interfaces": "errors events",
+    "hookspecs": "events interfaces",
+    "plugins": "errors events hookspecs interfaces",
+    "schema": "errors interfaces plugins",
+    "options": "errors interfaces plugins schema",
+    "engine": "errors events interfaces",
+    "data": "errors interfaces",
+    "backbones": "errors interfaces layers",
+    "evaluators": "data engine errors interfaces layers",
+    "artifacts": "engine errors interfaces options plugins",
+    "stage_run": "artifacts engine errors events interfaces metrics_log",
+    "stages": "artifacts data engine errors events interfaces stage_run",
+    "recipe_table": "errors",
+    "recipe_stages": "engine errors interfaces options",
+    "recipe": "engine errors events interfaces options plugins recipe_stages recipe_table",
+    "preflight": "data errors interfaces recipe recipe_stages stages",
+    "report": "artifacts errors interfaces",
+    "run": "artifacts data engine errors events interfaces preflight recipe recipe_stages report stage_run stages",
+    "console": "bundled errors events plugins recipe report",
+    "testing": "data engine errors interfaces",
+    "cli": "bundled console errors events plugins preflight recipe report run",
+    "__main__": "cli",
+    "builtin": "backbones data engine evaluators hookspecs interfaces",
+}
+"""Room by room (a module, or a package with all its modules) which other rooms it may import. The room ``__init__`` is the public API."""
+
+ONLY_IN = {"typer": {"cli"}, "rich": {"cli", "console"}, "pluggy": {"hookspecs", "plugins"}, "timm": {"backbones.from_timm"}}
+
+METHODS = {"rotnet", "jigsaw", "colorization", "exemplar", "gan", "simclr", "byol", "dino", "mae", "deepcluster"}
+METHOD_BLIND = re.compile(r"sslkit/(engine/.*|evaluators/.*|stages|stage_run|preflight|run)\.py")
+"""The trainer, the stages, the run and the evaluators: they work for a method that nobody has thought of yet."""
+
+PLAIN_VALUES = {"Tensor", "OptimizerFactory", "OpenedDataset", "PretrainStage", "EvaluateStage"}
+"""What method-blind code may ask ``isinstance`` for: these are no tasks, objectives, backbones or evaluators."""
+
+VAGUE = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
+
+
+class Import(NamedTuple):
+    module: str
+    line: int
+    in_function: bool
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def dotted(name: str) -> str:
+    """sslkit/engine/fit.py -> engine.fit; sslkit/engine/__init__.py -> engine."""
+    return name.removeprefix("sslkit/").removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
+def room_of(module: str) -> str:
+    """engine.fit -> engine."""
+    return module.partition(".")[0]
+
+
+def imports(node: ast.AST, *, in_function: bool = False) -> Iterator[Import]:
+    """Every import statement below a node, also the ones under ``if TYPE_CHECKING``."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (Import(alias.name, child.lineno, in_function) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            module = "." * child.level + (child.module or "")
+            # `from sslkit import hookspecs` imports the module sslkit.hookspecs
+            names = [f"{module}.{alias.name}" if module == "sslkit" else module for alias in child.names]
+            yield from (Import(name, child.lineno, in_function) for name in dict.fromkeys(names))
+        else:
+            inside = in_function or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from imports(child, in_function=inside)
+
+
+def own_imports(tree: ast.Module) -> list[Import]:
+    """Imports of sslkit's own modules, named without ``sslkit.``."""
+    return [found._replace(module=found.module.removeprefix("sslkit.")) for found in imports(tree) if room_of(found.module) == "sslkit"]
+
+
+def forbidden_imports(room: str, tree: ast.Module) -> list[str]:
+    allowed = {room, *MAY_IMPORT[room].split()}
+    return [f"line {found.line}: {found.module}" for found in own_imports(tree) if room_of(found.module) not in allowed]
+
+
+def docstrings(tree: ast.Module) -> set[int]:
+    """The ids of all strings that stand alone as statements."""
+    return {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)}
+
+
+def words(text: str) -> set[str]:
+    """``RotNetHead`` and ``rot_net_head`` have the words of either spelling; ``organ`` has no ``gan``."""
+    parts = re.split(r"[^A-Za-z0-9]+", text)
+    humps = [hump for part in parts for hump in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", part)]
+    pairs = ["".join(pair) for pair in pairwise(humps)]  # RotNet, SimCLR, DeepCluster
+    return {word.lower() for word in (*parts, *humps, *pairs)}
+
+
+def names_and_strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Every identifier and every string of the code; comments and docstrings are free to name a method."""
+    ignored = docstrings(tree)
+    for node in ast.walk(tree):
+        line = getattr(node, "lineno", 0)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in ignored:
+            yield line, node.value
+        for field in ("id", "attr", "arg", "name", "asname", "module"):
+            if isinstance(value := getattr(node, field, None), str):
+                yield line, value
+
+
+def methods_named(tree: ast.Module) -> list[str]:
+    return [f"line {line}: {text}" for line, text in names_and_strings(tree) if words(text) & METHODS]
+
+
+def questions_of_type(tree: ast.Module) -> list[str]:
+    """Calls that ask what something is or has, other than ``isinstance`` of plain values and options read by name from ``self``."""
+    found = []
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+            continue
+        asked = {name.id for argument in node.args[1:] for name in ast.walk(argument) if isinstance(name, ast.Name)}
+        own_option = node.func.id == "getattr" and isinstance(node.args[0], ast.Name) and node.args[0].id == "self" and len(node.args) == 2
+        plain = node.func.id == "isinstance" and asked <= PLAIN_VALUES
+        if node.func.id in {"isinstance", "issubclass", "hasattr", "getattr"} and not (own_option or plain):
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def foreign_imports(tree: ast.Module, package: str) -> list[str]:
+    """What a plugin imports of sslkit or of other plugins beyond the public API."""
+    found = []
+    for name in imports(tree):
+        top, _, rest = name.module.partition(".")
+        public = rest in {"", "testing"} or ("." not in rest and rest not in MAY_IMPORT)
+        if name.module.startswith(".") or (top == "sslkit" and not public) or (top.startswith("sslkit_") and top != package):
+            found.append(f"line {name.line}: {name.module}")
+    return found

@@ -1,0 +1,114 @@
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sslkit.data.opened as module
+from sslkit import DataError, Dataset, ImageSet, ImageSpec, Split
+from sslkit.data.opened import OpenedDataset
+from tests.contract.miniatures.images import TinyImages, tiny_images
+
+
+class Counting(Dataset):
+    """Images that are decoded when they are asked for; writes down what was loaded and read."""
+
+    def __init__(self, num_images: int = 11, *, resident: bool = False) -> None:
+        self.loaded: list[str] = []
+        self.read: list[int] = []
+        self._num_images = num_images
+        self._resident = resident
+
+    def image(self) -> ImageSpec:
+        return tiny_images(1).image
+
+    def available(self) -> bool:
+        return False
+
+    def load(self, split: Split) -> ImageSet | None:
+        self.loaded.append(split)
+        if split == "test":
+            return None
+        images = Recording(tiny_images(self._num_images).read(range(self._num_images)), self.read, resident=self._resident)
+        images.labels = torch.arange(self._num_images) % 3
+        images.classes = ("a", "b", "c")
+        images.skipped = ("broken.png",)
+        return images
+
+
+class Recording(TinyImages):
+    def __init__(self, pixels: Tensor, indices: list[int], *, resident: bool) -> None:
+        super().__init__(pixels, resident=resident)
+        self.indices = indices
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        self.indices += indices
+        return super().read(indices)
+
+
+def opened(data: Dataset, split: Split = "train") -> Any:
+    return OpenedDataset(data).load(split)
+
+
+def test_every_split_is_loaded_once_and_only_when_asked_for():
+    data = Counting()
+    dataset = OpenedDataset(data)
+    assert data.loaded == []
+    first = dataset.load("train")
+    assert dataset.load("train") is first
+    assert [dataset.load("test"), dataset.load("test")] == [None, None]
+    assert data.loaded == ["train", "test"]
+
+
+def test_it_says_what_the_data_set_says():
+    data = Counting()
+    assert OpenedDataset(data).image() == data.image()
+    assert not OpenedDataset(data).available()
+    assert data.loaded == []
+
+
+def test_all_but_the_pixels_is_known_without_decoding():
+    data = Counting()
+    images = opened(data)
+    assert len(images) == 11
+    assert (images.image, images.classes, images.fingerprint, images.skipped) == (data.image(), ("a", "b", "c"), "tiny", ("broken.png",))
+    assert images.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1]
+    assert data.read == []
+
+
+def test_small_images_are_decoded_once_in_order(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_CHUNK", 4)
+    data = Counting()
+    images = opened(data)
+    assert torch.equal(images.pixels, tiny_images(11).read(range(11)))
+    assert images.pixels is images.pixels
+    assert sorted(data.read) == list(range(11))
+
+
+@pytest.mark.parametrize(("limit", "resident"), [(11 * 3 * 16 * 16, True), (11 * 3 * 16 * 16 - 1, False)])
+def test_large_images_stay_where_they_are(limit: int, resident: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "MAX_RESIDENT_BYTES", limit)
+    data = Counting()
+    images = opened(data)
+    assert (images.pixels is not None) == resident
+    assert bool(data.read) == resident
+    assert torch.equal(images.read([3, 1]), tiny_images(11).read([3, 1]))
+
+
+def test_images_that_are_in_memory_already_are_handed_through():
+    images = opened(Counting(resident=True))
+    assert isinstance(images, Recording)
+
+
+def test_a_file_that_cannot_be_decoded_is_named():
+    class Broken(TinyImages):
+        def read(self, indices: Sequence[int]) -> Tensor:
+            raise DataError(f"images/{indices[0]}.png: cannot be decoded")
+
+    class Folder(Counting):
+        def load(self, split: Split) -> ImageSet | None:
+            return Broken(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), resident=False)
+
+    with pytest.raises(DataError, match=r"^images/0\.png: cannot be decoded$"):
+        assert opened(Folder()).pixels is None

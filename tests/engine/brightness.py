@@ -1,0 +1,97 @@
+"""A tiny objective, and a short training run with it, for the tests of the training loop."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Generator, Tensor, nn
+
+from sslkit import (
+    SGD,
+    Batch,
+    CheckpointSaved,
+    Constant,
+    FitStart,
+    HeldoutEnd,
+    Mean,
+    Objective,
+    RunContext,
+    StepEnd,
+    StepOutput,
+    Training,
+    fit,
+)
+from sslkit.data.loader import Loader
+from sslkit.engine.fit import FitResult
+from sslkit.engine.randomness import global_seed
+from sslkit.events import Event
+from tests.contract.miniatures.backbones import TinyConv
+from tests.contract.miniatures.images import TinyImages, tiny_images
+
+CPU = torch.device("cpu")
+IMAGES = tiny_images(22)
+PLAIN_SGD = SGD(lr=0.1, momentum=0.9, nesterov=False, weight_decay=0.01)
+
+
+class Brightness(Objective):
+    """Regress the mean brightness of an image.
+
+    Args:
+        poisoned_step: the loss of this training step is NaN.
+    """
+
+    heldout_phase = "main"
+
+    def __init__(self, *, dropout: float = 0.0, poisoned_step: int = 0) -> None:
+        with global_seed(0):
+            super().__init__(TinyConv(IMAGES.image, dropout=dropout))
+            self.head = nn.Linear(8, 1)
+        self.steps_to_poison = poisoned_step
+
+    def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
+        targets = batch.images.float().mean(dim=(1, 2, 3)) / 255
+        if train:
+            self.steps_to_poison -= 1
+            targets = targets * float("nan") if self.steps_to_poison == 0 else targets
+        return {"images": batch.images, "targets": targets}
+
+    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+        error = self.head(self.backbone.embed(views["images"])).squeeze(1) - views["targets"]
+        return StepOutput(error.square().mean(), {"too_bright": Mean.of((error > 0) * 100.0)})
+
+
+def context_with(**options: object) -> RunContext:
+    defaults: dict = {"stage": "pretrain", "seed": 3, "device": CPU, "checkpoint_minutes": 1e9, "channels_last": False}
+    return RunContext(**{**defaults, **options})
+
+
+def run(
+    objective: Objective,
+    training: Training | None = None,
+    heldout: TinyImages | None = None,
+    *,
+    evaluate_every: int | None = None,
+    **options: object,
+) -> FitResult:
+    """Three epochs of three steps of 8, 8 and 6 images."""
+    training = training or Training(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant())
+    loader = Loader(IMAGES, batch_size=training.batch_size, device=CPU, options=training.augment)
+    measured = None if heldout is None else Loader(heldout, batch_size=8, device=CPU)
+    return fit(objective, loader, measured, training, context_with(**options), evaluate_every=evaluate_every)
+
+
+def stop_after(steps: int) -> Callable[[], bool]:
+    answers = iter([False] * (steps - 1) + [True])
+    return lambda: next(answers)
+
+
+def assert_same_state(one: nn.Module, two: nn.Module) -> None:
+    for (name, a), (_, b) in zip(one.state_dict().items(), two.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def logged(events: list[Event], name: str = "loss") -> list[float]:
+    return [event.metrics[name] for event in events if isinstance(event, StepEnd) and event.metrics]
+
+
+def told(events: list[Event]) -> list[tuple[str, int]]:
+    return [(type(event).__name__, event.step) for event in events if isinstance(event, FitStart | StepEnd | HeldoutEnd | CheckpointSaved)]

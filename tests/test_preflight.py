@@ -1,0 +1,244 @@
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+import sslkit_rotnet
+from sslkit import (
+    NIN,
+    Catalog,
+    DataError,
+    Dataset,
+    Digits,
+    FineTune,
+    ImageSet,
+    ImageSpec,
+    LinearProbe,
+    RecipeError,
+    SemiSupervised,
+    Split,
+)
+from sslkit.data.opened import OpenedDataset
+from sslkit.preflight import backbone_image, check, check_recipe
+from sslkit.recipe import Recipe, parse_recipe
+from tests.contract.miniatures.backbones import TinyConv, TinyTokens
+from tests.contract.miniatures.colorization import Colorization
+from tests.contract.miniatures.images import tiny_images
+from tests.contract.miniatures.mae import MAE
+from tests.contract.miniatures.rotation import Rotation
+
+
+class Unread(ImageSet):
+    """Thirty images that must not be read."""
+
+    fingerprint = "unread"
+
+    def __init__(self, *, labels: bool) -> None:
+        self.image = tiny_images(1).image
+        self.labels = torch.arange(30) % 3 if labels else None
+        self.classes = ("a", "b", "c") if labels else ()
+
+    def __len__(self) -> int:
+        return 30
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        raise AssertionError("a pixel was read")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Somewhere(Dataset):
+    """Images of 16 x 16 pixels in three colours.
+
+    Attributes:
+        here: whether they need no download.
+        without: a split that does not exist.
+        labels: whether there are any.
+    """
+
+    here: bool = True
+    without: str = ""
+    labels: bool = True
+
+    def image(self) -> ImageSpec:
+        statistics = torch.full((3,), 0.5)  # a data set may compute; under the meta device there would be no values
+        return ImageSpec(16, 16, "rgb", tuple(statistics.tolist()), (0.25,) * 3)
+
+    def load(self, split: Split) -> ImageSet | None:
+        assert self.here, "something was downloaded"
+        return None if split == self.without else Unread(labels=self.labels and split != "pretrain")
+
+    def available(self) -> bool:
+        return self.here
+
+
+class Fetching(TinyConv):
+    """Remembers what it was built with."""
+
+    built: ClassVar[list[tuple[bool, str]]] = []
+
+    def __init__(self, image: ImageSpec, *, pretrained: bool = False) -> None:
+        super().__init__(image)
+        self.built.append((pretrained, self.stem[0].weight.device.type))
+
+
+CATALOG = Catalog.of(
+    pretext_tasks={"rotation": Rotation, "mae": MAE, "colorization": Colorization, "rotnet": sslkit_rotnet.RotNet},
+    backbones={"tiny": TinyConv, "tokens": TinyTokens, "nin": NIN, "fetching": Fetching},
+    datasets={"somewhere": Somewhere, "digits": Digits},
+    evaluators={"linear_probe": LinearProbe, "finetune": FineTune, "semi_supervised": SemiSupervised},
+)
+PROBE = {"name": "linear_probe", "layers": ["stem", "body"], "batch_size": 8}
+
+
+def recipe(stages: dict[str, Any], *, data: Any = "somewhere", backbone: Any = "tiny", **options: Any) -> Recipe:
+    return parse_recipe({"name": "mine", "data": data, "backbone": backbone, "stages": stages, **options}, CATALOG)
+
+
+def pretrain(task: Any = "rotation", **options: Any) -> dict[str, Any]:
+    return {"task": task, "batch_size": 8, **options}
+
+
+def probe(weights: str = "pretrain", **options: Any) -> dict[str, Any]:
+    return {"weights": weights, "evaluator": {**PROBE, **options}}
+
+
+def refused(stages: dict[str, Any], **options: Any) -> str:
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(recipe(stages, **options))
+    return str(caught.value)
+
+
+def test_a_recipe_that_fits_passes_without_reading_a_pixel():
+    stages = {
+        "pretrain": pretrain(),
+        "probe": probe(),
+        "finetune": {"weights": "pretrain", "evaluator": {"name": "finetune", "batch_size": 30}},
+        "tuned": probe("finetune"),
+        "tokens": pretrain("mae", backbone="tokens"),
+    }
+    assert check_recipe(recipe(stages)) == ""
+    check(recipe(stages), OpenedDataset(Somewhere()))
+
+
+def test_nothing_is_downloaded_and_what_is_left_out_is_said():
+    away = {"name": "somewhere", "here": False}
+    unchecked = check_recipe(recipe({"pretrain": pretrain(batch_size=64), "probe": probe(layers=["conv9"])}, data=away))
+    assert unchecked == "layers, batch sizes and labels, because the data is not on this machine yet"
+    assert refused({"pretrain": pretrain("mae")}, data=away).startswith("stages.pretrain.task: MAE needs a backbone with masked_encode")
+
+
+def test_backbones_are_built_without_weights():
+    Fetching.built.clear()
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    check_recipe(recipe({"pretrain": pretrain(), "probe": probe()}, backbone={"name": "fetching", "pretrained": True}))
+    assert set(Fetching.built) == {(False, "meta")}
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# -------------------------------------------------------------------------------------------------------------- the options
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (
+            {"pretrain": pretrain(), "probe": probe(layers=["stem", "conv2"])},
+            "stages.probe.evaluator.layers: layer does not exist in this backbone; found 'conv2'; allowed: stem, body",
+        ),
+        (
+            {"pretrain": pretrain(batch_size=31)},
+            "stages.pretrain.batch_size: is larger than the data (30 images); found 31; allowed: 1 to 30",
+        ),
+        (
+            {"probe": probe("random", batch_size=31)},
+            "stages.probe.evaluator.batch_size: is larger than the data (30 images); found 31; allowed: 1 to 30",
+        ),
+        (
+            {
+                "few": {
+                    "weights": "random",
+                    "evaluator": {"name": "semi_supervised", "labels_per_class": [11], "layers": ["stem"], "batch_size": 8},
+                }
+            },
+            "stages.few.evaluator.labels_per_class: more than the smallest class has; found 11; allowed: at most 10",
+        ),
+        (
+            {"pretrain": pretrain("mae")},
+            "stages.pretrain.task: MAE needs a backbone with masked_encode; found ['map']; choose another backbone than TinyConv",
+        ),
+        (
+            {"pretrain": pretrain(), "more": pretrain("colorization", weights="pretrain")},
+            "stages.more.task: Colorization needs a backbone built for lightness images; found 'rgb'; "
+            "build it with task.image_spec(data.image())",
+        ),
+    ],
+)
+def test_what_cannot_work_is_named_by_its_path(stages: dict[str, Any], message: str):
+    assert refused(stages) == message
+
+
+def test_what_a_task_refuses_of_the_images_has_its_path():
+    stages = {"pretrain": pretrain({"name": "rotnet", "angles": [0, 45]}), "probe": probe()}
+    small = recipe(stages, data={"name": "somewhere"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sslkit_rotnet.task.MIN_SIDE", 17)
+        for look in (lambda: check_recipe(small), lambda: backbone_image(small, small.stage("probe"), small.data.image())):
+            with pytest.raises(RecipeError, match=r"^stages\.pretrain\.task\.angles: interpolation needs images of at least 17 x 17 pixels"):
+                look()
+
+
+def test_what_a_backbone_refuses_has_its_path():
+    message = refused({"pretrain": pretrain()}, backbone={"name": "nin", "num_blocks": 9})
+    assert message == "backbone.num_blocks: unknown depth; found 9; allowed: 3, 4, 5"
+
+
+@pytest.mark.parametrize(
+    ("top", "own", "path"), [({"device": "cuda:99"}, {}, "device"), ({}, {"device": "cuda:99"}, "stages.pretrain.device")]
+)
+def test_a_device_that_is_not_there_is_named_where_it_is_written(top: dict, own: dict, path: str):
+    message = refused({"pretrain": pretrain(**own)}, **top)
+    assert message.startswith(f"{path}: is not usable on this machine; found 'cuda:99'; allowed: ")
+
+
+@pytest.mark.parametrize(
+    ("data", "stages", "message"),
+    [
+        ({"without": "pretrain"}, {"pretrain": pretrain()}, "stages.pretrain: the data set has no images to pretrain on"),
+        ({"without": "test"}, {"probe": probe("random")}, "there are no labelled test images"),
+        ({"labels": False}, {"probe": probe("random")}, "the training images have no labels"),
+    ],
+)
+def test_data_that_is_missing_is_an_error_of_the_data(data: dict, stages: dict[str, Any], message: str):
+    with pytest.raises(DataError, match=f"^{message}"):
+        check_recipe(recipe(stages, data={"name": "somewhere", **data}))
+
+
+def test_pretraining_needs_no_labels():
+    assert check_recipe(recipe({"pretrain": pretrain()}, data={"name": "somewhere", "labels": False, "without": "test"})) == ""
+
+
+# ---------------------------------------------------------------------------------------------------------- what it is built for
+
+
+def test_a_backbone_is_built_for_what_its_first_task_wants():
+    data = Somewhere().image()
+    stages = {
+        "pretrain": pretrain("colorization"),
+        "more": pretrain("colorization", weights="pretrain"),
+        "probe": probe("more"),
+        "untrained": probe("random"),
+        "other": pretrain(),
+    }
+    mine = recipe(stages)
+    wanted = Colorization().image_spec(data)
+    assert {stage.name: backbone_image(mine, stage, data) for stage in mine.stages} == {
+        "pretrain": wanted,
+        "more": wanted,
+        "probe": wanted,
+        "untrained": data,
+        "other": data,
+    }

@@ -1,0 +1,524 @@
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sslkit import (
+    ArtifactError,
+    CheckpointSaved,
+    Event,
+    FitStart,
+    Observer,
+    RecipeError,
+    RunInterruptedError,
+    StageEnd,
+    StageSkipped,
+    StageStart,
+    StepEnd,
+    load_backbone,
+    load_catalog,
+    load_recipe,
+    run_recipe,
+)
+from sslkit.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, state_hash
+from sslkit.metrics_log import read_metrics
+from sslkit.recipe import Recipe
+from sslkit.run import RunResult
+
+# Every kind of evaluator once, an epoch each, on 1,438 digits: three steps an epoch.
+RECIPE = """
+name = "tiny"
+seed = 3
+device = "cpu"
+log_every = 1
+
+[data]
+name = "digits"
+
+[backbone]
+name = "nin"
+num_blocks = 3
+width = 0.05
+
+[stages.pretrain]
+task = { name = "rotnet" }
+augment = { crop_padding = 1 }
+epochs = 2
+batch_size = 500
+
+[stages.linear]
+weights = "pretrain"
+evaluator = { name = "linear_probe", layers = ["conv1", "conv2"], epochs = 1, batch_size = 500 }
+
+[stages.mlp]
+weights = "pretrain"
+evaluator = { name = "mlp_probe", layers = ["conv2"], hidden = 20, epochs = 1, batch_size = 500 }
+
+[stages.conv]
+weights = "pretrain"
+evaluator = { name = "conv_probe", layers = ["conv1"], epochs = 1, batch_size = 500, augment = { horizontal_flip = true } }
+
+[stages.random_conv]
+weights = "random"
+evaluator = { name = "conv_probe", layers = ["conv1"], epochs = 1, batch_size = 500 }
+
+[stages.knn]
+weights = "pretrain"
+evaluator = { name = "knn", layers = ["conv1", "conv3"], k = 5 }
+
+[stages.finetune]
+weights = "pretrain"
+evaluator = { name = "finetune", epochs = 1, batch_size = 500 }
+
+[stages.tuned_knn]
+weights = "finetune"
+evaluator = { name = "knn", layers = ["conv3"] }
+
+[stages.supervised]
+weights = "random"
+backbone = { num_blocks = 4 }
+evaluator = { name = "supervised", layer = "conv2", head = "mlp", epochs = 1, batch_size = 500 }
+
+[stages.few]
+weights = "pretrain"
+
+[stages.few.evaluator]
+name = "semi_supervised"
+labels_per_class = [1, 5]
+selection = "random"
+num_subsets = 2
+images_per_epoch = 100
+layers = ["conv2"]
+head = "linear"
+epochs = 1
+batch_size = 50
+
+[stages.supervised_few]
+weights = "random"
+
+[stages.supervised_few.evaluator]
+name = "semi_supervised"
+labels_per_class = [5]
+images_per_epoch = 100
+layers = ["conv3"]
+freeze = false
+epochs = 1
+batch_size = 50
+
+[paper]
+"linear.conv2.top1" = 91.16
+
+[margins]
+"trained over random" = ["conv.conv1.top1", "random_conv.conv1.top1"]
+"""
+
+METRICS_OF = {
+    "pretrain": ["pretext_loss", "pretext_top1"],
+    "linear": ["conv1.top1", "conv2.top1"],
+    "mlp": ["conv2.top1"],
+    "conv": ["conv1.top1"],
+    "random_conv": ["conv1.top1"],
+    "knn": ["conv1.top1", "conv3.top1"],
+    "finetune": ["conv3.top1"],
+    "tuned_knn": ["conv3.top1"],
+    "supervised": ["conv2.top1"],
+    "few": ["conv2.k1.top1", "conv2.k1.top1_std", "conv2.k5.top1", "conv2.k5.top1_std"],
+    "supervised_few": ["conv3.k5.top1"],
+}
+WITH_BACKBONE = {"pretrain", "finetune", "supervised"}
+
+SMALL = """
+name = "small"
+device = "cpu"
+log_every = 1
+
+[data]
+name = "digits"
+
+[backbone]
+name = "nin"
+num_blocks = 3
+width = 0.05
+
+[stages.pretrain]
+task = { name = "rotnet" }
+augment = { crop_padding = 1 }
+epochs = 1
+batch_size = 500
+
+[stages.probe]
+weights = "pretrain"
+evaluator = { name = "linear_probe", layers = ["conv2"], epochs = 1, batch_size = 500 }
+"""
+
+
+class Recorder(Observer):
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def observe(self, event: Event) -> None:
+        self.events.append(event)
+
+    def stages(self, kind: type[Event]) -> list[str]:
+        return [event.stage for event in self.events if isinstance(event, kind)]
+
+
+class Stopper(Observer):
+    """Asks to stop after so many steps, of whatever stages."""
+
+    def __init__(self, steps: int) -> None:
+        self._left = steps
+
+    def observe(self, event: Event) -> None:
+        self._left -= isinstance(event, StepEnd)
+
+    def asked(self) -> bool:
+        return self._left <= 0
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recipe]:
+    catalog = load_catalog()
+    folder = tmp_path_factory.mktemp("recipes")
+
+    def from_text(text: str, *overrides: str) -> Recipe:
+        (folder / "mine.toml").write_text(text)
+        return load_recipe(folder / "mine.toml", overrides, catalog=catalog)
+
+    return from_text
+
+
+class Whole:
+    """An uninterrupted run of the large recipe, and what its observers saw."""
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        watcher = Recorder()
+        self.result: RunResult = run_recipe(recipe, output=folder, observers=[watcher])
+        self.events = watcher
+        self.folder = folder
+
+
+@pytest.fixture(scope="module")
+def whole(load: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return Whole(load(RECIPE), tmp_path_factory.mktemp("runs") / "whole")
+
+
+def artifact(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / ARTIFACT).read_text())
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """Every file of tensors below a run's folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+
+
+# --------------------------------------------------------------------------------------------------------------- what it leaves
+
+
+def test_a_run_measures_every_stage(whole: Whole):
+    results = whole.result.results
+    assert {stage: list(metrics) for stage, metrics in results.stages.items()} == METRICS_OF
+    assert list(results.stages) == list(METRICS_OF)
+    figures = [value for metrics in results.stages.values() for name, value in metrics.items() if name.endswith("top1")]
+    assert all(0 <= value <= 100 for value in figures)
+    assert all(value * 357 / 100 == pytest.approx(round(value * 357 / 100), abs=1e-3) for value in figures if "few" not in results.stages)
+    (margin,) = results.differences()
+    assert margin.difference == results.stages["conv"]["conv1.top1"] - results.stages["random_conv"]["conv1.top1"]
+
+
+def test_results_json_holds_the_same_figures(whole: Whole):
+    saved = json.loads((whole.folder / "results.json").read_text())
+    results = whole.result.results
+    assert saved == {
+        "recipe": "tiny",
+        "stages": results.stages,
+        "paper": {"linear.conv2.top1": 91.16},
+        "margins": {"trained over random": results.differences()[0].difference},
+    }
+    assert all(artifact(whole.folder / stage)["metrics"] == metrics for stage, metrics in saved["stages"].items())
+
+
+def test_the_run_folder_is_complete(whole: Whole):
+    assert whole.result.folder == whole.folder
+    assert {path.name for path in whole.folder.iterdir()} == {"recipe.toml", "environment.json", "results.json", "report.html", *METRICS_OF}
+    for stage in METRICS_OF:
+        expected = {ARTIFACT}
+        expected |= {METRICS} if "knn" not in stage else set()
+        expected |= {BACKBONE} if stage in WITH_BACKBONE else set()
+        expected |= {HEADS} if stage in {"linear", "mlp", "conv", "random_conv", "finetune", "supervised"} else set()
+        assert {path.name for path in (whole.folder / stage).iterdir()} == expected, stage
+        assert artifact(whole.folder / stage)["status"] == "finished"
+
+
+def test_the_resolved_recipe_is_that_of_the_run(whole: Whole, load: Callable[..., Recipe]):
+    text = (whole.folder / "recipe.toml").read_text()
+    assert load(text) == load(RECIPE)
+    assert tomllib.loads(text)["stages"]["pretrain"]["optimizer"]["lr"] == 0.1
+
+
+def test_the_environment_says_what_a_figure_needs_beside_it(whole: Whole):
+    environment = json.loads((whole.folder / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__
+    assert set(environment["plugins"]) == {"sslkit"}
+    assert set(environment) == {"started", "command", "python", "platform", "devices", "threads", "versions", "plugins"}
+    assert len(environment["devices"]) == 1
+
+
+def test_frozen_backbones_are_the_pretrained_one_bit_for_bit(whole: Whole):
+    expected = state_hash(load_backbone(whole.folder))
+    for stage in ("linear", "mlp", "conv", "knn", "few"):
+        assert artifact(whole.folder / stage)["frozen_backbone"] == {"sha256_before": expected, "sha256_after": expected}
+    tuned = state_hash(load_backbone(whole.folder / "finetune"))
+    assert artifact(whole.folder / "tuned_knn")["frozen_backbone"]["sha256_before"] == tuned != expected
+    random = artifact(whole.folder / "random_conv")["frozen_backbone"]["sha256_before"]
+    assert random not in {expected, tuned}
+
+
+def test_a_stages_identity_names_the_weights_it_started_from(whole: Whole):
+    identities = {stage: artifact(whole.folder / stage)["identity"]["backbone"] for stage in METRICS_OF}
+    marks = {stage: artifact(whole.folder / stage)["fingerprint"] for stage in METRICS_OF}
+    assert identities["pretrain"]["weights"] == identities["supervised"]["weights"] == "random"
+    assert {identities[stage]["weights"] for stage in ("linear", "mlp", "conv", "knn", "finetune", "few")} == {marks["pretrain"]}
+    assert identities["tuned_knn"]["weights"] == marks["finetune"]
+    assert len(set(marks.values())) == len(marks)
+    assert identities["supervised"]["options"]["num_blocks"] == 4
+
+
+def test_a_backbone_comes_back_ready_to_use(whole: Whole):
+    backbone = load_backbone(whole.folder / "supervised")
+    assert backbone.layer_names == ("conv1", "conv2", "conv3", "conv4")
+    assert (backbone.image.color, backbone.image.height) == ("gray", 8)
+    assert backbone.embed(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).shape == (2, 10)
+
+
+def test_events_come_stage_by_stage(whole: Whole):
+    assert whole.events.stages(StageStart) == whole.events.stages(StageEnd) == list(METRICS_OF)
+    order = list(dict.fromkeys(event.stage for event in whole.events.events))
+    assert order == list(METRICS_OF)
+    parts = [event.part for event in whole.events.events if isinstance(event, FitStart) and event.stage == "few"]
+    assert parts == ["k1-1", "k1-2", "k5-1", "k5-2"]
+
+
+def test_the_report_shows_the_run(whole: Whole):
+    page = (whole.folder / "report.html").read_text()
+    for stage, metrics in whole.result.results.stages.items():
+        assert all(f"<td>{stage}</td><td><code>{name}</code></td>" in page for name in metrics)
+    assert "91.16" in page
+    assert "trained over random" in page
+
+
+# ------------------------------------------------------------------------------------------------------------------ once more
+
+
+def test_a_second_start_skips_everything(whole: Whole, load: Callable[..., Recipe]):
+    times = {path: path.stat().st_mtime_ns for stage in METRICS_OF for path in (whole.folder / stage).iterdir()}
+    watcher = Recorder()
+    again = run_recipe(load(RECIPE, "log_every=50", "checkpoint_minutes=0"), output=whole.folder, observers=[watcher])
+    assert [type(event) for event in watcher.events] == [StageSkipped] * len(METRICS_OF)
+    assert watcher.stages(StageSkipped) == list(METRICS_OF)
+    assert again.results.stages == whole.result.results.stages
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+@pytest.fixture
+def small(load: Callable[..., Recipe], tmp_path: Path) -> Path:
+    """A finished run of the small recipe."""
+    return run_recipe(load(SMALL), output=tmp_path / "small").folder
+
+
+def test_a_changed_stage_is_refused_and_what_changed_is_named(small: Path, load: Callable[..., Recipe]):
+    with pytest.raises(ArtifactError) as caught:
+        run_recipe(load(SMALL, "stages.pretrain.epochs=2", "seed=1"), output=small)
+    assert str(caught.value) == (
+        f"{small / 'pretrain'}: holds stage 'pretrain' of a different recipe (seed: 0 -> 1; training.epochs: 1 -> 2); "
+        "start over with --fresh, or choose another folder with --output"
+    )
+
+
+def test_a_later_stage_can_change_alone(small: Path, load: Callable[..., Recipe]):
+    with pytest.raises(ArtifactError, match=r"probe: holds stage 'probe' of a different recipe \(evaluator\.layers: \['conv2'\] -> \['conv1'\]\)"):
+        run_recipe(load(SMALL, "stages.probe.evaluator.layers=['conv1']"), output=small)
+    watcher = Recorder()
+    run_recipe(load(SMALL + SMALL[SMALL.index("[stages.probe]") :].replace("probe]", "new]")), output=small, observers=[watcher])
+    assert (watcher.stages(StageSkipped), watcher.stages(StageStart)) == (["pretrain", "probe"], ["new"])
+
+
+def test_a_changed_stage_voids_those_that_build_on_it(small: Path, load: Callable[..., Recipe]):
+    changed = load(SMALL, "stages.pretrain.epochs=2")
+    shutil_free = {path.name for path in (small / "pretrain").iterdir()}
+    for name in shutil_free:
+        (small / "pretrain" / name).unlink()
+    with pytest.raises(ArtifactError, match=r"probe: holds stage 'probe' of a different recipe \(backbone\.weights: '[0-9a-f]{64}' -> "):
+        run_recipe(changed, output=small)
+
+
+def test_fresh_starts_over_and_leaves_other_files_alone(small: Path, load: Callable[..., Recipe]):
+    before = weights(small)
+    (small / "notes.txt").write_text("mine")
+    (small / "other").mkdir()
+    (small / "other" / "figure.png").write_text("mine")
+    watcher = Recorder()
+    run_recipe(load(SMALL, "seed=1"), output=small, fresh=True, observers=[watcher])
+    assert watcher.stages(StageStart) == ["pretrain", "probe"]
+    assert weights(small).keys() == before.keys()
+    assert all(weights(small)[name] != before[name] for name in before)
+    assert (small / "notes.txt").exists()
+    assert (small / "other" / "figure.png").exists()
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(small: Path, load: Callable[..., Recipe], tmp_path: Path):
+    again = run_recipe(load(SMALL), output=tmp_path / "again").folder
+    assert weights(again) == weights(small)
+    other = run_recipe(load(SMALL, "seed=1"), output=tmp_path / "other").folder
+    assert weights(other)[f"pretrain/{BACKBONE}"] != weights(small)[f"pretrain/{BACKBONE}"]
+
+
+def test_every_untrained_stage_starts_from_the_same_network(load: Callable[..., Recipe], tmp_path: Path):
+    probe = 'weights = "random"\nevaluator = { name = "knn", layers = ["conv2"] }\n'
+    text = SMALL[: SMALL.index("[stages.pretrain]")] + f"[stages.one]\n{probe}[stages.two]\n{probe}"
+    run_recipe(load(text), output=tmp_path)
+    one, two = (artifact(tmp_path / stage)["frozen_backbone"]["sha256_before"] for stage in ("one", "two"))
+    assert one == two
+
+
+def test_the_folder_is_named_for_the_recipe(load: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_recipe(load(SMALL)).folder == Path("runs/small")
+    assert (tmp_path / "runs" / "small" / "results.json").exists()
+
+
+def test_a_recipe_that_does_not_fit_computes_and_writes_nothing(load: Callable[..., Recipe], tmp_path: Path):
+    with pytest.raises(RecipeError, match=r"^stages\.probe\.evaluator\.layers: layer does not exist in this backbone; found 'conv9'"):
+        run_recipe(load(SMALL, "stages.probe.evaluator.layers=['conv9']"), output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_one_is_named(load: Callable[..., Recipe], tmp_path: Path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ArtifactError, match=r"/file: is a file; choose another folder with --output$"):
+        run_recipe(load(SMALL), output=tmp_path / "file")
+    with pytest.raises(ArtifactError, match=r"/file/run: cannot be written to \(.*\); choose another folder with --output$"):
+        run_recipe(load(SMALL), output=tmp_path / "file" / "run")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+# -------------------------------------------------------------------------------------------------------------- stopped, killed
+
+
+def test_a_run_stopped_in_every_stage_ends_with_the_same_bits(whole: Whole, load: Callable[..., Recipe], tmp_path: Path):
+    """Stopped after every second step, in mid-epoch, at the end of one, in the second of several fits, and started again."""
+    recipe, starts, stopped_in = load(RECIPE), 0, []
+    while True:
+        stopper, watcher = Stopper(2), Recorder()
+        starts += 1
+        try:
+            result = run_recipe(recipe, output=tmp_path, observers=[stopper, watcher], should_stop=stopper.asked)
+            break
+        except RunInterruptedError:
+            assert watcher.stages(CheckpointSaved) or not watcher.stages(StepEnd)
+            stopped_in.append(watcher.events[-1].stage)
+    assert starts > 15
+    assert set(stopped_in) == set(METRICS_OF) - {"knn", "tuned_knn", "supervised_few"} or len(set(stopped_in)) >= 8
+    assert result.results.stages == whole.result.results.stages
+    assert weights(tmp_path) == weights(whole.folder)
+    for stage in METRICS_OF:
+        expected, found = (steps_logged(folder / stage / METRICS) for folder in (whole.folder, tmp_path))
+        assert found == expected, stage
+        assert artifact(tmp_path / stage)["fingerprint"] == artifact(whole.folder / stage)["fingerprint"]
+
+
+def steps_logged(path: Path) -> list[tuple[str, ...]]:
+    """Every line but for its throughput, by part and step."""
+    lines = [{key: value for key, value in line.items() if key != "images_per_second"} for line in read_metrics(path)]
+    return sorted(tuple(f"{key}={value}" for key, value in line.items()) for line in lines)
+
+
+def test_a_stop_before_the_first_step_computes_nothing(load: Callable[..., Recipe], tmp_path: Path):
+    watcher = Recorder()
+    with pytest.raises(RunInterruptedError, match=r"^stopped before stage 'pretrain'$"):
+        run_recipe(load(SMALL), output=tmp_path, observers=[watcher], should_stop=lambda: True)
+    assert watcher.events == []
+
+
+class Interrupt(Observer):
+    """Presses Ctrl-C at the first step, and again if told so."""
+
+    def __init__(self, times: int) -> None:
+        self._times = times
+
+    def observe(self, event: Event) -> None:
+        if isinstance(event, StepEnd) and event.step == 1:
+            for _ in range(self._times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+
+@contextlib.contextmanager
+def signals_put_back() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_finishes_the_step_and_leaves_a_checkpoint(load: Callable[..., Recipe], tmp_path: Path):
+    with signals_put_back(), pytest.raises(RunInterruptedError, match=r"^stopped in stage 'pretrain' after 1 steps$"):
+        run_recipe(load(SMALL), output=tmp_path, observers=[Interrupt(1)])
+    assert (tmp_path / "pretrain" / "checkpoint.safetensors").exists()
+    assert artifact(tmp_path / "pretrain")["status"] == "running"
+
+
+def test_a_second_ctrl_c_stops_at_once(load: Callable[..., Recipe], tmp_path: Path):
+    with signals_put_back(), pytest.raises(KeyboardInterrupt):
+        run_recipe(load(SMALL), output=tmp_path, observers=[Interrupt(2)])
+    assert not (tmp_path / "pretrain" / "checkpoint.safetensors").exists()
+
+
+def test_a_run_in_a_thread_leaves_signals_alone(load: Callable[..., Recipe], tmp_path: Path):
+    results: list[RunResult] = []
+    with signals_put_back():
+        thread = threading.Thread(target=lambda: results.append(run_recipe(load(SMALL), output=tmp_path)))
+        thread.start()
+        thread.join()
+    assert set(results[0].results.stages) == {"pretrain", "probe"}
+
+
+def start(recipe: Path, folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "sslkit", "run", str(recipe), "--quiet", "--output", str(folder), *overrides]
+    return subprocess.Popen(command, cwd=recipe.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_killed_run_started_again_ends_with_the_same_bits(load: Callable[..., Recipe], tmp_path: Path):
+    """The promise: SIGKILL at any point, here in mid-pretraining, changes no bit of the weights."""
+    path, folder = tmp_path / "small.toml", tmp_path / "killed"
+    path.write_text(SMALL.replace("epochs = 1\nbatch_size = 500", "epochs = 30\nbatch_size = 250"))
+    checkpoint = folder / "pretrain" / "checkpoint.safetensors"
+    process = start(path, folder, "checkpoint_minutes=0")  # one after each of 180 steps
+    try:
+        while not checkpoint.exists() and process.poll() is None:
+            time.sleep(0.001)
+    finally:
+        process.kill()
+        output = process.communicate()
+    assert process.returncode == -signal.SIGKILL, output
+    assert artifact(folder / "pretrain")["status"] == "running"
+    killed_at = len([line for line in read_metrics(folder / "pretrain" / METRICS) if line["split"] == "train"])
+    assert 0 < killed_at < 180
+
+    process = start(path, folder)
+    output = process.communicate()
+    assert process.returncode == 0, output
+    expected = run_recipe(load(path.read_text()), output=tmp_path / "whole").folder
+    assert weights(folder) == weights(expected)
+    assert json.loads((folder / "results.json").read_text()) == json.loads((expected / "results.json").read_text())
+    assert steps_logged(folder / "pretrain" / METRICS) == steps_logged(expected / "pretrain" / METRICS)
+    assert not [file for file in folder.rglob("*") if "tmp-" in file.name and file.name.startswith("checkpoint")] or killed_at

@@ -1,0 +1,271 @@
+"""Each promise is broken once, on purpose: the check must name it. What ships must keep all of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from sslkit import NIN, Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, PretextTask, StepOutput
+from sslkit.testing import IMAGE, check_pretext_task
+from sslkit_rotnet import RotNet
+from tests.contract.families import FAMILIES
+from tests.testing.broken import broken_promise
+
+GRAY = ImageSpec(16, 24, "gray", (0.5,), (0.25,))
+
+
+@pytest.mark.parametrize("task", [RotNet(), RotNet(angles=(0, 45)), RotNet(transforms=("identity", "transpose"))])
+def test_rotnet_keeps_its_promises(task):
+    check_pretext_task(task)
+    check_pretext_task(task, image=GRAY)
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
+def test_every_family_of_methods_keeps_its_promises(family):
+    check_pretext_task(family.task, backbone=family.backbone)
+
+
+def test_what_a_task_refuses_is_its_own_error():
+    with pytest.raises(OptionError, match="angles: interpolation needs images"):
+        check_pretext_task(RotNet(angles=(0, 45)), image=IMAGE._replace(height=4, width=4))
+
+
+def test_the_backbone_to_test_with_can_be_chosen():
+    check_pretext_task(RotNet(), backbone=partial(NIN, num_blocks=3, width=0.02))
+
+
+# ---------------------------------------------------------------------------------------------------- broken objectives
+
+
+class Flipped(Objective):
+    """Was an image mirrored? Keeps every promise."""
+
+    heldout_phase = "main"
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+        self.head = nn.Linear(backbone.feature_info[-1].num_chs, 2)
+
+    def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
+        labels = torch.randint(2, (len(batch.images),), generator=generator)
+        images = torch.where(labels[:, None, None, None] == 1, batch.images.flip(-1), batch.images)
+        return {"images": images, "labels": labels}
+
+    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+        logits = self.head(self.backbone.embed(views["images"]))
+        return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(100.0 * (logits.argmax(1) == views["labels"]))})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(PretextTask):
+    """Builds whichever objective it is given."""
+
+    objective: type[Objective] = Flipped
+
+    def build_objective(self, backbone: Backbone, data: DataInfo) -> Objective:
+        return self.objective(backbone)
+
+
+class GlobalDraws(Flipped):
+    def make_views(self, batch, generator, *, train):
+        return {**super().make_views(batch, generator, train=train), "labels": torch.randint(2, (len(batch.images),))}
+
+
+class WritesIntoTheBatch(Flipped):
+    def make_views(self, batch, generator, *, train):
+        views = super().make_views(batch, generator, train=train)
+        batch.images.zero_()
+        return views
+
+
+class ViewsInAList(Flipped):
+    def make_views(self, batch, generator, *, train):
+        return [batch.images]
+
+
+class LossAnImage(Flipped):
+    def forward(self, views, phase, schedule):
+        return StepOutput(self.head(self.backbone.embed(views["images"])).sum(dim=1), {})
+
+
+class InfiniteLoss(Flipped):
+    def forward(self, views, phase, schedule):
+        return StepOutput(super().forward(views, phase, schedule).loss / 0, {})
+
+
+class ConstantLoss(Flipped):
+    def forward(self, views, phase, schedule):
+        return StepOutput(super().forward(views, phase, schedule).loss.detach(), {})
+
+
+class PlainTuple(Flipped):
+    def forward(self, views, phase, schedule):
+        return super().forward(views, phase, schedule).loss, {}
+
+
+class MetricWithGraph(Flipped):
+    def forward(self, views, phase, schedule):
+        loss = super().forward(views, phase, schedule).loss
+        return StepOutput(loss, {"loss2": Mean(loss, torch.ones(()))})
+
+
+class MetricAsFloat(Flipped):
+    def forward(self, views, phase, schedule):
+        return StepOutput(super().forward(views, phase, schedule).loss, {"top1": 3.0})
+
+
+class UnusedLayer(Flipped):
+    def __init__(self, backbone):
+        super().__init__(backbone)
+        self.spare = nn.Linear(2, 2)
+
+
+class ForgottenGroup(UnusedLayer):
+    def parameter_groups(self):
+        return {"main": [{"params": [*self.backbone.parameters(), *self.head.parameters()]}]}
+
+
+class UnknownHeldoutPhase(Flipped):
+    heldout_phase = "student"
+
+
+class UnknownFrozenPart(Flipped):
+    frozen = ("teacher",)
+
+
+class WrongGroups(Flipped):
+    def parameter_groups(self):
+        return {"student": [{"params": [*self.parameters()]}]}
+
+
+class MovesInEval(Flipped):
+    def __init__(self, backbone):
+        super().__init__(backbone)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, views, phase, schedule):
+        self.calls += 1
+        return super().forward(views, phase, schedule)
+
+
+class HiddenState(Flipped):
+    """A running scale of the loss that no checkpoint holds."""
+
+    def __init__(self, backbone):
+        super().__init__(backbone)
+        self.scale = torch.ones(())
+
+    def forward(self, views, phase, schedule):
+        output = super().forward(views, phase, schedule)
+        if self.training:
+            self.scale = 0.5 * self.scale + output.loss.detach()
+        return StepOutput(output.loss * self.scale, output.metrics)
+
+
+class ExportsItself(Flipped):
+    def exported_backbone(self):
+        return self
+
+
+class ExportsAnother(Flipped):
+    def exported_backbone(self):
+        return NIN(self.backbone.image, num_blocks=3, width=0.01)
+
+
+@pytest.mark.parametrize(
+    ("objective", "promise"),
+    [
+        (GlobalDraws, "make_views must draw from its generator alone: two calls with the same generator state differ"),
+        (WritesIntoTheBatch, "make_views must not write into the batch: copy what you change"),
+        (ViewsInAList, "make_views must return a dict of tensors"),
+        (LossAnImage, "the loss must be a scalar, and has the shape (8,)"),
+        (InfiniteLoss, "the loss must be finite, and is inf"),
+        (ConstantLoss, "the loss of phase 'main' depends on nothing that is trained"),
+        (PlainTuple, "forward must return a StepOutput"),
+        (MetricWithGraph, "metric 'loss2' must be detached: Mean.of(x)"),
+        (MetricAsFloat, "metric 'top1' must be a Mean of scalars: Mean.of(x)"),
+        (UnusedLayer, "phase 'main' trains spare.weight, spare.bias, which no gradient reaches; if rightly so: without_gradient=[...]"),
+        (ForgottenGroup, "no phase trains spare.weight, spare.bias: add to parameter_groups, or set requires_grad_(False)"),
+        (UnknownHeldoutPhase, "heldout_phase must be one of its phases or None, and is 'student'"),
+        (UnknownFrozenPart, "frozen names 'teacher', which is no submodule of the objective"),
+        (WrongGroups, "parameter_groups must have one entry for each phase: main"),
+        (MovesInEval, "forward must not change buffers in eval mode; calls differ"),
+        (ExportsItself, "exported_backbone must return a Backbone"),
+    ],
+)
+def test_a_broken_objective_is_named(objective, promise):
+    assert broken_promise(check_pretext_task, Task(objective=objective)) == f"Task: {promise}"
+
+
+def test_state_that_no_checkpoint_holds_is_found():
+    promise = "a resumed run must end with the same bits: keep what training changes in parameters and persistent buffers; "
+    assert broken_promise(check_pretext_task, Task(objective=HiddenState)).startswith(f"Task: {promise}backbone.shallow.0.weight, ")
+
+
+def test_an_exported_backbone_of_another_architecture_is_found():
+    promise = "exported_backbone must have the architecture that the task was given: later stages build that again and load the state; "
+    assert broken_promise(check_pretext_task, Task(objective=ExportsAnother)).startswith(f"Task: {promise}Error(s) in loading")
+
+
+def test_parameters_may_be_said_to_have_no_gradient():
+    check_pretext_task(Task())
+    check_pretext_task(Task(objective=UnusedLayer), without_gradient=["spare."])
+
+
+# ---------------------------------------------------------------------------------------------------- broken tasks
+
+
+@dataclass(frozen=True)
+class Positional(Task):
+    size: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bare(Task):
+    size = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedsTokens(Task):
+    requires: ClassVar[frozenset[str]] = frozenset({"tokens"})
+
+
+class NoDataclass(PretextTask):
+    def build_objective(self, backbone, data):
+        return Flipped(backbone)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildsNothing(PretextTask):
+    def build_objective(self, backbone, data):
+        return backbone
+
+
+@pytest.mark.parametrize(
+    ("task", "promise"),
+    [
+        (NoDataclass(), "NoDataclass: must be a @dataclass(frozen=True, kw_only=True)"),
+        (Positional(), "Positional: the option size must be keyword-only: @dataclass(frozen=True, kw_only=True)"),
+        (Bare(), "Bare: size has no annotation, so it is no option: annotate it, as a ClassVar if it is none"),
+        (NeedsTokens(), "NeedsTokens: requires tokens, which TinyBackbone does not have: pass another backbone=..."),
+        (BuildsNothing(), "BuildsNothing: build_objective must return an Objective"),
+    ],
+)
+def test_a_broken_task_is_named(task, promise):
+    assert broken_promise(check_pretext_task, task) == promise
+
+
+def test_a_task_that_can_be_changed_is_found():
+    @dataclass(kw_only=True)
+    class Thawed(PretextTask):
+        size: int = 3
+
+        def build_objective(self, backbone, data):
+            return Flipped(backbone)
+
+    assert broken_promise(check_pretext_task, Thawed()) == "Thawed: must be a @dataclass(frozen=True, kw_only=True)"
