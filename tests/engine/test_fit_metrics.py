@@ -101,7 +101,7 @@ def test_metrics_are_means_since_they_were_last_read():
     pairs = [(losses[i] + losses[i + 1]) / 2 for i in (0, 2, 4, 6)]
     assert logged(every_other) == pytest.approx([*pairs, losses[8]], rel=1e-12)  # nine steps: the last is read alone
     steps = [event for event in every_other if isinstance(event, StepEnd)]
-    assert [event.step for event in steps if event.metrics] == [2, 4, 6, 8]
+    assert [event.step for event in steps if event.metrics] == [2, 4, 6, 8, 9]
     assert all(event.metrics["images_per_second"] > 0 for event in steps if event.metrics)
     bright = logged(every_step, "too_bright")
     assert logged(every_other, "too_bright")[1] == pytest.approx((6 * bright[2] + 8 * bright[3]) / 14)
