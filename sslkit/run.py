@@ -145,7 +145,7 @@ def _open_folder(folder: Path, recipe: Recipe, fresh: bool) -> None:
 
 def _environment(recipe: Recipe) -> dict[str, Any]:
     """What a figure needs beside it: hardware, versions, date, command."""
-    packages = ("torch", "torchvision", "timm", "numpy", "safetensors", "pluggy", "pydantic")
+    packages = ("torchvision", "timm", "numpy", "safetensors", "pluggy", "pydantic")
     plugins = {name: number for versions in recipe.versions.values() for name, number in versions.items()}
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -154,7 +154,7 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
         "platform": platform.platform(),
         "devices": sorted({describe_device(stage.runtime.resolve_device()) for stage in recipe.stages}),
         "threads": torch.get_num_threads(),
-        "versions": {"sslkit": version("sslkit"), **{name: version(name) for name in packages}},
+        "versions": {"sslkit": version("sslkit"), "torch": torch.__version__, **{name: version(name) for name in packages}},
         "plugins": plugins,
     }
 

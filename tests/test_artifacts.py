@@ -1,6 +1,6 @@
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,9 @@ def test_a_backbone_made_in_python_is_read_into_an_equal_one(tmp_path: Path):
 
 def test_code_outside_the_catalog_is_imported_only_when_allowed(tmp_path: Path):
     folder = leave(tmp_path / "pretrain", tiny(width=6), CODE, {"width": 6, "dropout": 0.1})
-    with pytest.raises(ArtifactError, match=r"TinyConv is code outside the catalog; if you trust it: load_backbone\(path, allow_code=True\)$"):
+    with pytest.raises(
+        ArtifactError, match=r"TinyConv is code outside the catalog; if you trust it: load_backbone\(path, allow_code=True\)$"
+    ):
         load_backbone(folder)
     assert_same(load_backbone(folder, allow_code=True), tiny(width=6))
 
@@ -194,7 +196,9 @@ def test_a_modules_whole_state_is_written_and_read(tmp_path: Path):
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path):
     save_module(tmp_path / BACKBONE, tiny(width=6))
-    with pytest.raises(ArtifactError, match=r"backbone\.safetensors: does not fit TinyConv \(.*\); build the backbone with the same options$"):
+    with pytest.raises(
+        ArtifactError, match=r"backbone\.safetensors: does not fit TinyConv \(.*\); build the backbone with the same options$"
+    ):
         load_weights(tiny(), tmp_path / BACKBONE)
     with pytest.raises(ArtifactError, match="does not fit NIN"):
         load_weights(nin(), tmp_path / BACKBONE)
@@ -267,7 +271,7 @@ class Everything:
     path: Path = Path("images/train")
     mode: Mode = Mode.FAST
     names: frozenset[str] = frozenset({"b", "a", "c"})
-    augment: Augment = Augment(crop_padding=4)
+    augment: Augment = field(default_factory=lambda: Augment(crop_padding=4))
     optimizer: Any = None
 
 

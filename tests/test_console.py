@@ -22,6 +22,13 @@ from sslkit.plugins import PluginInfo
 from sslkit.report.results import Results
 
 
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some machines make every output a terminal."""
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+
+
 def plain(width: int = 120) -> Console:
     return Console(file=io.StringIO(), width=width, highlight=False)
 
@@ -238,8 +245,6 @@ def test_recipes_are_a_line_each():
 
 def test_without_a_terminal_output_is_120_columns_wide(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
     monkeypatch.setattr("sys.stdout", io.StringIO())
     console = make_console()
     assert (console.width, console.is_terminal, console.stderr) == (120, False, False)

@@ -59,7 +59,16 @@ def test_without_a_file_there_is_nothing_to_read(path: Path):
 
 
 def test_a_resumed_fit_drops_what_it_repeats(path: Path):
-    write(path, start(), step(2, loss=2.0), heldout(3, loss=2.5), step(4, loss=1.5), heldout(6, loss=1.25), step(6, loss=1.0), step(7, loss=9.0))
+    write(
+        path,
+        start(),
+        step(2, loss=2.0),
+        heldout(3, loss=2.5),
+        step(4, loss=1.5),
+        heldout(6, loss=1.25),
+        step(6, loss=1.0),
+        step(7, loss=9.0),
+    )
     lines = write(path, start(step=6), heldout(6, loss=1.25), step(8, loss=0.5))
     assert places(lines) == [
         ("train", "", 2),
@@ -101,7 +110,9 @@ def test_after_a_resumption_every_step_stands_there_once(tmp_path: Path):
         with pytest.raises(RunInterruptedError):
             evaluate(evaluator, network(), arrays(), output=tmp_path / "parts", should_stop=answers.__next__, **options)
     evaluate(evaluator, network(), arrays(), output=tmp_path / "parts", **options)
-    whole, parts = ([{**line, "images_per_second": 0} for line in read_metrics(tmp_path / run / "metrics.jsonl")] for run in ("whole", "parts"))
+    whole, parts = (
+        [{**line, "images_per_second": 0} for line in read_metrics(tmp_path / run / "metrics.jsonl")] for run in ("whole", "parts")
+    )
     assert len(whole) == 3 * (8 + 1)
     assert sorted(places(parts)) == sorted(places(whole))
     assert sorted(parts, key=str) == sorted(whole, key=str)

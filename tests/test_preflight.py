@@ -187,7 +187,9 @@ def test_what_a_task_refuses_of_the_images_has_its_path():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sslkit_rotnet.task.MIN_SIDE", 17)
         for look in (lambda: check_recipe(small), lambda: backbone_image(small, small.stage("probe"), small.data.image())):
-            with pytest.raises(RecipeError, match=r"^stages\.pretrain\.task\.angles: interpolation needs images of at least 17 x 17 pixels"):
+            with pytest.raises(
+                RecipeError, match=r"^stages\.pretrain\.task\.angles: interpolation needs images of at least 17 x 17 pixels"
+            ):
                 look()
 
 

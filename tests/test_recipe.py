@@ -8,6 +8,7 @@ import pytest
 import tomli_w
 
 from sslkit import (
+    KNN,
     NIN,
     SGD,
     AdamW,
@@ -18,7 +19,6 @@ from sslkit import (
     Digits,
     Event,
     FineTune,
-    KNN,
     LinearProbe,
     Observer,
     RecipeError,
@@ -284,9 +284,7 @@ def test_weights_that_cannot_be_had(override: str, message: str):
 
 
 def test_an_evaluation_says_where_its_weights_come_from():
-    assert refused(without("stages", "probe", "weights")) == (
-        'stages.probe.weights: missing; required; name an earlier stage, or "random"'
-    )
+    assert refused(without("stages", "probe", "weights")) == ('stages.probe.weights: missing; required; name an earlier stage, or "random"')
 
 
 def test_pretraining_may_go_on_from_an_earlier_stage():
@@ -360,7 +358,7 @@ def test_a_key_that_must_be_there(key: str):
         (["stages.probe.log_every=0"], "stages.probe.log_every: must be positive; found 0"),
         (["stages.pretrain.task.name=rotaton"], "stages.pretrain.task.name: no pretext task is called 'rotaton'; allowed: rotation"),
         (["observers=quiet"], "observers: must be an array of tables; found 'quiet'"),
-        (["observers=[{ name = \"quiet\", evry = 2 }]"], "observers[0].evry: unknown option; did you mean 'every'?"),
+        (['observers=[{ name = "quiet", evry = 2 }]'], "observers[0].evry: unknown option; did you mean 'every'?"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_path(overrides: list[str], message: str):

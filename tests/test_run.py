@@ -347,7 +347,9 @@ def test_a_changed_stage_is_refused_and_what_changed_is_named(small: Path, load:
 
 
 def test_a_later_stage_can_change_alone(small: Path, load: Callable[..., Recipe]):
-    with pytest.raises(ArtifactError, match=r"probe: holds stage 'probe' of a different recipe \(evaluator\.layers: \['conv2'\] -> \['conv1'\]\)"):
+    with pytest.raises(
+        ArtifactError, match=r"probe: holds stage 'probe' of a different recipe \(evaluator\.layers: \['conv2'\] -> \['conv1'\]\)"
+    ):
         run_recipe(load(SMALL, "stages.probe.evaluator.layers=['conv1']"), output=small)
     watcher = Recorder()
     run_recipe(load(SMALL + SMALL[SMALL.index("[stages.probe]") :].replace("probe]", "new]")), output=small, observers=[watcher])

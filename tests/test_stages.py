@@ -310,7 +310,9 @@ class Cheat(Evaluator):
 
 @pytest.mark.parametrize("how", ["weights", "statistics"])
 def test_a_frozen_backbone_that_moved_voids_the_figures(how: Any, tmp_path: Path):
-    with pytest.raises(RunFailedError, match=r"^stage 'probe': the backbone was to stay frozen and changed, so its figures are void; report "):
+    with pytest.raises(
+        RunFailedError, match=r"^stage 'probe': the backbone was to stay frozen and changed, so its figures are void; report "
+    ):
         evaluated(Cheat(how=how), output=tmp_path, name="probe")
     found = artifact(tmp_path)
     assert found["status"] == "running"
@@ -467,7 +469,9 @@ def test_a_crash_while_the_artifact_is_written_loses_nothing(tmp_path: Path, mon
 def test_a_finished_stage_without_its_weights_is_an_error(tmp_path: Path):
     pretrained(output=tmp_path)
     (tmp_path / BACKBONE).unlink()
-    with pytest.raises(ArtifactError, match=r"backbone\.safetensors: no such file, although the stage is finished; start over with --fresh$"):
+    with pytest.raises(
+        ArtifactError, match=r"backbone\.safetensors: no such file, although the stage is finished; start over with --fresh$"
+    ):
         pretrained(output=tmp_path)
 
 

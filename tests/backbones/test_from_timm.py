@@ -223,7 +223,7 @@ def test_the_seed_gives_the_weights_that_timm_draws():
     backbone = TimmBackbone(CIFAR, model="mobilenetv3_small_050")
     torch.manual_seed(3)
     plain = timm.create_model("mobilenetv3_small_050", num_classes=0).state_dict()
-    assert backbone.network.training
+    assert all(module.training for module in backbone.modules())
     for name, tensor in backbone.network.state_dict().items():
         assert torch.equal(tensor, plain[name]), name
 
@@ -233,6 +233,7 @@ def test_nothing_is_drawn_or_printed_on_the_meta_device(capfd):
     with torch.device("meta"):
         backbone = TimmBackbone(CIFAR, model="test_vit", pretrained=True)  # not fetched
     assert all(tensor.is_meta for tensor in (*backbone.parameters(), *backbone.buffers()))
+    assert all(module.training for module in backbone.modules())
     assert torch.equal(torch.get_rng_state(), state)
     assert levels == [logging.getLogger(name).level for name in ("timm", "huggingface_hub")]
     assert capfd.readouterr() == ("", "")

@@ -44,7 +44,16 @@ def naive_mlp(head: MLPHead, flat: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("kind", "info"),
-    [("linear", MAP), ("linear", TOKENS), ("linear", VECTOR), ("mlp", MAP), ("mlp", TOKENS), ("mlp", VECTOR), ("conv", MAP), ("conv", TOKENS)],
+    [
+        ("linear", MAP),
+        ("linear", TOKENS),
+        ("linear", VECTOR),
+        ("mlp", MAP),
+        ("mlp", TOKENS),
+        ("mlp", VECTOR),
+        ("conv", MAP),
+        ("conv", TOKENS),
+    ],
 )
 def test_every_head_gives_a_logit_for_each_class(kind: HeadKind, info: FeatureInfo):
     assert build(kind, info)(random(4, *SHAPES[info.kind])).shape == (4, 5)

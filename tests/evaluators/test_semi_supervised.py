@@ -173,7 +173,10 @@ def test_it_goes_on_in_the_k_in_which_it_was_stopped(freeze: bool, tmp_path: Pat
         ({"labels_per_class": (4, 1, 4)}, r"labels_per_class: must be distinct positive numbers; found \[4, 1, 4\]"),
         ({"num_subsets": 0}, r"num_subsets: must be positive; found 0; allowed: 1 or more"),
         ({"num_subsets": 2}, r'num_subsets: needs random selection; found 2; set selection = "random"'),
-        ({"freeze": False, "layers": ("stem", "body")}, r"layers: must be one layer when the backbone is trained; found \['stem', 'body'\]"),
+        (
+            {"freeze": False, "layers": ("stem", "body")},
+            r"layers: must be one layer when the backbone is trained; found \['stem', 'body'\]",
+        ),
         ({"freeze": False, "layers": ()}, r"layers: must be one layer when the backbone is trained; found \[\]"),
         ({"images_per_epoch": 7}, r"images_per_epoch: is smaller than a batch; found 7; allowed: 8 or more"),
         ({"batch_size": 0}, r"batch_size: must be positive; found 0"),

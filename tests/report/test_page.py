@@ -104,7 +104,13 @@ def test_the_page_says_where_the_figures_come_from(tmp_path: Path):
     assert stages["probe"] == ["evaluate", "50,000", "61.2", "cpu mine", f"unchanged, {HASH[:12]}"]
     assert stages["finetune"][-1] == "trained"
     text = " ".join(page.texts)
-    for fact in ("2025-01-01T00:00:00+00:00", "Linux mine, Python 3.11.0, 2 threads", "torch 2.6.0", "sslkit-rotnet 1.5", "sslkit run mine"):
+    for fact in (
+        "2025-01-01T00:00:00+00:00",
+        "Linux mine, Python 3.11.0, 2 threads",
+        "torch 2.6.0",
+        "sslkit-rotnet 1.5",
+        "sslkit run mine",
+    ):
         assert fact in text
     assert "[data]\nname = 'digits'" in text
 
