@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
     from sslkit.data.arrays import Arrays
     from sslkit.data.digits import Digits
     from sslkit.data.image_folder import ImageFolder
+    from sslkit.data.loader import Loader
+    from sslkit.engine.features import extract_features
     from sslkit.engine.fit import fit
     from sslkit.engine.optim import SGD, AdamW
     from sslkit.engine.schedules import Constant, Cosine, Step
@@ -108,6 +110,7 @@ __all__ = [
     "ImageSpec",
     "LabeledData",
     "LinearProbe",
+    "Loader",
     "MLPProbe",
     "Mean",
     "Notice",
@@ -138,6 +141,7 @@ __all__ = [
     "Training",
     "__version__",
     "evaluate",
+    "extract_features",
     "fit",
     "hookimpl",
     "load_backbone",
@@ -154,6 +158,8 @@ _HOMES = {
     "sslkit.data.arrays": ("Arrays",),
     "sslkit.data.digits": ("Digits",),
     "sslkit.data.image_folder": ("ImageFolder",),
+    "sslkit.data.loader": ("Loader",),
+    "sslkit.engine.features": ("extract_features",),
     "sslkit.engine.fit": ("fit",),
     "sslkit.engine.optim": ("SGD", "AdamW"),
     "sslkit.engine.schedules": ("Constant", "Cosine", "Step"),

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,11 +11,15 @@ from rich.table import Table
 
 from sslkit.bundled import BundledRecipe
 from sslkit.events import Event, FitStart, HeldoutEnd, Notice, Observer, StageEnd, StageSkipped, StageStart, StepEnd
-from sslkit.plugins import PluginInfo
 from sslkit.report.results import Results
+
+if TYPE_CHECKING:  # at run time it would bring torch along, which listing recipes does not need
+    from sslkit.plugins import PluginInfo
 
 _PLAIN_SECONDS = 10.0
 """Without a terminal, a line of progress at most this often."""
+
+_DOING = {"pretrain": "pretraining", "evaluate": "evaluating"}
 
 _WIDTH = 120
 """Columns of plain output, where no terminal says how wide it is."""
@@ -47,7 +52,7 @@ class ProgressDisplay(Observer):
         """See :class:`Observer`."""
         match event:
             case StageStart():
-                self._say(f"[bold]{event.stage}[/bold]: {event.kind}")
+                self._say(f"[bold]{event.stage}[/bold]: {_DOING[event.kind]}")
             case StageSkipped():
                 self._say(f"[bold]{event.stage}[/bold]: finished earlier{_suffix(event.metrics)}")
             case FitStart():
@@ -118,6 +123,9 @@ class ProgressDisplay(Observer):
 
 def print_results(console: Console, results: Results) -> None:
     """The results table: ours, the paper's where the recipe has it, and the margins."""
+    if not results.rows():
+        console.print("no figures: nothing was measured on held-out images")
+        return
     with_paper = any(row.paper is not None for row in results.rows())
     table = Table(title=results.recipe, title_justify="left")
     for name in ("stage", "metric"):
@@ -141,7 +149,7 @@ def print_results(console: Console, results: Results) -> None:
         console.print(f"[yellow]note:[/yellow] the paper's figure {escape(key)} has none of ours beside it", soft_wrap=True)
 
 
-def print_plugins(console: Console, plugins: Iterable[PluginInfo]) -> None:
+def print_plugins(console: Console, plugins: Iterable["PluginInfo"]) -> None:
     """Which plugins there are, what they offer, and why broken ones are broken."""
     table = Table(title="plugins", title_justify="left")
     for name in ("plugin", "distribution", "version", "offers"):

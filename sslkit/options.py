@@ -166,7 +166,9 @@ def _member(members: tuple[Any, ...], raw: Any, path: str, catalog: Catalog) -> 
             return _value(member, raw, path, catalog)
         except RecipeError:
             continue
-    raise RecipeError(f"{path}: must be {' or '.join(map(words, only))}", found=raw)
+    nameless = isinstance(raw, Mapping) and "name" not in raw and any(kind_of(bare(member)) for member in only)
+    fix = "add its name" if nameless else ""
+    raise RecipeError(f"{path}: must be {' or '.join(map(words, only))}", found=raw, fix=fix)
 
 
 def _array(annotation: Any, raw: Any, path: str, catalog: Catalog) -> Any:

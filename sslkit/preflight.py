@@ -7,7 +7,7 @@ import torch
 
 from sslkit.data.opened import OpenedDataset
 from sslkit.errors import BackboneError, DataError, OptionError, RecipeError
-from sslkit.interfaces import Backbone, ImageSpec
+from sslkit.interfaces import Backbone, ImageSpec, Split
 from sslkit.recipe import Recipe
 from sslkit.recipe_stages import RANDOM, EvaluateStage, PretrainStage, Stage
 from sslkit.stages import check_pretraining, check_requirements, labeled_data
@@ -24,6 +24,9 @@ def check(recipe: Recipe, data: OpenedDataset) -> None:
         RecipeError: starts with the dotted path of the option at fault.
         DataError: the data is missing or unfit.
     """
+    for split in _splits(recipe):
+        with _at("data"):
+            data.load(split)
     for stage in recipe.stages:
         check_device(recipe, stage)
         check_backbone(recipe, stage, data)
@@ -72,8 +75,10 @@ def check_data(recipe: Recipe, stage: Stage, data: OpenedDataset) -> None:
     """Compare a stage's options with the number of images and labels there are."""
     path = f"stages.{stage.name}"
     if isinstance(stage, EvaluateStage):
+        with _at(path):
+            labeled = labeled_data(data)
         with _at(f"{path}.evaluator"):
-            stage.evaluator.check(_meta_backbone(recipe, stage, data), labeled_data(data))
+            stage.evaluator.check(_meta_backbone(recipe, stage, data), labeled)
         return
     images = data.load("pretrain")
     if images is None:
@@ -98,6 +103,13 @@ def _meta_backbone(recipe: Recipe, stage: Stage, data: OpenedDataset) -> Backbon
         return stage.backbone.without_downloads().build(image)
 
 
+def _splits(recipe: Recipe) -> tuple[Split, ...]:
+    """What the stages will read."""
+    pretraining = any(isinstance(stage, PretrainStage) for stage in recipe.stages)
+    evaluation = any(isinstance(stage, EvaluateStage) for stage in recipe.stages)
+    return (*(("pretrain",) if pretraining else ()), *(("train",) if evaluation else ()), "test")
+
+
 @contextmanager
 def _at(path: str) -> Iterator[None]:
     """Put the recipe's dotted path before an error of an option."""
@@ -107,3 +119,5 @@ def _at(path: str) -> Iterator[None]:
         raise RecipeError(f"{path}.{error}" if path else str(error)) from error
     except BackboneError as error:
         raise RecipeError(f"{path}: {error}") from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error

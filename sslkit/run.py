@@ -1,25 +1,17 @@
 """A whole recipe: stages in order, finished ones skipped, an interrupted one resumed, results and report at the end."""
 
 import os
-import platform
 import shutil
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-import tomli_w
-import torch
-
-from sslkit.artifacts import ARTIFACT, BACKBONE, BackboneRecord, load_weights, write_json, write_text
+from sslkit.artifacts import ARTIFACT, BACKBONE, BackboneRecord, load_weights, write_json
 from sslkit.data.opened import OpenedDataset
-from sslkit.engine.device import describe_device
 from sslkit.engine.randomness import derive_seed, global_seed
 from sslkit.errors import ArtifactError, RunInterruptedError
 from sslkit.events import Observer
@@ -29,6 +21,7 @@ from sslkit.recipe import Recipe
 from sslkit.recipe_stages import RANDOM, PretrainStage, Stage
 from sslkit.report.page import write_page
 from sslkit.report.results import Results
+from sslkit.run_record import RunRecord, write_recipe
 from sslkit.stage_run import Provenance, StageResult
 from sslkit.stages import evaluate, pretrain
 
@@ -74,7 +67,7 @@ def run_recipe(
     data = OpenedDataset(recipe.data)
     check(recipe, data)
     _open_folder(folder, recipe, fresh)
-    everyone = (*recipe.observers, *observers)
+    everyone = (RunRecord(folder, recipe), *recipe.observers, *observers)
     results = Results(recipe.name, dict(recipe.paper), dict(recipe.margins))
     fingerprints: dict[str, str] = {}
     with _stopping(should_stop) as stop:
@@ -85,6 +78,7 @@ def run_recipe(
             fingerprints[stage.name] = result.fingerprint
             results.stages[stage.name] = result.metrics
             write_json(folder / "results.json", results.as_json())
+    write_recipe(folder, recipe)  # the paper's figures and margins may change without running anything
     write_page(folder)
     return RunResult(folder, results)
 
@@ -137,26 +131,10 @@ def _open_folder(folder: Path, recipe: Recipe, fresh: bool) -> None:
                 shutil.rmtree(folder / stage.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "recipe.toml", tomli_w.dumps(dict(recipe.table)))
-        write_json(folder / "environment.json", _environment(recipe))
+        if not (folder / "recipe.toml").exists():
+            write_recipe(folder, recipe)
     except OSError as error:
         raise ArtifactError(f"{folder}: cannot be written to ({error})", fix="choose another folder with --output") from error
-
-
-def _environment(recipe: Recipe) -> dict[str, Any]:
-    """What a figure needs beside it: hardware, versions, date, command."""
-    packages = ("torchvision", "timm", "numpy", "safetensors", "pluggy", "pydantic")
-    plugins = {name: number for versions in recipe.versions.values() for name, number in versions.items()}
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "devices": sorted({describe_device(stage.runtime.resolve_device()) for stage in recipe.stages}),
-        "threads": torch.get_num_threads(),
-        "versions": {"sslkit": version("sslkit"), "torch": torch.__version__, **{name: version(name) for name in packages}},
-        "plugins": plugins,
-    }
 
 
 @contextmanager

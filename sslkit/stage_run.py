@@ -111,7 +111,7 @@ class StageRun:
         context = self._context(device, observers)
         observers.emit(StageStart(stage=self.name, kind=self.kind, folder=self.folder))
         if skipped:
-            message = f"skipped {len(skipped)} files that cannot be decoded, listed in {ARTIFACT}; the first is {skipped[0]}"
+            message = f"skipped {len(skipped)} file{'s' * (len(skipped) > 1)} that cannot be decoded, listed in {ARTIFACT}; the first is {skipped[0]}"
             observers.emit(Notice(stage=self.name, message=message))
         started = time.perf_counter()
         with configured(self.runtime, device):
@@ -154,7 +154,7 @@ class StageRun:
             keys = "; ".join(differences(artifact.get("identity", {}), identity))
             raise ArtifactError(
                 f"{self.folder}: holds stage {self.name!r} of a different recipe ({keys})",
-                fix="start over with --fresh, or choose another folder with --output",
+                fix="remove that folder to run this stage again, start over with --fresh, or choose another folder with --output",
             )
         return artifact
 
@@ -202,8 +202,8 @@ class StageRun:
                 "fingerprint": mark,
             },
         )
-        for checkpoint in self.folder.glob("checkpoint*.safetensors"):
-            checkpoint.unlink()
+        for leftover in (*self.folder.glob("checkpoint*.safetensors"), *self.folder.glob("*.tmp-*")):  # of a kill while one was written
+            leftover.unlink()
         return StageResult(outcome.metrics, backbone, self.folder, mark)
 
     def _finished(self, backbone: Backbone, artifact: Mapping[str, Any], mark: str) -> StageResult:

@@ -411,7 +411,7 @@ def test_an_optimizer_for_each_phase():
         ({"optimizer": {"g": "adan"}}, "t.optimizer.g: no optimizer is called 'adan'; allowed: adam, sgd; did you mean 'adam'?"),
         (
             {"optimizer": {"lr": 0.1}},
-            "t.optimizer: must be an optimizer (its name, or a table with its name and options) or a table of optimizers; found {'lr': 0.1}",
+            "t.optimizer: must be an optimizer (its name, or a table with its name and options) or a table of optimizers; found {'lr': 0.1}; add its name",
         ),
         (
             {"optimizer": 3},

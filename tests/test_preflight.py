@@ -210,8 +210,8 @@ def test_a_device_that_is_not_there_is_named_where_it_is_written(top: dict, own:
     ("data", "stages", "message"),
     [
         ({"without": "pretrain"}, {"pretrain": pretrain()}, "stages.pretrain: the data set has no images to pretrain on"),
-        ({"without": "test"}, {"probe": probe("random")}, "there are no labelled test images"),
-        ({"labels": False}, {"probe": probe("random")}, "the training images have no labels"),
+        ({"without": "test"}, {"probe": probe("random")}, "stages.probe: there are no labelled test images"),
+        ({"labels": False}, {"probe": probe("random")}, "stages.probe: the training images have no labels"),
     ],
 )
 def test_data_that_is_missing_is_an_error_of_the_data(data: dict, stages: dict[str, Any], message: str):

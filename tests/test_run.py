@@ -1,6 +1,8 @@
 import contextlib
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,7 +100,7 @@ name = "semi_supervised"
 labels_per_class = [1, 5]
 selection = "random"
 num_subsets = 2
-images_per_epoch = 100
+images_per_epoch = 150
 layers = ["conv2"]
 head = "linear"
 epochs = 1
@@ -110,7 +112,7 @@ weights = "random"
 [stages.supervised_few.evaluator]
 name = "semi_supervised"
 labels_per_class = [5]
-images_per_epoch = 100
+images_per_epoch = 150
 layers = ["conv3"]
 freeze = false
 epochs = 1
@@ -204,6 +206,7 @@ class Whole:
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         watcher = Recorder()
+        self.recipe = recipe
         self.result: RunResult = run_recipe(recipe, output=folder, observers=[watcher])
         self.events = watcher
         self.folder = folder
@@ -342,7 +345,7 @@ def test_a_changed_stage_is_refused_and_what_changed_is_named(small: Path, load:
         run_recipe(load(SMALL, "stages.pretrain.epochs=2", "seed=1"), output=small)
     assert str(caught.value) == (
         f"{small / 'pretrain'}: holds stage 'pretrain' of a different recipe (seed: 0 -> 1; training.epochs: 1 -> 2); "
-        "start over with --fresh, or choose another folder with --output"
+        "remove that folder to run this stage again, start over with --fresh, or choose another folder with --output"
     )
 
 
@@ -358,9 +361,7 @@ def test_a_later_stage_can_change_alone(small: Path, load: Callable[..., Recipe]
 
 def test_a_changed_stage_voids_those_that_build_on_it(small: Path, load: Callable[..., Recipe]):
     changed = load(SMALL, "stages.pretrain.epochs=2")
-    shutil_free = {path.name for path in (small / "pretrain").iterdir()}
-    for name in shutil_free:
-        (small / "pretrain" / name).unlink()
+    shutil.rmtree(small / "pretrain")
     with pytest.raises(ArtifactError, match=r"probe: holds stage 'probe' of a different recipe \(backbone\.weights: '[0-9a-f]{64}' -> "):
         run_recipe(changed, output=small)
 
@@ -419,19 +420,17 @@ def test_a_folder_that_cannot_be_one_is_named(load: Callable[..., Recipe], tmp_p
 
 
 def test_a_run_stopped_in_every_stage_ends_with_the_same_bits(whole: Whole, load: Callable[..., Recipe], tmp_path: Path):
-    """Stopped after every second step, in mid-epoch, at the end of one, in the second of several fits, and started again."""
-    recipe, starts, stopped_in = load(RECIPE), 0, []
+    """Stopped after every fourth step, in mid-epoch, at the end of one, in the second of several fits, and started again."""
+    recipe, stopped_in = load(RECIPE), []
     while True:
-        stopper, watcher = Stopper(2), Recorder()
-        starts += 1
+        stopper, watcher = Stopper(4), Recorder()
         try:
             result = run_recipe(recipe, output=tmp_path, observers=[stopper, watcher], should_stop=stopper.asked)
             break
         except RunInterruptedError:
-            assert watcher.stages(CheckpointSaved) or not watcher.stages(StepEnd)
+            assert isinstance(watcher.events[-1], CheckpointSaved)
             stopped_in.append(watcher.events[-1].stage)
-    assert starts > 15
-    assert set(stopped_in) == set(METRICS_OF) - {"knn", "tuned_knn", "supervised_few"} or len(set(stopped_in)) >= 8
+    assert stopped_in == ["pretrain", "linear", "mlp", "random_conv", "finetune", "supervised", "few", "few", "few"]
     assert result.results.stages == whole.result.results.stages
     assert weights(tmp_path) == weights(whole.folder)
     for stage in METRICS_OF:
@@ -502,9 +501,9 @@ def start(recipe: Path, folder: Path, *overrides: str) -> subprocess.Popen[str]:
 def test_a_killed_run_started_again_ends_with_the_same_bits(load: Callable[..., Recipe], tmp_path: Path):
     """The promise: SIGKILL at any point, here in mid-pretraining, changes no bit of the weights."""
     path, folder = tmp_path / "small.toml", tmp_path / "killed"
-    path.write_text(SMALL.replace("epochs = 1\nbatch_size = 500", "epochs = 30\nbatch_size = 250"))
+    path.write_text(SMALL.replace("epochs = 1\nbatch_size = 500", "epochs = 20\nbatch_size = 500"))
     checkpoint = folder / "pretrain" / "checkpoint.safetensors"
-    process = start(path, folder, "checkpoint_minutes=0")  # one after each of 180 steps
+    process = start(path, folder, "checkpoint_minutes=0")  # one after each of 60 steps
     try:
         while not checkpoint.exists() and process.poll() is None:
             time.sleep(0.001)
@@ -514,7 +513,7 @@ def test_a_killed_run_started_again_ends_with_the_same_bits(load: Callable[..., 
     assert process.returncode == -signal.SIGKILL, output
     assert artifact(folder / "pretrain")["status"] == "running"
     killed_at = len([line for line in read_metrics(folder / "pretrain" / METRICS) if line["split"] == "train"])
-    assert 0 < killed_at < 180
+    assert 0 < killed_at < 60
 
     process = start(path, folder)
     output = process.communicate()
@@ -523,4 +522,13 @@ def test_a_killed_run_started_again_ends_with_the_same_bits(load: Callable[..., 
     assert weights(folder) == weights(expected)
     assert json.loads((folder / "results.json").read_text()) == json.loads((expected / "results.json").read_text())
     assert steps_logged(folder / "pretrain" / METRICS) == steps_logged(expected / "pretrain" / METRICS)
-    assert not [file for file in folder.rglob("*") if "tmp-" in file.name and file.name.startswith("checkpoint")] or killed_at
+    assert not list((folder / "pretrain").glob("*.tmp-*"))
+
+
+def test_a_refused_start_leaves_the_record_as_it_was(whole: Whole, tmp_path: Path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole.folder, folder)
+    before = {name: (folder / name).read_bytes() for name in ("recipe.toml", "environment.json")}
+    with pytest.raises(ArtifactError, match="of a different recipe"):
+        run_recipe(dataclasses.replace(whole.recipe, seed=whole.recipe.seed + 1, table={"name": "another"}), output=folder)
+    assert {name: (folder / name).read_bytes() for name in before} == before

@@ -387,7 +387,7 @@ def test_a_changed_option_is_refused_and_named(options: dict, keys: list[str], t
         pretrained(output=tmp_path, **options)
     message = str(caught.value)
     start = f"{tmp_path}: holds stage 'pretrain' of a different recipe ("
-    end = "); start over with --fresh, or choose another folder with --output"
+    end = "); remove that folder to run this stage again, start over with --fresh, or choose another folder with --output"
     assert message.startswith(start)
     assert message.endswith(end)
     named = message.removeprefix(start).removesuffix(end).split("; ")
@@ -398,7 +398,9 @@ def test_a_changed_option_is_refused_and_named(options: dict, keys: list[str], t
 
 def test_another_evaluator_is_refused(tmp_path: Path):
     evaluated(output=tmp_path)
-    with pytest.raises(ArtifactError, match=r"\(evaluator\.epochs: 2 -> 3\); start over with --fresh"):
+    with pytest.raises(
+        ArtifactError, match=r"\(evaluator\.epochs: 2 -> 3\); remove that folder to run this stage again, start over with --fresh"
+    ):
         evaluated(LinearProbe(layers=("stem", "body"), epochs=3, batch_size=8), output=tmp_path)
     with pytest.raises(ArtifactError, match=r"evaluator\.class: 'sslkit\.evaluators\.probes:LinearProbe' -> 'sslkit\.evaluators\.knn:KNN'"):
         evaluated(KNN(layers=("stem",)), output=tmp_path)
@@ -464,6 +466,12 @@ def test_a_crash_while_the_artifact_is_written_loses_nothing(tmp_path: Path, mon
     assert changed(pretrained(output=tmp_path, observers=[watcher]).backbone, copy_of(expected)) == []
     assert watcher.of(StepEnd) == []
     assert len(watcher.of(HeldoutEnd)) == 1
+
+
+def test_half_written_files_of_a_kill_are_swept_away(tmp_path: Path):
+    (tmp_path / "checkpoint.safetensors.tmp-123").write_bytes(b"half")
+    pretrained(output=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [ARTIFACT, BACKBONE, METRICS]
 
 
 def test_a_finished_stage_without_its_weights_is_an_error(tmp_path: Path):

@@ -108,7 +108,7 @@ WRONG_TYPES = {
     "backbone=3": "backbone: must be a backbone (its name, or a table with its name and options); found 3",
     "stages.probe.weights=3": "stages.probe.weights: no such stage; found 3; allowed: pretrain, random",
     optimizer("lr = 0.1"): "stages.pretrain.optimizer: must be an optimizer (its name, or a table with its name and options)"
-    " or a table of optimizers; found {'lr': 0.1}",
+    " or a table of optimizers; found {'lr': 0.1}; add its name",
     "observers=3": 'observers: must be an array of tables; found 3; allowed: [{ name = "..." }]',
     "paper=3": "paper: must be a table; found 3",
     'paper={ "probe.conv2.top1" = "91" }': "paper.\"probe.conv2.top1\": must be a number in percent; found '91'",
@@ -244,4 +244,4 @@ def test_files_that_cannot_be_read(refused: Refused, tmp_path: Path):
 
 def test_missing_images_are_named(refused: Refused, tmp_path: Path):
     message = refused('data={ name = "image_folder", root = "nowhere" }')
-    assert message == f"{tmp_path / 'nowhere'} is not a folder; set root in [data] to the folder of the images"
+    assert message == f"data: {tmp_path / 'nowhere'} is not a folder; set root in [data] to the folder of the images"
