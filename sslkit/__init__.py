@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
         RunInterruptedError,
         SslkitError,
     )
+    from sslkit.evaluators.feature_quality import FeatureQuality
     from sslkit.evaluators.finetune import FineTune, Supervised
     from sslkit.evaluators.knn import KNN
     from sslkit.evaluators.probes import ConvProbe, LinearProbe, MLPProbe
@@ -64,6 +65,7 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
         Mean,
         Objective,
         OptimizerFactory,
+        Prediction,
         PretextTask,
         RunContext,
         Schedule,
@@ -102,6 +104,7 @@ __all__ = [
     "Evaluator",
     "Event",
     "FeatureInfo",
+    "FeatureQuality",
     "FineTune",
     "FitStart",
     "HeldoutEnd",
@@ -119,6 +122,7 @@ __all__ = [
     "OptimizerFactory",
     "OptionError",
     "PluginError",
+    "Prediction",
     "PretextTask",
     "Recipe",
     "RecipeError",
@@ -168,6 +172,7 @@ _HOMES = {
         *("ArtifactError", "BackboneError", "DataError", "RunInterruptedError", "OptionError"),
         *("PluginError", "RecipeError", "RunFailedError", "SslkitError"),
     ),
+    "sslkit.evaluators.feature_quality": ("FeatureQuality",),
     "sslkit.evaluators.finetune": ("FineTune", "Supervised"),
     "sslkit.evaluators.knn": ("KNN",),
     "sslkit.evaluators.probes": ("ConvProbe", "LinearProbe", "MLPProbe"),
@@ -179,8 +184,8 @@ _HOMES = {
     "sslkit.hookspecs": ("hookimpl",),
     "sslkit.interfaces": (
         *("Augment", "Backbone", "Batch", "DataInfo", "Dataset", "Evaluation", "Evaluator", "FeatureInfo", "ImageSet", "ImageSpec"),
-        *("LabeledData", "Mean", "Objective", "OptimizerFactory", "PretextTask", "RunContext", "Schedule", "Split", "StepOutput"),
-        "TrainContext",
+        *("LabeledData", "Mean", "Objective", "OptimizerFactory", "Prediction", "PretextTask", "RunContext", "Schedule", "Split"),
+        *("StepOutput", "TrainContext"),
     ),
     "sslkit.plugins": ("Catalog", "load_catalog"),
     "sslkit.recipe": ("Recipe", "load_recipe"),

@@ -10,11 +10,11 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sslkit.engine.checkpoint import load_tensors, replace, save_tensors
 from sslkit.errors import ArtifactError, PluginError, RecipeError
-from sslkit.interfaces import Backbone, ImageSpec
+from sslkit.interfaces import Backbone, ImageSpec, Prediction
 from sslkit.options import build_backbone_options
 from sslkit.plugins import load_catalog
 
@@ -22,6 +22,8 @@ ARTIFACT = "artifact.json"
 BACKBONE = "backbone.safetensors"
 HEADS = "heads.safetensors"
 METRICS = "metrics.jsonl"
+PREDICTIONS = "predictions.safetensors"
+SNAPSHOTS = "snapshots"
 
 
 class BackboneRecord(NamedTuple):
@@ -36,11 +38,26 @@ class BackboneRecord(NamedTuple):
     options: dict[str, Any] | None
 
 
-def load_backbone(path: str | os.PathLike[str], *, backbone: Backbone | None = None, allow_code: bool = False) -> Backbone:
+class Predicted(NamedTuple):
+    """What a classifier said of the test images: (M,) int64 each.
+
+    Attributes:
+        classes: the class that it chose.
+        targets: the right one.
+    """
+
+    classes: Tensor
+    targets: Tensor
+
+
+def load_backbone(
+    path: str | os.PathLike[str], *, snapshot: int | None = None, backbone: Backbone | None = None, allow_code: bool = False
+) -> Backbone:
     """Read a backbone that a stage left, in eval mode, on the CPU.
 
     Args:
         path: a stage's folder, or a run's folder if just one of its stages pretrained.
+        snapshot: the network after so many epochs, out of the stage's ``snapshot_epochs``; None: the final one.
         backbone: an object to read the weights into; needed where it was made in Python.
         allow_code: import a class that the artifact names as ``module:Class``. Only for artifacts you trust.
 
@@ -52,8 +69,36 @@ def load_backbone(path: str | os.PathLike[str], *, backbone: Backbone | None = N
     if record is None or not (folder / BACKBONE).exists():
         raise ArtifactError(f"{folder}: this stage left no backbone", fix="name a folder of pretraining or fine-tuning")
     network = _rebuild(record, folder, allow_code) if backbone is None else backbone
-    load_weights(network, folder / BACKBONE)
+    load_weights(network, weights_path(folder, snapshot))
     return network.eval()
+
+
+def weights_path(folder: Path, snapshot: int | None) -> Path:
+    """Where a stage keeps its network: the final one, or the one after ``snapshot`` epochs."""
+    return folder / BACKBONE if snapshot is None else folder / SNAPSHOTS / f"epoch-{snapshot:04d}.safetensors"
+
+
+def save_predictions(folder: Path, predictions: Mapping[str, Prediction]) -> None:
+    """Write the chosen and the right class of every test image, for each classifier."""
+    tensors: dict[str, Tensor] = {}
+    for name, prediction in predictions.items():
+        tensors[f"{name}/classes"] = prediction.logits.argmax(dim=1).to(torch.int32)
+        tensors[f"{name}/targets"] = prediction.targets.to(torch.int32)
+    save_tensors(folder / PREDICTIONS, tensors)
+
+
+def load_predictions(folder: Path) -> dict[str, Predicted]:
+    """What a stage's classifiers said, by name; empty where it has none.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    path = folder / PREDICTIONS
+    if not path.exists():
+        return {}
+    tensors, _ = load_tensors(path)
+    names = [key.removesuffix("/classes") for key in tensors if key.endswith("/classes")]
+    return {name: Predicted(tensors[f"{name}/classes"].long(), tensors[f"{name}/targets"].long()) for name in names}
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -7,6 +7,7 @@ from sslkit.data.image_folder import ImageFolder
 from sslkit.data.torchvision_sets import CIFAR10, CIFAR100, MNIST, STL10, SVHN, FashionMNIST
 from sslkit.engine.optim import SGD, AdamW
 from sslkit.engine.schedules import Constant, Cosine, Step
+from sslkit.evaluators.feature_quality import FeatureQuality
 from sslkit.evaluators.finetune import FineTune, Supervised
 from sslkit.evaluators.knn import KNN
 from sslkit.evaluators.probes import ConvProbe, LinearProbe, MLPProbe
@@ -26,6 +27,7 @@ def evaluators() -> dict[str, type[Evaluator]]:
     """Probes on frozen features, and training of the whole network with labels."""
     return {
         "conv_probe": ConvProbe,
+        "feature_quality": FeatureQuality,
         "finetune": FineTune,
         "knn": KNN,
         "linear_probe": LinearProbe,

@@ -35,6 +35,7 @@ __all__ = [
     "Objective",
     "Observer",
     "OptimizerFactory",
+    "Prediction",
     "PretextTask",
     "RunContext",
     "Schedule",
@@ -130,7 +131,7 @@ class ImageSet(ABC):
 
 
 class LabeledData(NamedTuple):
-    """What an evaluator measures with: both sets have labels of the same classes."""
+    """What an evaluator measures with: both sets have labels of the same classes, unless the evaluator needs none."""
 
     train: ImageSet
     test: ImageSet
@@ -392,16 +393,30 @@ class Mean(NamedTuple):
         return cls(values.sum(), torch.full((), values.numel(), dtype=torch.float32, device=values.device))
 
 
+class Prediction(NamedTuple):
+    """What a classifier said and what would have been right. Gathered on held-out images, for confusion matrices and audits.
+
+    Attributes:
+        logits: (M, K), detached.
+        targets: (M,) int64, the right class of each.
+    """
+
+    logits: Tensor
+    targets: Tensor
+
+
 class StepOutput(NamedTuple):
     """What one forward pass of an objective returns.
 
     Attributes:
         loss: scalar, to be minimised.
         metrics: detached, left on the device. The name is what a log shows; accuracies are in percent and end in ``top1``.
+        predictions: of every classifier in it, by name; empty for a method that predicts no classes.
     """
 
     loss: Tensor
     metrics: dict[str, Mean]
+    predictions: Mapping[str, Prediction] = {}
 
 
 class TrainContext(Protocol):
@@ -452,11 +467,13 @@ class Objective(nn.Module, ABC):
         heldout_phase: the phase whose loss and metrics mean something on held-out images; None: there is none.
         frozen: names of submodules that training never changes. They stay in eval mode, so that their BatchNorm statistics stay
             put, and checkpoints leave them out.
+        classes: names of the classes that the method predicts, in the order of their targets; empty where it predicts none.
     """
 
     phases: tuple[str, ...] = ("main",)
     heldout_phase: str | None = None
     frozen: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -484,6 +501,17 @@ class Objective(nn.Module, ABC):
             phase: one of ``phases``.
             schedule: the current values of ``schedules`` as 0-dim tensors.
         """
+
+    def captions(self, views: Mapping[str, Tensor]) -> Mapping[str, Sequence[str]]:
+        """What to write under each image of the views in a picture of them, by view: for example the class that is to be predicted.
+
+        Args:
+            views: what ``make_views`` returned.
+
+        Returns:
+            ``{view: one caption an image}``; a view that is left out is shown under its name alone.
+        """
+        return {}
 
     @final
     def train(self, mode: bool = True) -> Self:
@@ -590,11 +618,13 @@ class Evaluation(NamedTuple):
         metrics: dotted names (``conv2.top1``, ``conv2.k20.top1``), accuracies in percent from exact counts.
         backbone: a network worth keeping (fine-tuning), or None.
         heads: trained heads worth keeping, by name.
+        predictions: on all test images, in their order, by name (a layer's, usually); for confusion matrices.
     """
 
     metrics: dict[str, float]
     backbone: Backbone | None = None
     heads: Mapping[str, nn.Module] = {}
+    predictions: Mapping[str, Prediction] = {}
 
 
 class Evaluator(ABC):
@@ -604,11 +634,14 @@ class Evaluator(ABC):
         requires: capabilities that the backbone must have.
         from_scratch: the network is trained from random weights; a stage that names other weights is refused.
         exports_backbone: ``evaluate`` returns a backbone that later stages can start from.
+        needs_labels: without, ``data.train`` holds the images of pretraining, and ``data.test`` the held-out ones, or the same
+            again where there are none; neither need have labels.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
     from_scratch: ClassVar[bool] = False
     exports_backbone: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = True
 
     @property
     @abstractmethod

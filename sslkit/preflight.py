@@ -10,7 +10,7 @@ from sslkit.errors import BackboneError, DataError, OptionError, RecipeError
 from sslkit.interfaces import Backbone, ImageSpec, Split
 from sslkit.recipe import Recipe
 from sslkit.recipe_stages import RANDOM, EvaluateStage, PretrainStage, Stage
-from sslkit.stages import check_pretraining, check_requirements, labeled_data
+from sslkit.stages import check_pretraining, check_requirements, evaluation_data
 
 
 def check(recipe: Recipe, data: OpenedDataset) -> None:
@@ -76,7 +76,7 @@ def check_data(recipe: Recipe, stage: Stage, data: OpenedDataset) -> None:
     path = f"stages.{stage.name}"
     if isinstance(stage, EvaluateStage):
         with _at(path):
-            labeled = labeled_data(data)
+            labeled = evaluation_data(stage.evaluator, data)
         with _at(f"{path}.evaluator"):
             stage.evaluator.check(_meta_backbone(recipe, stage, data), labeled)
         return
@@ -105,9 +105,8 @@ def _meta_backbone(recipe: Recipe, stage: Stage, data: OpenedDataset) -> Backbon
 
 def _splits(recipe: Recipe) -> tuple[Split, ...]:
     """What the stages will read."""
-    pretraining = any(isinstance(stage, PretrainStage) for stage in recipe.stages)
-    evaluation = any(isinstance(stage, EvaluateStage) for stage in recipe.stages)
-    return (*(("pretrain",) if pretraining else ()), *(("train",) if evaluation else ()), "test")
+    labelled = [isinstance(stage, EvaluateStage) and stage.evaluator.needs_labels for stage in recipe.stages]
+    return (*(() if all(labelled) else ("pretrain",)), *(("train",) if any(labelled) else ()), "test")
 
 
 @contextmanager

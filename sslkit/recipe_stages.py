@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sslkit.engine.device import Runtime
 from sslkit.engine.training import Training
@@ -13,28 +13,39 @@ from sslkit.options import BackboneOptions
 RANDOM = "random"
 """The name of untrained weights."""
 
+EACH = "each"
+"""``<stage>@each``: every snapshot of a stage, one after the other."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainStage:
     """A stage that pretrains.
 
     Attributes:
-        name: of the stage and its folder.
-        weights: an earlier stage, or ``random``.
+        name: what the recipe calls it; part of its random seeds.
+        key: unique in the recipe, and its folder: the name, below the variant's where a sweep makes several stages of it.
+        seed: of all randomness.
+        weights: the key of an earlier stage, or ``random``.
+        snapshot: the epoch of that stage whose network is taken; None: the final one.
         backbone: how to build the network.
         runtime: device, precision and the like.
         task: the pretext task.
         training: epochs, batch size, optimiser, schedule, augmentation.
         evaluate_every: epochs between measurements on held-out images; None: ten times.
+        snapshot_epochs: after which the network is kept too.
     """
 
     name: str
+    key: str
+    seed: int
     weights: str
+    snapshot: int | None
     backbone: BackboneOptions
     runtime: Runtime
     task: PretextTask
     training: Training
     evaluate_every: int | None
+    snapshot_epochs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +53,21 @@ class EvaluateStage:
     """A stage that evaluates.
 
     Attributes:
-        name: of the stage and its folder.
-        weights: an earlier stage, or ``random``.
+        name: see :class:`PretrainStage`, as for the four that follow.
+        key: see :class:`PretrainStage`.
+        seed: see :class:`PretrainStage`.
+        weights: see :class:`PretrainStage`.
+        snapshot: see :class:`PretrainStage`.
         backbone: how to build the network: the recipe's, that of the earlier stage, or the stage's own.
         runtime: device, precision and the like.
         evaluator: what to measure with.
     """
 
     name: str
+    key: str
+    seed: int
     weights: str
+    snapshot: int | None
     backbone: BackboneOptions
     runtime: Runtime
     evaluator: Evaluator
@@ -59,8 +76,22 @@ class EvaluateStage:
 Stage = PretrainStage | EvaluateStage
 
 
-def check_weights(name: str, weights: object, tables: Mapping[str, Any], earlier: Mapping[str, Stage]) -> str:
-    """Accept ``random``, or an earlier stage that leaves a backbone.
+class Weights(NamedTuple):
+    """Where a stage's network comes from.
+
+    Attributes:
+        stage: an earlier stage, or ``random``.
+        snapshots: the epochs to take of it, a stage each; (None,) for the final network.
+        each: the recipe asks for every snapshot there is.
+    """
+
+    stage: str = RANDOM
+    snapshots: tuple[int | None, ...] = (None,)
+    each: bool = False
+
+
+def check_weights(name: str, weights: object, tables: Mapping[str, Any], earlier: Mapping[str, Stage]) -> Weights:
+    """Accept ``random``, an earlier stage that leaves a backbone, ``<stage>@<epoch>`` or ``<stage>@each``.
 
     Args:
         name: of the stage.
@@ -73,18 +104,33 @@ def check_weights(name: str, weights: object, tables: Mapping[str, Any], earlier
     """
     path = f"stages.{name}.weights"
     if weights == RANDOM:
-        return RANDOM
-    if not isinstance(weights, str) or weights not in tables:
+        return Weights()
+    stage, at, snapshot = weights.partition("@") if isinstance(weights, str) else (weights, "", "")
+    if not isinstance(stage, str) or stage not in tables:
         known = [*earlier, RANDOM]
-        raise RecipeError(f"{path}: no such stage", found=weights, allowed=known, fix=did_you_mean(str(weights), known))
-    if weights not in earlier:
+        raise RecipeError(f"{path}: no such stage", found=weights, allowed=known, fix=did_you_mean(str(stage), known))
+    if stage not in earlier:
         if cycle := find_cycle(name, tables):
             raise RecipeError(f"{path}: stages wait for each other in a cycle", found=" -> ".join(cycle))
-        raise RecipeError(f"{path}: must be an earlier stage", found=weights, fix=f"move [stages.{weights}] above [stages.{name}]")
-    if not _leaves_backbone(earlier[weights]):
+        raise RecipeError(f"{path}: must be an earlier stage", found=weights, fix=f"move [stages.{stage}] above [stages.{name}]")
+    if not _leaves_backbone(earlier[stage]):
         exporting = [stage.name for stage in earlier.values() if _leaves_backbone(stage)]
         raise RecipeError(f"{path}: that stage leaves no backbone", found=weights, allowed=[*exporting, RANDOM])
-    return weights
+    return Weights(stage, _snapshots(snapshot, earlier[stage], path), snapshot == EACH) if at else Weights(stage)
+
+
+def _snapshots(wanted: str, stage: Stage, path: str) -> tuple[int, ...]:
+    kept = stage.snapshot_epochs if isinstance(stage, PretrainStage) else ()
+    if wanted == EACH and kept:
+        return kept
+    if wanted.isdecimal() and int(wanted) in kept:
+        return (int(wanted),)
+    raise RecipeError(
+        f"{path}: that stage keeps no such snapshot",
+        found=f"{stage.name}@{wanted}",
+        allowed=[f"{stage.name}@{epoch}" for epoch in (*kept, *((EACH,) if kept else ()))] or stage.name,
+        fix="" if kept else f"give [stages.{stage.name}] snapshot_epochs",
+    )
 
 
 def find_cycle(start: str, tables: Mapping[str, Any]) -> list[str]:
@@ -93,7 +139,8 @@ def find_cycle(start: str, tables: Mapping[str, Any]) -> list[str]:
     while True:
         table = tables[walk[-1]]
         following = table.get("weights") if isinstance(table, Mapping) else None
-        if not isinstance(following, str) or following not in tables or following in walk[1:]:
+        following = following.partition("@")[0] if isinstance(following, str) else None
+        if following is None or following not in tables or following in walk[1:]:
             return []
         walk.append(following)
         if following == start:
@@ -101,4 +148,5 @@ def find_cycle(start: str, tables: Mapping[str, Any]) -> list[str]:
 
 
 def _leaves_backbone(stage: Stage) -> bool:
-    return isinstance(stage, PretrainStage) or stage.evaluator.exports_backbone
+    """One network: a stage that is run on each snapshot of another leaves several."""
+    return stage.key == stage.name and (isinstance(stage, PretrainStage) or stage.evaluator.exports_backbone)

@@ -4,17 +4,18 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from sslkit.artifacts import ARTIFACT, BACKBONE, BackboneRecord, load_weights, write_json
+from sslkit.artifacts import ARTIFACT, BackboneRecord, load_weights, weights_path, write_json
 from sslkit.data.opened import OpenedDataset
 from sslkit.engine.randomness import derive_seed, global_seed
 from sslkit.errors import ArtifactError, RunInterruptedError
-from sslkit.events import Observer
+from sslkit.events import Event, Observer
 from sslkit.interfaces import Backbone
 from sslkit.preflight import backbone_image, check
 from sslkit.recipe import Recipe
@@ -73,10 +74,10 @@ def run_recipe(
     with _stopping(should_stop) as stop:
         for stage in recipe.stages:
             if stop():
-                raise RunInterruptedError(f"stopped before stage {stage.name!r}")
+                raise RunInterruptedError(f"stopped before stage {stage.key!r}")
             result = _run_stage(recipe, stage, data, folder, fingerprints, everyone, stop)
-            fingerprints[stage.name] = result.fingerprint
-            results.stages[stage.name] = result.metrics
+            fingerprints[stage.key] = result.fingerprint
+            results.stages[stage.key] = result.metrics
             write_json(folder / "results.json", results.as_json())
     write_recipe(folder, recipe)  # the paper's figures and margins may change without running anything
     write_page(folder)
@@ -95,30 +96,57 @@ def _run_stage(
     backbone = _build_backbone(recipe, stage, data, folder)
     surroundings: dict[str, Any] = {
         "name": stage.name,
-        "output": folder / stage.name,
-        "seed": recipe.seed,
+        "output": folder / stage.key,
+        "seed": stage.seed,
         "runtime": stage.runtime,
-        "observers": observers,
+        "observers": [_Renaming(observer, stage.key) for observer in observers],
         "should_stop": stop,
         "provenance": Provenance(
             record=BackboneRecord(stage.backbone.name, stage.backbone.options),
-            weights=fingerprints.get(stage.weights, RANDOM),
-            versions=recipe.versions[stage.name],
+            weights=_weights_mark(stage, fingerprints),
+            versions=recipe.versions[stage.key],
         ),
     }
     if isinstance(stage, PretrainStage):
-        return pretrain(stage.task, backbone, data, training=stage.training, evaluate_every=stage.evaluate_every, **surroundings)
+        return pretrain(
+            stage.task,
+            backbone,
+            data,
+            training=stage.training,
+            evaluate_every=stage.evaluate_every,
+            snapshot_epochs=stage.snapshot_epochs,
+            **surroundings,
+        )
     return evaluate(stage.evaluator, backbone, data, **surroundings)
+
+
+class _Renaming(Observer):
+    """Tells an observer of a stage by its key: a sweep has several stages of one name."""
+
+    def __init__(self, observer: Observer, key: str) -> None:
+        self._observer = observer
+        self._key = key
+
+    def observe(self, event: Event) -> None:
+        self._observer.observe(replace(event, stage=self._key))
+
+
+def _weights_mark(stage: Stage, fingerprints: Mapping[str, str]) -> str:
+    """What the network that a stage begins with is known by in its fingerprint."""
+    if stage.weights == RANDOM:
+        return RANDOM
+    mark = fingerprints[stage.weights]
+    return mark if stage.snapshot is None else f"{mark}@{stage.snapshot}"
 
 
 def _build_backbone(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path) -> Backbone:
     """Random weights depend on the run's seed alone, so that every untrained stage starts from the same network."""
     image = backbone_image(recipe, stage, data.image())
     if stage.weights == RANDOM:
-        with global_seed(derive_seed(recipe.seed, "backbone")):
+        with global_seed(derive_seed(stage.seed, "backbone")):
             return stage.backbone.build(image)
     backbone = stage.backbone.without_downloads().build(image)
-    load_weights(backbone, folder / stage.weights / BACKBONE)
+    load_weights(backbone, weights_path(folder / stage.weights, stage.snapshot))
     return backbone
 
 
@@ -127,8 +155,8 @@ def _open_folder(folder: Path, recipe: Recipe, fresh: bool) -> None:
         raise ArtifactError(f"{folder}: is a file", fix="choose another folder with --output")
     if fresh:
         for stage in recipe.stages:
-            if (folder / stage.name / ARTIFACT).exists():
-                shutil.rmtree(folder / stage.name)
+            if (folder / stage.key / ARTIFACT).exists():
+                shutil.rmtree(folder / stage.key)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "recipe.toml").exists():

@@ -1,6 +1,7 @@
 """What a figure needs beside it: the resolved recipe, and the environment it was computed in."""
 
 import platform
+import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -37,8 +38,10 @@ class RunRecord(Observer):
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
-    """Write the resolved recipe."""
+    """Write the resolved recipe; where it has a sweep, the recipe as it is, and each variant's resolved one."""
     write_text(folder / "recipe.toml", tomli_w.dumps(dict(recipe.table)))
+    for name, table in recipe.variants.items():
+        write_text(folder / "variants" / f"{name}.toml", tomli_w.dumps(dict(table)))
 
 
 def _environment(recipe: Recipe) -> dict[str, Any]:
@@ -48,6 +51,7 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
+        "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": sorted({describe_device(stage.runtime.resolve_device()) for stage in recipe.stages}),
@@ -55,3 +59,15 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
         "versions": {"sslkit": version("sslkit"), "torch": torch.__version__, **{name: version(name) for name in packages}},
         "plugins": plugins,
     }
+
+
+def _commit() -> str:
+    """The commit of sslkit's own checkout, with ``-dirty`` where files differ from it; empty for an installed wheel."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no git, or a checkout that belongs to somebody else
+        return ""

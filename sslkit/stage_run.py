@@ -24,13 +24,14 @@ from sslkit.artifacts import (
     plain,
     read_json,
     save_module,
+    save_predictions,
     state_hash,
     write_json,
 )
 from sslkit.engine.device import Runtime, configured, describe_device
 from sslkit.errors import ArtifactError
 from sslkit.events import Notice, Observer, Observers, StageEnd, StageSkipped, StageStart
-from sslkit.interfaces import Backbone, RunContext
+from sslkit.interfaces import Backbone, Prediction, RunContext
 from sslkit.metrics_log import MetricsLog
 
 Kind = Literal["pretrain", "evaluate"]
@@ -73,6 +74,7 @@ class Outcome(NamedTuple):
     metrics: dict[str, float]
     backbone: Backbone | None = None
     heads: Mapping[str, nn.Module] = {}
+    predictions: Mapping[str, Prediction] = {}
     facts: Mapping[str, Any] = {}
 
 
@@ -189,6 +191,8 @@ class StageRun:
             save_module(self.folder / BACKBONE, backbone)
         if outcome.heads:
             save_module(self.folder / HEADS, nn.ModuleDict(dict(outcome.heads)))
+        if outcome.predictions:
+            save_predictions(self.folder, outcome.predictions)
         described = {} if backbone is None else {"backbone": describe_backbone(backbone, record)}
         write_json(
             self.folder / ARTIFACT,

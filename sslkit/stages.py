@@ -5,14 +5,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sslkit.artifacts import plain, state_hash
+from sslkit.artifacts import plain, save_module, state_hash, weights_path
 from sslkit.data.loader import Loader
 from sslkit.data.opened import OpenedDataset
 from sslkit.engine.device import Runtime
-from sslkit.engine.fit import fit
+from sslkit.engine.fit import Snapshots, fit
 from sslkit.engine.randomness import derive_seed, global_seed
-from sslkit.engine.training import Training
-from sslkit.errors import BackboneError, DataError, RunFailedError
+from sslkit.engine.training import Training, check_snapshots
+from sslkit.errors import BackboneError, DataError, OptionError, RunFailedError
 from sslkit.events import Notice, Observer
 from sslkit.interfaces import (
     Backbone,
@@ -36,6 +36,7 @@ def pretrain(
     *,
     training: Training | None = None,
     evaluate_every: int | None = None,
+    snapshot_epochs: Iterable[int] = (),
     name: str = "pretrain",
     output: str | Path | None = None,
     seed: int = 0,
@@ -52,6 +53,7 @@ def pretrain(
         data: its ``pretrain`` images are trained on; its ``test`` images, where it has any, measure the pretext task.
         training: epochs, batch size, optimiser, schedule, augmentation.
         evaluate_every: epochs between measurements on held-out images; None: ten times over the run.
+        snapshot_epochs: epochs after which the network is kept too, 0 for the untrained one; needs ``output``.
         name: of the stage; part of every random seed.
         output: the stage's folder: checkpoints, metrics, the artifact. A finished stage in it is not repeated, an interrupted one
             goes on. None keeps nothing.
@@ -75,13 +77,18 @@ def pretrain(
     heldout = data.load("test")
     training.check_batch_size(len(images))
     check_pretraining(task, backbone, data)
+    snapshots = check_snapshots(snapshot_epochs, training.epochs)
+    if snapshots and output is None:
+        raise OptionError("snapshot_epochs", "there is no folder to keep them in", found=snapshots, fix="give output")
     stage = StageRun(name, "pretrain", output, seed, runtime or Runtime(), observers, should_stop, provenance)
     identity = {
         "task": plain(task),
         "training": plain(training),
         "data": {"pretrain": images.fingerprint, "heldout": heldout.fingerprint if heldout else None},
     }
-    work = partial(_pretrain, task, images, heldout, training, evaluate_every)
+    if snapshots:
+        identity["snapshot_epochs"] = snapshots
+    work = partial(_pretrain, task, images, heldout, training, evaluate_every, snapshots)
     return stage.run(backbone, identity, work, skipped=images.skipped)
 
 
@@ -119,12 +126,26 @@ def evaluate(
         RunFailedError: the evaluator is frozen, and yet the backbone changed.
         SslkitError: the kind says what is wrong.
     """
-    labeled = labeled_data(data if isinstance(data, OpenedDataset) else OpenedDataset(data))
+    labeled = evaluation_data(evaluator, data if isinstance(data, OpenedDataset) else OpenedDataset(data))
     check_requirements(evaluator.requires, backbone, type(evaluator).__name__)
     evaluator.check(backbone, labeled)
     stage = StageRun(name, "evaluate", output, seed, runtime or Runtime(), observers, should_stop, provenance)
     identity = {"evaluator": plain(evaluator), "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint}}
     return stage.run(backbone, identity, partial(_evaluate, evaluator, labeled), skipped=labeled.train.skipped + labeled.test.skipped)
+
+
+def evaluation_data(evaluator: Evaluator, data: Dataset) -> LabeledData:
+    """What an evaluator gets: the labelled splits, or images alone where it needs no labels.
+
+    Raises:
+        DataError: a split or its labels are missing, or the classes differ.
+    """
+    if evaluator.needs_labels:
+        return labeled_data(data)
+    images = data.load("pretrain")
+    if images is None:
+        raise DataError("the data set has no images")
+    return LabeledData(images, data.load("test") or images)
 
 
 def labeled_data(data: Dataset) -> LabeledData:
@@ -179,6 +200,7 @@ def _pretrain(
     heldout: ImageSet | None,
     training: Training,
     evaluate_every: int | None,
+    snapshot_epochs: list[int],
     backbone: Backbone,
     context: RunContext,
 ) -> Outcome:
@@ -187,9 +209,16 @@ def _pretrain(
     train = Loader(images, batch_size=training.batch_size, device=context.device, options=training.augment)
     test = None if heldout is None else Loader(heldout, batch_size=training.batch_size, device=context.device)
     _announce_heldout(objective, heldout, context)
-    result = fit(objective, train, test, training, context, evaluate_every=evaluate_every)
+    snapshots = Snapshots(frozenset(snapshot_epochs), partial(_keep_snapshot, context.folder))
+    result = fit(objective, train, test, training, context, evaluate_every=evaluate_every, snapshots=snapshots)
     metrics = {f"pretext_{key}": value for key, value in result.heldout.items()}
-    return Outcome(metrics, objective.exported_backbone(), facts={"steps": result.steps, "num_images": len(images)})
+    facts = {"steps": result.steps, "num_images": len(images), "classes": list(objective.classes), "snapshot_epochs": snapshot_epochs}
+    return Outcome(metrics, objective.exported_backbone(), predictions=result.predictions, facts=facts)
+
+
+def _keep_snapshot(folder: Path | None, epoch: int, backbone: Backbone) -> None:
+    assert folder is not None
+    save_module(weights_path(folder, epoch), backbone)
 
 
 def _announce_heldout(objective: Objective, heldout: ImageSet | None, context: RunContext) -> None:
@@ -205,7 +234,7 @@ def _evaluate(evaluator: Evaluator, data: LabeledData, backbone: Backbone, conte
     if evaluator.frozen:
         facts["frozen_backbone"] = {"sha256_before": before, "sha256_after": state_hash(backbone)}
         _check_frozen(facts["frozen_backbone"], context.stage)
-    return Outcome(evaluation.metrics, evaluation.backbone, evaluation.heads, facts)
+    return Outcome(evaluation.metrics, evaluation.backbone, evaluation.heads, evaluation.predictions, facts)
 
 
 def _check_frozen(hashes: Mapping[str, str], stage: str) -> None:

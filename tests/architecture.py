@@ -31,7 +31,9 @@ MAY_IMPORT = {
     "stages": "artifacts data engine errors events interfaces stage_run",
     "recipe_table": "errors",
     "recipe_stages": "engine errors interfaces options",
-    "recipe": "engine errors events interfaces options plugins recipe_stages recipe_table",
+    "sweep": "errors recipe_stages recipe_table",
+    "stage_parser": "engine errors interfaces options plugins recipe_stages recipe_table",
+    "recipe": "errors events interfaces options plugins recipe_stages recipe_table stage_parser sweep",
     "preflight": "data errors interfaces recipe recipe_stages stages",
     "report": "artifacts errors interfaces",
     "run_record": "artifacts engine events recipe",
@@ -50,7 +52,7 @@ METHODS = {"rotnet", "jigsaw", "colorization", "exemplar", "gan", "simclr", "byo
 METHOD_BLIND = re.compile(r"sslkit/(engine/.*|evaluators/.*|stages|stage_run|preflight|run)\.py")
 """The trainer, the stages, the run and the evaluators: they work for a method that nobody has thought of yet."""
 
-PLAIN_VALUES = {"Tensor", "OptimizerFactory", "OpenedDataset", "PretrainStage", "EvaluateStage"}
+PLAIN_VALUES = {"Tensor", "tuple", "OptimizerFactory", "OpenedDataset", "PretrainStage", "EvaluateStage"}
 """What method-blind code may ask ``isinstance`` for: these are no tasks, objectives, backbones or evaluators."""
 
 VAGUE = {"utils", "util", "common", "helpers", "helper", "base", "misc"}

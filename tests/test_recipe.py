@@ -159,7 +159,7 @@ def refused(recipe: Mapping[str, Any]) -> str:
 
 def test_a_recipe_becomes_typed_parts():
     recipe = parse()
-    assert (recipe.name, recipe.seed, recipe.data) == ("full", 7, Digits(image_size=16))
+    assert (recipe.name, {stage.seed for stage in recipe.stages}, recipe.data) == ("full", {7}, Digits(image_size=16))
     assert [stage.name for stage in recipe.stages] == [
         "pretrain",
         "more",
@@ -195,7 +195,13 @@ def test_what_is_left_out_has_a_default():
     )
     (stage,) = recipe.stages
     assert isinstance(stage, PretrainStage)
-    assert (recipe.seed, recipe.data, dict(recipe.paper), dict(recipe.margins), recipe.observers) == (0, Digits(), {}, {}, ())
+    assert ({stage.seed for stage in recipe.stages}, recipe.data, dict(recipe.paper), dict(recipe.margins), recipe.observers) == (
+        {0},
+        Digits(),
+        {},
+        {},
+        (),
+    )
     assert (stage.training, stage.runtime, stage.evaluate_every, stage.weights) == (Training(), Runtime(), None, "random")
     assert stage.backbone.options == {"num_blocks": 4, "width": 1.0, "pool_after_conv3": False}
 
@@ -461,7 +467,7 @@ def test_overrides_hold_for_what_is_loaded(tmp_path: Path):
     path = tmp_path / "full.toml"
     path.write_text(FULL)
     recipe = load_recipe(str(path), ["stages.pretrain.epochs=1", "stages.pretrain.epochs=2", "seed=1"], catalog=CATALOG)
-    assert (recipe.stage("pretrain").training.epochs, recipe.seed) == (2, 1)
+    assert (recipe.stage("pretrain").training.epochs, recipe.stage("pretrain").seed) == (2, 1)
     assert recipe.table["stages"]["pretrain"]["epochs"] == 2
     assert recipe != load_recipe(path, catalog=CATALOG)
 

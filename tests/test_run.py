@@ -33,7 +33,7 @@ from sslkit import (
     load_recipe,
     run_recipe,
 )
-from sslkit.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, state_hash
+from sslkit.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS, state_hash
 from sslkit.metrics_log import read_metrics
 from sslkit.recipe import Recipe
 from sslkit.run import RunResult
@@ -259,6 +259,7 @@ def test_the_run_folder_is_complete(whole: Whole):
         expected = {ARTIFACT}
         expected |= {METRICS} if "knn" not in stage else set()
         expected |= {BACKBONE} if stage in WITH_BACKBONE else set()
+        expected |= {PREDICTIONS} if "few" not in stage else set()
         expected |= {HEADS} if stage in {"linear", "mlp", "conv", "random_conv", "finetune", "supervised"} else set()
         assert {path.name for path in (whole.folder / stage).iterdir()} == expected, stage
         assert artifact(whole.folder / stage)["status"] == "finished"
@@ -274,7 +275,7 @@ def test_the_environment_says_what_a_figure_needs_beside_it(whole: Whole):
     environment = json.loads((whole.folder / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__
     assert set(environment["plugins"]) == {"sslkit"}
-    assert set(environment) == {"started", "command", "python", "platform", "devices", "threads", "versions", "plugins"}
+    assert set(environment) == {"started", "command", "commit", "python", "platform", "devices", "threads", "versions", "plugins"}
     assert len(environment["devices"]) == 1
 
 
@@ -530,5 +531,10 @@ def test_a_refused_start_leaves_the_record_as_it_was(whole: Whole, tmp_path: Pat
     shutil.copytree(whole.folder, folder)
     before = {name: (folder / name).read_bytes() for name in ("recipe.toml", "environment.json")}
     with pytest.raises(ArtifactError, match="of a different recipe"):
-        run_recipe(dataclasses.replace(whole.recipe, seed=whole.recipe.seed + 1, table={"name": "another"}), output=folder)
+        run_recipe(
+            dataclasses.replace(
+                whole.recipe, stages=tuple(dataclasses.replace(s, seed=s.seed + 1) for s in whole.recipe.stages), table={"name": "another"}
+            ),
+            output=folder,
+        )
     assert {name: (folder / name).read_bytes() for name in before} == before

@@ -45,7 +45,7 @@ from sslkit import (
     load_backbone,
     pretrain,
 )
-from sslkit.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, state_hash
+from sslkit.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS, state_hash
 from sslkit.engine.checkpoint import load_tensors
 from sslkit.engine.device import Runtime
 from sslkit.events import Event
@@ -251,7 +251,7 @@ def test_a_probe_measures_and_leaves_heads_but_no_backbone(tmp_path: Path):
     assert set(result.metrics) == {"stem.top1", "body.top1"}
     assert result.backbone is None
     assert state_hash(backbone) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == [ARTIFACT, HEADS, METRICS]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [ARTIFACT, HEADS, METRICS, PREDICTIONS]
     assert set(load_tensors(tmp_path / HEADS)[0]) == {f"{layer}.linear.{part}" for layer in ("stem", "body") for part in ("weight", "bias")}
     found = artifact(tmp_path)
     assert found["frozen_backbone"] == {"sha256_before": before, "sha256_after": before}

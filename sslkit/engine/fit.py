@@ -12,12 +12,13 @@ from sslkit.engine.batch_source import BatchSource
 from sslkit.engine.checkpoint import load_tensors, save_tensors
 from sslkit.engine.features import evaluating
 from sslkit.engine.meters import Meters
+from sslkit.engine.predictions import Predictions
 from sslkit.engine.randomness import derive_seed, global_seed, make_generator
 from sslkit.engine.state import TrainState
 from sslkit.engine.training import Training
 from sslkit.errors import RunFailedError, RunInterruptedError
 from sslkit.events import CheckpointSaved, FitStart, HeldoutEnd, StepEnd
-from sslkit.interfaces import Mean, Objective, RunContext, StepOutput
+from sslkit.interfaces import Backbone, Mean, Objective, Prediction, RunContext, StepOutput
 
 Forward = Callable[[dict[str, Tensor], str, Mapping[str, Tensor]], StepOutput]
 
@@ -28,10 +29,24 @@ class FitResult(NamedTuple):
     Attributes:
         heldout: loss and metrics on held-out images after the last step; empty without any.
         steps: optimiser steps, those before an interruption counted in.
+        predictions: on held-out images after the last step, in their order, on the CPU.
     """
 
     heldout: dict[str, float]
     steps: int
+    predictions: dict[str, Prediction]
+
+
+class Snapshots(NamedTuple):
+    """Networks to keep on the way.
+
+    Attributes:
+        epochs: after which epochs; 0: before the first.
+        keep: is handed the epoch and the network, which goes on being trained.
+    """
+
+    epochs: frozenset[int] = frozenset()
+    keep: Callable[[int, Backbone], None] = lambda _epoch, _backbone: None
 
 
 def fit(
@@ -42,6 +57,7 @@ def fit(
     context: RunContext,
     *,
     evaluate_every: int | None = None,
+    snapshots: Snapshots = Snapshots(),  # noqa: B008 - a frozen value
 ) -> FitResult:
     """Train ``objective``; resume from the context's folder if it holds a checkpoint of this fit.
 
@@ -52,7 +68,8 @@ def fit(
         training: epochs, batch size, optimiser, schedule.
         context: where and how to run.
         evaluate_every: epochs between measurements on held-out images; None: ten times over the fit. They are measured at the end
-            in any case.
+            in any case, and with every snapshot.
+        snapshots: networks to keep on the way.
 
     Raises:
         RunFailedError: the loss is no longer finite.
@@ -77,6 +94,8 @@ def fit(
                 state.begin_epoch()
             assert state.order is not None
             log.begin(training.epochs)
+            if state.step == 0:
+                _pause(0, every, snapshots, forward, heldout, state, context, log)
             objective.train()
             for batch in train.batches(state.order, start=state.batch, generator=state.device_generator("augment")):
                 state.update_schedule()
@@ -99,17 +118,16 @@ def fit(
                 if stop:
                     raise RunInterruptedError(f"stopped in stage {context.stage!r} after {state.step} steps")
 
-            # Measured before the epoch is counted: a checkpoint never lies between the two, so a resumed run repeats the measurement.
-            if heldout is not None and (state.epoch + 1) % every == 0 and state.epoch + 1 < training.epochs:
-                measure(forward, heldout, state, context)
-                log.restart_clock()
+            # Done before the epoch is counted: a checkpoint never lies between the two, so a resumed run repeats it.
+            _pause(state.epoch + 1, every, snapshots, forward, heldout, state, context, log)
             state.end_epoch()
 
         log.begin(training.epochs)  # a fit that was finished before is announced too: its last measurement comes again
         _check_finite(state, path)
         if path is not None:
             _save(state, path, context)
-        return FitResult(measure(forward, heldout, state, context) if heldout is not None else {}, state.step)
+        measured = measure(forward, heldout, state, context)
+        return FitResult(measured.metrics, state.step, measured.predictions)
 
 
 def _step(phase: str, forward: Forward, views: dict[str, Tensor], state: TrainState, context: RunContext) -> None:
@@ -126,18 +144,26 @@ def _step(phase: str, forward: Forward, views: dict[str, Tensor], state: TrainSt
     _note(state, phase, output)
 
 
-def measure(forward: Forward, heldout: BatchSource, state: TrainState, context: RunContext) -> dict[str, float]:
-    """Loss and metrics on held-out images, in eval mode, with the same draws every time.
+class Measured(NamedTuple):
+    """What held-out images show: means by name, ``loss`` among them, and predictions on the CPU. Both empty where nothing was measured."""
+
+    metrics: dict[str, float]
+    predictions: dict[str, Prediction]
+
+
+def measure(forward: Forward, heldout: BatchSource | None, state: TrainState, context: RunContext) -> Measured:
+    """Loss, metrics and predictions on held-out images, in eval mode, with the same draws every time.
 
     Returns:
-        Means by name, ``loss`` among them; empty if the objective has no ``heldout_phase``.
+        Nothing if there are no held-out images, or the objective has no ``heldout_phase``.
     """
     objective = state.objective
     phase = objective.heldout_phase
-    if phase is None:
-        return {}
+    if heldout is None or phase is None:
+        return Measured({}, {})
     state.update_schedule()  # to the progress made: after resuming, nothing else has set it yet
     meters = Meters()
+    gathered = Predictions()
     seed = _seed(context, "heldout")
     generator = make_generator(seed, context.device)
     with torch.no_grad(), evaluating(objective), global_seed(seed, context.device):
@@ -148,9 +174,29 @@ def measure(forward: Forward, heldout: BatchSource, state: TrainState, context: 
             loss = output.loss.detach().float()  # bfloat16 cannot count beyond 256
             count = torch.full_like(loss, len(batch.indices))
             meters.add({"loss": Mean(loss * count, count), **output.metrics})
+            gathered.add(output.predictions)
     metrics = meters.read()
     context.emit(HeldoutEnd(stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, metrics=metrics))
-    return metrics
+    return Measured(metrics, gathered.read())
+
+
+def _pause(
+    epoch: int,
+    every: int,
+    snapshots: Snapshots,
+    forward: Forward,
+    heldout: BatchSource | None,
+    state: TrainState,
+    context: RunContext,
+    log: "_Log",
+) -> None:
+    """Between two epochs: keep the network and measure it, if it is time. What is measured after the last epoch is the fit's result."""
+    kept = epoch in snapshots.epochs
+    if kept:
+        snapshots.keep(epoch, state.objective.exported_backbone())
+    if state.progress < 1.0 and (kept or (epoch > 0 and epoch % every == 0)):
+        measure(forward, heldout, state, context)
+        log.restart_clock()
 
 
 class _Log:

@@ -1,6 +1,6 @@
 """What can be said of training, the same in every stage that trains."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sslkit.engine.optim import SGD
@@ -55,3 +55,15 @@ class Training:
         if phase not in self.optimizer:
             raise OptionError("optimizer", f"no optimiser for phase {phase!r}", found=list(self.optimizer))
         return self.optimizer[phase]
+
+
+def check_snapshots(epochs: Iterable[int], num_epochs: int) -> list[int]:
+    """The epochs after which a network is to be kept, in order; 0 for the untrained one.
+
+    Raises:
+        OptionError: one lies outside of the training, or stands there twice.
+    """
+    snapshots = sorted(epochs)
+    if any(not 0 <= epoch <= num_epochs for epoch in snapshots) or len(set(snapshots)) < len(snapshots):
+        raise OptionError("snapshot_epochs", "must be distinct epochs of the training", found=snapshots, allowed=f"0 to {num_epochs}")
+    return snapshots

@@ -1,7 +1,7 @@
 """The one function behind every evaluator that trains: :func:`fit_classifier`, varied by head, freezing and labels."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -13,7 +13,19 @@ from sslkit.engine.randomness import derive_seed, global_seed
 from sslkit.engine.training import Training
 from sslkit.errors import DataError, OptionError
 from sslkit.evaluators.heads import HeadKind, build_head, feature_shapes
-from sslkit.interfaces import Backbone, Batch, LabeledData, Mean, Objective, RunContext, StepOutput, TrainContext
+from sslkit.interfaces import Backbone, Batch, LabeledData, Mean, Objective, Prediction, RunContext, StepOutput, TrainContext
+
+
+class Fitted(NamedTuple):
+    """What a trained classifier reaches on the test images.
+
+    Attributes:
+        metrics: ``<layer>.top1`` in percent for each head, from exact counts.
+        predictions: of each head, by layer, in the order of the test images.
+    """
+
+    metrics: dict[str, float]
+    predictions: dict[str, Prediction]
 
 
 class Classifier(Objective):
@@ -63,12 +75,13 @@ class Classifier(Objective):
         """Sum of the heads' cross-entropies, which do not touch each other under a frozen backbone; ``<layer>.top1`` of each."""
         features = self._features(views["images"])
         labels = views["labels"]
-        losses, metrics = [], {}
+        losses, metrics, predictions = [], {}, {}
         for layer, head in self.heads.items():
             logits = head(features[layer])
             losses.append(F.cross_entropy(logits, labels))
             metrics[f"{layer}.top1"] = Mean.of(100.0 * (logits.argmax(dim=1) == labels))
-        return StepOutput(torch.stack(losses).sum(), metrics)
+            predictions[layer] = Prediction(logits.detach(), labels)
+        return StepOutput(torch.stack(losses).sum(), metrics, predictions)
 
     def epoch_indices(self, context: TrainContext) -> Tensor | None:
         """Few labels: the subset repeated, so that an epoch has as many steps as one over all images.
@@ -100,7 +113,7 @@ def fit_classifier(
     freeze: bool,
     subset: Tensor | None = None,
     images_per_epoch: int | None = None,
-) -> dict[str, float]:
+) -> Fitted:
     """Train heads, and the backbone too unless it is frozen; measure on the test images after the last epoch.
 
     Args:
@@ -114,13 +127,13 @@ def fit_classifier(
         images_per_epoch: see :class:`Classifier`.
 
     Returns:
-        ``<layer>.top1`` in percent for each head, from exact counts over all test images.
+        What the heads reach on all test images.
     """
     objective = Classifier(backbone, heads, data, freeze=freeze, subset=subset, images_per_epoch=images_per_epoch)
     train = Loader(data.train, batch_size=training.batch_size, device=context.device, options=training.augment)
     test = Loader(data.test, batch_size=training.batch_size, device=context.device)
     result = fit(objective, train, test, training, context, evaluate_every=training.epochs)
-    return {f"{layer}.top1": result.heldout[f"{layer}.top1"] for layer in heads}
+    return Fitted({f"{layer}.top1": result.heldout[f"{layer}.top1"] for layer in heads}, result.predictions)
 
 
 def build_heads(

@@ -41,7 +41,8 @@ class EndToEnd(Training, Evaluator):
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
         """See :class:`Evaluator`; reports ``<layer>.top1`` and leaves the trained backbone."""
         heads = build_heads(self.head, [self.layer_in(backbone)], backbone, data, context)
-        return Evaluation(fit_classifier(backbone, heads, data, self, context, freeze=False), backbone=backbone, heads=heads)
+        fitted = fit_classifier(backbone, heads, data, self, context, freeze=False)
+        return Evaluation(fitted.metrics, backbone=backbone, heads=heads, predictions=fitted.predictions)
 
 
 @final

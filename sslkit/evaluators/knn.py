@@ -11,7 +11,7 @@ from sslkit.data.loader import Loader
 from sslkit.engine.features import extract_features
 from sslkit.errors import DataError, OptionError
 from sslkit.evaluators.classifier import check_layers
-from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
+from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, Prediction, RunContext
 
 _CHUNK = 1024
 """Test images whose similarities to all training images are in memory at once."""
@@ -58,11 +58,12 @@ class KNN(Evaluator):
             raise DataError("nearest neighbours need labels on training and test images")
         sets = [Loader(images, batch_size=self.batch_size, device=context.device) for images in (data.train, data.test)]
         bank, queries = (extract_features(backbone, loader, self.layers, context.autocast) for loader in sets)
-        metrics = {}
+        metrics, predictions = {}, {}
         for layer in self.layers:
             votes = vote(bank[layer], data.train.labels, queries[layer], data.num_classes, k=self.k, temperature=self.temperature)
             metrics[f"{layer}.top1"] = 100.0 * (votes.argmax(dim=1) == data.test.labels).double().mean().item()
-        return Evaluation(metrics)
+            predictions[layer] = Prediction(votes, data.test.labels)
+        return Evaluation(metrics, predictions=predictions)
 
 
 def vote(bank: Tensor, labels: Tensor, queries: Tensor, num_classes: int, *, k: int, temperature: float) -> Tensor:

@@ -96,4 +96,5 @@ def _probe(
     probe: Probe, kind: HeadKind, backbone: Backbone, data: LabeledData, context: RunContext, *, width: int | None = None
 ) -> Evaluation:
     heads = build_heads(kind, probe.layers, backbone, data, context, width=width)
-    return Evaluation(fit_classifier(backbone, heads, data, probe, context, freeze=True), heads=heads)
+    fitted = fit_classifier(backbone, heads, data, probe, context, freeze=True)
+    return Evaluation(fitted.metrics, heads=heads, predictions=fitted.predictions)

@@ -31,7 +31,8 @@ class SemiSupervised(Training, Evaluator):
         head: ``linear``, ``mlp`` or ``conv``.
         freeze: keep the backbone as it is (features), or train it too (the supervised network).
         selection: the ``first`` K images of each class in data-set order, as the paper's code, or ``random`` ones.
-        num_subsets: repeat with so many random subsets and report the mean and the standard deviation.
+        num_subsets: repeat with so many random subsets, new initial heads and orders, and report the mean and the standard deviation;
+            or one number for each of ``labels_per_class``: few labels scatter most.
         images_per_epoch: the size a subset is repeated to, or drawn down to; None: that of the whole training set.
     """
 
@@ -40,7 +41,7 @@ class SemiSupervised(Training, Evaluator):
     head: HeadKind = "conv"
     freeze: bool = True
     selection: Selection = "first"
-    num_subsets: int = 1
+    num_subsets: int | tuple[int, ...] = 1
     images_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
@@ -49,9 +50,12 @@ class SemiSupervised(Training, Evaluator):
             raise OptionError(
                 "labels_per_class", "must be distinct positive numbers", found=list(self.labels_per_class), allowed="for example [20, 100]"
             )
-        if self.num_subsets < 1:
+        if isinstance(self.num_subsets, tuple) and len(self.num_subsets) != len(self.labels_per_class):
+            allowed = f"one number, or {len(self.labels_per_class)}, one for each of labels_per_class"
+            raise OptionError("num_subsets", "does not fit labels_per_class", found=list(self.num_subsets), allowed=allowed)
+        if min(self.subset_counts.values()) < 1:
             raise OptionError("num_subsets", "must be positive", found=self.num_subsets, allowed="1 or more")
-        if self.num_subsets > 1 and self.selection == "first":
+        if max(self.subset_counts.values()) > 1 and self.selection == "first":
             raise OptionError("num_subsets", "needs random selection", found=self.num_subsets, fix='set selection = "random"')
         if not self.freeze and len(self.layers) != 1:
             raise OptionError("layers", "must be one layer when the backbone is trained", found=list(self.layers))
@@ -59,6 +63,12 @@ class SemiSupervised(Training, Evaluator):
             raise OptionError(
                 "images_per_epoch", "is smaller than a batch", found=self.images_per_epoch, allowed=f"{self.batch_size} or more"
             )
+
+    @property
+    def subset_counts(self) -> dict[int, int]:
+        """How many subsets are drawn for each number of labels."""
+        counts = self.num_subsets if isinstance(self.num_subsets, tuple) else (self.num_subsets,) * len(self.labels_per_class)
+        return dict(zip(self.labels_per_class, counts, strict=True))
 
     @property
     def frozen(self) -> bool:
@@ -92,17 +102,19 @@ class SemiSupervised(Training, Evaluator):
 
     def _subsets(self, num_labels: int, data: LabeledData, context: RunContext) -> Iterator[tuple[str, Tensor]]:
         """The name and the training images of each fit with ``num_labels`` labels; the stage's name has no influence on them."""
-        for index in range(self.num_subsets):
+        count = self.subset_counts[num_labels]
+        for index in range(count):
             generator = make_generator(derive_seed(context.seed, "labels", num_labels, index))
             subset = select_per_class(_train_labels(data), num_labels, self.selection, generator)
-            yield (f"k{num_labels}" if self.num_subsets == 1 else f"k{num_labels}-{index + 1}"), subset
+            yield (f"k{num_labels}" if count == 1 else f"k{num_labels}-{index + 1}"), subset
 
     def _fit(self, backbone: Backbone, subset: Tensor, data: LabeledData, context: RunContext) -> dict[str, float]:
         network = backbone if self.freeze else copy.deepcopy(backbone)
         heads = build_heads(self.head, self.layers, network, data, context)
-        return fit_classifier(
+        fitted = fit_classifier(
             network, heads, data, self, context, freeze=self.freeze, subset=subset, images_per_epoch=self.images_per_epoch
         )
+        return fitted.metrics
 
 
 def _train_labels(data: LabeledData) -> Tensor:

@@ -142,6 +142,11 @@ def _check_output(output: StepOutput) -> None:
         require(isinstance(mean, Mean) and mean.total.ndim == mean.num.ndim == 0, f"metric {name!r} must be a Mean of scalars: Mean.of(x)")
         require(not mean.total.requires_grad, f"metric {name!r} must be detached: Mean.of(x)")
         require(math.isfinite(float(mean.total / mean.num)), f"metric {name!r} must be finite")
+    for name, (logits, targets) in output.predictions.items():
+        require(not logits.requires_grad, f"prediction {name!r} must be detached")
+        fits = logits.ndim == 2 and targets.shape == logits.shape[:1] and not targets.is_floating_point()
+        require(fits, f"prediction {name!r} must be logits (M, K) and targets (M,)")
+        require(int(targets.max()) < logits.shape[1], f"prediction {name!r} has targets beyond its {logits.shape[1]} classes")
 
 
 def _check_resuming(make: Make, image: ImageSpec) -> None:
@@ -153,7 +158,7 @@ def _check_resuming(make: Make, image: ImageSpec) -> None:
         found = _fit(resumed, image, Path(folder, "parts"))
     promise = "a resumed run must end with the same bits: keep what training changes in parameters and persistent buffers"
     check_same(state_of(resumed), state_of(whole), promise)
-    require(found == expected, f"{promise}; the held-out metrics differ")
+    require(found[:2] == expected[:2], f"{promise}; the held-out metrics differ")
 
 
 def _check_exported(objective: Objective, fresh: Backbone, images: Tensor) -> None:

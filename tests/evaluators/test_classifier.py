@@ -27,7 +27,7 @@ def fit(backbone: Backbone, layers: Iterable[str] = ("stem", "body"), *, freeze:
     data, settings = options.pop("data", DATA), options.pop("training", training())
     surroundings = context(**options)
     heads = build_heads("linear", tuple(layers), backbone, data, surroundings)
-    return fit_classifier(backbone, heads, data, settings, surroundings, freeze=freeze, **classifier), heads
+    return fit_classifier(backbone, heads, data, settings, surroundings, freeze=freeze, **classifier).metrics, heads
 
 
 def objective(*, freeze: bool = True, **options: Any) -> Classifier:
@@ -185,6 +185,20 @@ def test_top1_is_counted_over_all_test_images_after_the_last_epoch():
             logits = head.eval()(backbone.eval()(DATA.test.read(range(15)), [layer])[layer])
         correct = sum(int(row.argmax()) == int(label) for row, label in zip(logits, DATA.test.labels, strict=True))
         assert metrics[f"{layer}.top1"] == pytest.approx(100 * correct / 15, rel=1e-6)
+
+
+def test_predictions_are_those_on_the_test_images_in_their_order():
+    backbone = network()
+    heads = build_heads("linear", ("stem", "body"), backbone, DATA, context())
+    fitted = fit_classifier(backbone, heads, DATA, training(), context(), freeze=True)
+    assert DATA.test.labels is not None
+    assert set(fitted.predictions) == {"stem", "body"}
+    for layer, (logits, targets) in fitted.predictions.items():
+        assert torch.equal(targets, DATA.test.labels)
+        with torch.no_grad():
+            expected = heads[layer].eval()(backbone.eval()(DATA.test.read(range(15)), [layer])[layer])
+        assert torch.allclose(logits, expected, atol=1e-5)
+        assert fitted.metrics[f"{layer}.top1"] == pytest.approx(100 * (logits.argmax(dim=1) == targets).double().mean().item())
 
 
 def test_it_learns_what_is_there_to_learn():

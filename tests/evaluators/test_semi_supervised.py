@@ -10,7 +10,7 @@ import sslkit.evaluators.semi_supervised as module
 from sslkit import DataError, FeatureInfo, LabeledData, OptionError, RunInterruptedError, SemiSupervised
 from sslkit.artifacts import state_hash
 from sslkit.data.arrays import ArraySet
-from sslkit.evaluators.classifier import fit_classifier
+from sslkit.evaluators.classifier import Fitted, fit_classifier
 from tests.evaluators.labeled import NUM_CLASSES, arrays, context, labeled, network
 
 DATA = labeled()
@@ -31,12 +31,12 @@ class Fits:
         self.backbones: list[tuple[int, str]] = []
         self._accuracies = iter(accuracies or [])
 
-    def __call__(self, backbone: Any, heads: Any, data: Any, training: Any, surroundings: Any, **options: Any) -> dict[str, float]:
+    def __call__(self, backbone: Any, heads: Any, data: Any, training: Any, surroundings: Any, **options: Any) -> Fitted:
         self.subsets.append(options["subset"].tolist())
         self.parts.append(surroundings.part)
         self.backbones.append((id(backbone), state_hash(backbone)))
         if (accuracy := next(self._accuracies, None)) is not None:
-            return {f"{layer}.top1": accuracy + 10 * depth for depth, layer in enumerate(heads)}
+            return Fitted({f"{layer}.top1": accuracy + 10 * depth for depth, layer in enumerate(heads)}, {})
         return fit_classifier(backbone, heads, data, training, surroundings, **options)
 
 

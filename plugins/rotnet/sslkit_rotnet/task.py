@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from sslkit import Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, PretextTask, StepOutput
+from sslkit import Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, Prediction, PretextTask, StepOutput
 from sslkit_rotnet.transforms import MIN_SIDE, NAMED, Transform, is_exact, rotation, transform_all
 
 
@@ -46,6 +46,13 @@ class RotNet(PretextTask):
             return tuple(NAMED[name] for name in self.transforms)
         return tuple(rotation(angle) for angle in ((0, 90, 180, 270) if self.angles is None else self.angles))
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the K transforms are called, in the order of their labels."""
+        if self.transforms is not None:
+            return self.transforms
+        return tuple(f"{angle:g}°" for angle in ((0, 90, 180, 270) if self.angles is None else self.angles))
+
     def image_spec(self, data: ImageSpec) -> ImageSpec:
         """The central square of the data's images."""
         side = min(data.height, data.width)
@@ -56,7 +63,7 @@ class RotNet(PretextTask):
 
     def build_objective(self, backbone: Backbone, data: DataInfo) -> "TransformPrediction":
         """A linear classifier of the K transforms on the backbone's deepest layer."""
-        return TransformPrediction(backbone, self.classes)
+        return TransformPrediction(backbone, self.classes, self.class_names)
 
 
 class TransformPrediction(Objective):
@@ -65,13 +72,15 @@ class TransformPrediction(Objective):
     Args:
         backbone: the network to pretrain.
         transforms: the K classes.
+        classes: their names.
     """
 
     heldout_phase = "main"
 
-    def __init__(self, backbone: Backbone, transforms: Sequence[Transform]) -> None:
+    def __init__(self, backbone: Backbone, transforms: Sequence[Transform], classes: Sequence[str]) -> None:
         super().__init__(backbone)
         self.transforms = tuple(transforms)
+        self.classes = tuple(classes)
         self.head = nn.Linear(backbone.feature_info[-1].num_chs, len(self.transforms))
         nn.init.normal_(self.head.weight, std=math.sqrt(2 / self.head.out_features))
         nn.init.zeros_(self.head.bias)
@@ -85,7 +94,12 @@ class TransformPrediction(Objective):
         """Also measures ``top1``: how often the transform is recognised, in percent."""
         logits = self.head(self.backbone.embed(views["images"]))
         correct = logits.argmax(dim=1) == views["labels"]
-        return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(correct.float() * 100)})
+        prediction = Prediction(logits.detach(), views["labels"])
+        return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(correct.float() * 100)}, {"transform": prediction})
+
+    def captions(self, views: Mapping[str, Tensor]) -> dict[str, list[str]]:
+        """Under each image the transform that it went through."""
+        return {"images": [self.classes[label] for label in views["labels"].tolist()]}
 
 
 def _check_angles(angles: tuple[float, ...]) -> None:

@@ -1,0 +1,92 @@
+"""How much of feature space a backbone uses, judged without labels: RankMe and alpha-ReQ."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from sslkit.data.loader import Loader
+from sslkit.engine.features import extract_features
+from sslkit.errors import OptionError
+from sslkit.evaluators.classifier import check_layers
+from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FeatureQuality(Evaluator):
+    """The effective rank of the pooled features, and how fast their spectrum falls off.
+
+    Neither needs labels, so they can be watched during pretraining and on data that has none. They are measured on the held-out images,
+    or on the pretraining images where there are none.
+
+    Attributes:
+        layers: where to measure; all share one forward pass.
+        batch_size: images a forward pass.
+    """
+
+    needs_labels: ClassVar[bool] = False
+    layers: tuple[str, ...]
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise OptionError("batch_size", "must be positive", found=self.batch_size, allowed="1 or more images")
+
+    @property
+    def frozen(self) -> bool:
+        """Always: nothing is trained."""
+        return True
+
+    def check(self, backbone: Backbone, data: LabeledData) -> None:
+        """See :class:`Evaluator`."""
+        check_layers("layers", self.layers, backbone)
+
+    def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
+        """See :class:`Evaluator`; reports ``<layer>.rankme`` and ``<layer>.alpha_req``."""
+        loader = Loader(data.test, batch_size=self.batch_size, device=context.device)
+        features = extract_features(backbone, loader, self.layers, context.autocast)
+        metrics = {}
+        for layer in self.layers:
+            metrics[f"{layer}.rankme"] = rankme(features[layer])
+            metrics[f"{layer}.alpha_req"] = alpha_req(features[layer])
+        return Evaluation(metrics)
+
+
+def rankme(features: Tensor, eps: float = 1e-7) -> float:
+    """RankMe: the exponential of the entropy of the normalised singular values, Garrido et al. 2023 (arXiv:2210.02885), eq. 1.
+
+    Args:
+        features: (N, D).
+        eps: added to each share, as in the paper.
+
+    Returns:
+        Between 1 (one direction) and about min(N, D) (all directions alike); higher is better.
+    """
+    singular = torch.linalg.svdvals(features.double())
+    total = singular.sum()
+    shares = (singular / total if total > 0 else singular) + eps
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def alpha_req(features: Tensor) -> float:
+    """alpha-ReQ: the exponent of the power law i^-alpha that the eigenvalues of the features' covariance follow, Agrawal et al. 2022
+    (NeurIPS, "alpha-ReQ: Assessing representation quality in self-supervised learning by measuring eigenspectrum decay").
+
+    A least-squares line through log eigenvalue against log rank, over all eigenvalues that are not rounding errors.
+
+    Args:
+        features: (N, D).
+
+    Returns:
+        The exponent; the paper finds good features near 1. NaN where fewer than two eigenvalues are left.
+    """
+    centred = features.double() - features.double().mean(dim=0)
+    eigenvalues = torch.linalg.svdvals(centred) ** 2 / len(features)
+    eigenvalues = eigenvalues[eigenvalues > eigenvalues[0] * max(features.shape) * torch.finfo(torch.float32).eps ** 2]
+    if len(eigenvalues) < 2:
+        return float("nan")
+    rank = torch.arange(1, len(eigenvalues) + 1, dtype=torch.float64).log()
+    rank = rank - rank.mean()
+    return float(-(rank * eigenvalues.log()).sum() / (rank**2).sum())
