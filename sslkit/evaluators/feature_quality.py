@@ -44,13 +44,14 @@ class FeatureQuality(Evaluator):
         check_layers("layers", self.layers, backbone)
 
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
-        """See :class:`Evaluator`; reports ``<layer>.rankme`` and ``<layer>.alpha_req``."""
+        """See :class:`Evaluator`; reports ``<layer>.rankme``, and ``<layer>.alpha_req`` where there is a spectrum."""
         loader = Loader(data.test, batch_size=self.batch_size, device=context.device)
         features = extract_features(backbone, loader, self.layers, context.autocast)
         metrics = {}
         for layer in self.layers:
             metrics[f"{layer}.rankme"] = rankme(features[layer])
-            metrics[f"{layer}.alpha_req"] = alpha_req(features[layer])
+            if (alpha := alpha_req(features[layer])) is not None:
+                metrics[f"{layer}.alpha_req"] = alpha
         return Evaluation(metrics)
 
 
@@ -70,7 +71,7 @@ def rankme(features: Tensor, eps: float = 1e-7) -> float:
     return float(torch.exp(-(shares * shares.log()).sum()))
 
 
-def alpha_req(features: Tensor) -> float:
+def alpha_req(features: Tensor) -> float | None:
     """alpha-ReQ: the exponent of the power law i^-alpha that the eigenvalues of the features' covariance follow, Agrawal et al. 2022
     (NeurIPS, "alpha-ReQ: Assessing representation quality in self-supervised learning by measuring eigenspectrum decay").
 
@@ -80,13 +81,13 @@ def alpha_req(features: Tensor) -> float:
         features: (N, D).
 
     Returns:
-        The exponent; the paper finds good features near 1. NaN where fewer than two eigenvalues are left.
+        The exponent; the paper finds good features near 1. None where fewer than two eigenvalues are left.
     """
     centred = features.double() - features.double().mean(dim=0)
     eigenvalues = torch.linalg.svdvals(centred) ** 2 / len(features)
     eigenvalues = eigenvalues[eigenvalues > eigenvalues[0] * max(features.shape) * torch.finfo(torch.float32).eps ** 2]
     if len(eigenvalues) < 2:
-        return float("nan")
+        return None
     rank = torch.arange(1, len(eigenvalues) + 1, dtype=torch.float64).log()
     rank = rank - rank.mean()
     return float(-(rank * eigenvalues.log()).sum() / (rank**2).sum())

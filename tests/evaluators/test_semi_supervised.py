@@ -114,6 +114,14 @@ def test_several_subsets_give_mean_and_standard_deviation(watch: Any):
     assert fits.parts == ["k2-1", "k2-2", "k2-3"]
 
 
+def test_each_k_may_have_its_own_number_of_subsets(watch: Any):
+    fits = watch([10.0, 20.0, 60.0, 5.0])
+    metrics = semi(labels_per_class=(2, 4), selection="random", num_subsets=(3, 1)).evaluate(network(), DATA, context()).metrics
+    assert set(metrics) == {"stem.k2.top1", "stem.k2.top1_std", "stem.k4.top1"}
+    assert (metrics["stem.k2.top1"], metrics["stem.k4.top1"]) == (30.0, 5.0)
+    assert fits.parts == ["k2-1", "k2-2", "k2-3", "k4"]
+
+
 def test_each_k_is_measured_as_if_alone():
     together = semi().evaluate(network(), DATA, context()).metrics
     alone = [semi(labels_per_class=(k,)).evaluate(network(), DATA, context()).metrics for k in (1, 4)]
@@ -172,6 +180,11 @@ def test_it_goes_on_in_the_k_in_which_it_was_stopped(freeze: bool, tmp_path: Pat
         ({"labels_per_class": (4, 0)}, r"labels_per_class: must be distinct positive numbers; found \[4, 0\]"),
         ({"labels_per_class": (4, 1, 4)}, r"labels_per_class: must be distinct positive numbers; found \[4, 1, 4\]"),
         ({"num_subsets": 0}, r"num_subsets: must be positive; found 0; allowed: 1 or more"),
+        (
+            {"num_subsets": (1, 1, 1), "selection": "random"},
+            r"num_subsets: does not fit labels_per_class; found \[1, 1, 1\]; allowed: one number, or 2, one for each of labels_per_class",
+        ),
+        ({"num_subsets": (2, 0), "selection": "random"}, r"num_subsets: must be positive; found \(2, 0\)"),
         ({"num_subsets": 2}, r'num_subsets: needs random selection; found 2; set selection = "random"'),
         (
             {"freeze": False, "layers": ("stem", "body")},

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from sslkit import NIN, Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, PretextTask, StepOutput
+from sslkit import NIN, Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, Prediction, PretextTask, StepOutput
 from sslkit.testing import IMAGE, check_pretext_task
 from sslkit_rotnet import RotNet
 from tests.contract.families import FAMILIES
@@ -114,6 +114,26 @@ class MetricWithGraph(Flipped):
         return StepOutput(loss, {"loss2": Mean(loss, torch.ones(()))})
 
 
+class PredictionWithGraph(Flipped):
+    def forward(self, views, phase, schedule):
+        output = super().forward(views, phase, schedule)
+        return output._replace(
+            predictions={"turn": Prediction(self.head.weight[:, :2].repeat(4, 1)[:4], torch.zeros(4, dtype=torch.int64))}
+        )
+
+
+class PredictionOfOtherSize(Flipped):
+    def forward(self, views, phase, schedule):
+        output = super().forward(views, phase, schedule)
+        return output._replace(predictions={"turn": Prediction(torch.zeros(4, 2), torch.zeros(3, dtype=torch.int64))})
+
+
+class PredictionBeyond(Flipped):
+    def forward(self, views, phase, schedule):
+        output = super().forward(views, phase, schedule)
+        return output._replace(predictions={"turn": Prediction(torch.zeros(4, 2), torch.full((4,), 2))})
+
+
 class MetricAsFloat(Flipped):
     def forward(self, views, phase, schedule):
         return StepOutput(super().forward(views, phase, schedule).loss, {"top1": 3.0})
@@ -188,6 +208,9 @@ class ExportsAnother(Flipped):
         (ConstantLoss, "the loss of phase 'main' depends on nothing that is trained"),
         (PlainTuple, "forward must return a StepOutput"),
         (MetricWithGraph, "metric 'loss2' must be detached: Mean.of(x)"),
+        (PredictionWithGraph, "prediction 'turn' must be detached"),
+        (PredictionOfOtherSize, "prediction 'turn' must be logits (M, K) and targets (M,)"),
+        (PredictionBeyond, "prediction 'turn' has targets beyond its 2 classes"),
         (MetricAsFloat, "metric 'top1' must be a Mean of scalars: Mean.of(x)"),
         (UnusedLayer, "phase 'main' trains spare.weight, spare.bias, which no gradient reaches; if rightly so: without_gradient=[...]"),
         (ForgottenGroup, "no phase trains spare.weight, spare.bias: add to parameter_groups, or set requires_grad_(False)"),
