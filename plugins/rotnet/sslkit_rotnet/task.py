@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from sslkit import Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, Prediction, PretextTask, StepOutput
-from sslkit_rotnet.transforms import MIN_SIDE, NAMED, Transform, is_exact, rotation, transform_all
+from sslkit_rotnet.transforms import MIN_SIDE, NAMED, Interpolation, Transform, is_exact, rotation, transform_all
 
 
 @final
@@ -26,10 +26,15 @@ class RotNet(PretextTask):
         transforms: a set of named transforms instead, distinct, at least two of: identity, rotate90, rotate180, rotate270,
             horizontal_flip, vertical_flip, transpose (all exact), scale (larger by a half), translate (right and down by an eighth
             of the side). With either of the last two, all classes are interpolated from a common window of 3/4 of the side or less.
+        interpolation: of a set that is not exact. ``common`` is as said above. The other two show what it is good for: they leave the
+            exact classes of the set as they are and interpolate the others alone, so that the network can tell them apart without
+            looking at the picture. ``in_place``: in the image's frame, which leaves black corners or a black margin; ``one_sided``:
+            each from its own largest window inside of the image, resized. For ``scale`` they are the same.
     """
 
     angles: tuple[float, ...] | None = None
     transforms: tuple[str, ...] | None = None
+    interpolation: Interpolation = "common"
 
     def __post_init__(self) -> None:
         if self.angles is not None and self.transforms is not None:
@@ -38,6 +43,9 @@ class RotNet(PretextTask):
             _check_angles(self.angles)
         if self.transforms is not None:
             _check_names(self.transforms)
+        if self.interpolation != "common" and is_exact(self.classes):
+            fix = "leave it out, or add an angle between the quarters, scale or translate"
+            raise OptionError("interpolation", "there is none in this set", found=self.interpolation, allowed="'common'", fix=fix)
 
     @property
     def classes(self) -> tuple[Transform, ...]:
@@ -63,7 +71,7 @@ class RotNet(PretextTask):
 
     def build_objective(self, backbone: Backbone, data: DataInfo) -> "TransformPrediction":
         """A linear classifier of the K transforms on the backbone's deepest layer."""
-        return TransformPrediction(backbone, self.classes, self.class_names)
+        return TransformPrediction(backbone, self.classes, self.class_names, self.interpolation)
 
 
 class TransformPrediction(Objective):
@@ -73,12 +81,16 @@ class TransformPrediction(Objective):
         backbone: the network to pretrain.
         transforms: the K classes.
         classes: their names.
+        interpolation: of those that are not exact.
     """
 
     heldout_phase = "main"
 
-    def __init__(self, backbone: Backbone, transforms: Sequence[Transform], classes: Sequence[str]) -> None:
+    def __init__(
+        self, backbone: Backbone, transforms: Sequence[Transform], classes: Sequence[str], interpolation: Interpolation = "common"
+    ) -> None:
         super().__init__(backbone)
+        self.interpolation: Interpolation = interpolation
         self.transforms = tuple(transforms)
         self.classes = tuple(classes)
         self.head = nn.Linear(backbone.feature_info[-1].num_chs, len(self.transforms))
@@ -88,7 +100,7 @@ class TransformPrediction(Objective):
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         """``images`` (K * N, C, S, S) uint8, class after class, and ``labels`` (K * N,) int64. Draws nothing."""
         labels = torch.arange(len(self.transforms), device=batch.images.device).repeat_interleave(len(batch.images))
-        return {"images": transform_all(batch.images, self.transforms), "labels": labels}
+        return {"images": transform_all(batch.images, self.transforms, self.interpolation), "labels": labels}
 
     def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
         """Also measures ``top1``: how often the transform is recognised, in percent."""

@@ -2,14 +2,14 @@
 
 Quarter turns and flips are bit-exact copies of pixels. As soon as one class of a set needs interpolation, every class is cut from a
 window that contains no empty corner, of one size for all but ``scale``, and is interpolated back to the full size, once: otherwise the
-network could tell the classes apart by the crop, or by which of them are sharp.
+network could tell the classes apart by the crop, or by which of them are sharp. The two careless ways are here too, as controls.
 
 Shapes: N images, C channels, S the side of a square image, K transforms.
 """
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from torch import Tensor
 
 MIN_SIDE = 8
 """Interpolating sets need images of at least so many pixels a side: below, an eighth of it is less than one pixel."""
+
+Interpolation = Literal["common", "in_place", "one_sided"]
+"""What becomes of a set that is not exact; see :func:`transform_all`."""
 
 _WINDOW = 0.75
 _ZOOM = 1.5
@@ -75,23 +78,30 @@ def is_exact(transforms: Sequence[Transform]) -> bool:
     return all(transform.window == Window() for transform in transforms)
 
 
-def transform_all(images: Tensor, transforms: Sequence[Transform]) -> Tensor:
+def transform_all(images: Tensor, transforms: Sequence[Transform], interpolation: Interpolation = "common") -> Tensor:
     """Apply every transform to every image; images that are not square are cut to their central square first.
 
     Args:
         images: (N, C, H, W) uint8; S = min(H, W), at least ``MIN_SIDE`` unless the set is exact.
         transforms: K of them.
+        interpolation: of no effect in an exact set. ``common``: every class is interpolated once, from a common window. The other two
+            interpolate only the classes that cannot do without, and so give them away: ``in_place`` keeps the image's frame and fills
+            with black what comes in from outside, as torchvision's ``rotate`` does; ``one_sided`` cuts each from the largest window
+            that stays inside of the image.
 
     Returns:
         (K * N, C, S, S) uint8: all images under the first transform, then all under the second, ...
     """
     images = central_square(images)
+    # Classes that differ by quarter turns and flips alone share one interpolation, and so its rounding errors too.
+    windows = dict.fromkeys(transform.window for transform in transforms)
     if is_exact(transforms):
         seen = {Window(): images}
-    else:
-        # Classes that differ by quarter turns and flips alone share one interpolation, and so its rounding errors too.
+    elif interpolation == "common":
         fraction = common_fraction(transforms, images.shape[-1])
-        seen = {window: _resample(images, window, fraction) for window in {transform.window: None for transform in transforms}}
+        seen = {window: _resample(images, window, fraction) for window in windows}
+    else:
+        seen = {window: _resample_alone(images, window, interpolation) for window in windows}
     return torch.cat([_move_pixels(seen[transform.window], transform) for transform in transforms])
 
 
@@ -106,16 +116,17 @@ def central_square(images: Tensor) -> Tensor:
 def common_fraction(transforms: Sequence[Transform], side: int) -> float:
     """The side of the largest window, as a fraction of the image's, that no transform of the set moves over the image's edge.
 
-    A square turned by an angle a spans cos(a) + sin(a) of its side. Sets with ``scale`` or ``translate`` use at most 3/4, so that
-    their upright classes are interpolated like the others.
+    Sets with ``scale`` or ``translate`` use at most 3/4, so that their upright classes are interpolated like the others.
     """
     windows = [transform.window for transform in transforms]
-    fractions = [1 / (math.cos(math.radians(window.angle)) + math.sin(math.radians(window.angle))) for window in windows]
-    if any(window.moved or window.zoom != 1 for window in windows):
-        fractions.append(_WINDOW)
-    if any(window.moved for window in windows):
-        fractions.append(1 - 2 * _shift(side) / (side - 1))
-    return min(fractions)
+    fraction = min(_largest_fraction(window, side) for window in windows)
+    return min(fraction, _WINDOW) if any(window.moved or window.zoom != 1 for window in windows) else fraction
+
+
+def _largest_fraction(window: Window, side: int) -> float:
+    """How large one window can be. A square turned by an angle a spans cos(a) + sin(a) of its side."""
+    turned = 1 / (math.cos(math.radians(window.angle)) + math.sin(math.radians(window.angle)))
+    return min(turned, 1 - 2 * _shift(side) / (side - 1)) if window.moved else turned
 
 
 def _shift(side: int) -> int:
@@ -123,13 +134,23 @@ def _shift(side: int) -> int:
     return side // 8
 
 
-def _resample(images: Tensor, window: Window, fraction: float) -> Tensor:
+def _resample_alone(images: Tensor, window: Window, interpolation: Interpolation) -> Tensor:
+    """The controls: see to one window without regard to the others of its set."""
+    if window == Window():
+        return images
+    if interpolation == "in_place":
+        return _resample(images, window, 1.0, outside="zeros")
+    return _resample(images, window, _largest_fraction(window, images.shape[-1]))
+
+
+def _resample(images: Tensor, window: Window, fraction: float, outside: Literal["border", "zeros"] = "border") -> Tensor:
     """Interpolate a window bilinearly to the full size, in one step.
 
     Args:
         images: (N, C, S, S) uint8.
         window: what to look at.
-        fraction: side of the common window, as a fraction of the image's.
+        fraction: side of the window before its zoom, as a fraction of the image's.
+        outside: what lies around the image; of a window inside of it only rounding errors get there.
 
     Returns:
         (N, C, S, S) uint8, rounded.
@@ -142,10 +163,10 @@ def _resample(images: Tensor, window: Window, fraction: float) -> Tensor:
     shift = _shift(side) if window.moved else 0
     x = along[None, :] - across[:, None] - shift
     y = across[None, :] + along[:, None] - shift
-    # With align_corners, -1 and 1 are the centres of the outermost pixels: nothing beyond them is ever read.
+    # With align_corners, -1 and 1 are the centres of the outermost pixels.
     grid = torch.stack((x, y), dim=-1) * (2 / (side - 1))
     grid = grid.expand(num_images, side, side, 2)
-    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=True).round_().to(torch.uint8)
+    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode=outside, align_corners=True).round_().to(torch.uint8)
 
 
 def _move_pixels(images: Tensor, transform: Transform) -> Tensor:

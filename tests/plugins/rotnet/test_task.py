@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 import sslkit_rotnet
 from sslkit import Backbone, Batch, DataInfo, FeatureInfo, ImageSpec, Objective, OptionError, StepOutput
 from sslkit_rotnet import RotNet
-from sslkit_rotnet.transforms import NAMED, rotation
+from sslkit_rotnet.transforms import NAMED, rotation, transform_all
 
 SPEC = ImageSpec(8, 8, "rgb", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
 
@@ -87,9 +87,22 @@ def test_angles_and_transforms_exclude_each_other():
         RotNet(angles=(0, 90), transforms=("identity", "transpose"))
 
 
+@pytest.mark.parametrize("options", [{}, {"angles": (0, 90)}, {"transforms": ("identity", "transpose")}])
+@pytest.mark.parametrize("interpolation", ["in_place", "one_sided"])
+def test_an_exact_set_has_no_interpolation_to_choose(options, interpolation):
+    message = f"interpolation: there is none in this set; found {interpolation!r}; allowed: 'common'; leave it out, or add an angle"
+    with pytest.raises(OptionError, match=re.escape(message)):
+        RotNet(interpolation=interpolation, **options)
+    assert RotNet(interpolation="common", **options) == RotNet(**options)
+
+
 def test_options_are_typed_fields_and_frozen():
     fields = dataclasses.fields(RotNet)
-    assert [(field.name, field.kw_only, field.default) for field in fields] == [("angles", True, None), ("transforms", True, None)]
+    assert [(field.name, field.kw_only, field.default) for field in fields] == [
+        ("angles", True, None),
+        ("transforms", True, None),
+        ("interpolation", True, "common"),
+    ]
     assert hash(RotNet(angles=(0, 90))) == hash(RotNet(angles=(0.0, 90.0)))  # frozen
 
 
@@ -119,6 +132,14 @@ def test_views_are_all_copies_of_all_images_class_after_class():
     assert views["labels"].dtype == torch.int64
     assert views["images"].dtype == torch.uint8
     assert torch.equal(views["images"], torch.cat([torch.rot90(batch.images, k, (-2, -1)) for k in range(4)]))
+
+
+@pytest.mark.parametrize("interpolation", ["common", "in_place", "one_sided"])
+@pytest.mark.parametrize("options", [{"angles": (0, 45)}, {"transforms": ("identity", "translate")}])
+def test_views_are_interpolated_as_the_task_says(options, interpolation):
+    task, batch = RotNet(interpolation=interpolation, **options), batch_of(3)
+    views = objective_of(task).make_views(batch, Generator(), train=True)
+    assert torch.equal(views["images"], transform_all(batch.images, task.classes, interpolation))
 
 
 def test_views_of_other_shapes_are_square():

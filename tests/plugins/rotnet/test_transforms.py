@@ -4,6 +4,8 @@ import random
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import rotate
 
 from sslkit_rotnet.transforms import NAMED, central_square, common_fraction, is_exact, rotation, transform_all
 
@@ -38,16 +40,21 @@ def bilinear(picture: list[list[int]], y: float, x: float) -> float:
     return above * (1 - v) + below * v
 
 
-def naive(image: Tensor, *, degrees: float = 0.0, fraction: float, moved: int = 0) -> Tensor:
-    """One pixel at a time, in complex numbers with the imaginary axis upwards: (S, S) uint8 -> (S, S) float64."""
-    picture, side = image.tolist(), len(image)
+def naive(image: Tensor, *, degrees: float = 0.0, fraction: float, moved: int = 0, margin: int = 0) -> Tensor:
+    """One pixel at a time, in complex numbers with the imaginary axis upwards: (S, S) uint8 -> (S, S) float64.
+
+    With a margin, so many black pixels lie around the image.
+    """
+    side = len(image)
+    picture = torch.nn.functional.pad(image, [margin] * 4).tolist()
     middle = (side - 1) / 2
     back = complex(math.cos(math.radians(-degrees)), math.sin(math.radians(-degrees)))
     result = torch.zeros(side, side, dtype=torch.float64)
     for i in range(side):
         for j in range(side):
             source = complex(j - middle, middle - i) * fraction * back
-            result[i, j] = bilinear(picture, middle - source.imag - moved, middle + source.real - moved)
+            y, x = middle - source.imag - moved, middle + source.real - moved
+            result[i, j] = bilinear(picture, y + margin, x + margin)
     return result
 
 
@@ -118,6 +125,62 @@ def test_scale_and_translate_equal_bilinear_sampling_pixel_by_pixel(side, moved,
     assert_rounded(scale[0], naive(images[0, 0], fraction=fraction / 1.5))
     assert_rounded(translate[0], naive(images[0, 0], fraction=fraction, moved=moved))
     assert_rounded(turned[0], naive(images[0, 0], degrees=90, fraction=fraction))
+
+
+@pytest.mark.parametrize("side", [8, 11])
+def test_in_place_equals_bilinear_sampling_on_a_black_ground_pixel_by_pixel(side):
+    image = random_images(1, 1, side, side)
+    angles = (0, 45, 90, 100, -77.5)
+    views = transform_all(image, [rotation(angle) for angle in angles], "in_place")
+    for angle, found in zip(angles, views, strict=True):
+        assert_rounded(found[0], naive(image[0, 0], degrees=angle, fraction=1, margin=side))
+    identity, scale, translate = transform_all(image, [NAMED[name] for name in ("identity", "scale", "translate")], "in_place")
+    assert torch.equal(identity, image[0])
+    assert_rounded(scale[0], naive(image[0, 0], fraction=1 / 1.5))
+    assert torch.equal(translate[:, 1:, 1:], image[0, :, :-1, :-1])  # an eighth of 8 or of 11 is one whole pixel
+    assert not translate[:, 0].any()
+    assert not translate[:, :, 0].any()
+
+
+def test_in_place_is_what_torchvision_does():
+    images = random_images(2, 3, 32, 32)
+    angles = (0, 45, 135, 200)
+    views = transform_all(images, [rotation(angle) for angle in angles], "in_place").unflatten(0, (len(angles), 2))
+    for angle, found in zip(angles, views, strict=True):
+        expected = rotate(images, angle, interpolation=InterpolationMode.BILINEAR)
+        assert (found.int() - expected.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("side", [8, 11])
+def test_one_sided_equals_bilinear_sampling_from_each_classes_own_window_pixel_by_pixel(side):
+    image = random_images(1, 1, side, side)
+    angles = (0, 45, 90, 100, 10)
+    views = transform_all(image, [rotation(angle) for angle in angles], "one_sided")
+    for angle, found in zip(angles, views, strict=True):
+        own = 1 / (abs(math.cos(math.radians(angle))) + abs(math.sin(math.radians(angle))))
+        assert_rounded(found[0], naive(image[0, 0], degrees=angle, fraction=own))
+    identity, scale, translate = transform_all(image, [NAMED[name] for name in ("identity", "scale", "translate")], "one_sided")
+    assert torch.equal(identity, image[0])
+    assert_rounded(scale[0], naive(image[0, 0], fraction=1 / 1.5))
+    assert_rounded(translate[0], naive(image[0, 0], fraction=1 - 2 / (side - 1), moved=1))
+
+
+@pytest.mark.parametrize("interpolation", ["in_place", "one_sided"])
+def test_the_controls_leave_exact_classes_and_exact_sets_alone(interpolation):
+    images = random_images(2, 3, 32, 32)
+    upright = [rotation(angle) for angle in (0, 90, 180, 270)]
+    exact = transform_all(images, upright)
+    assert torch.equal(transform_all(images, upright, interpolation), exact)
+    assert torch.equal(transform_all(images, [*upright, rotation(45)], interpolation)[: len(exact)], exact)
+    assert not torch.equal(transform_all(images, [*upright, rotation(45)])[: len(exact)], exact)
+
+
+def test_only_in_place_leaves_black_corners():
+    white = torch.full((1, 1, 32, 32), 255, dtype=torch.uint8)
+    assert (transform_all(white, EIGHT, "one_sided") == 255).all()
+    turned = transform_all(white, EIGHT, "in_place")[1::2]
+    assert not turned[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].any()
+    assert (turned[:, :, 12:20, 12:20] == 255).all()
 
 
 def test_the_central_window_is_the_largest_without_an_empty_corner():
