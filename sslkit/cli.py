@@ -62,7 +62,7 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = 
 
         loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device))
         unchecked = check_recipe(loaded)
-        typer.echo(f"{recipe}: fine, {len(loaded.stages)} stages: {', '.join(stage.name for stage in loaded.stages)}")
+        typer.echo(f"{recipe}: fine, {len(loaded.stages)} stages: {', '.join(stage.key for stage in loaded.stages)}")
         if unchecked:
             typer.echo(f"not checked: {unchecked}")
 

@@ -72,7 +72,7 @@ def merge(variants: Sequence[Variant], stages: Sequence[Sequence[Stage]]) -> tup
         stages: of each variant, whose keys are unique in it.
     """
     by_labels = [
-        (variant.labels, {stage.key: _identity(stage, own) for stage in own}) for variant, own in zip(variants, stages, strict=True)
+        (variant.labels, {stage.key: identity(stage, own) for stage in own}) for variant, own in zip(variants, stages, strict=True)
     ]
     merged: dict[str, Stage] = {}
     for variant, own in zip(variants, stages, strict=True):
@@ -82,10 +82,15 @@ def merge(variants: Sequence[Variant], stages: Sequence[Sequence[Stage]]) -> tup
     return tuple(merged.values())
 
 
-def _identity(stage: Stage, own: Sequence[Stage]) -> tuple[Any, ...]:
-    """The stage with everything that its weights depend on, but not where it stands."""
-    before = () if stage.weights == RANDOM else _identity(next(other for other in own if other.key == stage.weights), own)
-    return (stage, *before)
+def identity(stage: Stage, stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Equal for stages that do the same on the same data: the stage and all that its weights depend on, but not where they stand.
+
+    Args:
+        stage: one of ``stages``.
+        stages: of one recipe, or of one variant.
+    """
+    before = () if stage.weights == RANDOM else identity(next(other for other in stages if other.key == stage.weights), stages)
+    return (replace(stage, key=stage.name, weights=RANDOM), *before)
 
 
 def _key(labels: tuple[str, ...], key: str, by_labels: Sequence[tuple[tuple[str, ...], Mapping[str, Any]]]) -> str:

@@ -1,0 +1,94 @@
+"""Runs the stages whose figures are missing, as many as fit, and repeats none that another recipe has run already."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from reproduction.tables import Cell
+from sslkit.artifacts import ARTIFACT, read_json
+from sslkit.errors import RunInterruptedError
+from sslkit.events import Observer
+from sslkit.recipe import Recipe
+from sslkit.recipe_stages import RANDOM, Stage
+from sslkit.run import run_recipe
+from sslkit.sweep import identity
+
+
+def stages_of(recipe: Recipe, metrics: Sequence[str]) -> list[Stage]:
+    """The stages that measure these metrics, in the order of the metrics, each once."""
+    found: dict[str, Stage] = {}
+    for metric in metrics:
+        stage = next(stage for stage in recipe.stages if metric.startswith(f"{stage.key}."))
+        found.setdefault(stage.key, stage)
+    return list(found.values())
+
+
+def with_upstream(recipe: Recipe, stage: Stage) -> list[Stage]:
+    """A stage after those whose weights it needs."""
+    if stage.weights == RANDOM:
+        return [stage]
+    return [*with_upstream(recipe, recipe.stage(stage.weights)), stage]
+
+
+class Reproduction:
+    """The runs of all recipes below one folder.
+
+    Args:
+        recipes: by the name that cells know them by.
+        runs: the folder.
+        observers: told of every event.
+    """
+
+    def __init__(self, recipes: Mapping[str, Recipe], runs: Path, observers: Sequence[Observer] = ()) -> None:
+        self._recipes = recipes
+        self._runs = runs
+        self._observers = observers
+
+    def folder(self, recipe: str) -> Path:
+        """The run's folder of a recipe."""
+        return self._runs / self._recipes[recipe].name
+
+    def run(self, missing: Sequence[Cell], should_stop: Callable[[], bool]) -> Iterator[str]:
+        """Measure missing cells in their order, until told to stop.
+
+        Yields:
+            The name of the recipe, after each of its stages that is finished.
+        """
+        for name, stage in self._needed(missing):
+            recipe = self._recipes[name]
+            chain = with_upstream(recipe, stage)
+            for needed in chain:
+                self._reuse(recipe, needed)
+            try:
+                run_recipe(
+                    dataclasses.replace(recipe, stages=tuple(chain)),
+                    output=self.folder(name),
+                    observers=self._observers,
+                    should_stop=should_stop,
+                )
+            except RunInterruptedError:
+                return
+            yield name
+
+    def _needed(self, missing: Sequence[Cell]) -> Iterator[tuple[str, Stage]]:
+        for name in dict.fromkeys(cell.recipe for cell in missing):
+            for stage in stages_of(self._recipes[name], [cell.metric for cell in missing if cell.recipe == name]):
+                yield name, stage
+
+    def _reuse(self, recipe: Recipe, stage: Stage) -> None:
+        """Take over the folder of an equal stage that another recipe has finished: its fingerprint is the same too."""
+        target = self._runs / recipe.name / stage.key
+        if (target / ARTIFACT).exists():
+            return
+        wanted = identity(stage, recipe.stages)
+        for other in self._recipes.values():
+            for candidate in other.stages:
+                source = self._runs / other.name / candidate.key
+                if other.data == recipe.data and identity(candidate, other.stages) == wanted and _is_finished(source):
+                    shutil.copytree(source, target, dirs_exist_ok=True)
+                    return
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / ARTIFACT).exists() and read_json(folder / ARTIFACT).get("status") == "finished"
