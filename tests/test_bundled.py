@@ -67,7 +67,7 @@ def test_each_says_what_it_is_and_how_to_run_it(bundled):
 def test_each_loads_under_the_name_of_its_file(bundled):
     recipe = load_recipe(bundled.path)
     assert recipe.name == bundled.name
-    assert [stage.name for stage in recipe.stages] == list(tomllib.loads(text_of(bundled))["stages"])
+    assert list(dict.fromkeys(stage.name for stage in recipe.stages)) == list(tomllib.loads(text_of(bundled))["stages"])
 
 
 @every_recipe

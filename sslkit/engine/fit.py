@@ -57,7 +57,7 @@ def fit(
     context: RunContext,
     *,
     evaluate_every: int | None = None,
-    snapshots: Snapshots = Snapshots(),  # noqa: B008 - a frozen value
+    snapshots: Snapshots | None = None,
 ) -> FitResult:
     """Train ``objective``; resume from the context's folder if it holds a checkpoint of this fit.
 
@@ -77,6 +77,7 @@ def fit(
     """
     path = _checkpoint_path(context)
     every = evaluate_every or max(1, training.epochs // 10)
+    snapshots = snapshots or Snapshots()
     objective.to(context.device)
     if context.channels_last:
         _to_channels_last(objective)
