@@ -11,13 +11,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from sslkit.artifacts import ARTIFACT, BackboneRecord, load_weights, weights_path, write_json
+from sslkit.artifacts import ARTIFACT, BackboneRecord, write_json
 from sslkit.data.opened import OpenedDataset
-from sslkit.engine.randomness import derive_seed, global_seed
 from sslkit.errors import ArtifactError, RunInterruptedError
 from sslkit.events import Event, Observer
-from sslkit.interfaces import Backbone
-from sslkit.preflight import backbone_image, check
+from sslkit.networks import begun_with
+from sslkit.preflight import check
 from sslkit.recipe import Recipe
 from sslkit.recipe_stages import RANDOM, PretrainStage, Stage
 from sslkit.report.page import write_page
@@ -93,7 +92,7 @@ def _run_stage(
     observers: Iterable[Observer],
     stop: Callable[[], bool],
 ) -> StageResult:
-    backbone = _build_backbone(recipe, stage, data, folder)
+    backbone = begun_with(recipe, stage, data, folder)
     surroundings: dict[str, Any] = {
         "name": stage.name,
         "output": folder / stage.key,
@@ -137,17 +136,6 @@ def _weights_mark(stage: Stage, fingerprints: Mapping[str, str]) -> str:
         return RANDOM
     mark = fingerprints[stage.weights]
     return mark if stage.snapshot is None else f"{mark}@{stage.snapshot}"
-
-
-def _build_backbone(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path) -> Backbone:
-    """Random weights depend on the run's seed alone, so that every untrained stage starts from the same network."""
-    image = backbone_image(recipe, stage, data.image())
-    if stage.weights == RANDOM:
-        with global_seed(derive_seed(stage.seed, "backbone")):
-            return stage.backbone.build(image)
-    backbone = stage.backbone.without_downloads().build(image)
-    load_weights(backbone, weights_path(folder / stage.weights, stage.snapshot))
-    return backbone
 
 
 def _open_folder(folder: Path, recipe: Recipe, fresh: bool) -> None:
