@@ -134,7 +134,8 @@ def _check_metric(key: Any, path: str, stages: Sequence[str]) -> None:
     """A stage's key may hold dots (``gamma=0.2/probe``), so it is not found by splitting."""
     if isinstance(key, str) and any(key.startswith(f"{stage}.") for stage in stages):
         return
-    given = key.rpartition("/")[0] + "/" * ("/" in key) + key.rpartition("/")[2].partition(".")[0] if isinstance(key, str) else ""
+    folder, slash, rest = key.rpartition("/") if isinstance(key, str) else ("", "", "")
+    given = folder + slash + rest.partition(".")[0]
     raise RecipeError(
         f"{path}: not a metric of a stage",
         found=key,

@@ -15,9 +15,10 @@ from sslkit.engine.meters import Meters
 from sslkit.engine.predictions import Predictions
 from sslkit.engine.randomness import derive_seed, global_seed, make_generator
 from sslkit.engine.state import TrainState
+from sslkit.engine.step_log import StepLog, check_finite, note_step
 from sslkit.engine.training import Training
-from sslkit.errors import RunFailedError, RunInterruptedError
-from sslkit.events import CheckpointSaved, FitStart, HeldoutEnd, StepEnd
+from sslkit.errors import RunInterruptedError
+from sslkit.events import CheckpointSaved, HeldoutEnd
 from sslkit.interfaces import Backbone, Mean, Objective, Prediction, RunContext, StepOutput
 
 Forward = Callable[[dict[str, Tensor], str, Mapping[str, Tensor]], StepOutput]
@@ -86,7 +87,7 @@ def fit(
         if path is not None and path.exists():
             state.restore(*load_tensors(path))
         forward = _compiled(objective) if context.compile else objective
-        log = _Log(state, context)
+        log = StepLog(state, context)
         last_checkpoint = time.monotonic()
         checked = False
 
@@ -124,7 +125,7 @@ def fit(
             state.end_epoch()
 
         log.begin(training.epochs)  # a fit that was finished before is announced too: its last measurement comes again
-        _check_finite(state, path)
+        check_finite(state, path)
         if path is not None:
             _save(state, path, context)
         measured = measure(forward, heldout, state, context)
@@ -142,7 +143,7 @@ def _step(phase: str, forward: Forward, views: dict[str, Tensor], state: TrainSt
     state.optimizers[phase].step()
     with torch.no_grad():
         objective.on_after_step(phase, state)
-    _note(state, phase, output)
+    note_step(state, phase, output)
 
 
 class Measured(NamedTuple):
@@ -189,7 +190,7 @@ def _pause(
     heldout: BatchSource | None,
     state: TrainState,
     context: RunContext,
-    log: "_Log",
+    log: StepLog,
 ) -> None:
     """Between two epochs: keep the network and measure it, if it is time. What is measured after the last epoch is the fit's result."""
     kept = epoch in snapshots.epochs
@@ -200,81 +201,8 @@ def _pause(
         log.restart_clock()
 
 
-class _Log:
-    """Tells observers of steps, reads metrics every ``log_every`` of them, and watches the loss."""
-
-    def __init__(self, state: TrainState, context: RunContext) -> None:
-        self._state = state
-        self._context = context
-        self._begun = False
-        self._images = 0
-        self._since = time.perf_counter()
-
-    def begin(self, num_epochs: int) -> None:
-        """Once the first epoch's length is known: announce the fit."""
-        if self._begun:
-            return
-        self._begun = True
-        state, context = self._state, self._context
-        remaining = (num_epochs - state.epoch) * state.num_batches - state.batch
-        context.emit(
-            FitStart(stage=context.stage, part=context.part, step=state.step, num_steps=state.step + remaining, num_epochs=num_epochs)
-        )
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        """Leave what was no training out of the throughput."""
-        self._images = 0
-        self._since = time.perf_counter()
-
-    def step(self, num_images: int, *, last_checkpoint: Path | None) -> None:
-        """After an optimiser step."""
-        state, context = self._state, self._context
-        self._images += num_images
-        metrics: dict[str, float] = {}
-        if state.step % context.log_every == 0 or state.progress >= 1.0:  # a short fit must leave a line too
-            _check_finite(state, last_checkpoint)
-            metrics = {**state.meters.read(), "lr": _learning_rate(state), "images_per_second": self._throughput()}
-            state.meters.clear()
-            self.restart_clock()
-        context.emit(
-            StepEnd(
-                stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, num_images=num_images, metrics=metrics
-            )
-        )
-
-    def _throughput(self) -> float:
-        return self._images / max(time.perf_counter() - self._since, 1e-9)
-
-
-def _note(state: TrainState, phase: str, output: StepOutput) -> None:
-    """Add a step's loss and metrics to the meters, without reading them."""
-    loss = output.loss.detach()
-    bad = (state.first_bad_step < 0) & ~loss.isfinite()
-    state.first_bad_step = torch.where(bad, state.step + 1, state.first_bad_step)  # counted as events count steps
-    prefix = f"{phase}_" if len(state.optimizers) > 1 else ""
-    metrics = {"loss": Mean(loss, torch.ones_like(loss)), **output.metrics}
-    state.meters.add({f"{prefix}{name}": mean for name, mean in metrics.items()})
-
-
-def _check_finite(state: TrainState, path: Path | None) -> None:
-    """Stop a diverged run before its numbers reach a checkpoint."""
-    step = int(state.first_bad_step)
-    if step < 0:
-        return
-    checkpoint = f"the last checkpoint is {path}" if path is not None and path.exists() else "there is no checkpoint yet"
-    raise RunFailedError(
-        f"the loss was not finite at step {step}; learning rate about {_learning_rate(state):.4g}; {checkpoint}",
-        fix="lower the learning rate or add warmup_epochs",
-    )
-
-
-def _learning_rate(state: TrainState) -> float:
-    return next(iter(state.optimizers.values())).param_groups[0]["lr"]
-
-
 def _save(state: TrainState, path: Path, context: RunContext) -> None:
-    _check_finite(state, path)
+    check_finite(state, path)
     save_tensors(path, *state.capture())
     context.emit(CheckpointSaved(stage=context.stage, part=context.part, step=state.step, path=path))
 
