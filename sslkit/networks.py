@@ -1,0 +1,57 @@
+"""The networks of a recipe: as a stage begins with them, and as it left them."""
+
+from pathlib import Path
+
+from sslkit.artifacts import load_weights, weights_path
+from sslkit.data.opened import OpenedDataset
+from sslkit.engine.randomness import derive_seed, global_seed
+from sslkit.interfaces import Backbone, ImageSpec
+from sslkit.options import BackboneOptions
+from sslkit.preflight import backbone_image
+from sslkit.recipe import Recipe
+from sslkit.recipe_stages import RANDOM, Stage
+
+
+def untrained(options: BackboneOptions, image: ImageSpec, seed: int) -> Backbone:
+    """Random weights depend on the run's seed alone, so that every untrained stage starts from the same network."""
+    with global_seed(derive_seed(seed, "backbone")):
+        return options.build(image)
+
+
+def begun_with(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path) -> Backbone:
+    """The network that a stage begins with.
+
+    Args:
+        recipe: the stage's.
+        stage: that is to be run.
+        data: its data set.
+        folder: the run's folder, where earlier stages left theirs.
+
+    Raises:
+        ArtifactError: the weights are missing or do not fit.
+    """
+    image = backbone_image(recipe, stage, data.image())
+    if stage.weights == RANDOM:
+        return untrained(stage.backbone, image, stage.seed)
+    return _read(stage.backbone, image, weights_path(folder / stage.weights, stage.snapshot))
+
+
+def left_by(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path) -> Backbone:
+    """The network that a finished stage left.
+
+    Args:
+        recipe: the stage's.
+        stage: that has pretrained or fine-tuned.
+        data: its data set.
+        folder: the run's folder.
+
+    Raises:
+        ArtifactError: the weights are missing or do not fit.
+    """
+    return _read(stage.backbone, backbone_image(recipe, stage, data.image()), weights_path(folder / stage.key, None))
+
+
+def _read(options: BackboneOptions, image: ImageSpec, path: Path) -> Backbone:
+    backbone = options.without_downloads().build(image)
+    load_weights(backbone, path)
+    return backbone
