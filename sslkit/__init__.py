@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors; a test holds the two together
     from sslkit.artifacts import load_backbone
+    from sslkit.audit.audit import audit_task
+    from sslkit.audit.options import AuditOptions
+    from sslkit.audit.recipe_audit import audit_recipe
     from sslkit.backbones.from_timm import TimmBackbone
     from sslkit.backbones.nin import NIN
     from sslkit.data.arrays import Arrays
@@ -87,6 +90,7 @@ __all__ = [
     "AdamW",
     "Arrays",
     "ArtifactError",
+    "AuditOptions",
     "Augment",
     "Backbone",
     "BackboneError",
@@ -144,6 +148,8 @@ __all__ = [
     "TrainContext",
     "Training",
     "__version__",
+    "audit_recipe",
+    "audit_task",
     "evaluate",
     "extract_features",
     "fit",
@@ -157,6 +163,9 @@ __all__ = [
 
 _HOMES = {
     "sslkit.artifacts": ("load_backbone",),
+    "sslkit.audit.audit": ("audit_task",),
+    "sslkit.audit.options": ("AuditOptions",),
+    "sslkit.audit.recipe_audit": ("audit_recipe",),
     "sslkit.backbones.from_timm": ("TimmBackbone",),
     "sslkit.backbones.nin": ("NIN",),
     "sslkit.data.arrays": ("Arrays",),

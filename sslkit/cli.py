@@ -67,6 +67,44 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = 
             typer.echo(f"not checked: {unchecked}")
 
 
+@app.command()
+def audit(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    stage: Annotated[list[str] | None, typer.Option(help="A pretraining stage; may be repeated. By default all.")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="What the images are made of; may be repeated. By default all.")] = None,
+    num_images: Annotated[int | None, typer.Option(help="To train on, of each source; half as many are held out.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over them.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all randomness.")] = None,
+    device: Device = None,
+    output: Annotated[Path | None, typer.Option(help="Write everything, every pair of classes too, to this JSON file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Try to solve a recipe's pretext tasks on images without content: what works there is a shortcut."""
+    with _errors():
+        from sslkit.audit.options import AuditOptions
+        from sslkit.audit.recipe_audit import audit_recipe
+        from sslkit.bundled import find_recipe
+        from sslkit.console import ProgressDisplay, make_console, print_audit
+        from sslkit.recipe import load_recipe
+
+        given = {"sources": tuple(source or ()), "num_images": num_images, "epochs": epochs, "seed": seed}
+        options = AuditOptions(**{name: value for name, value in given.items() if value not in (None, ())})
+        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device))
+        display = ProgressDisplay(make_console(stderr=True))
+        try:
+            report = audit_recipe(loaded, stages=stage or (), options=options, observers=() if quiet else (display,))
+        finally:
+            display.close()
+        if as_json:
+            typer.echo(json.dumps(report.as_json(), indent=2))
+        else:
+            print_audit(make_console(), report)
+        if output is not None:
+            report.write(output)
+
+
 @recipes_app.callback()
 def recipes(context: typer.Context) -> None:
     """List the bundled recipes, a line each."""

@@ -14,6 +14,8 @@ from sslkit.events import Event, FitStart, HeldoutEnd, Notice, Observer, StageEn
 from sslkit.report.results import Results
 
 if TYPE_CHECKING:  # at run time it would bring torch along, which listing recipes does not need
+    from sslkit.audit.chance import Estimate
+    from sslkit.audit.recipe_audit import AuditReport
     from sslkit.plugins import PluginInfo
 
 _PLAIN_SECONDS = 10.0
@@ -149,6 +151,27 @@ def print_results(console: Console, results: Results) -> None:
         console.print(f"[yellow]note:[/yellow] the paper's figure {escape(key)} has none of ours beside it", soft_wrap=True)
 
 
+def print_audit(console: Console, report: "AuditReport") -> None:
+    """How far each task gets on images without content, and the two classes that are told apart best."""
+    table = Table(title=f"{report.recipe}: pretext accuracy on images without content", title_justify="left")
+    table.add_column("stage", overflow="fold")
+    table.add_column("images", no_wrap=True)
+    table.add_column("chance", justify="right", no_wrap=True)
+    table.add_column("accuracy", justify="right", no_wrap=True)
+    table.add_column("worst pair", overflow="fold")
+    table.add_column("accuracy", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for stage, findings in report.findings.items():
+        table.add_section()
+        for i, finding in enumerate(findings):
+            pair = escape(" / ".join(finding.names(finding.worst)))
+            figures = (f"{finding.accuracy.chance:.1f}", _estimate(finding.accuracy), pair, _estimate(finding.worst.accuracy))
+            verdict = f"[red]{finding.verdict}[/red]" if finding.leaks else finding.verdict
+            table.add_row("" if i else escape(stage), finding.source, *figures, verdict)
+    console.print(table)
+    console.print("in percent, with 95 % intervals; a pair's chance is 50, and its interval allows for the number of pairs", soft_wrap=True)
+
+
 def print_plugins(console: Console, plugins: Iterable["PluginInfo"]) -> None:
     """Which plugins there are, what they offer, and why broken ones are broken."""
     table = Table(title="plugins", title_justify="left")
@@ -185,6 +208,10 @@ def _figures(metrics: Mapping[str, float]) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
+
+
+def _estimate(estimate: "Estimate") -> str:
+    return f"{estimate.value:.1f} ({estimate.low:.1f} to {estimate.high:.1f})"
 
 
 def _signed(value: float | None) -> str:

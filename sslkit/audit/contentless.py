@@ -1,0 +1,173 @@
+"""Images that show nothing. What a network can tell of a transform on them, it tells from the transform's traces.
+
+Shapes: N images, C channels, H rows, W columns.
+"""
+
+import io
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+
+from sslkit.audit.spectrum import Spectrum, frequencies
+
+_CHUNK = 256
+"""Images that are made at a time."""
+
+
+class Shape(NamedTuple):
+    """How many images to make, and how large."""
+
+    num_images: int
+    height: int
+    width: int
+
+
+def isotropic_noise(spectrum: Spectrum, shape: Shape, generator: Generator) -> Tensor:
+    """Gaussian noise that is the same in all directions.
+
+    Keeps the radially averaged power spectrum of the data, its mean colour and how its channels go together, but for one common factor on
+    the contrast, so that three standard deviations fit into the 256 values. Destroys everything else: every shape, every direction,
+    all that is not Gaussian. Its distribution is exactly the same after a quarter turn or a flip, and up to rounding to 8 bits
+    that of a continuous picture which a turn by any angle leaves the same.
+
+    Args:
+        spectrum: of the data.
+        shape: of the result.
+        generator: on the CPU.
+
+    Returns:
+        (N, C, H, W) uint8.
+    """
+    # A transform's noise is periodic. Cut out of a period of twice the size, an image does not continue at its opposite edge.
+    period = 2 * max(shape.height, shape.width)
+    roots = spectrum.roots(frequencies(period, period, half=True))
+    contrast = _contrast(spectrum.mean, roots)
+    chunks = torch.arange(shape.num_images).split(_CHUNK)
+    return torch.cat([_colored(len(chunk), roots * contrast, spectrum.mean, shape, period, generator) for chunk in chunks])
+
+
+def jpeg_noise(spectrum: Spectrum, shape: Shape, generator: Generator) -> Tensor:
+    """Isotropic noise after a JPEG round trip, at quality 75 and with chroma 4:2:0: what many data sets went through.
+
+    Keeps what :func:`isotropic_noise` keeps, and adds the traces of JPEG alone: blocks of 8 pixels, and a quantisation that treats
+    horizontal and vertical waves differently.
+
+    Args:
+        spectrum: of the data.
+        shape: of the result.
+        generator: on the CPU.
+
+    Returns:
+        (N, C, H, W) uint8.
+    """
+    return torch.stack([_through_jpeg(image) for image in isotropic_noise(spectrum, shape, generator)])
+
+
+def phase_scrambled(images: Tensor, generator: Generator) -> Tensor:
+    """Copies of images with random phases, the same offset in every channel.
+
+    Keeps each image's amplitude spectrum, and so how strong each direction is in it (horizons, trunks), its mean, and how its channels go
+    together, up to the clipping to 256 values. Destroys where anything is, every shape and edge, and what is up or down: turned
+    by 180 degrees, or mirrored in both axes, an amplitude spectrum is the same.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        generator: on the CPU.
+
+    Returns:
+        (N, C, H, W) uint8.
+    """
+    return torch.cat([_scrambled(chunk, generator) for chunk in images.split(_CHUNK)])
+
+
+def shuffled_patches(images: Tensor, generator: Generator) -> Tensor:
+    """Copies of images, cut into square patches that change places within their image.
+
+    Keeps everything inside of a patch: texture, colour, edges and the light on them, which may well tell up from down. Destroys what is
+    larger than a patch. The patches are the largest of at most 8 pixels, and a quarter of the side, that cover the image exactly.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        generator: on the CPU.
+
+    Returns:
+        (N, C, H, W) uint8.
+    """
+    num_images, num_chs, height, width = images.shape
+    side = patch_side(height, width)
+    patches = images.unfold(2, side, side).unfold(3, side, side)  # (N, C, rows, columns, side, side)
+    rows, columns = patches.shape[2:4]
+    order = torch.rand(num_images, rows * columns, generator=generator).argsort(dim=1)
+    index = order[:, None, :, None, None].expand(-1, num_chs, -1, side, side)
+    shuffled = patches.flatten(2, 3).gather(2, index).unflatten(2, (rows, columns))
+    return shuffled.transpose(3, 4).reshape(images.shape)
+
+
+NOISE: dict[str, Callable[[Spectrum, Shape, Generator], Tensor]] = {"isotropic_noise": isotropic_noise, "jpeg_noise": jpeg_noise}
+"""Sources that know the data by its statistics alone."""
+
+COPIES: dict[str, Callable[[Tensor, Generator], Tensor]] = {"phase_scrambled": phase_scrambled, "shuffled_patches": shuffled_patches}
+"""Sources that are made of images of the data, one of each."""
+
+SOURCES = ("isotropic_noise", "jpeg_noise", "phase_scrambled", "shuffled_patches")
+"""All of them by name: the less they keep, the earlier."""
+
+
+def patch_side(height: int, width: int) -> int:
+    """The side of the patches that :func:`shuffled_patches` cuts.
+
+    It divides what stays of an image's longer side on the left of its central square, too: a grid that lies there off centre would itself
+    tell which way round the image is.
+    """
+    common = math.gcd(height, width, abs(height - width) // 2)
+    limit = min(8, max(1, min(height, width) // 4))
+    return max(side for side in range(1, limit + 1) if common % side == 0)
+
+
+def _contrast(mean: Tensor, roots: Tensor) -> float:
+    """The factor, at most 1, that keeps three standard deviations within [0, 1] in every channel.
+
+    Args:
+        mean: (C,).
+        roots: (period, period // 2 + 1, C, C).
+    """
+    # Every column of a real transform stands for two of the whole one, but for the first and the last.
+    columns = torch.full((roots.shape[1],), 2.0, dtype=roots.dtype)
+    columns[[0, -1]] = 1.0
+    variance = torch.einsum("hwcd,hwcd,w->c", roots, roots, columns) / roots.shape[0] ** 2
+    room = torch.minimum(mean, 1 - mean)
+    return min(1.0, float((room / (3 * variance.sqrt()).clamp_min(1e-12)).min()))
+
+
+def _colored(num_images: int, roots: Tensor, mean: Tensor, shape: Shape, period: int, generator: Generator) -> Tensor:
+    """White noise, filtered, around the mean: (num_images, C, H, W) uint8."""
+    white = torch.randn(num_images, len(mean), period, period, generator=generator)
+    waves = torch.fft.rfft2(white, norm="ortho")
+    filtered = torch.einsum("hwcd,ndhw->nchw", roots.to(waves.dtype), waves)
+    noise = torch.fft.irfft2(filtered, s=(period, period), norm="ortho")[..., : shape.height, : shape.width]
+    return _to_uint8(noise + mean.float()[:, None, None])
+
+
+def _scrambled(images: Tensor, generator: Generator) -> Tensor:
+    height, width = images.shape[-2:]
+    # The phases of real noise are uniform, and opposite at opposite frequencies as they must be.
+    offsets = torch.fft.rfft2(torch.randn(len(images), 1, height, width, generator=generator)).sgn()
+    offsets[..., 0, 0] = 1  # the mean stays
+    return _to_uint8(torch.fft.irfft2(torch.fft.rfft2(images.float() / 255) * offsets, s=(height, width)))
+
+
+def _to_uint8(images: Tensor) -> Tensor:
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _through_jpeg(image: Tensor) -> Tensor:
+    """(C, H, W) uint8 -> the same through an encoder and a decoder."""
+    file = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()).save(file, "JPEG", quality=75, subsampling="4:2:0")
+    with Image.open(file, formats=("JPEG",)) as decoded:
+        return torch.from_numpy(np.array(decoded)).reshape(*image.shape[1:], -1).permute(2, 0, 1)

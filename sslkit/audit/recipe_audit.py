@@ -1,0 +1,145 @@
+"""The audit of a recipe: each of its pretraining stages' tasks, once."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sslkit.artifacts import write_json
+from sslkit.audit.audit import audit_task, small_backbone
+from sslkit.audit.finding import Finding
+from sslkit.audit.options import AuditOptions
+from sslkit.data.opened import OpenedDataset
+from sslkit.engine.device import describe_device
+from sslkit.errors import ArtifactError, OptionError, RecipeError, did_you_mean
+from sslkit.events import Observer
+from sslkit.options import BackboneOptions
+from sslkit.plugins import load_catalog
+from sslkit.preflight import check_backbone, check_device
+from sslkit.recipe import Recipe
+from sslkit.recipe_stages import PretrainStage
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditReport:
+    """All findings, and what belongs beside them.
+
+    Attributes:
+        recipe: its name.
+        options: how thorough the audit was.
+        device: what it was computed on.
+        findings: by the stage's key.
+    """
+
+    recipe: str
+    options: AuditOptions
+    device: str
+    findings: Mapping[str, tuple[Finding, ...]]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; accuracies in percent."""
+        return {
+            "recipe": self.recipe,
+            "options": asdict(self.options),
+            "device": self.device,
+            "versions": {"sslkit": version("sslkit"), "torch": torch.__version__},
+            "stages": {key: [finding.as_json() for finding in findings] for key, findings in self.findings.items()},
+        }
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON.
+
+        Raises:
+            ArtifactError: the file cannot be written.
+        """
+        try:
+            write_json(path, self.as_json())
+        except OSError as error:
+            raise ArtifactError(
+                f"{path}: cannot be written ({error.strerror or error})", fix="choose another file with --output"
+            ) from error
+
+
+def audit_recipe(
+    recipe: Recipe,
+    *,
+    stages: Sequence[str] = (),
+    options: AuditOptions | None = None,
+    observers: Iterable[Observer] = (),
+) -> AuditReport:
+    """Audit the pretext tasks of a recipe with their stages' augmentation and optimiser.
+
+    The network is a small one, but for tasks that require capabilities it lacks: those get the one that their stage trains. Of stages
+    that differ in nothing which an audit looks at, only the first is audited.
+
+    Args:
+        recipe: a loaded recipe.
+        stages: keys of pretraining stages; by default all of them.
+        options: how thorough to be.
+        observers: told of every event.
+
+    Raises:
+        RecipeError: there is no such stage, it predicts no classes, or it does not fit the data or the machine.
+        DataError: the data is missing, or has too few images.
+    """
+    options = options or AuditOptions()
+    chosen = _chosen(recipe, stages)
+    data = OpenedDataset(recipe.data)
+    for stage in chosen:
+        check_device(recipe, stage)
+        check_backbone(recipe, stage, data)
+    watching = tuple(observers)
+    findings = {stage.key: _audit_stage(stage, data, options, watching) for stage in chosen}
+    return AuditReport(recipe=recipe.name, options=options, device=describe_device(chosen[0].runtime.resolve_device()), findings=findings)
+
+
+def _audit_stage(stage: PretrainStage, data: OpenedDataset, options: AuditOptions, observers: tuple[Observer, ...]) -> tuple[Finding, ...]:
+    build = _backbone(stage, data).without_downloads().build
+    try:
+        return audit_task(
+            stage.task,
+            data,
+            options=options,
+            backbone=build,
+            training=stage.training,
+            runtime=stage.runtime,
+            observers=observers,
+            name=stage.key,
+        )
+    except OptionError as error:
+        raise RecipeError(f"stages.{stage.key}.{error}") from error
+
+
+def _backbone(stage: PretrainStage, data: OpenedDataset) -> BackboneOptions:
+    small = small_backbone(load_catalog())
+    with torch.device("meta"):
+        capabilities = small.build(stage.task.image_spec(data.image())).capabilities
+    return small if stage.task.requires <= capabilities else stage.backbone
+
+
+def _chosen(recipe: Recipe, keys: Sequence[str]) -> list[PretrainStage]:
+    """The stages to audit: those asked for, or all that pretrain, without repeating what would come out the same."""
+    known = {stage.key: stage for stage in recipe.stages if isinstance(stage, PretrainStage)}
+    if not known:
+        raise RecipeError(
+            "stages: none of them pretrains, so there is no pretext task to audit", found=[stage.key for stage in recipe.stages]
+        )
+    for key in keys:
+        if key not in known:
+            raise RecipeError(f"{key}: no such pretraining stage", allowed=known, fix=did_you_mean(key, known))
+    if keys:
+        return [known[key] for key in keys]
+    distinct: list[PretrainStage] = []
+    for stage in known.values():
+        if not any(_same(stage, other) for other in distinct):
+            distinct.append(stage)
+    return distinct
+
+
+def _same(one: PretrainStage, other: PretrainStage) -> bool:
+    """Whether an audit sees no difference."""
+    first, second = one.training, other.training
+    return (one.task, first.augment, first.optimizer) == (other.task, second.augment, second.optimizer)
