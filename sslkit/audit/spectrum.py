@@ -18,7 +18,7 @@ class Spectrum(NamedTuple):
     Attributes:
         mean: (C,) float64, of each channel.
         power: (R, C, C) float64, the averaged cross-spectrum of the channels at ``0, 1, ..., R - 1`` cycles in ``side`` pixels. The
-            last is just below or at the Nyquist frequency of the shorter side. Averaged over all frequencies, this is the channels'
+            last is just below or at the Nyquist frequency of the shorter side. Its mean over all frequencies is about the channels'
             covariance.
         side: of the images, the shorter one, in pixels.
     """
@@ -55,14 +55,22 @@ def measure_spectrum(images: Tensor) -> Spectrum:
     height, width = images.shape[-2:]
     side = min(height, width)
     mean = images.double().mean(dim=(0, 2, 3)) / 255
+    window = _window(height, width)
     power = torch.zeros(height, width, images.shape[1], images.shape[1], dtype=torch.float64)
     for chunk in images.split(_CHUNK):
-        waves = torch.fft.fft2(chunk.double() / 255 - mean[:, None, None], norm="ortho")
+        waves = torch.fft.fft2((chunk.double() / 255 - mean[:, None, None]) * window, norm="ortho")
         power += torch.einsum("nchw,ndhw->hwcd", waves, waves.conj()).real  # the imaginary part is odd: its radial mean is 0
     rings = (frequencies(height, width) * side).round().long()
     # The corners beyond the last ring have no counterpart on the axes: power there could not be the same in all directions.
     radial = [power[rings == radius].mean(dim=0) / len(images) for radius in range(side // 2 + 1)]
     return Spectrum(mean, torch.stack(radial), side)
+
+
+def _window(height: int, width: int) -> Tensor:
+    """(H, W) float64, Hann's, with a mean square of 1. Without it, the step between opposite edges would count as fine detail."""
+    down, across = (torch.hann_window(side + 2, periodic=False, dtype=torch.float64)[1:-1] for side in (height, width))
+    window = down[:, None] * across[None, :]
+    return window / window.square().mean().sqrt()
 
 
 def frequencies(height: int, width: int, *, half: bool = False) -> Tensor:
