@@ -105,6 +105,25 @@ def audit(
             report.write(output)
 
 
+@app.command()
+def show(
+    what: Annotated[str, typer.Argument(metavar="TASK_OR_RECIPE", help="A pretext task, package.module:Class, or a recipe.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE ...", help="Options of the task, or overrides of the recipe.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The PNG file; by default <name>-views.png.")] = None,
+    num_images: Annotated[int, typer.Option(help="How many images to show.")] = 6,
+    data: Annotated[
+        str | None, typer.Option(help="For a task: a folder of images, or the name of a data set; by default the bundled digits.")
+    ] = None,
+) -> None:
+    """Draw the views that a task makes of a few images: what the network is fed."""
+    with _errors():
+        from sslkit.preview import write_preview
+
+        typer.echo(write_preview(what, settings or (), data=data, num_images=num_images, output=output))
+
+
 @recipes_app.callback()
 def recipes(context: typer.Context) -> None:
     """List the bundled recipes, a line each."""

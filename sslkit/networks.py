@@ -52,6 +52,7 @@ def left_by(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path) -> 
 
 
 def _read(options: BackboneOptions, image: ImageSpec, path: Path) -> Backbone:
-    backbone = options.without_downloads().build(image)
+    with global_seed(0):  # what is drawn is read over, and must not move what others draw
+        backbone = options.without_downloads().build(image)
     load_weights(backbone, path)
     return backbone

@@ -38,11 +38,12 @@ MAY_IMPORT = {
     "networks": "artifacts data engine interfaces options preflight recipe recipe_stages",
     "report": "artifacts data engine errors interfaces metrics_log networks plugins preflight recipe recipe_stages",
     "audit": "artifacts data engine errors events interfaces options plugins preflight recipe recipe_stages stages",
+    "preview": "bundled data errors interfaces options plugins preflight recipe recipe_table report",
     "run_record": "artifacts engine events recipe",
     "run": "artifacts data engine errors events interfaces networks preflight recipe recipe_stages report run_record stage_run stages",
     "console": "audit bundled events plugins report",
     "testing": "data engine errors interfaces",
-    "cli": "audit bundled console errors events plugins preflight recipe report run",
+    "cli": "audit bundled console errors events plugins preflight preview recipe report run",
     "__main__": "cli",
     "builtin": "backbones data engine evaluators hookspecs interfaces",
 }
@@ -51,8 +52,10 @@ MAY_IMPORT = {
 ONLY_IN = {"typer": {"cli"}, "rich": {"cli", "console"}, "pluggy": {"hookspecs", "plugins"}, "timm": {"backbones.from_timm"}}
 
 METHODS = {"rotnet", "jigsaw", "colorization", "exemplar", "gan", "simclr", "byol", "dino", "mae", "deepcluster"}
-METHOD_BLIND = re.compile(r"sslkit/(audit/.*|engine/.*|evaluators/.*|stages|stage_run|preflight|run)\.py")
-"""The trainer, the stages, the run, the audit and the evaluators: they work for a method that nobody has thought of yet."""
+METHOD_BLIND = re.compile(
+    r"sslkit/(audit/.*|engine/.*|evaluators/.*|report/(pictures|recipe_views|views)|networks|preview|stages|stage_run|preflight|run)\.py"
+)
+"""The trainer, the stages, the run, the evaluators, the audit and what draws views: they work for a method that nobody has thought of yet."""
 
 PLAIN_VALUES = {"Tensor", "tuple", "OptimizerFactory", "OpenedDataset", "PretrainStage", "EvaluateStage"}
 """What method-blind code may ask ``isinstance`` for: these are no tasks, objectives, backbones or evaluators."""

@@ -64,7 +64,9 @@ def test_a_stage_begins_with_what_an_earlier_one_left(tmp_path: Path):
     final, snapshot = seeded(RECIPE, 5), seeded(RECIPE, 6)
     save_module(weights_path(tmp_path / "pretrain", None), final)
     save_module(weights_path(tmp_path / "pretrain", 1), snapshot)
+    state = torch.get_rng_state()
     assert state_hash(left_by(RECIPE, RECIPE.stage("pretrain"), DATA, tmp_path)) == state_hash(final)
+    assert torch.equal(torch.get_rng_state(), state)
     assert state_hash(begun_with(RECIPE, RECIPE.stage("probe"), DATA, tmp_path)) == state_hash(final)
     assert state_hash(begun_with(RECIPE, RECIPE.stage("early_probe"), DATA, tmp_path)) == state_hash(snapshot)
 

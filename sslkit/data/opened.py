@@ -58,8 +58,9 @@ class _ResidentSet(ImageSet):
         return len(self._images)
 
     def read(self, indices: Sequence[int]) -> Tensor:
-        """See :class:`ImageSet`."""
-        return self._images.read(indices)
+        """See :class:`ImageSet`; never decodes what is in memory, nor everything for the sake of a few."""
+        decoded: Tensor | None = self.__dict__.get("pixels")
+        return self._images.read(indices) if decoded is None else decoded[list(indices)]
 
     @cached_property
     def pixels(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride] - read only, and computed late

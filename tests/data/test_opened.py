@@ -86,6 +86,17 @@ def test_small_images_are_decoded_once_in_order(monkeypatch: pytest.MonkeyPatch)
     assert sorted(data.read) == list(range(11))
 
 
+def test_what_is_in_memory_is_not_decoded_again():
+    data = Counting()
+    images = opened(data)
+    assert torch.equal(images.read([3, 1]), tiny_images(11).read([3, 1]))
+    assert data.read == [3, 1], "a few images are read without the others"
+    assert images.pixels is not None
+    data.read.clear()
+    assert torch.equal(images.read([3, 1]), tiny_images(11).read([3, 1]))
+    assert data.read == []
+
+
 @pytest.mark.parametrize(("limit", "resident"), [(11 * 3 * 16 * 16, True), (11 * 3 * 16 * 16 - 1, False)])
 def test_large_images_stay_where_they_are(limit: int, resident: bool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "MAX_RESIDENT_BYTES", limit)

@@ -1,0 +1,127 @@
+"""``sslkit show``: a picture of the views that a task makes, or each pretraining stage of a recipe, before anything is trained."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from sslkit.bundled import bundled_recipes, find_recipe
+from sslkit.data.arrays import Arrays
+from sslkit.data.opened import OpenedDataset
+from sslkit.errors import BackboneError, DataError, OptionError, RecipeError, did_you_mean
+from sslkit.interfaces import Backbone, Dataset, ImageSpec, PretextTask
+from sslkit.options import build, build_backbone_options
+from sslkit.plugins import Catalog, load_catalog
+from sslkit.preflight import check_backbone
+from sslkit.recipe import load_recipe
+from sslkit.recipe_table import apply_override
+from sslkit.report.contact_sheet import Sheet, draw_sheets
+from sslkit.report.recipe_views import pretraining_stages, stage_views
+from sslkit.report.views import make_views
+
+NUM_IMAGES = 6
+
+_BACKBONES = ({"name": "nin", "width": 0.1}, {"name": "timm", "model": "vit_tiny_patch16_224"})
+"""A small network of maps and one of tokens, to build a task around that is shown on its own."""
+
+_DIGITS = {"name": "digits", "image_size": 32}
+
+
+def write_preview(
+    what: str, settings: Iterable[str] = (), *, data: str | None = None, num_images: int = NUM_IMAGES, output: Path | None = None
+) -> Path:
+    """Draw what a network is fed: a few images, each in a row with the views that are made of it.
+
+    Args:
+        what: a pretext task by its name or as ``package.module:Class``, or a recipe.
+        settings: ``key=value``: options of the task, or overrides of the recipe.
+        data: for a task: a folder of images, or the name of a data set; None: the bundled digits, with three equal channels.
+        num_images: how many rows.
+        output: the PNG file; None: ``<name>-views.png`` in the current folder.
+
+    Returns:
+        The file.
+
+    Raises:
+        SslkitError: a name or an option is wrong, nothing pretrains, there are no images, or the file cannot be written.
+    """
+    if num_images < 1:
+        raise OptionError("num_images", "must be positive", found=num_images, allowed="1 or more")
+    if output is not None and output.suffix.lower() != ".png":
+        raise OptionError("output", "must be a PNG file", found=str(output), fix="end its name in .png")
+    catalog = load_catalog()
+    if _is_task(what, catalog):
+        name, sheets = what.rpartition(":")[2], [_task_sheet(what, settings, data, num_images, catalog)]
+    else:
+        if data is not None:
+            raise OptionError("data", "a recipe has its own", found=data, fix="override that: data.root=FOLDER")
+        name, sheets = _recipe_sheets(what, settings, num_images, catalog)
+    path = Path(f"{name}-views.png") if output is None else output
+    _save(draw_sheets(sheets).figure(), path)
+    return path
+
+
+def _is_task(what: str, catalog: Catalog) -> bool:
+    """Whether a word means a task; else it means a recipe.
+
+    Raises:
+        RecipeError: it means neither.
+    """
+    tasks, recipes = catalog.names("pretext_tasks"), [recipe.name for recipe in bundled_recipes()]
+    if what in recipes or Path(what).suffix == ".toml":
+        return False
+    if what in tasks or ":" in what:
+        return True
+    if Path(what).is_file():
+        return False
+    fix = did_you_mean(what, [*tasks, *recipes]) or "`sslkit plugins` lists the tasks, and which plugins are broken"
+    raise RecipeError(f"{what}: neither a pretext task nor a recipe", allowed=[*tasks, *recipes], fix=fix)
+
+
+def _task_sheet(what: str, settings: Iterable[str], data: str | None, num_images: int, catalog: Catalog) -> Sheet:
+    table: dict[str, object] = {"name": what}
+    given = list(settings)
+    for setting in given:
+        apply_override(table, setting)
+    task = build(PretextTask, table, "", catalog)
+    images = _dataset(data, catalog).load("pretrain")
+    if images is None or len(images) == 0:
+        raise DataError("the data set has no images to pretrain on")
+    backbone = _backbone_for(task, task.image_spec(images.image), catalog)
+    return Sheet(" ".join([what, *given]), make_views(task, backbone, images, num_images=num_images, seed=0))
+
+
+def _dataset(data: str | None, catalog: Catalog) -> Dataset:
+    if data is None:
+        digits = build(Dataset, _DIGITS, "data", catalog).load("pretrain")
+        assert digits is not None
+        # A task of colours needs three channels, and there is no colour image that every machine has.
+        return Arrays(train_images=digits.read(range(len(digits))).expand(-1, 3, -1, -1))
+    return build(Dataset, {"name": "image_folder", "root": data} if Path(data).is_dir() else data, "data", catalog)
+
+
+def _backbone_for(task: PretextTask, image: ImageSpec, catalog: Catalog) -> Backbone:
+    for table in _BACKBONES:
+        backbone = build_backbone_options(table, "backbone", catalog).build(image)
+        if task.requires <= backbone.capabilities:
+            return backbone
+    needed = ", ".join(sorted(task.requires))
+    raise BackboneError(f"{type(task).__name__} needs a backbone with {needed}", fix="show a recipe that names one")
+
+
+def _recipe_sheets(what: str, overrides: Iterable[str], num_images: int, catalog: Catalog) -> tuple[str, list[Sheet]]:
+    recipe = load_recipe(find_recipe(what), overrides, catalog=catalog)
+    data, stages = OpenedDataset(recipe.data), pretraining_stages(recipe)
+    if not stages:
+        raise RecipeError(f"{what}: no stage of it pretrains", fix="name a recipe with a task, or a task")
+    for stage in stages:
+        check_backbone(recipe, stage, data)
+    return recipe.name, [Sheet(f"{recipe.name}: {stage.key}", stage_views(recipe, stage, data, num_images)) for stage in stages]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="png", metadata={"Software": None})
+    except OSError as error:
+        raise OptionError("output", f"cannot be written ({error.strerror or error})", found=str(path), fix="name another file") from error

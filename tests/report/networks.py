@@ -1,0 +1,31 @@
+"""Networks to compare, without a run."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sslkit import Backbone, FeatureInfo, ImageSpec
+from sslkit.report.lineup import Network
+from tests.contract.miniatures.backbones import TinyConv
+
+IMAGE = ImageSpec(16, 16, "rgb", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+class Flat(Backbone):
+    """One vector an image and no convolution: there is nothing spatial to look at."""
+
+    feature_info = (FeatureInfo("mean", 3, 1, "vector"),)
+    capabilities = frozenset({"vector"})
+
+    def __init__(self, image: ImageSpec) -> None:
+        super().__init__(image)
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def extract(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        return {layer: x.mean(dim=(-2, -1)) * self.scale for layer in layers}
+
+
+def network(role: str = "pretrained", backbone: type[Backbone] = TinyConv, *, seed: int = 0, image: ImageSpec = IMAGE) -> Network:
+    torch.manual_seed(seed)
+    return Network(role, f"stage {seed}", backbone(image).eval(), None)

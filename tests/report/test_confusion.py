@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sslkit import Prediction
+from sslkit.artifacts import ARTIFACT, Predicted, save_predictions
+from sslkit.report.confusion import MAX_CLASSES, confusion_matrix, draw_confusion, read_matrices, row_percent
+from tests.report.stages import STAGES, finish, recipe_of
+
+RECIPE = recipe_of()
+DIGITS = tuple("0123456789")
+
+
+def predicted(num_classes: int, num_images: int = 60, *, right: float = 0.7, seed: int = 0) -> Predicted:
+    generator = torch.Generator().manual_seed(seed)
+    targets, guesses = torch.randint(num_classes, (2, num_images), generator=generator)
+    return Predicted(torch.where(torch.rand(num_images, generator=generator) < right, targets, guesses), targets)
+
+
+def leave(folder: Path, key: str, classes: tuple[str, ...], **classifiers: Predicted) -> None:
+    """A finished stage with what its classifiers said."""
+    finish(folder, key, classes=classes)
+    logits = {name: torch.nn.functional.one_hot(said.classes).float() for name, said in classifiers.items()}
+    save_predictions(folder / key, {name: Prediction(logits[name], said.targets) for name, said in classifiers.items()})
+
+
+def naive_matrix(said: Predicted, num_classes: int) -> list[list[int]]:
+    pairs = list(zip(said.targets.tolist(), said.classes.tolist(), strict=True))
+    return [[pairs.count((true, chosen)) for chosen in range(num_classes)] for true in range(num_classes)]
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_a_matrix_counts_pairs(num_classes: int):
+    said = predicted(num_classes)
+    found = confusion_matrix(said, num_classes)
+    assert found.tolist() == naive_matrix(said, num_classes)
+    assert int(found.sum()) == 60
+    assert confusion_matrix(said, num_classes + 1)[-1].tolist() == [0] * (num_classes + 1)
+
+
+def test_rows_add_up_to_a_hundred():
+    counts = torch.tensor([[3, 1, 0], [0, 0, 0], [2, 2, 4]])
+    naive = [[100 * count / (sum(row) or 1) for count in row] for row in counts.tolist()]
+    assert row_percent(counts).tolist() == naive
+
+
+def test_the_best_classifier_of_each_stage_is_taken(tmp_path: Path):
+    leave(tmp_path, "pretrain", ("0°", "90°"), transform=predicted(2))
+    leave(tmp_path, "probe", DIGITS, conv1=predicted(10, right=0.2), conv2=predicted(10, right=0.9, seed=1))
+    leave(tmp_path, "snapshots/epoch=1", DIGITS, conv3=predicted(10))
+    finish(tmp_path, "finetune")  # predicted nothing
+    found = list(read_matrices(tmp_path, RECIPE))
+    assert [(matrix.stage, matrix.name) for matrix in found] == [("pretrain", "transform"), ("probe", "conv2")]
+    assert found[0].classes == ("0°", "90°")
+    said = predicted(10, right=0.9, seed=1)
+    assert found[1].top1 == pytest.approx(100 * float((said.classes == said.targets).float().mean()))
+
+
+def test_names_that_are_too_few_are_replaced_by_numbers(tmp_path: Path):
+    leave(tmp_path, "pretrain", ("only",), transform=predicted(3))
+    assert [matrix.classes for matrix in read_matrices(tmp_path, RECIPE)] == [("0", "1", "2")]
+
+
+def test_at_most_six_are_drawn(tmp_path: Path):
+    pretraining_and_probe = STAGES.replace("snapshot_epochs = [1]", "").partition("[stages.snapshots]")[0]
+    swept = recipe_of(pretraining_and_probe + "[sweep]\n'stages.pretrain.epochs' = [1, 2, 3, 4, 5, 6, 7, 8]\n")
+    for stage in swept.stages:
+        leave(tmp_path, stage.key, DIGITS, best=predicted(10))
+    names = [matrix.stage.split("/")[-1] for matrix in read_matrices(tmp_path, swept)]
+    assert names == ["pretrain"] * 2 + ["probe"] * 4
+    for probe in [stage for stage in swept.stages if stage.name == "probe"][1:]:
+        (tmp_path / probe.key / ARTIFACT).unlink()
+    names = [matrix.stage.split("/")[-1] for matrix in read_matrices(tmp_path, swept)]
+    assert names == ["pretrain"] * 5 + ["probe"]
+
+
+def texts(folder: Path) -> list[str]:
+    picture = draw_confusion(folder, RECIPE)
+    assert picture is not None
+    return [text.get_text() for text in picture.figure.texts]
+
+
+def numbers(found: list[str], matrix: Tensor) -> bool:
+    return all(f"{value:.0f}" in found for value in matrix.flatten().tolist() if value)
+
+
+def test_few_classes_have_numbers_in_their_cells(tmp_path: Path):
+    said = predicted(3)
+    leave(tmp_path, "pretrain", ("upright", "upside down", "$x$"), transform=said)
+    found = texts(tmp_path)
+    assert numbers(found, row_percent(confusion_matrix(said, 3)))
+    assert found.count("upside down") == 2
+    assert {"pretrain", "true", "chosen", "$x$"} <= set(found)
+
+
+def test_many_classes_have_no_numbers(tmp_path: Path):
+    leave(tmp_path, "pretrain", tuple(f"class {i}" for i in range(13)), transform=predicted(13, 400))
+    assert [text for text in texts(tmp_path) if text.isdecimal()] == []
+
+
+def test_too_many_classes_are_left_out_and_told(tmp_path: Path):
+    many = MAX_CLASSES + 1
+    leave(tmp_path, "probe", tuple(map(str, range(many))), conv1=predicted(many, 2000))
+    assert draw_confusion(tmp_path, RECIPE) is None
+    leave(tmp_path, "pretrain", ("0°", "90°"), transform=predicted(2))
+    picture = draw_confusion(tmp_path, RECIPE)
+    assert picture is not None
+    assert "Too large to be drawn: probe (51 classes)." in picture.caption
+    assert "probe" not in picture.alt
+
+
+def test_nothing_predicted_is_no_picture(tmp_path: Path):
+    assert draw_confusion(tmp_path, RECIPE) is None

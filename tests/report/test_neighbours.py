@@ -1,0 +1,77 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from sslkit.report.canvas import BLUE, ORANGE, rgb
+from sslkit.report.gallery import Gallery
+from sslkit.report.neighbours import draw_neighbours, nearest
+from tests.contract.miniatures.backbones import TinyTokens
+from tests.report.networks import IMAGE, network
+
+IMAGES = torch.randint(0, 256, (20, 3, 16, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+def gallery(labels: Tensor | None = None, *, num_images: int = 20, num_queries: int = 4) -> Gallery:
+    classes = () if labels is None else ("cat", "dog")
+    return Gallery(IMAGES[:num_images], labels, classes, IMAGE, num_queries)
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return sum(float(x * y) for x, y in zip(a, b, strict=True)) / math.hypot(*a.tolist()) / math.hypot(*b.tolist())
+
+
+@pytest.mark.parametrize("k", [1, 3, 100])
+def test_the_nearest_have_the_smallest_angle(k: int):
+    generator = torch.Generator().manual_seed(0)
+    queries, others = (torch.randn(num, 5, generator=generator, dtype=torch.float64) for num in (3, 8))
+    others[2] *= 1000  # length does not count
+    naive = [sorted(range(8), key=lambda place, query=query: -cosine(query, others[place]))[:k] for query in queries]
+    assert nearest(queries, others, k).tolist() == naive
+
+
+def test_of_equals_the_earlier_is_nearer():
+    assert nearest(torch.ones(1, 2), torch.ones(4, 2), 3).tolist() == [[0, 1, 2]]
+
+
+def test_frames_tell_whether_the_class_is_the_same():
+    labels = torch.arange(20) % 2
+    picture = draw_neighbours([network(seed=1), network("untrained", seed=2)], gallery(labels), "stem")
+    assert picture is not None
+    written = [text.get_text() for text in picture.figure.texts]
+    crosses = written.count("×")
+    assert 0 < crosses < 2 * 4 * 6
+    agreements = [int(text.split(" ")[1]) for text in written if text.startswith("stem, ")]
+    assert sum(agreements) == 2 * 4 * 6 - crosses
+    assert written.count("cat") == written.count("dog") == 2
+    pixels = picture.figure.images[0].get_array()
+    for color in (BLUE, ORANGE):
+        assert (pixels == rgb(color)).all(axis=2).any()
+    assert "16 others" in picture.caption
+    assert "orange frame" in picture.caption
+
+
+def test_without_labels_there_are_no_frames():
+    picture = draw_neighbours([network(seed=1)], gallery(), None)
+    assert picture is not None
+    assert [text.get_text() for text in picture.figure.texts] == ["pretrained", "stage 1", "body"]
+    assert "frame" not in picture.caption
+
+
+def test_a_network_without_the_best_layer_shows_its_middle_one():
+    picture = draw_neighbours([network(seed=1), network("untrained", TinyTokens, seed=2)], gallery(), "stem")
+    assert picture is not None
+    assert [text.get_text() for text in picture.figure.texts] == ["pretrained", "stage 1", "stem", "untrained", "stage 2", "block"]
+
+
+def test_the_nearest_of_a_copy_is_the_image():
+    images = torch.cat([IMAGES[:2], IMAGES[:2].flip(0), IMAGES[5:8]])
+    picture = draw_neighbours([network(seed=1)], Gallery(images, torch.tensor([0, 1, 1, 0, 1, 0, 1]), ("cat", "dog"), IMAGE, 2), "body")
+    assert picture is not None
+    assert "5 most similar of 5 others" in picture.caption  # fewer than six
+
+
+def test_nothing_to_compare_is_no_picture():
+    assert draw_neighbours([], gallery(), None) is None
+    assert draw_neighbours([network()], gallery(num_images=4), None) is None
