@@ -27,7 +27,6 @@ MAX_NUMBERED = 12
 _LIGHT = 0.65
 """From this level on, a cell's colour is so light that its number is dark."""
 
-_NUM_COLUMNS = 2
 _MARGIN, _GAP, _MAX_LABEL, _MAX_GRID, _MAX_CELL = 40, 10, 170, 680, 100
 _HEAD = round(LINE * (HEADING + SMALL)) + _GAP
 
@@ -142,19 +141,32 @@ class _Layout(NamedTuple):
 
 
 def _draw(matrices: Sequence[Matrix]) -> Canvas:
-    layouts = [(matrix, _Layout.of(matrix)) for matrix in matrices]
-    rows = [layouts[start : start + _NUM_COLUMNS] for start in range(0, len(layouts), _NUM_COLUMNS)]
-    heights = [max(layout.height(matrix) for matrix, layout in row) for row in rows]
-    widths = [max(layout.width(matrix) for matrix, layout in layouts[column::_NUM_COLUMNS]) for column in range(len(rows[0]))]
-    canvas = Canvas(min(MAX_WIDTH, sum(widths) + _MARGIN * (len(widths) + 1)), sum(heights) + _MARGIN * (len(heights) + 1))
+    rows = _rows([(matrix, _Layout.of(matrix)) for matrix in matrices])
+    widths = [sum(layout.width(matrix) + _MARGIN for matrix, layout in row) for row in rows]
+    heights = [max(layout.height(matrix) for matrix, layout in row) + _MARGIN for row in rows]
+    canvas = Canvas(max(widths) + _MARGIN, sum(heights) + _MARGIN)
     y = _MARGIN
     for row, height in zip(rows, heights, strict=True):
         x = _MARGIN
-        for (matrix, layout), width in zip(row, widths, strict=False):
+        for matrix, layout in row:
             _draw_matrix(canvas, matrix, layout, x, y)
-            x += width + _MARGIN
-        y += height + _MARGIN
+            x += layout.width(matrix) + _MARGIN
+        y += height
     return canvas
+
+
+def _rows(layouts: Iterable[tuple[Matrix, _Layout]]) -> list[list[tuple[Matrix, _Layout]]]:
+    """As many beside each other as fit, each row with matrices of the same classes."""
+    rows: list[list[tuple[Matrix, _Layout]]] = []
+    room = 0
+    for matrix, layout in layouts:
+        needed = layout.width(matrix) + _MARGIN
+        if not rows or needed > room or rows[-1][-1][0].classes != matrix.classes:
+            rows.append([])
+            room = MAX_WIDTH - _MARGIN
+        rows[-1].append((matrix, layout))
+        room -= needed
+    return rows
 
 
 def _draw_matrix(canvas: Canvas, matrix: Matrix, layout: _Layout, x: int, y: int) -> None:
