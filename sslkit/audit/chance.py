@@ -123,7 +123,7 @@ def _estimate(correct: Tensor, targets: Tensor, groups: Tensor, level: float) ->
 
 
 def _interval(share: float, variance: float, num_groups: int, level: float) -> tuple[float, float]:
-    """Wilson's interval for as many independent answers as would have this variance (Korn & Graubard 1998)."""
+    """Wilson's interval for as many independent answers as would have this variance (Franco et al. 2019, PMC6690503)."""
     z = NormalDist().inv_cdf(0.5 + level / 2)
     num_effective = _num_effective(share, variance, num_groups)
     spread = z**2 / num_effective
