@@ -117,7 +117,7 @@ def test_what_cannot_be_written_is_named(tmp_path):
 
 
 def test_an_unknown_recipe_is_not_copied(tmp_path):
-    with pytest.raises(RecipeError, match=r"^nope: no such file, and no bundled recipe of this name; allowed: quickstart, "):
+    with pytest.raises(RecipeError, match=r"^nope: no such file, and no bundled recipe of this name; allowed: .*quickstart, "):
         copy_recipe("nope", tmp_path)
 
 
