@@ -78,6 +78,8 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
     )
     from sslkit.plugins import Catalog, load_catalog
     from sslkit.recipe import Recipe, load_recipe
+    from sslkit.report.comparison import compare_runs
+    from sslkit.report.files import write_report
     from sslkit.run import run_recipe
     from sslkit.stages import evaluate, pretrain
 
@@ -150,6 +152,7 @@ __all__ = [
     "__version__",
     "audit_recipe",
     "audit_task",
+    "compare_runs",
     "evaluate",
     "extract_features",
     "fit",
@@ -159,6 +162,7 @@ __all__ = [
     "load_recipe",
     "pretrain",
     "run_recipe",
+    "write_report",
 ]
 
 _HOMES = {
@@ -198,6 +202,8 @@ _HOMES = {
     ),
     "sslkit.plugins": ("Catalog", "load_catalog"),
     "sslkit.recipe": ("Recipe", "load_recipe"),
+    "sslkit.report.comparison": ("compare_runs",),
+    "sslkit.report.files": ("write_report",),
     "sslkit.run": ("run_recipe",),
     "sslkit.stages": ("evaluate", "pretrain"),
 }

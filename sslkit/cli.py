@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sslkit.errors import RunInterruptedError, SslkitError
+from sslkit.errors import OptionError, RunInterruptedError, SslkitError
 
 app = typer.Typer(
     help="Self-supervised learning from recipes: pretrain, probe, fine-tune, few labels.", no_args_is_help=True, add_completion=False
@@ -103,6 +103,47 @@ def audit(
             print_audit(make_console(), report)
         if output is not None:
             report.write(output)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="The folders of one run or more.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write; by default the run's folder, and reports/<run>+<run> for several.")
+    ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Import the classes that a recipe names as module:Class. Only for runs you trust.")
+    ] = False,
+) -> None:
+    """Write report.html, one self-contained page, and its tables as Markdown and CSV."""
+    with _errors():
+        from sslkit.report.files import write_report
+
+        files = write_report(runs, output, allow_code=allow_code)
+        for path in (files.page, files.markdown, *files.tables):
+            typer.echo(path)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="The folders of two runs or more.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a table in Markdown.")] = False,
+) -> None:
+    """Put the metrics of runs beside each other, with differences to the first."""
+    with _errors():
+        if as_json and as_markdown:
+            raise OptionError("--markdown", "cannot stand beside --json", fix="choose one")
+        from sslkit.console import make_console, print_comparison
+        from sslkit.report.comparison import compare_runs
+
+        comparison = compare_runs(runs)
+        if as_json:
+            typer.echo(json.dumps(comparison.as_json(), indent=2))
+        elif as_markdown:
+            typer.echo(comparison.table().markdown())
+        else:
+            print_comparison(make_console(), comparison)
 
 
 @app.command()

@@ -11,12 +11,14 @@ from rich.table import Table
 
 from sslkit.bundled import BundledRecipe
 from sslkit.events import Event, FitStart, HeldoutEnd, Notice, Observer, StageEnd, StageSkipped, StageStart, StepEnd
+from sslkit.report.numerals import duration, number, signed
 from sslkit.report.results import Results
 
 if TYPE_CHECKING:  # at run time it would bring torch along, which listing recipes does not need
     from sslkit.audit.chance import Estimate
     from sslkit.audit.recipe_audit import AuditReport
     from sslkit.plugins import PluginInfo
+    from sslkit.report.comparison import Comparison
 
 _PLAIN_SECONDS = 10.0
 """Without a terminal, a line of progress at most this often."""
@@ -67,7 +69,7 @@ class ProgressDisplay(Observer):
                 self._say(f"  [yellow]note:[/yellow] {escape(event.message)}")
             case StageEnd():
                 self.close()
-                self._say(f"[bold]{event.stage}[/bold]: done in {_duration(event.seconds)}{_suffix(event.metrics)}")
+                self._say(f"[bold]{event.stage}[/bold]: done in {duration(event.seconds)}{_suffix(event.metrics)}")
 
     def close(self) -> None:
         """Take the bar away; also after an error."""
@@ -113,7 +115,7 @@ class ProgressDisplay(Observer):
         left = (self._printed - self._since) / done * (self._fit.num_steps - event.step)
         self._say(
             f"  {_label(self._fit)} step {event.step:,}/{self._fit.num_steps:,}, epoch {event.epoch:.1f}/{self._fit.num_epochs},"
-            f" {self._speed()}, {_duration(left)} left  {self._latest}"
+            f" {self._speed()}, {duration(left)} left  {self._latest}"
         )
 
     def _speed(self) -> str:
@@ -138,13 +140,13 @@ def print_results(console: Console, results: Results) -> None:
     for row in results.rows():
         if previous and row.stage != previous:
             table.add_section()
-        published = (_number(row.paper), _signed(row.difference)) if with_paper else ()
-        table.add_row("" if row.stage == previous else row.stage, escape(row.metric), _number(row.value), *published)
+        published = (number(row.paper), signed(row.difference)) if with_paper else ()
+        table.add_row("" if row.stage == previous else row.stage, escape(row.metric), number(row.value), *published)
         previous = row.stage
     console.print(table)
     for margin in results.differences():
         console.print(
-            f"{escape(margin.label)}: [bold]{_signed(margin.difference)}[/bold]  ({escape(margin.first)} minus {escape(margin.second)})",
+            f"{escape(margin.label)}: [bold]{signed(margin.difference)}[/bold]  ({escape(margin.first)} minus {escape(margin.second)})",
             soft_wrap=True,
         )
     for key in results.missing():
@@ -170,6 +172,23 @@ def print_audit(console: Console, report: "AuditReport") -> None:
             table.add_row("" if i else escape(stage), finding.source, *figures, verdict)
     console.print(table)
     console.print("in percent, with 95 % intervals; a pair's chance is 50, and its interval allows for the number of pairs", soft_wrap=True)
+
+
+def print_comparison(console: Console, comparison: "Comparison") -> None:
+    """Several runs beside each other: the best in bold, differences to the first run in parentheses."""
+    shown = comparison.table()
+    table = Table(title="comparison", title_justify="left")
+    for column in shown.columns:
+        table.add_column(escape(column.name), justify="right" if column.numeric else "left", overflow="fold")
+    for row in shown.rows:
+        cells = [(escape(cell.text(column)), cell) for cell, column in zip(row, shown.columns, strict=True)]
+        table.add_row(*(f"[bold]{text}[/bold]{cell.extra()}" if cell.strong else f"{text}{cell.extra()}" for text, cell in cells))
+    if shown.rows:
+        console.print(table)
+    else:
+        console.print("no figures: none of these runs has measured anything yet")
+    for sentence in comparison.unfinished():
+        console.print(f"[yellow]note:[/yellow] {escape(sentence)}", soft_wrap=True)
 
 
 def print_plugins(console: Console, plugins: Iterable["PluginInfo"]) -> None:
@@ -203,22 +222,8 @@ def _suffix(metrics: Mapping[str, float]) -> str:
 
 
 def _figures(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{escape(name)} {_number(value)}" for name, value in metrics.items())
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+    return "  ".join(f"{escape(name)} {number(value)}" for name, value in metrics.items())
 
 
 def _estimate(estimate: "Estimate") -> str:
     return f"{estimate.value:.1f} ({estimate.low:.1f} to {estimate.high:.1f})"
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.2f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 from sslkit.artifacts import ARTIFACT, BackboneRecord, write_json
 from sslkit.data.opened import OpenedDataset
 from sslkit.errors import ArtifactError, RunInterruptedError
-from sslkit.events import Event, Observer
+from sslkit.events import Event, Notice, Observer, Observers
 from sslkit.networks import begun_with
 from sslkit.preflight import check
 from sslkit.recipe import Recipe
 from sslkit.recipe_stages import RANDOM, PretrainStage, Stage
-from sslkit.report.page import write_page
+from sslkit.report.files import write_run_report
 from sslkit.report.results import Results
 from sslkit.run_record import RunRecord, write_recipe
 from sslkit.stage_run import Provenance, StageResult
@@ -68,7 +68,7 @@ def run_recipe(
     check(recipe, data)
     _open_folder(folder, recipe, fresh)
     everyone = (RunRecord(folder, recipe), *recipe.observers, *observers)
-    results = Results(recipe.name, dict(recipe.paper), dict(recipe.margins))
+    results = Results(recipe.name, dict(recipe.paper), dict(recipe.margins), pending=[stage.key for stage in recipe.stages])
     fingerprints: dict[str, str] = {}
     with _stopping(should_stop) as stop:
         for stage in recipe.stages:
@@ -77,10 +77,21 @@ def run_recipe(
             result = _run_stage(recipe, stage, data, folder, fingerprints, everyone, stop)
             fingerprints[stage.key] = result.fingerprint
             results.stages[stage.key] = result.metrics
+            results.pending.remove(stage.key)
             write_json(folder / "results.json", results.as_json())
     write_recipe(folder, recipe)  # the paper's figures and margins may change without running anything
-    write_page(folder)
+    _report(folder, recipe, data, everyone)
     return RunResult(folder, results)
+
+
+def _report(folder: Path, recipe: Recipe, data: OpenedDataset, observers: Iterable[Observer]) -> None:
+    """Write the report. The figures are safe already, so whatever goes wrong here does not take the run down."""
+    try:
+        write_run_report(folder, recipe, data)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        message = f"the report could not be written ({reason}); this tries again: sslkit report {folder}"
+        Observers(observers).emit(Notice(stage="report", message=message))
 
 
 def _run_stage(

@@ -130,5 +130,8 @@ def test_the_wheel_holds_recipes_plugins_and_the_reports_template(tmp_path):
         names = set(file.namelist())
         recipes = {name: file.read(name) for name in names if name.startswith("sslkit/_recipes/")}
     assert recipes == {f"sslkit/_recipes/{recipe.path.name}": recipe.path.read_bytes() for recipe in BUNDLED}
-    assert {"sslkit/cli.py", "sslkit/testing/__init__.py", "sslkit/report/templates/page.html.jinja", "sslkit_rotnet/task.py"} <= names
+    assert {"sslkit/cli.py", "sslkit/testing/__init__.py", "sslkit_rotnet/task.py"} <= names
+    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sslkit" / "report" / "templates").iterdir()}
+    assert "sslkit/report/templates/page.html.jinja" in templates
+    assert templates <= names
     assert not [name for name in names if name.startswith(("tests/", "plugins/", "benchmarks/")) or name.endswith(".pyc")]

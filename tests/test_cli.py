@@ -14,6 +14,7 @@ import sslkit.run
 from sslkit import cli
 from sslkit.bundled import bundled_recipes
 from sslkit.plugins import Catalog, PluginInfo
+from tests.report.run_folders import make_run
 
 RECIPE = """# A recipe that runs in a second
 name = "tiny"
@@ -104,7 +105,7 @@ def test_help_needs_no_torch():
     assert [command for command in commands if command not in printed] == []
     modules = printed.splitlines()[-1].split()
     assert "typer" in modules
-    assert not {"torch", "torchvision", "timm", "pydantic", "pluggy", "sklearn", "numpy"} & set(modules)
+    assert not {"torch", "torchvision", "timm", "pydantic", "pluggy", "sklearn", "numpy", "matplotlib"} & set(modules)
 
 
 def test_the_module_runs_as_the_script_does():
@@ -230,6 +231,94 @@ def test_check_says_what_it_could_not_check(sslkit_command, tmp_path, monkeypatc
 
 def test_check_takes_a_bundled_recipe_by_its_name(sslkit_command):
     assert sslkit_command("check", "quickstart").out.startswith("quickstart: fine, 6 stages: pretrain, rotnet_probe, ")
+
+
+# ------------------------------------------------------------------------------------------------------- report and compare
+
+
+@pytest.fixture
+def two_runs(tmp_path: Path) -> None:
+    """Of one recipe, in ``one`` and ``two``."""
+    make_run(tmp_path / "one", {"probe": {"conv2.top1": 90.0}})
+    make_run(tmp_path / "two", {"probe": {"conv2.top1": 92.504}}, pending=["knn"])
+
+
+@pytest.mark.usefixtures("two_runs")
+def test_report_writes_into_the_runs_folder_and_prints_where(sslkit_command, tmp_path):
+    printed = sslkit_command("report", "one")
+    tables = [f"one/tables/{name}.csv" for name in ("run", "results", "stages", "environment")]
+    assert printed == (0, "".join(f"{path}\n" for path in ("one/report.html", "one/report.md", *tables)), "")
+    assert all((tmp_path / path).exists() for path in printed.out.split())
+
+
+@pytest.mark.usefixtures("two_runs")
+def test_report_of_several_runs_has_a_folder_of_its_own(sslkit_command, tmp_path):
+    printed = sslkit_command("report", "one", "two")
+    assert printed.out.splitlines()[:3] == [
+        "reports/one+two/report.html",
+        "reports/one+two/report.md",
+        "reports/one+two/tables/comparison.csv",
+    ]
+    elsewhere = sslkit_command("report", "one", "two", "--output", "out")
+    assert elsewhere.out.splitlines()[0] == "out/report.html"
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.usefixtures("two_runs")
+def test_compare_prints_a_table(sslkit_command):
+    printed = sslkit_command("compare", "one", "two")
+    assert (printed.code, printed.err) == (0, "")
+    rows = [words(line) for line in printed.out.splitlines()]
+    assert ["metric", "one", "two"] in rows
+    assert ["probe.conv2.top1", "90.00", "92.50", "(+2.50)"] in rows
+    assert printed.out.splitlines()[-1] == "note: two is not finished; still to run: knn"
+
+
+@pytest.mark.usefixtures("two_runs")
+def test_compare_prints_json_or_markdown_alone(sslkit_command):
+    saved = json.loads(sslkit_command("compare", "one", "two", "--json").out)
+    assert [run["finished"] for run in saved["runs"]] == [True, False]
+    assert saved["metrics"]["probe.conv2.top1"]["best"] == [1]
+    assert sslkit_command("compare", "one", "two", "--markdown").out.splitlines() == [
+        "| metric | one | two |",
+        "| --- | ---: | ---: |",
+        "| probe.conv2.top1 | 90.00 | **92.50** (+2.50) |",
+    ]
+
+
+@pytest.mark.usefixtures("two_runs")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("report", "nowhere"), "nowhere: no such folder; name a folder that sslkit run wrote"),
+        (("report", "one/probe"), "one/probe: not a run's folder, for it holds no recipe.toml; name the whole run: "),
+        (("report", "one", "one"), "a run is given twice; found ['one', 'one']; name each run's folder once"),
+        (("report", "one", "--output", "tiny.toml"), "tiny.toml: the report cannot be written ("),
+        (("compare", "one"), "there is nothing to compare with; found ['one']; allowed: two runs or more; name another run's folder"),
+        (("compare", "one", "two/../one"), "a run is given twice; found ['one', 'two/../one']; name each run's folder once"),
+        (("compare", "one", "."), ".: not a run's folder, for it holds no recipe.toml; name a run in it: one, two"),
+        (("compare", "one", "two", "--json", "--markdown"), "--markdown: cannot stand beside --json; choose one"),
+    ],
+)
+def test_what_cannot_be_reported_is_a_users_mistake(arguments, message, sslkit_command):
+    printed = sslkit_command(*arguments)
+    assert (printed.code, printed.out) == (2, "")
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"error: {message}")
+
+
+def test_code_outside_the_catalog_is_imported_on_request_alone(sslkit_command, tmp_path):
+    (tmp_path / "net_of_mine.py").write_text("from sslkit import NIN\n\n\nclass Net(NIN):\n    pass\n")
+    recipe = (tmp_path / "tiny.toml").read_text().replace('name = "nin"', 'name = "net_of_mine:Net"')
+    (tmp_path / "mine.toml").write_text(recipe)
+    assert sslkit_command("run", "mine.toml", "--quiet", "--device", "cpu") == (0, "", "")
+    page = tmp_path / "runs" / "tiny" / "report.html"
+    with_pictures = page.read_text()
+    assert "Attention maps" in with_pictures
+    sslkit_command("report", "runs/tiny")
+    assert "the recipe names net_of_mine:Net, code outside the catalog" in page.read_text()
+    sslkit_command("report", "runs/tiny", "--allow-code")
+    assert page.read_text() == with_pictures
 
 
 # ---------------------------------------------------------------------------------------------------------------- recipes

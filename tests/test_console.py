@@ -6,7 +6,7 @@ from rich.console import Console
 
 from sslkit import console as module
 from sslkit.bundled import BundledRecipe
-from sslkit.console import ProgressDisplay, make_console, print_plugins, print_recipes, print_results
+from sslkit.console import ProgressDisplay, make_console, print_comparison, print_plugins, print_recipes, print_results
 from sslkit.events import (
     CheckpointSaved,
     Event,
@@ -19,7 +19,9 @@ from sslkit.events import (
     StepEnd,
 )
 from sslkit.plugins import PluginInfo
+from sslkit.report.comparison import Comparison, compare_runs
 from sslkit.report.results import Results
+from tests.report.run_folders import make_run
 
 
 @pytest.fixture(autouse=True)
@@ -228,6 +230,36 @@ def test_metrics_with_brackets_are_shown_as_they_are():
     assert "[/b].top1" in text_of(console)
     ProgressDisplay(console).observe(StageEnd(stage="probe", metrics={"[/b].top1": 40.0}, seconds=1))
     assert lines_of(console)[-1] == "probe: done in 1.0 s: [/b].top1 40.00"
+
+
+def comparison(folder: Path, **second: dict[str, float]) -> Comparison:
+    make_run(folder / "a", {"probe": {"conv2.top1": 90.0, "[/b].top1": 1.0}}, name="a[x]")
+    return compare_runs([folder / "a", make_run(folder / "b", second, name="b", pending=["knn"])])
+
+
+def test_runs_are_compared(tmp_path):
+    console = plain()
+    print_comparison(console, comparison(tmp_path, probe={"conv2.top1": 92.504, "conv3.top1": 50.0}))
+    rows = [cells(line) for line in lines_of(console)]
+    assert ["metric", "a[x]", "b"] in rows
+    assert ["probe.conv2.top1", "90.00", "92.50", "(+2.50)"] in rows
+    assert ["probe.[/b].top1", "1.00", "-"] in rows
+    assert ["probe.conv3.top1", "-", "50.00"] in rows
+    assert lines_of(console)[-1] == "note: b is not finished; still to run: knn"
+
+
+def test_the_best_run_is_bold(tmp_path):
+    console = terminal()
+    print_comparison(console, comparison(tmp_path, probe={"conv2.top1": 92.5}))
+    assert "\x1b[1m92.50\x1b[0m (+2.50)" in text_of(console)
+    assert "\x1b[1m90.00" not in text_of(console)
+
+
+def test_nothing_to_compare_is_said(tmp_path):
+    folders = [make_run(tmp_path / name, {}, name=name) for name in ("a", "b")]
+    console = plain()
+    print_comparison(console, compare_runs(folders))
+    assert lines_of(console) == ["no figures: none of these runs has measured anything yet"]
 
 
 def test_plugins_with_brackets_in_their_errors():

@@ -21,6 +21,7 @@ from sslkit import (
     CheckpointSaved,
     Event,
     FitStart,
+    Notice,
     Observer,
     RecipeError,
     RunInterruptedError,
@@ -248,13 +249,15 @@ def test_results_json_holds_the_same_figures(whole: Whole):
         "stages": results.stages,
         "paper": {"linear.conv2.top1": 91.16},
         "margins": {"trained over random": results.differences()[0].difference},
+        "pending": [],
     }
     assert all(artifact(whole.folder / stage)["metrics"] == metrics for stage, metrics in saved["stages"].items())
 
 
 def test_the_run_folder_is_complete(whole: Whole):
     assert whole.result.folder == whole.folder
-    assert {path.name for path in whole.folder.iterdir()} == {"recipe.toml", "environment.json", "results.json", "report.html", *METRICS_OF}
+    files = {"recipe.toml", "environment.json", "results.json", "report.html", "report.md", "tables"}
+    assert {path.name for path in whole.folder.iterdir()} == {*files, *METRICS_OF}
     for stage in METRICS_OF:
         expected = {ARTIFACT}
         expected |= {METRICS} if "knn" not in stage else set()
@@ -320,6 +323,28 @@ def test_the_report_shows_the_run(whole: Whole):
         assert all(f"<td>{stage}</td><td><code>{name}</code></td>" in page for name in metrics)
     assert "91.16" in page
     assert "trained over random" in page
+    assert "Attention maps" in page
+
+
+def test_a_report_that_fails_does_not_take_the_run_down(load: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_args: object) -> None:
+        raise RuntimeError("no\nroom")
+
+    monkeypatch.setattr("sslkit.run.write_run_report", fail)
+    watcher = Recorder()
+    done = run_recipe(load(SMALL), output=tmp_path, observers=[watcher])
+    assert list(done.results.stages) == ["pretrain", "probe"]
+    (notice,) = [event for event in watcher.events if isinstance(event, Notice)]
+    assert notice.message == f"the report could not be written (RuntimeError: no room); this tries again: sslkit report {tmp_path}"
+    assert json.loads((tmp_path / "results.json").read_text())["pending"] == []
+
+
+def test_results_json_says_what_is_still_to_run(load: Callable[..., Recipe], tmp_path: Path):
+    stopper = Stopper(4)  # in the second stage
+    with pytest.raises(RunInterruptedError):
+        run_recipe(load(SMALL), output=tmp_path, observers=[stopper], should_stop=stopper.asked)
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert (list(saved["stages"]), saved["pending"]) == (["pretrain"], ["probe"])
 
 
 # ------------------------------------------------------------------------------------------------------------------ once more

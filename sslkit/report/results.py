@@ -37,12 +37,14 @@ class Results:
         paper: published figures by ``<stage>.<metric>``.
         margins: by label, the two metrics to subtract.
         stages: metrics by stage.
+        pending: the stages that are still to run.
     """
 
     recipe: str
     paper: dict[str, float] = field(default_factory=dict)
     margins: dict[str, tuple[str, str]] = field(default_factory=dict)
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
+    pending: list[str] = field(default_factory=list)
 
     def rows(self) -> list[Row]:
         """Every metric, in the order it was measured."""
@@ -68,6 +70,7 @@ class Results:
             "stages": self.stages,
             "paper": self.paper,
             "margins": {margin.label: margin.difference for margin in self.differences()},
+            "pending": self.pending,
         }
 
     def _differences(self) -> Iterator[Margin]:

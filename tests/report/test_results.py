@@ -57,8 +57,13 @@ def test_the_content_of_results_json():
         "stages": results().stages,
         "paper": results().paper,
         "margins": {"trained over random": 18.0},
+        "pending": [],
     }
     assert list(saved["stages"]) == ["pretrain", "probe", "random_probe"]
+
+
+def test_what_is_still_to_run_is_in_results_json():
+    assert Results("mine", pending=["probe"]).as_json()["pending"] == ["probe"]
 
 
 def test_results_do_not_share_their_tables():

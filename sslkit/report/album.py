@@ -1,0 +1,72 @@
+"""The pictures of a run's networks, or the reason why there are none."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sslkit.data.opened import OpenedDataset
+from sslkit.errors import SslkitError
+from sslkit.plugins import load_catalog
+from sslkit.recipe import Recipe, parse_recipe
+from sslkit.report.picture import Picture
+from sslkit.report.pictures import draw_pictures
+from sslkit.report.run_folder import RunFolder
+
+_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+"""``package.module:Class``; a device such as ``cuda:1`` is none."""
+
+
+class Album(NamedTuple):
+    """What there is to see.
+
+    Attributes:
+        pictures: in the order to show them.
+        note: why there are none, or no more.
+    """
+
+    pictures: tuple[Picture, ...] = ()
+    note: str = ""
+
+
+def fill_album(folder: Path, recipe: Recipe, data: OpenedDataset) -> Album:
+    """Draw a run's pictures from what its folder holds; downloads nothing."""
+    pictures: list[Picture] = []
+    try:
+        if not data.available():
+            return Album(note="There are no pictures, for the data is not on this machine.")
+        data.load("pretrain")  # tells of a folder of images that is gone
+        pictures.extend(draw_pictures(folder, recipe, data))
+    except (SslkitError, OSError) as error:
+        return Album(tuple(pictures), f"There are no {'more ' if pictures else ''}pictures: {error}")
+    return Album(tuple(pictures))
+
+
+def open_album(run: RunFolder, *, allow_code: bool) -> Album:
+    """The same for a run of which there is only the folder: its recipe is loaded again.
+
+    Args:
+        run: the run.
+        allow_code: import the classes that the recipe names as ``module:Class``.
+    """
+    table = {key: value for key, value in run.recipe.items() if key != "observers"}  # nobody watches a report
+    if not allow_code and (code := next(_code(table), "")):
+        return Album(note=f"There are no pictures, for the recipe names {code}, code outside the catalog. If you trust it: --allow-code.")
+    try:
+        recipe = parse_recipe(table, load_catalog())
+    except SslkitError as error:
+        return Album(note=f"There are no pictures, for the recipe cannot be loaded: {error}")
+    return fill_album(run.folder, recipe, OpenedDataset(recipe.data))
+
+
+def _code(value: Any) -> Iterator[str]:
+    """Classes outside the catalog that a recipe's table names."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            if key not in {"paper", "margins"}:
+                yield from _code(entry)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _code(entry)
+    elif isinstance(value, str) and _CODE.fullmatch(value):
+        yield value

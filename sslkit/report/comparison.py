@@ -1,0 +1,138 @@
+"""Several runs beside each other: a row a metric, a column a run."""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sslkit.errors import ArtifactError
+from sslkit.report.metric_name import better
+from sslkit.report.run_folder import RunFolder, read_run
+from sslkit.report.tables import Cell, Column, Table
+
+PathLike = str | os.PathLike[str]
+
+
+class Compared(NamedTuple):
+    """One metric in all runs.
+
+    Attributes:
+        metric: ``<stage>.<metric>``.
+        values: a run each; None where a run lacks it.
+        best: the places of the best values; empty where none is better than another.
+    """
+
+    metric: str
+    values: tuple[float | None, ...]
+    best: frozenset[int]
+
+    @property
+    def differences(self) -> tuple[float | None, ...]:
+        """To the first run; None for itself, and where either value is missing."""
+        first = self.values[0]
+        return (None, *(None if value is None or first is None else value - first for value in self.values[1:]))
+
+
+class Comparison(NamedTuple):
+    """Runs and what they measured.
+
+    Attributes:
+        labels: tell the runs apart.
+        runs: in the order given; the first is what the others are compared with.
+        rows: every metric of any run.
+    """
+
+    labels: tuple[str, ...]
+    runs: tuple[RunFolder, ...]
+    rows: tuple[Compared, ...]
+
+    def table(self) -> Table:
+        """For a person: the best in bold, differences to the first run in parentheses."""
+        columns = (Column("metric", "code"), *(Column(label, "figure", missing="-") for label in self.labels))
+        note = f"Differences are to {self.labels[0]}. Accuracies are in percent; the best is bold where it is known which way is better."
+        return Table("comparison", "Comparison", columns, tuple((Cell(row.metric), *_cells(row)) for row in self.rows), note=note)
+
+    def as_json(self) -> dict[str, Any]:
+        """For a program."""
+        return {
+            "runs": [
+                {"label": label, "recipe": run.name, "folder": str(run.folder), "finished": run.finished, "pending": run.results.pending}
+                for label, run in zip(self.labels, self.runs, strict=True)
+            ],
+            "metrics": {
+                row.metric: {"values": _finite(row.values), "differences": _finite(row.differences), "best": sorted(row.best)}
+                for row in self.rows
+            },
+        }
+
+    def unfinished(self) -> Iterator[str]:
+        """A sentence for each run that is not finished."""
+        for label, run in zip(self.labels, self.runs, strict=True):
+            if not run.finished:
+                yield f"{label} is not finished; still to run: {', '.join(run.results.pending) or 'unknown'}"
+
+
+def read_runs(folders: Sequence[PathLike]) -> tuple[RunFolder, ...]:
+    """Read several runs.
+
+    Raises:
+        ArtifactError: a folder is no run's, or is given twice.
+    """
+    paths = [Path(folder) for folder in folders]
+    seen: dict[Path, Path] = {}
+    for folder in paths:
+        if (before := seen.setdefault(folder.resolve(), folder)) is not folder:
+            raise ArtifactError("a run is given twice", found=[str(before), str(folder)], fix="name each run's folder once")
+    return tuple(read_run(folder) for folder in paths)
+
+
+def compare_runs(folders: Sequence[PathLike]) -> Comparison:
+    """Read two runs or more and put their metrics beside each other.
+
+    Args:
+        folders: the runs'; the first is what the others are compared with.
+
+    Raises:
+        ArtifactError: there are not two, or a folder is no run's, or is given twice.
+    """
+    if len(folders) < 2:
+        fix = "name another run's folder, or look at this one alone: sslkit report"
+        raise ArtifactError(
+            "there is nothing to compare with", found=[str(folder) for folder in folders], allowed="two runs or more", fix=fix
+        )
+    return compare(read_runs(folders))
+
+
+def compare(runs: Sequence[RunFolder]) -> Comparison:
+    """Put the metrics of runs beside each other: those that all have, then the others, each in the order in which they were measured."""
+    values = [{f"{row.stage}.{row.metric}": row.value for row in run.results.rows()} for run in runs]
+    metrics = dict.fromkeys(metric for own in values for metric in own)
+    rows = [_compared(metric, tuple(own.get(metric) for own in values)) for metric in metrics]
+    return Comparison(tell_apart(runs), tuple(runs), tuple(sorted(rows, key=lambda row: row.values.count(None))))
+
+
+def tell_apart(runs: Sequence[RunFolder]) -> tuple[str, ...]:
+    """The recipes' names; the folders' where two have the same."""
+    names = [run.name for run in runs]
+    return tuple(name if names.count(name) == 1 else str(run.folder) for run, name in zip(runs, names, strict=True))
+
+
+def _compared(metric: str, values: tuple[float | None, ...]) -> Compared:
+    """Where all values are equal, none is the best."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    way = better(metric)
+    if way is None or len(set(finite)) < 2:
+        return Compared(metric, values, frozenset())
+    best = max(finite) if way == "higher" else min(finite)
+    return Compared(metric, values, frozenset(index for index, value in enumerate(values) if value == best))
+
+
+def _cells(row: Compared) -> Iterator[Cell]:
+    for index, (value, difference) in enumerate(zip(row.values, row.differences, strict=True)):
+        yield Cell(value, difference=difference, strong=index in row.best)
+
+
+def _finite(values: Sequence[float | None]) -> list[float | None]:
+    """JSON has no word for what is not a number."""
+    return [value if value is not None and math.isfinite(value) else None for value in values]

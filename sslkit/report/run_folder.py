@@ -1,0 +1,142 @@
+"""A run's folder read back into one value: finished or not, and whatever version of sslkit wrote it."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sslkit.artifacts import ARTIFACT, METRICS, read_json
+from sslkit.errors import ArtifactError
+from sslkit.metrics_log import read_metrics
+from sslkit.report.results import Results
+from sslkit.report.stage_key import StageKey, parse_key
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """One stage of a run.
+
+    Attributes:
+        key: unique in the run, and its folder in the run's.
+        folder: where that is.
+        artifact: the content of artifact.json; empty where there is none.
+        metrics: what it measured; empty while it is not finished.
+    """
+
+    key: str
+    folder: Path
+    artifact: Mapping[str, Any]
+    metrics: Mapping[str, float]
+
+    @property
+    def parts(self) -> StageKey:
+        """The key taken apart."""
+        return parse_key(self.key)
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether it pretrains rather than evaluates."""
+        return self.artifact.get("kind") == "pretrain"
+
+    @cached_property
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return read_metrics(self.folder / METRICS)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run.
+
+    Attributes:
+        folder: where it is, as the user named it.
+        results: metrics by stage, with the paper's figures and the margins of its recipe.
+        stages: those that are finished or begun, in the order of the recipe.
+        finished: whether all stages are.
+        recipe: the resolved recipe.
+        recipe_text: the same as TOML.
+        variants: of a sweep, by name; empty without one.
+        environment: hardware, versions, command, date; empty where nothing was computed yet.
+    """
+
+    folder: Path
+    results: Results
+    stages: tuple[StageFolder, ...]
+    finished: bool
+    recipe: Mapping[str, Any]
+    recipe_text: str
+    variants: tuple[str, ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of the recipe."""
+        return self.results.recipe
+
+
+def read_run(folder: Path) -> RunFolder:
+    """Read a run's folder. Nothing in it is executed or unpickled.
+
+    Raises:
+        ArtifactError: it is no run's folder, or a file in it is damaged.
+    """
+    text = _recipe_text(folder)
+    try:
+        recipe = tomllib.loads(text)
+        name, paper, margins = str(recipe["name"]), dict(recipe.get("paper", {})), dict(recipe.get("margins", {}))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{folder / 'recipe.toml'}: damaged ({error})", fix="run the recipe again") from error
+    saved = _optional_json(folder / "results.json")
+    stages = _stages(folder, saved)
+    pending = [stage.key for stage in stages if stage.artifact.get("status", "finished") != "finished"]
+    pending += [key for key in saved.get("pending", []) if key not in {stage.key for stage in stages}]
+    results = Results(name, paper, margins, {stage.key: dict(stage.metrics) for stage in stages if stage.key not in pending}, pending)
+    finished = bool(saved) and not pending
+    variants = tuple(sorted(path.stem for path in folder.glob("variants/*.toml")))
+    return RunFolder(folder, results, stages, finished, recipe, text, variants, _optional_json(folder / "environment.json"))
+
+
+def _recipe_text(folder: Path) -> str:
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder}: no such folder", fix="name a folder that sslkit run wrote")
+    path = folder / "recipe.toml"
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{folder}: not a run's folder, for it holds no recipe.toml", fix=_advice(folder)) from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: damaged ({error})", fix="run the recipe again") from error
+
+
+def _advice(folder: Path) -> str:
+    """A stage's folder and the folder of all runs are near misses."""
+    if run := next((parent for parent in folder.absolute().parents if (parent / "recipe.toml").exists()), None):
+        return f"name the whole run: {run}"
+    if runs := sorted(path.parent.name for path in folder.glob("*/recipe.toml")):
+        return f"name a run in it: {', '.join(runs)}"
+    return "name a folder that sslkit run wrote"
+
+
+def _stages(folder: Path, saved: Mapping[str, Any]) -> tuple[StageFolder, ...]:
+    """The stages that results.json knows of, and then those that it lacks: a run that goes on writes it anew, stage by stage."""
+    measured = saved.get("stages", {})
+    rest = saved["pending"] if "pending" in saved else _on_disk(folder)
+    keys = [*measured, *(key for key in rest if key not in measured and (folder / key / ARTIFACT).exists())]
+    return tuple(_stage(folder, key, measured.get(key)) for key in keys)
+
+
+def _stage(folder: Path, key: str, metrics: Mapping[str, float] | None) -> StageFolder:
+    artifact = _optional_json(folder / key / ARTIFACT)
+    return StageFolder(key, folder / key, artifact, artifact.get("metrics", {}) if metrics is None else metrics)
+
+
+def _on_disk(folder: Path) -> list[str]:
+    """What results.json of an older version does not say; sorted so that epoch=9 comes before epoch=10."""
+    keys = [path.parent.relative_to(folder).as_posix() for path in folder.rglob(ARTIFACT)]
+    return sorted(keys, key=lambda key: (parse_key(key).series, parse_key(key).epoch or 0))
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}

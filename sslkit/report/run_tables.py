@@ -1,0 +1,173 @@
+"""The tables of every run: what was run, what came out, what each stage took."""
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sslkit.report.numerals import duration
+from sslkit.report.run_folder import RunFolder, StageFolder
+from sslkit.report.tables import Cell, Column, Layout, Table
+
+
+def facts_table(run: RunFolder) -> Table:
+    """What was run, on what, and what it took."""
+    return _facts("run", "What was run", _facts_of(run))
+
+
+def environment_table(run: RunFolder) -> Table | None:
+    """Hardware and versions; None where nothing was computed yet."""
+    return _facts("environment", "Environment", _environment_of(run.environment)) if run.environment else None
+
+
+def margins_table(run: RunFolder) -> Table | None:
+    """The differences that the recipe asks for; None without any."""
+    rows = [
+        (Cell(margin.label), Cell(margin.difference), Cell(f"{margin.first} minus {margin.second}")) for margin in run.results.differences()
+    ]
+    columns = (Column("margin"), Column("difference", "signed"), Column("of"))
+    return Table("margins", "Margins", columns, tuple(rows), layout="cards") if rows else None
+
+
+def results_table(run: RunFolder, layout: Layout = "sortable") -> Table | None:
+    """Every metric of every finished stage; None where nothing was measured."""
+    rows = run.results.rows()
+    if not rows:
+        return None
+    with_paper = any(row.paper is not None for row in rows)
+    published = (Column("paper", "figure"), Column("difference", "signed")) if with_paper else ()
+    note = "Accuracies (top1) are in percent after the last epoch, from exact counts over all test images."
+    if missing := run.results.missing():
+        note += f" The paper's figures that have none of ours beside them: {', '.join(missing)}."
+    return Table(
+        "results",
+        "Every metric",
+        (Column("stage"), Column("metric", "code"), Column("ours", "figure"), *published),
+        tuple(
+            (
+                Cell(row.stage),
+                Cell(row.metric),
+                Cell(row.value),
+                *((Cell(row.paper), Cell(row.difference)) if with_paper else ()),
+            )
+            for row in rows
+        ),
+        note=note,
+        layout=layout,
+    )
+
+
+def stages_table(run: RunFolder) -> Table | None:
+    """What each stage took, and the proof that a frozen backbone stayed frozen; None before the first stage."""
+    columns = (
+        Column("stage"),
+        Column("kind"),
+        Column("images", "count"),
+        Column("seconds", "seconds"),
+        Column("images/s", "count"),
+        Column("device"),
+        Column("backbone"),
+    )
+    rows = tuple(
+        (
+            Cell(stage.key),
+            Cell(str(stage.artifact.get("kind", ""))),
+            Cell(stage.artifact.get("num_images")),
+            Cell(stage.artifact.get("seconds")),
+            Cell(_throughput(stage)),
+            Cell(str(stage.artifact.get("device", ""))),
+            Cell(_backbone(stage)),
+        )
+        for stage in run.stages
+    )
+    note = (
+        "Images are those a stage was given; images/s is the median while it trained. Seconds of earlier, interrupted starts of a stage are"
+        " not known. A frozen backbone is hashed before and after."
+    )
+    return Table("stages", "Stages", columns, rows, note=note) if rows else None
+
+
+def _facts(key: str, title: str, facts: Iterator[tuple[str, str]]) -> Table:
+    rows = tuple((Cell(name), Cell(text)) for name, text in facts if text)
+    return Table(key, title, (Column("fact"), Column("value")), rows, layout="facts")
+
+
+def _facts_of(run: RunFolder) -> Iterator[tuple[str, str]]:
+    finished = [stage for stage in run.stages if "seconds" in stage.artifact]
+    environment = run.environment
+    yield "data", _described(run.recipe.get("data"), "name")
+    yield "images", _images(finished)
+    yield "pretext task", "; ".join(_distinct(run, "task", "class"))
+    yield "backbone", "; ".join(_distinct(run, "backbone", "spec"))
+    yield "variants", ", ".join(run.variants)
+    yield "stages", f"{len(finished)} finished" + ("" if run.finished else f", still to run: {', '.join(run.results.pending) or 'unknown'}")
+    yield "started", str(environment.get("started", ""))
+    yield "device time", "; ".join(f"{duration(seconds)} on {device}" for device, seconds in _cost(finished).items())
+    yield "throughput", "; ".join(f"{stage.key} {_throughput(stage):,.0f} images/s" for stage in finished if _fast(stage))
+    yield "commit", str(environment.get("commit", ""))
+    yield "folder", str(run.folder)
+
+
+def _environment_of(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "platform", str(environment.get("platform", ""))
+    yield "devices", ", ".join(environment.get("devices", []))
+    yield "threads", str(environment.get("threads", ""))
+    yield "Python", str(environment.get("python", ""))
+    yield "packages", ", ".join(f"{name} {version}" for name, version in environment.get("versions", {}).items())
+    yield "plugins", ", ".join(f"{name} {version}" for name, version in environment.get("plugins", {}).items())
+    yield "command", " ".join(environment.get("command", []))
+    yield "commit", str(environment.get("commit", ""))
+
+
+def _distinct(run: RunFolder, part: str, name: str) -> Iterator[str]:
+    """What the stages' artifacts say of their task or backbone, each once."""
+    tables = [stage.artifact.get("identity", {}).get(part) for stage in run.stages]
+    yield from dict.fromkeys(_described({name: table[name], **table.get("options", table)}, name) for table in tables if table)
+
+
+def _described(table: Any, name: str) -> str:
+    """``cifar10``, ``nin, num_blocks = 4, width = 0.25`` or ``RotNet, angles = [0, 90, 180, 270]``."""
+    if not isinstance(table, Mapping):
+        return str(table or "")
+    options = [f"{key} = {_toml(value)}" for key, value in table.items() if key != name and value is not None]
+    return ", ".join([str(table.get(name, "")).rpartition(":")[2], *options])
+
+
+def _toml(value: Any) -> str:
+    """A value in one line."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
+
+
+def _images(stages: list[StageFolder]) -> str:
+    counts = {
+        f"{stage.artifact[key]:,} {word}": None
+        for stage in stages
+        for key, word in (("num_images", "to train on"), ("num_test_images", "held out"))
+        if key in stage.artifact
+    }
+    return ", ".join(counts)
+
+
+def _cost(stages: list[StageFolder]) -> dict[str, float]:
+    cost: dict[str, float] = {}
+    for stage in stages:
+        device = str(stage.artifact.get("device", ""))
+        cost[device] = cost.get(device, 0.0) + stage.artifact["seconds"]
+    return cost
+
+
+def _fast(stage: StageFolder) -> bool:
+    return stage.pretrains and _throughput(stage) is not None
+
+
+def _throughput(stage: StageFolder) -> float | None:
+    speeds = [line["images_per_second"] for line in stage.log if "images_per_second" in line]
+    return statistics.median(speeds) if speeds else None
+
+
+def _backbone(stage: StageFolder) -> str:
+    if "frozen_backbone" in stage.artifact:
+        return f"unchanged, {stage.artifact['frozen_backbone']['sha256_after'][:12]}"
+    return "trained" if "seconds" in stage.artifact else ""

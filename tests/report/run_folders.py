@@ -1,0 +1,93 @@
+"""Folders of runs made by hand, as ``sslkit run`` leaves them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from sslkit.artifacts import ARTIFACT, METRICS, write_json, write_text
+
+HASH = "0123456789abcdef" * 4
+ENVIRONMENT: dict[str, Any] = {
+    "started": "2025-01-01T00:00:00+00:00",
+    "command": ["sslkit", "run", "mine.toml"],
+    "commit": "0123456789ab-dirty",
+    "python": "3.11.0",
+    "platform": "Linux",
+    "devices": ["a CPU, 2 threads"],
+    "threads": 2,
+    "versions": {"sslkit": "0.1.0", "torch": "2.6.0"},
+    "plugins": {"sslkit-rotnet": "1.5"},
+}
+
+Log = Sequence[Mapping[str, Any]]
+
+
+def make_run(
+    folder: Path,
+    stages: Mapping[str, Mapping[str, float]],
+    *,
+    name: str = "mine",
+    paper: Mapping[str, float] | None = None,
+    margins: Mapping[str, tuple[str, str]] | None = None,
+    logs: Mapping[str, Log] | None = None,
+    begun: Sequence[str] = (),
+    pending: Sequence[str] = (),
+    recipe: Mapping[str, Any] | None = None,
+    artifacts: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Path:
+    """Write a run's folder.
+
+    Args:
+        folder: where.
+        stages: metrics by the keys of finished stages; those that begin with ``pretext_`` make it a pretraining stage.
+        name: of the recipe.
+        paper: published figures.
+        margins: pairs of metrics.
+        logs: lines of metrics.jsonl by stage.
+        begun: stages that have an artifact but are not finished.
+        pending: stages that results.json says are still to run.
+        recipe: further keys of recipe.toml.
+        artifacts: further keys of artifact.json by stage.
+    """
+    for key, metrics in stages.items():
+        artifact = {**artifact_of(key, metrics), **(artifacts or {}).get(key, {})}
+        write_json(folder / key / ARTIFACT, artifact)
+    for key in begun:
+        write_json(folder / key / ARTIFACT, {"stage": key, "kind": "evaluate", "status": "running"})
+    for key, lines in (logs or {}).items():
+        write_text(folder / key / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
+    write_json(folder / "results.json", {"recipe": name, "stages": stages, "paper": paper or {}, "margins": {}, "pending": list(pending)})
+    write_json(folder / "environment.json", ENVIRONMENT)
+    table = {"name": name, "data": {"name": "digits"}, "paper": dict(paper or {}), **(recipe or {})}
+    table["margins"] = {label: list(pair) for label, pair in (margins or {}).items()}
+    write_text(folder / "recipe.toml", tomli_w.dumps(table))
+    return folder
+
+
+def artifact_of(key: str, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """What a finished stage says of itself."""
+    pretrains = any(metric.startswith("pretext_") for metric in metrics)
+    own = {} if pretrains else {"num_test_images": 10_000, "frozen_backbone": {"sha256_before": HASH, "sha256_after": HASH}}
+    return {
+        "stage": key,
+        "kind": "pretrain" if pretrains else "evaluate",
+        "status": "finished",
+        "metrics": dict(metrics),
+        "num_images": 50_000,
+        "seconds": 61.25,
+        "device": "a CPU, 2 threads",
+        **own,
+    }
+
+
+def train_line(epoch: float, **metrics: float) -> dict[str, Any]:
+    """A line of metrics.jsonl of training batches."""
+    return {"split": "train", "part": "", "step": round(epoch * 10), "epoch": epoch, **metrics}
+
+
+def heldout_line(epoch: float, **metrics: float) -> dict[str, Any]:
+    """A line of metrics.jsonl of held-out images."""
+    return {"split": "heldout", "part": "", "step": round(epoch * 10), "epoch": epoch, **metrics}

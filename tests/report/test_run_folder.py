@@ -1,0 +1,120 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from sslkit import ArtifactError
+from sslkit.report.run_folder import read_run
+from tests.report.run_folders import ENVIRONMENT, make_run, train_line
+
+STAGES = {"pretrain": {"pretext_top1": 93.0}, "blocks3/probe": {"conv2.top1": 90.0}}
+
+
+def test_a_finished_run(tmp_path: Path):
+    paper = {"blocks3/probe.conv2.top1": 91.16}
+    margins = {"gain": ("blocks3/probe.conv2.top1", "pretrain.pretext_top1")}
+    run = read_run(make_run(tmp_path, STAGES, paper=paper, margins=margins, logs={"pretrain": [train_line(1, loss=2.0)]}))
+    assert (run.name, run.finished, run.folder) == ("mine", True, tmp_path)
+    assert run.results.stages == STAGES
+    assert run.results.paper == paper
+    assert [margin.difference for margin in run.results.differences()] == [-3.0]
+    assert [stage.key for stage in run.stages] == list(STAGES)
+    assert [stage.pretrains for stage in run.stages] == [True, False]
+    assert [len(stage.log) for stage in run.stages] == [1, 0]
+    assert run.environment == ENVIRONMENT
+    assert run.recipe["data"] == {"name": "digits"}
+    assert 'name = "mine"' in run.recipe_text
+
+
+def test_an_unfinished_run_says_what_is_still_to_run(tmp_path: Path):
+    run = read_run(make_run(tmp_path, STAGES, begun=["knn"], pending=["knn", "finetune"]))
+    assert not run.finished
+    assert run.results.pending == ["knn", "finetune"]
+    assert run.results.stages == STAGES
+    assert [stage.key for stage in run.stages] == ["pretrain", "blocks3/probe", "knn"]
+
+
+def test_a_run_that_goes_on_shows_what_it_had_finished_before(tmp_path: Path):
+    """results.json is written anew, stage by stage."""
+    make_run(tmp_path, STAGES)
+    saved = {"recipe": "mine", "stages": {"pretrain": STAGES["pretrain"]}, "paper": {}, "margins": {}, "pending": ["blocks3/probe"]}
+    (tmp_path / "results.json").write_text(json.dumps(saved))
+    run = read_run(tmp_path)
+    assert run.results.stages == STAGES
+    assert run.finished
+
+
+def test_a_run_in_its_first_stage(tmp_path: Path):
+    make_run(tmp_path, {}, begun=["pretrain"])
+    (tmp_path / "results.json").unlink()
+    run = read_run(tmp_path)
+    assert not run.finished
+    assert run.results.pending == ["pretrain"]
+    assert run.results.rows() == []
+
+
+def test_a_run_that_has_not_begun(tmp_path: Path):
+    (tmp_path / "recipe.toml").write_text('name = "mine"')
+    run = read_run(tmp_path)
+    assert (run.name, run.finished, run.stages, run.environment) == ("mine", False, (), {})
+
+
+def test_folders_of_older_versions(tmp_path: Path):
+    """Without the list of what is still to run, what lies on disk counts; snapshots in the order of their epochs."""
+    make_run(tmp_path, {f"object/epoch={epoch}": {"conv2.top1": 1.0 * epoch} for epoch in (10, 9)})
+    (tmp_path / "results.json").write_text(json.dumps({"recipe": "mine", "stages": {}, "paper": {}, "margins": {}}))
+    (tmp_path / "environment.json").unlink()
+    run = read_run(tmp_path)
+    assert list(run.results.stages) == ["object/epoch=9", "object/epoch=10"]
+    assert run.finished
+    assert run.environment == {}
+
+
+def test_the_variants_of_a_sweep(tmp_path: Path):
+    make_run(tmp_path, STAGES)
+    assert read_run(tmp_path).variants == ()
+    for name in ("gamma=0.2", "blocks3"):
+        (tmp_path / "variants").mkdir(exist_ok=True)
+        (tmp_path / "variants" / f"{name}.toml").write_text("")
+    assert read_run(tmp_path).variants == ("blocks3", "gamma=0.2")
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("nowhere", "nowhere: no such folder; name a folder that sslkit run wrote"),
+        ("runs/mine/pretrain", "pretrain: not a run's folder, for it holds no recipe.toml; name the whole run: "),
+        ("runs", "runs: not a run's folder, for it holds no recipe.toml; name a run in it: mine"),
+        (".", "not a run's folder, for it holds no recipe.toml; name a folder that sslkit run wrote"),
+    ],
+)
+def test_what_is_no_run_is_refused(folder: str, message: str, tmp_path: Path):
+    make_run(tmp_path / "runs" / "mine", STAGES)
+    with pytest.raises(ArtifactError, match=re.escape(message)):
+        read_run(tmp_path / folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("recipe.toml", "name = "),
+        ("recipe.toml", "seed = 0"),
+        ("recipe.toml", 'name = "a"\npaper = 3'),
+        ("results.json", "{"),
+        ("environment.json", "[]"),
+        ("pretrain/artifact.json", "x"),
+    ],
+)
+def test_a_damaged_file_is_named(file: str, content: str, tmp_path: Path):
+    make_run(tmp_path, STAGES)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ArtifactError, match=rf"{re.escape(file)}: (damaged|not a JSON object)"):
+        read_run(tmp_path)
+
+
+def test_bytes_that_are_no_text_are_damage(tmp_path: Path):
+    make_run(tmp_path, STAGES)
+    (tmp_path / "recipe.toml").write_bytes(b"\xff")
+    with pytest.raises(ArtifactError, match=r"recipe\.toml: damaged"):
+        read_run(tmp_path)

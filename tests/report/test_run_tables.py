@@ -1,0 +1,114 @@
+import json
+from pathlib import Path
+
+from sslkit.report.run_folder import RunFolder, read_run
+from sslkit.report.run_tables import environment_table, facts_table, margins_table, results_table, stages_table
+from sslkit.report.tables import Table
+from tests.report.run_folders import HASH, make_run, train_line
+
+STAGES = {
+    "pretrain": {"pretext_loss": 0.25, "pretext_top1": 93.456},
+    "probe": {"conv2.top1": 90.504},
+    "finetune": {"conv4.top1": 92.0},
+}
+IDENTITY = {
+    "task": {"class": "sslkit_rotnet.task:RotNet", "angles": [0.0, 90.0], "transforms": None},
+    "backbone": {"spec": "nin", "options": {"num_blocks": 4, "pool_after_conv3": False}, "weights": "random"},
+}
+
+
+def read(folder: Path, **options: object) -> RunFolder:
+    artifacts = {"pretrain": {"identity": IDENTITY}, "finetune": {"frozen_backbone": None, "seconds": 3661.0, "device": "a GPU"}}
+    run = make_run(folder, STAGES, **{"artifacts": artifacts, **options})  # pyright: ignore[reportArgumentType]
+    return read_run(run)
+
+
+def facts(table: Table | None) -> dict[str, str]:
+    assert table is not None
+    return {str(name.value): str(value.value) for name, value in table.rows}
+
+
+def lines(table: Table | None) -> list[str]:
+    assert table is not None
+    return table.markdown().splitlines()[2:]
+
+
+def test_what_was_run(tmp_path: Path):
+    logs = {"pretrain": [train_line(i, images_per_second=speed) for i, speed in enumerate((10.0, 1234.5, 2000.0))]}
+    recipe = {"data": {"name": "image_folder", "root": "images", "image_size": 32}}
+    found = facts(facts_table(read(tmp_path, logs=logs, recipe=recipe)))
+    assert found == {
+        "data": 'image_folder, root = "images", image_size = 32',
+        "images": "50,000 to train on, 10,000 held out",
+        "pretext task": "RotNet, angles = [0, 90]",
+        "backbone": "nin, num_blocks = 4, pool_after_conv3 = false",
+        "stages": "3 finished",
+        "started": "2025-01-01T00:00:00+00:00",
+        "device time": "2 min 02 s on a CPU, 2 threads; 1 h 01 min on a GPU",
+        "throughput": "pretrain 1,234 images/s",
+        "commit": "0123456789ab-dirty",
+        "folder": str(tmp_path),
+    }
+
+
+def test_what_is_not_known_is_not_told(tmp_path: Path):
+    (tmp_path / "recipe.toml").write_text('name = "mine"\ndata = "digits"')
+    run = read_run(tmp_path)
+    assert facts(facts_table(run)) == {"data": "digits", "stages": "0 finished, still to run: unknown", "folder": str(tmp_path)}
+    assert environment_table(run) is None
+    assert stages_table(run) is None
+    assert results_table(run) is None
+
+
+def test_an_unfinished_run_says_so(tmp_path: Path):
+    found = facts(facts_table(read(tmp_path, pending=["knn", "linear"])))
+    assert found["stages"] == "3 finished, still to run: knn, linear"
+
+
+def test_results_without_a_paper(tmp_path: Path):
+    assert lines(results_table(read(tmp_path))) == [
+        "| pretrain | pretext_loss | 0.25 |",
+        "| pretrain | pretext_top1 | 93.46 |",
+        "| probe | conv2.top1 | 90.50 |",
+        "| finetune | conv4.top1 | 92.00 |",
+    ]
+
+
+def test_the_papers_figures_stand_beside_ours(tmp_path: Path):
+    table = results_table(read(tmp_path, paper={"probe.conv2.top1": 91.16, "probe.conv9.top1": 50.0}))
+    assert lines(table)[1:3] == ["| pretrain | pretext_top1 | 93.46 |  |  |", "| probe | conv2.top1 | 90.50 | 91.16 | -0.66 |"]
+    assert table is not None
+    assert table.note.endswith("The paper's figures that have none of ours beside them: probe.conv9.top1.")
+
+
+def test_margins(tmp_path: Path):
+    table = margins_table(read(tmp_path, margins={"gain": ("finetune.conv4.top1", "probe.conv2.top1"), "not yet": ("knn.a", "knn.b")}))
+    assert lines(table) == ["| gain | +1.50 | finetune.conv4.top1 minus probe.conv2.top1 |"]
+    assert margins_table(read(tmp_path / "none")) is None
+
+
+def test_stages(tmp_path: Path):
+    logs = {"probe": [train_line(1, images_per_second=800.0)]}
+    artifacts = {"finetune": {"kind": "evaluate", "frozen_backbone": {"sha256_after": HASH}}}
+    assert lines(stages_table(read(tmp_path, logs=logs, artifacts=artifacts, begun=["knn"], pending=["knn"]))) == [
+        "| pretrain | pretrain | 50,000 | 61.2 |  | a CPU, 2 threads | trained |",
+        f"| probe | evaluate | 50,000 | 61.2 | 800 | a CPU, 2 threads | unchanged, {HASH[:12]} |",
+        f"| finetune | evaluate | 50,000 | 61.2 |  | a CPU, 2 threads | unchanged, {HASH[:12]} |",
+        "| knn | evaluate |  |  |  |  |  |",
+    ]
+
+
+def test_the_environment(tmp_path: Path):
+    found = facts(environment_table(read(tmp_path)))
+    assert found["packages"] == "sslkit 0.1.0, torch 2.6.0"
+    assert found["plugins"] == "sslkit-rotnet 1.5"
+    assert found["command"] == "sslkit run mine.toml"
+    assert found["commit"] == "0123456789ab-dirty"
+
+
+def test_folders_of_older_versions_have_no_commit(tmp_path: Path):
+    run = read(tmp_path)
+    older = {key: value for key, value in run.environment.items() if key != "commit"}
+    (tmp_path / "environment.json").write_text(json.dumps(older))
+    assert "commit" not in facts(environment_table(read_run(tmp_path)))
+    assert "commit" not in facts(facts_table(read_run(tmp_path)))
