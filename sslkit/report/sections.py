@@ -16,6 +16,9 @@ from sslkit.report.trajectory import draw_trajectory
 
 T = TypeVar("T")
 
+_MANY_ROWS = 30
+"""Beyond so many metrics the whole list is folded, where other tables sum up the most of it."""
+
 
 class Section(NamedTuple):
     """A part of a report.
@@ -44,7 +47,7 @@ def run_sections(run: RunFolder, album: Album) -> list[Section]:
 
 def _all(run: RunFolder, album: Album) -> Iterator[Section]:
     summaries = _present(*pivot_tables(run), few_labels_table(run))
-    results = results_table(run, "folded" if summaries else "sortable")
+    results = results_table(run, "folded" if summaries and len(run.results.rows()) > _MANY_ROWS else "sortable")
     yield Section("run", "What was run", tables=(facts_table(run),))
     yield Section("margins", "Margins", tables=_present(margins_table(run)))
     yield Section(
