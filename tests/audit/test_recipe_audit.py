@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +14,13 @@ from torch import Tensor, nn
 
 from sslkit import ArtifactError, Backbone, FeatureInfo, ImageSpec, Recipe, RecipeError, audit_recipe, cli, load_recipe
 from sslkit.audit import recipe_audit
+from sslkit.audit.audit import BATCH_SIZE
 from sslkit.audit.chance import Estimate, Pair
+from sslkit.audit.contentless import SOURCES
 from sslkit.audit.finding import Finding
 from sslkit.audit.options import AuditOptions
 from sslkit.audit.recipe_audit import AuditReport
+from sslkit.audit.samples import MEASURED_IMAGES
 from sslkit.console import print_audit
 from sslkit.recipe_stages import PretrainStage
 
@@ -262,3 +266,17 @@ def test_mistakes_are_one_line_and_exit_code_2(sslkit_command, arguments, messag
     assert (code, out) == (2, "")
     assert err.startswith(message)
     assert err.count("\n") == 1
+
+
+# --------------------------------------------------------------------------------------------------------------- document
+
+
+def test_the_document_holds_every_source_and_default():
+    text = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE) == list(SOURCES)
+    default = AuditOptions()
+    assert f"makes `--num-images` images to train on ({default.num_images})" in text
+    assert f"for `--epochs` passes ({default.epochs})" in text
+    assert f"`--seed` decides all randomness, and is {default.seed} unless given" in text
+    assert f"batches of {BATCH_SIZE} images" in text
+    assert f"at most {MEASURED_IMAGES} images" in text
