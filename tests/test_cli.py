@@ -362,7 +362,7 @@ def test_the_installed_plugins_are_listed(sslkit_command):
     printed = sslkit_command("plugins")
     assert printed.code == 0
     assert "pretext_tasks: rotnet" in printed.out
-    assert "conv_probe, finetune, knn" in printed.out
+    assert "conv_probe, feature_quality, finetune, knn" in printed.out
 
 
 def test_a_broken_plugin_is_listed_with_its_reason(sslkit_command, monkeypatch):
