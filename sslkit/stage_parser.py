@@ -68,14 +68,9 @@ class StageParser:
         task = build(PretextTask, table["task"], f"{path}.task", self._catalog)
         weights = check_weights(name, table.get("weights", RANDOM), self._table["stages"], self._named)
         training = build(Training, {key: table[key] for key in TRAINING_KEYS if key in table}, path, self._catalog)
-        for snapshot in weights.snapshots:
+        for place in self._places(name, weights, table, path):
             yield PretrainStage(
-                name=name,
-                key=_snapshot_key(name, weights, snapshot),
-                seed=self._seed,
-                weights=weights.stage,
-                snapshot=snapshot,
-                backbone=self._backbone(table, weights.stage, path),
+                **place,
                 runtime=runtime,
                 task=task,
                 training=training,
@@ -90,17 +85,21 @@ class StageParser:
         weights = check_weights(name, given, self._table["stages"], self._named)
         if evaluator.from_scratch and weights.stage != RANDOM:
             raise RecipeError(f"{path}.weights: this evaluator trains from scratch", found=given, allowed='"random"')
+        for place in self._places(name, weights, table, path):
+            yield EvaluateStage(**place, runtime=runtime, evaluator=evaluator)
+
+    def _places(self, name: str, weights: Weights, table: Mapping[str, Any], path: str) -> Iterator[dict[str, Any]]:
+        """What a stage is called and begins with, once for each snapshot that it takes."""
+        backbone = self._backbone(table, weights.stage, path)
         for snapshot in weights.snapshots:
-            yield EvaluateStage(
-                name=name,
-                key=_snapshot_key(name, weights, snapshot),
-                seed=self._seed,
-                weights=weights.stage,
-                snapshot=snapshot,
-                backbone=self._backbone(table, weights.stage, path),
-                runtime=runtime,
-                evaluator=evaluator,
-            )
+            yield {
+                "name": name,
+                "key": f"{name}/epoch={snapshot}" if weights.each else name,
+                "seed": self._seed,
+                "weights": weights.stage,
+                "snapshot": snapshot,
+                "backbone": backbone,
+            }
 
     def _backbone(self, table: Mapping[str, Any], weights: str, path: str) -> BackboneOptions:
         if weights != RANDOM:
@@ -139,10 +138,6 @@ class StageParser:
         if stage.snapshot_epochs:
             table["snapshot_epochs"] = list(stage.snapshot_epochs)
         return {**table, "task": describe(stage.task, self._catalog), **describe(stage.training, self._catalog)}
-
-
-def _snapshot_key(name: str, weights: Weights, snapshot: int | None) -> str:
-    return f"{name}/epoch={snapshot}" if weights.each else name
 
 
 def _epochs(value: Any, training: Training, path: str) -> tuple[int, ...]:

@@ -238,7 +238,7 @@ def test_files_that_cannot_be_read(refused: Refused, tmp_path: Path):
     assert refused(path="broken.toml").startswith("broken.toml: not valid TOML (Invalid value (at line 1, column 8")
     assert refused(path="missing.toml") == "missing.toml: no such file; `sslkit recipes` lists the bundled ones"
     message = refused(path="quickstrt")
-    assert message.startswith("quickstrt: no such file, and no bundled recipe of this name; allowed: quickstart, ")
+    assert message.startswith("quickstrt: no such file, and no bundled recipe of this name; allowed: audit_transforms, quickstart, ")
     assert message.endswith("; did you mean 'quickstart'?")
 
 
