@@ -60,14 +60,15 @@ class Pair(NamedTuple):
 
 
 def accuracy(prediction: Prediction, groups: Tensor) -> Estimate:
-    """How often the largest logit is the right one.
+    """How often the largest logit is the right one; where several are, which in bfloat16 is not rare, each counts for its part.
 
     Args:
         prediction: (M, K) logits and (M,) targets.
         groups: (M,) int64, which predictions belong together; predictions of different groups are independent.
     """
-    correct = prediction.logits.argmax(dim=1) == prediction.targets
-    return _estimate(correct.double(), prediction.targets, groups, LEVEL)
+    largest = (prediction.logits == prediction.logits.amax(dim=1, keepdim=True)).double()
+    correct = largest.gather(1, prediction.targets[:, None])[:, 0] / largest.sum(dim=1)
+    return _estimate(correct, prediction.targets, groups, LEVEL)
 
 
 def pairs(prediction: Prediction, groups: Tensor) -> tuple[Pair, ...]:

@@ -47,6 +47,19 @@ def test_whoever_always_says_the_same_is_at_chance_however_unequal_the_classes_a
     assert [pair.accuracy.value for pair in pairs(Prediction(logits, targets), torch.arange(100))] == [50, 50, 50]
 
 
+def test_ties_are_shared():
+    logits = torch.tensor([[1.0, 1.0, 0.0], [2.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    found = accuracy(Prediction(logits, torch.tensor([0, 1, 2])), torch.arange(3))
+    assert found.value == pytest.approx(100 * (1 / 2 + 0 + 1 / 3) / 3)
+
+
+def test_of_two_classes_there_is_one_pair_with_the_same_accuracy():
+    prediction, images = guesses(40, 2, 3, sway=1.0, skill=0.3)
+    prediction.logits[::5] = 0.0
+    (pair,) = pairs(prediction, images)
+    assert pair.accuracy == pytest.approx(accuracy(prediction, images))
+
+
 def test_pairs_equal_a_loop():
     prediction, images = guesses(30, 5, 1, sway=1.0, skill=0.5)
     prediction.logits[::7] = 1.0  # ties
