@@ -156,8 +156,7 @@ def print_results(console: Console, results: Results) -> None:
 def print_audit(console: Console, report: "AuditReport") -> None:
     """How far each task gets on images without content, and the two classes that are told apart best."""
     table = Table(title=f"{report.recipe}: pretext accuracy on images without content", title_justify="left")
-    table.add_column("stage", overflow="fold")
-    table.add_column("images", no_wrap=True)
+    table.add_column("stage, images", overflow="fold")
     table.add_column("chance", justify="right", no_wrap=True)
     table.add_column("accuracy", justify="right", no_wrap=True)
     table.add_column("worst pair", overflow="fold")
@@ -165,11 +164,12 @@ def print_audit(console: Console, report: "AuditReport") -> None:
     table.add_column("verdict", no_wrap=True)
     for stage, findings in report.findings.items():
         table.add_section()
-        for i, finding in enumerate(findings):
+        table.add_row(f"[bold]{escape(stage)}[/bold]")
+        for finding in findings:
             pair = escape(" / ".join(finding.names(finding.worst)))
             figures = (f"{finding.accuracy.chance:.1f}", _estimate(finding.accuracy), pair, _estimate(finding.worst.accuracy))
             verdict = f"[red]{finding.verdict}[/red]" if finding.leaks else finding.verdict
-            table.add_row("" if i else escape(stage), finding.source, *figures, verdict)
+            table.add_row(f"  {finding.source}", *figures, verdict)
     console.print(table)
     console.print("in percent, with 95 % intervals; a pair's chance is 50, and its interval allows for the number of pairs", soft_wrap=True)
 
