@@ -89,7 +89,9 @@ def shuffled_patches(images: Tensor, generator: Generator) -> Tensor:
     """Copies of images, cut into square patches that change places within their image.
 
     Keeps everything inside of a patch: texture, colour, edges and the light on them, which may well tell up from down. Destroys what is
-    larger than a patch. The patches are the largest of at most 8 pixels, and a quarter of the side, that cover the image exactly.
+    larger than a patch. The patches are the largest of at most 8 pixels, and a quarter of the side, that cover the image exactly. At last
+    the image is rolled by a random part of a patch, over its edges: a grid of seams that always lay in the same place would itself
+    tell whether an image was moved.
 
     Args:
         images: (N, C, H, W) uint8.
@@ -104,8 +106,8 @@ def shuffled_patches(images: Tensor, generator: Generator) -> Tensor:
     rows, columns = patches.shape[2:4]
     order = torch.rand(num_images, rows * columns, generator=generator).argsort(dim=1)
     index = order[:, None, :, None, None].expand(-1, num_chs, -1, side, side)
-    shuffled = patches.flatten(2, 3).gather(2, index).unflatten(2, (rows, columns))
-    return shuffled.transpose(3, 4).reshape(images.shape)
+    shuffled = patches.flatten(2, 3).gather(2, index).unflatten(2, (rows, columns)).transpose(3, 4).reshape(images.shape)
+    return _rolled(shuffled, torch.randint(side, (2, num_images), generator=generator))
 
 
 NOISE: dict[str, Callable[[Spectrum, Shape, Generator], Tensor]] = {"isotropic_noise": isotropic_noise, "jpeg_noise": jpeg_noise}
@@ -119,12 +121,8 @@ SOURCES = ("isotropic_noise", "jpeg_noise", "phase_scrambled", "shuffled_patches
 
 
 def patch_side(height: int, width: int) -> int:
-    """The side of the patches that :func:`shuffled_patches` cuts.
-
-    It divides what stays of an image's longer side on the left of its central square, too: a grid that lies there off centre would itself
-    tell which way round the image is.
-    """
-    common = math.gcd(height, width, abs(height - width) // 2)
+    """The side of the patches that :func:`shuffled_patches` cuts."""
+    common = math.gcd(height, width)
     limit = min(8, max(1, min(height, width) // 4))
     return max(side for side in range(1, limit + 1) if common % side == 0)
 
@@ -159,6 +157,19 @@ def _scrambled(images: Tensor, generator: Generator) -> Tensor:
     offsets = torch.fft.rfft2(torch.randn(len(images), 1, height, width, generator=generator)).sgn()
     offsets[..., 0, 0] = 1  # the mean stays
     return _to_uint8(torch.fft.irfft2(torch.fft.rfft2(images.float() / 255) * offsets, s=(height, width)))
+
+
+def _rolled(images: Tensor, offsets: Tensor) -> Tensor:
+    """Each image by its own (2, N) rows down and columns to the right; what leaves at one edge comes in at the other."""
+    num_images, num_chs, height, width = images.shape
+    down = (torch.arange(height) - offsets[0][:, None]) % height
+    across = (torch.arange(width) - offsets[1][:, None]) % width
+    return images[
+        torch.arange(num_images)[:, None, None, None],
+        torch.arange(num_chs)[:, None, None],
+        down[:, None, :, None],
+        across[:, None, None, :],
+    ]
 
 
 def _to_uint8(images: Tensor) -> Tensor:
