@@ -375,7 +375,7 @@ def test_logging_and_checkpoints_may_change_without_a_new_run(tmp_path: Path):
         ({"data": Arrays(train_images=DATA.train_images)}, ["data.heldout"]),
         ({"backbone": network(seed=1)}, ["backbone.weights"]),
         ({"backbone": network(width=6)}, ["backbone.weights"]),
-        ({"task": RotNet()}, ["task.angles", "task.class", "task.transforms"]),
+        ({"task": RotNet()}, ["task.angles", "task.class", "task.interpolation", "task.transforms"]),
         ({"runtime": Runtime(device="cpu")}, ["precision: 'float32' -> 'auto'"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
