@@ -19,6 +19,7 @@ from sslkit.networks import begun_with
 from sslkit.preflight import check
 from sslkit.recipe import Recipe
 from sslkit.recipe_stages import RANDOM, PretrainStage, Stage
+from sslkit.recipe_table import read_table
 from sslkit.report.files import write_run_report
 from sslkit.report.results import Results
 from sslkit.run_record import RunRecord, write_recipe
@@ -152,6 +153,7 @@ def _weights_mark(stage: Stage, fingerprints: Mapping[str, str]) -> str:
 def _open_folder(folder: Path, recipe: Recipe, fresh: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ArtifactError(f"{folder}: is a file", fix="choose another folder with --output")
+    _check_owner(folder, recipe)
     if fresh:
         for stage in recipe.stages:
             if (folder / stage.key / ARTIFACT).exists():
@@ -162,6 +164,16 @@ def _open_folder(folder: Path, recipe: Recipe, fresh: bool) -> None:
             write_recipe(folder, recipe)
     except OSError as error:
         raise ArtifactError(f"{folder}: cannot be written to ({error})", fix="choose another folder with --output") from error
+
+
+def _check_owner(folder: Path, recipe: Recipe) -> None:
+    """Stages that do not collide would otherwise mix, and results.json would be the new recipe's alone."""
+    path = folder / "recipe.toml"
+    owner = read_table(path).get("name") if path.exists() else recipe.name
+    if owner != recipe.name:
+        raise ArtifactError(
+            f"{folder}: holds a run of a different recipe (name: {owner!r} -> {recipe.name!r})", fix="choose another folder with --output"
+        )
 
 
 @contextmanager

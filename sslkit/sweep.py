@@ -129,7 +129,8 @@ def _named(variants: Mapping[str, Mapping[str, Any]]) -> list[_Choice]:
 def _array(key: str, values: Any, arrays: Mapping[str, Any]) -> list[_Choice]:
     _check_key(key, "sweep")
     if not isinstance(values, list) or not values:
-        raise RecipeError(f'sweep."{key}": must be an array of values', found=values, allowed=f'"{key}" = [...]')
+        allowed = f'"{key}" = [...] with one value or more, or a table of keys for a named variant'
+        raise RecipeError(f'sweep."{key}": must be an array of values', found=values, allowed=allowed)
     last = key.rpartition(".")[2]
     short = last if sum(other.rpartition(".")[2] == last for other in arrays) == 1 else key
     labels = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]

@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "audit": "artifacts data engine errors events interfaces options plugins preflight recipe recipe_stages stages",
     "preview": "bundled data errors interfaces options plugins preflight recipe recipe_table report",
     "run_record": "artifacts engine events recipe",
-    "run": "artifacts data engine errors events interfaces networks preflight recipe recipe_stages report run_record stage_run stages",
+    "run": "artifacts data engine errors events interfaces networks preflight recipe recipe_stages recipe_table report run_record stage_run stages",
     "console": "audit bundled events plugins report",
     "testing": "data engine errors interfaces",
     "cli": "audit bundled console errors events plugins preflight preview recipe report run",

@@ -563,3 +563,13 @@ def test_a_refused_start_leaves_the_record_as_it_was(whole: Whole, tmp_path: Pat
             output=folder,
         )
     assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_belongs_to_one_recipe(fresh: bool, whole: Whole, load: Callable[..., Recipe]):
+    """Stages of other names would not collide: without this, two recipes' stages would lie side by side and results.json be one's."""
+    before = {path: path.read_bytes() for path in whole.folder.glob("*.*")}
+    other = load('name = "other"\n[data]\nname = "digits"\n[backbone]\nname = "nin"\n[stages.more]\ntask = { name = "rotnet" }\n')
+    with pytest.raises(ArtifactError, match=r"holds a run of a different recipe \(name: 'tiny' -> 'other'\); choose another folder"):
+        run_recipe(other, output=whole.folder, fresh=fresh)
+    assert {path: path.read_bytes() for path in before} == before
