@@ -45,6 +45,9 @@ assert torch.allclose(output.loss, -logits.log_softmax(1)[torch.arange(64), view
 assert objective.head.weight.grad is not None
 total, num = output.metrics["top1"]
 assert torch.allclose(total / num, (logits.argmax(1) == views["labels"]).float().mean() * 100)
+assert objective.classes == ("none", "horizontal", "vertical", "both")
+assert torch.equal(output.predictions["flip"].logits, logits) and torch.equal(output.predictions["flip"].targets, views["labels"])
+assert objective.captions(views) == {"images": [objective.classes[label] for label in views["labels"]]}
 
 def refused(table):
     try:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from sslkit import Backbone, Batch, DataInfo, Mean, Objective, OptionError, PretextTask, StepOutput
+from sslkit import Backbone, Batch, DataInfo, Mean, Objective, OptionError, Prediction, PretextTask, StepOutput
 
 AXES = {"none": (), "horizontal": (-1,), "vertical": (-2,), "both": (-2, -1)}
 """The axes of (N, C, H, W) images that each flip reverses."""
@@ -46,6 +46,7 @@ class FlipPrediction(Objective):
 
     def __init__(self, backbone: Backbone, flips: Sequence[str]) -> None:
         super().__init__(backbone)
+        self.classes = tuple(flips)
         self.axes = tuple(AXES[flip] for flip in flips)
         self.head = nn.Linear(backbone.feature_info[-1].num_chs, len(self.axes))
 
@@ -60,4 +61,9 @@ class FlipPrediction(Objective):
         """Also measures ``top1``: how often the flip is recognised, in percent."""
         logits = self.head(self.backbone.embed(views["images"]))
         correct = logits.argmax(dim=1) == views["labels"]
-        return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(correct * 100)})
+        prediction = Prediction(logits.detach(), views["labels"])
+        return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(correct * 100)}, {"flip": prediction})
+
+    def captions(self, views: Mapping[str, Tensor]) -> dict[str, list[str]]:
+        """Under each image the flip that it went through."""
+        return {"images": [self.classes[label] for label in views["labels"].tolist()]}
