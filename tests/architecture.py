@@ -14,7 +14,8 @@ PLUGINS = {path.relative_to(ROOT).as_posix(): path for room in ("plugins", "exam
 MAY_IMPORT = {
     "errors": "",
     "events": "",
-    "layers": "",
+    "kernels": "",
+    "layers": "kernels",
     "bundled": "errors",
     "metrics_log": "events",
     "interfaces": "errors events",
@@ -39,7 +40,7 @@ MAY_IMPORT = {
     "report": "artifacts data engine errors interfaces metrics_log networks plugins preflight recipe recipe_stages",
     "audit": "artifacts data engine errors events interfaces options plugins preflight recipe recipe_stages stages",
     "preview": "bundled data errors interfaces options plugins preflight recipe recipe_table report",
-    "run_record": "artifacts engine events recipe",
+    "run_record": "artifacts engine events kernels recipe",
     "run": "artifacts data engine errors events interfaces networks preflight recipe recipe_stages recipe_table report run_record stage_run stages",
     "console": "audit bundled events plugins report",
     "testing": "data engine errors interfaces",
@@ -57,8 +58,9 @@ METHOD_BLIND = re.compile(
 )
 """The trainer, the stages, the run, the evaluators, the audit and what draws views: they work for a method that nobody has thought of yet."""
 
-PLAIN_VALUES = {"Tensor", "tuple", "OptimizerFactory", "OpenedDataset", "PretrainStage", "EvaluateStage"}
-"""What method-blind code may ask ``isinstance`` for: these are no tasks, objectives, backbones or evaluators."""
+PLAIN_VALUES = {"Tensor", "tuple", "OptimizerFactory", "OpenedDataset", "PretrainStage", "EvaluateStage", "BatchNorm2d"}
+"""What method-blind code may ask ``isinstance`` for: these are no tasks, objectives, backbones or evaluators. ``BatchNorm2d`` is torch's own
+layer, which is folded wherever it stands."""
 
 VAGUE = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 

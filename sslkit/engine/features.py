@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sslkit.engine.batch_source import BatchSource
+from sslkit.engine.folding import folded
 from sslkit.interfaces import Backbone, pool
 
 
@@ -34,10 +35,11 @@ def extract_features(backbone: Backbone, loader: BatchSource, layers: Sequence[s
     Returns:
         For each layer (num_images, D) float32 on the CPU, in index order.
     """
+    network = folded(backbone, layers)
     parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-    with torch.no_grad(), evaluating(backbone), torch.autocast(loader.device.type, dtype=autocast, enabled=autocast is not None):
+    with torch.no_grad(), evaluating(network), torch.autocast(loader.device.type, dtype=autocast, enabled=autocast is not None):
         for batch in loader.in_order():
-            features = backbone(batch.images, layers)
+            features = network(batch.images, layers)
             for layer in layers:
                 parts[layer].append(pool(features[layer], backbone.layer(layer).kind).float().cpu())
     return {layer: torch.cat(chunks) for layer, chunks in parts.items()}
