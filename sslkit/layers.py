@@ -3,22 +3,37 @@
 import math
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
+
+from sslkit.kernels.batch_norm_relu import batch_norm_relu
 
 
-def conv_unit(in_chs: int, out_chs: int, kernel_size: int) -> nn.Sequential:
+class ConvUnit(nn.Sequential):
     """Convolution without bias, BatchNorm, ReLU; (N, in_chs, H, W) -> (N, out_chs, H, W).
+
+    The last two run as one operation where there is one (:func:`~sslkit.kernels.batch_norm_relu.batch_norm_relu`), unless somebody
+    put another layer in their place or listens to them with a hook.
 
     Args:
         in_chs: channels of the input.
         out_chs: channels of the output.
         kernel_size: odd, in pixels; the input is padded so that its size stays the same.
     """
-    return nn.Sequential(
-        nn.Conv2d(in_chs, out_chs, kernel_size, padding=kernel_size // 2, bias=False),
-        nn.BatchNorm2d(out_chs),
-        nn.ReLU(inplace=True),
-    )
+
+    def __init__(self, in_chs: int, out_chs: int, kernel_size: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_chs, out_chs, kernel_size, padding=kernel_size // 2, bias=False),
+            nn.BatchNorm2d(out_chs),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in nn.Sequential
+        """See the class."""
+        conv, norm, relu = self
+        x = conv(input)
+        if type(norm) is nn.BatchNorm2d and type(relu) is nn.ReLU and not (_has_hooks(norm) or _has_hooks(relu)):
+            return batch_norm_relu(x, norm)
+        return relu(norm(x))
 
 
 def nin_block(in_chs: int, widths: Sequence[int], kernel_size: int = 3) -> nn.Sequential:
@@ -30,7 +45,7 @@ def nin_block(in_chs: int, widths: Sequence[int], kernel_size: int = 3) -> nn.Se
         kernel_size: of the first unit.
     """
     chs = (in_chs, *widths)
-    return nn.Sequential(*(conv_unit(chs[i], chs[i + 1], kernel_size if i == 0 else 1) for i in range(len(widths))))
+    return nn.Sequential(*(ConvUnit(chs[i], chs[i + 1], kernel_size if i == 0 else 1) for i in range(len(widths))))
 
 
 def init_weights(module: nn.Module) -> None:
@@ -48,3 +63,7 @@ def init_weights(module: nn.Module) -> None:
         return
     if module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)  # noqa: SLF001

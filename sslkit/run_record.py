@@ -14,6 +14,7 @@ import torch
 from sslkit.artifacts import write_json, write_text
 from sslkit.engine.device import describe_device
 from sslkit.events import Event, Observer, StageStart
+from sslkit.kernels.batch_norm_relu import describe_kernels
 from sslkit.recipe import Recipe
 
 
@@ -56,6 +57,7 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
         "platform": platform.platform(),
         "devices": sorted({describe_device(stage.runtime.resolve_device()) for stage in recipe.stages}),
         "threads": torch.get_num_threads(),
+        "cpu_kernels": describe_kernels(),
         "versions": {"sslkit": version("sslkit"), "torch": torch.__version__, **{name: version(name) for name in packages}},
         "plugins": plugins,
     }

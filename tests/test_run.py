@@ -278,7 +278,18 @@ def test_the_environment_says_what_a_figure_needs_beside_it(whole: Whole):
     environment = json.loads((whole.folder / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__
     assert set(environment["plugins"]) == {"sslkit"}
-    assert set(environment) == {"started", "command", "commit", "python", "platform", "devices", "threads", "versions", "plugins"}
+    assert set(environment) == {
+        "started",
+        "command",
+        "commit",
+        "python",
+        "platform",
+        "devices",
+        "cpu_kernels",
+        "threads",
+        "versions",
+        "plugins",
+    }
     assert len(environment["devices"]) == 1
 
 

@@ -1,0 +1,91 @@
+"""C sources to a loaded library: compiled for this very processor on first use, kept in the user's cache, never needed.
+
+Where there is no compiler, or anything else fails, there is no library and callers do without.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+SWITCH = "SSLKIT_NATIVE_KERNELS"
+"""Set it to 0 to use torch's kernels alone."""
+
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fopenmp")
+_SECONDS = 120
+
+
+class NativeBuildError(Exception):
+    """There is no library; says why in one line."""
+
+
+def build(source: Path, environ: Mapping[str, str] | None = None) -> ctypes.CDLL:
+    """Compile and load one C file; torch must have been imported, whose OpenMP threads it shares.
+
+    Args:
+        source: the file; what it includes lies beside it under the same name with another ending.
+        environ: of the process; the switch and the cache's place are read from it.
+
+    Raises:
+        NativeBuildError: there will be no library.
+    """
+    environ = os.environ if environ is None else environ
+    if environ.get(SWITCH) == "0":
+        raise NativeBuildError(f"switched off by {SWITCH}=0")
+    if not sys.platform.startswith("linux"):
+        raise NativeBuildError(f"not supported on {sys.platform}")
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is None:
+        raise NativeBuildError("no C compiler")
+    try:
+        library = _cache_folder(environ) / f"{source.stem}-{_mark(source, compiler)}.so"
+        if not library.exists():
+            _compile(source, library, compiler)
+        return ctypes.CDLL(str(library))
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NativeBuildError(str(error).splitlines()[0]) from error
+
+
+def _cache_folder(environ: Mapping[str, str]) -> Path:
+    """A folder of the user's own that others cannot write to."""
+    root = environ.get("XDG_CACHE_HOME")
+    folder = (Path(root) if root else Path.home() / ".cache") / "sslkit"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def _mark(source: Path, compiler: str) -> str:
+    """Changes with the sources, the compiler and the processor: a home folder may be shared by unlike machines."""
+    digest = hashlib.sha256(repr(_FLAGS).encode())
+    for path in sorted(source.parent.glob(f"{source.stem}.[ch]")):
+        digest.update(path.read_bytes())
+    digest.update(_run([compiler, "--version"]))
+    digest.update(_processor())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _processor() -> bytes:
+    """What this processor can do, of Linux' /proc/cpuinfo."""
+    lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    return b"\n".join(sorted({line for line in lines if line.startswith((b"flags", b"Features", b"model name"))}))
+
+
+def _compile(source: Path, library: Path, compiler: str) -> None:
+    """Written beside and renamed: several processes may build it at once."""
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        objects, beside = Path(folder) / "kernels.o", Path(folder) / "kernels.so"
+        _run([compiler, *_FLAGS, "-c", str(source), "-o", str(objects)])
+        # Not linked to OpenMP: a second copy of it would bring a second set of threads. Its names are found in torch's when loaded.
+        _run([compiler, "-shared", str(objects), "-o", str(beside), "-lm"])
+        beside.replace(library)
+
+
+def _run(command: list[str]) -> bytes:
+    return subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS).stdout
