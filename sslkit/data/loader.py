@@ -62,7 +62,7 @@ class Loader:
         loader = DataLoader(
             _Reader(self.images),
             batch_sampler=[chunk.tolist() for chunk in chunks],
-            num_workers=min(8, os.cpu_count() or 1),
+            num_workers=min(8, _num_cores()),
             collate_fn=_keep,
             pin_memory=self.device.type == "cuda",
             generator=Generator(),  # torch seeds workers from the global generator otherwise: a resumed epoch would draw once more
@@ -72,6 +72,11 @@ class Loader:
                 raise decoded
             images, indices = decoded
             yield Batch(images.to(self.device, non_blocking=True), indices.to(self.device, non_blocking=True))
+
+
+def _num_cores() -> int:
+    """Those that this process may use: a cluster often grants fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Reader(TorchDataset):
