@@ -36,7 +36,7 @@ def naive_fit(
     objective: Brightness, groups: list[dict], learning_rate: Callable[[float], float], pixels: Callable[[Tensor], Tensor]
 ) -> list[float]:
     """The loop that everybody writes; returns the losses."""
-    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.01)
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.01, fused=True)
     base = [group["lr"] for group in optimizer.param_groups]
     losses = []
     objective.train()
@@ -127,8 +127,8 @@ def test_each_phase_has_its_optimiser_and_starts_without_gradients():
     run(ours, training, log_every=9, emit=events.append)
 
     optimizers = {
-        "head": torch.optim.SGD(theirs.head.parameters(), lr=0.3),
-        "backbone": torch.optim.SGD(theirs.backbone.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01),
+        "head": torch.optim.SGD(theirs.head.parameters(), lr=0.3, fused=True),
+        "backbone": torch.optim.SGD(theirs.backbone.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, fused=True),
     }
     theirs.train()
     for indices in [batch for batches in naive_orders(3) for batch in batches]:

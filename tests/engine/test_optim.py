@@ -1,7 +1,9 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from sslkit import SGD, AdamW, OptionError
+from sslkit import SGD, AdamW, OptimizerFactory, OptionError
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,50 @@ def test_a_group_may_have_its_own_weight_decay():
     one, two = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
     optimizer = SGD(weight_decay=0.01).build([{"params": [one]}, {"params": [two], "weight_decay": 0.0}])
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.0]
+
+
+def make_parameters() -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    convolution = torch.randn(4, 3, 3, 3, generator=generator).to(memory_format=torch.channels_last)
+    return [torch.nn.Parameter(convolution), torch.nn.Parameter(torch.randn(5, generator=generator))]
+
+
+def train(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], *, late: bool) -> None:
+    """Five steps; the second parameter gets its first gradient in the third one if ``late``."""
+    for step in range(5):
+        optimizer.zero_grad()
+        loss = (parameters[0] ** 2 * torch.arange(3.0)).sum()
+        if step >= 2 or not late:
+            loss = loss + (parameters[1] - 1).square().sum() * parameters[0].detach().mean()
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("factory", "plain"),
+    [
+        (SGD(lr=0.05), lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4, foreach=False)),
+        (SGD(lr=0.05, momentum=0.0, nesterov=False), lambda p: torch.optim.SGD(p, lr=0.05, weight_decay=5e-4, foreach=False)),
+        (AdamW(lr=0.05), lambda p: torch.optim.AdamW(p, lr=0.05, weight_decay=0.05, foreach=False)),
+    ],
+    ids=["sgd", "sgd without momentum", "adamw"],
+)
+def test_fused_optimisers_do_what_the_plain_ones_do(factory: OptimizerFactory, plain: Callable, late: bool):
+    ours, theirs = make_parameters(), make_parameters()
+    train(factory.build([{"params": ours}]), ours, late=late)
+    train(plain(theirs), theirs, late=late)
+    for parameter, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_forgotten_momentum_begins_anew():
+    ours, theirs = make_parameters(), make_parameters()
+    optimizer = SGD(lr=0.05).build([{"params": ours}])
+    plain = torch.optim.SGD(theirs, lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4, foreach=False)
+    for parameters, one in ((ours, optimizer), (theirs, plain)):
+        train(one, parameters, late=False)
+        one.state.pop(parameters[1])
+        train(one, parameters, late=False)
+    for parameter, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=1e-5, atol=1e-6)
