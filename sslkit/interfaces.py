@@ -589,6 +589,7 @@ class RunContext:
         autocast: the dtype of autocast, or None for plain float32.
         channels_last: keep convolution weights in channels_last memory format.
         compile: compile ``Objective.forward``.
+        cuda_graphs: record what is compiled as a CUDA graph and replay it.
         log_every: read metrics every so many steps.
         checkpoint_minutes: write a checkpoint that often.
         folder: where checkpoints go, or None to keep nothing.
@@ -603,6 +604,7 @@ class RunContext:
     autocast: torch.dtype | None = None
     channels_last: bool = True
     compile: bool = False
+    cuda_graphs: bool = False
     log_every: int = 50
     checkpoint_minutes: float = 10.0
     folder: Path | None = None

@@ -168,6 +168,7 @@ class StageRun:
             autocast=self.runtime.resolve_autocast(device),
             channels_last=self.runtime.channels_last,
             compile=self.runtime.resolve_compile(device),
+            cuda_graphs=self.runtime.cuda_graphs and device.type == "cuda",
             log_every=self.runtime.log_every,
             checkpoint_minutes=self.runtime.checkpoint_minutes,
             folder=self.folder,

@@ -136,7 +136,7 @@ def test_every_hook_and_variable_is_named_for_authors():
     text = DOCUMENTS["docs/plugins.md"]
     assert [kind for kind in KINDS if kind not in text] == []
     used = {name for path in (ROOT / "sslkit").rglob("*.py") for name in re.findall(r'"(SSLKIT_\w+)"', path.read_text(encoding="utf-8"))}
-    assert used == {"SSLKIT_DATA", "SSLKIT_DISABLE_PLUGINS", "SSLKIT_STRICT_PLUGINS"}
+    assert used == {"SSLKIT_DATA", "SSLKIT_DISABLE_PLUGINS", "SSLKIT_NATIVE_KERNELS", "SSLKIT_STRICT_PLUGINS"}
     assert [name for name in used if f"| `{name}` |" not in text] == []
 
 

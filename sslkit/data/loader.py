@@ -53,8 +53,10 @@ class Loader:
         return self.batches(torch.arange(self.num_images))
 
     def _resident(self, chunks: Sequence[Tensor], pixels: Tensor) -> Iterator[Batch]:
-        for chunk in chunks:
-            indices = chunk.to(self.device, non_blocking=True)
+        if not chunks:
+            return
+        order = torch.cat(tuple(chunks)).to(self.device)  # sent once: a GPU that is sent each batch's indices waits each time
+        for indices in order.split(self.batch_size):
             yield Batch(pixels[indices], indices)
 
     def _decoded(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:

@@ -24,6 +24,7 @@ class Runtime:
         device: ``auto`` (cuda, then mps, then cpu), or a torch device (``cuda:1``).
         precision: ``auto`` (bfloat16 autocast where the hardware has it), ``bfloat16`` or ``float32``.
         compile: compile the objective's forward pass; ``auto``: on CUDA.
+        cuda_graphs: record the compiled pass once and replay it, which saves launches; on CUDA, for views of a fixed size.
         deterministic: only deterministic kernels, which may be slower.
         channels_last: keep convolution weights in channels_last memory format.
         keep_memory: tell glibc's allocator to keep freed pages: 1.6 times the speed on a CPU, for more resident memory.
@@ -34,6 +35,7 @@ class Runtime:
     device: str = "auto"
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     compile: bool | Literal["auto"] = "auto"
+    cuda_graphs: bool = False
     deterministic: bool = False
     channels_last: bool = True
     keep_memory: bool = True

@@ -1,9 +1,9 @@
 """The one training loop: pretraining, probes, fine-tuning and baselines all run through :func:`fit`."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from sslkit.engine.batch_source import BatchSource
 from sslkit.engine.checkpoint import load_tensors, save_tensors
 from sslkit.engine.features import evaluating
+from sslkit.engine.forward_pass import ForwardPass
 from sslkit.engine.meters import Meters
 from sslkit.engine.predictions import Predictions
 from sslkit.engine.randomness import derive_seed, global_seed, make_generator
@@ -19,9 +20,7 @@ from sslkit.engine.step_log import StepLog, check_finite, note_step
 from sslkit.engine.training import Training
 from sslkit.errors import RunInterruptedError
 from sslkit.events import CheckpointSaved, HeldoutEnd
-from sslkit.interfaces import Backbone, Mean, Objective, Prediction, RunContext, StepOutput
-
-Forward = Callable[[dict[str, Tensor], str, Mapping[str, Tensor]], StepOutput]
+from sslkit.interfaces import Backbone, Mean, Objective, Prediction, RunContext
 
 
 class FitResult(NamedTuple):
@@ -86,7 +85,7 @@ def fit(
         state = TrainState(objective, train, training, context)
         if path is not None and path.exists():
             state.restore(*load_tensors(path))
-        forward = _compiled(objective) if context.compile else objective
+        forward = ForwardPass(objective, train.batch_size, context)
         log = StepLog(state, context)
         last_checkpoint = time.monotonic()
         checked = False
@@ -107,7 +106,7 @@ def fit(
                     _run_eagerly(views, state, context)
                     checked = True
                 for phase in objective.phases:
-                    _step(phase, forward, views, state, context)
+                    _step(phase, forward, views, len(batch.indices), state, context)
                 state.step += 1
                 state.batch += 1
                 log.step(len(batch.indices), last_checkpoint=path)
@@ -132,13 +131,13 @@ def fit(
         return FitResult(measured.metrics, state.step, measured.predictions)
 
 
-def _step(phase: str, forward: Forward, views: dict[str, Tensor], state: TrainState, context: RunContext) -> None:
+def _step(phase: str, forward: ForwardPass, views: dict[str, Tensor], num_images: int, state: TrainState, context: RunContext) -> None:
     """One phase: forward, backward, optimiser."""
     objective = state.objective
     objective.on_before_step(phase, state)
     objective.zero_grad(set_to_none=True)  # of every phase: a GAN's generator leaves gradients in its discriminator
     with _autocast(context):
-        output = forward(views, phase, state.schedule_tensors)
+        output = forward(views, phase, state.schedule_tensors, num_images=num_images)
     output.loss.backward()
     state.optimizers[phase].step()
     with torch.no_grad():
@@ -153,7 +152,7 @@ class Measured(NamedTuple):
     predictions: dict[str, Prediction]
 
 
-def measure(forward: Forward, heldout: BatchSource | None, state: TrainState, context: RunContext) -> Measured:
+def measure(forward: ForwardPass, heldout: BatchSource | None, state: TrainState, context: RunContext) -> Measured:
     """Loss, metrics and predictions on held-out images, in eval mode, with the same draws every time.
 
     Returns:
@@ -172,7 +171,7 @@ def measure(forward: Forward, heldout: BatchSource | None, state: TrainState, co
         for batch in heldout.in_order():
             views = objective.make_views(batch, generator, train=False)
             with _autocast(context):
-                output = forward(views, phase, state.schedule_tensors)
+                output = forward(views, phase, state.schedule_tensors, num_images=len(batch.indices))
             loss = output.loss.detach().float()  # bfloat16 cannot count beyond 256
             count = torch.full_like(loss, len(batch.indices))
             meters.add({"loss": Mean(loss * count, count), **output.metrics})
@@ -186,7 +185,7 @@ def _pause(
     epoch: int,
     every: int,
     snapshots: Snapshots,
-    forward: Forward,
+    forward: ForwardPass,
     heldout: BatchSource | None,
     state: TrainState,
     context: RunContext,
@@ -230,7 +229,3 @@ def _autocast(context: RunContext) -> torch.autocast:
 
 def _to_channels_last(objective: Objective) -> None:
     objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stub lacks this overload
-
-
-def _compiled(objective: Objective) -> Any:
-    return torch.compile(objective)

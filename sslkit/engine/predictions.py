@@ -14,9 +14,9 @@ class Predictions:
         self._parts: dict[str, list[Prediction]] = {}
 
     def add(self, predictions: Mapping[str, Prediction]) -> None:
-        """Add one batch's."""
+        """Add one batch's: copies, because a CUDA graph writes the next batch's into the same memory."""
         for name, prediction in predictions.items():
-            self._parts.setdefault(name, []).append(Prediction(prediction.logits.detach(), prediction.targets))
+            self._parts.setdefault(name, []).append(Prediction(prediction.logits.detach().clone(), prediction.targets.clone()))
 
     def read(self) -> dict[str, Prediction]:
         """All of them by name, on the CPU: logits (M, K) float32, targets (M,) int64."""

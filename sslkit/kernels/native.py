@@ -55,7 +55,7 @@ def build(source: Path, environ: Mapping[str, str] | None = None) -> ctypes.CDLL
 def _cache_folder(environ: Mapping[str, str]) -> Path:
     """A folder of the user's own that others cannot write to."""
     root = environ.get("XDG_CACHE_HOME")
-    folder = (Path(root) if root else Path.home() / ".cache") / "sslkit"
+    folder = (Path(root) if root else Path.home() / ".cache") / "sslkit" / "kernels"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 

@@ -1,26 +1,32 @@
+from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
 from torch import Generator, Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-import sslkit.engine.fit as module
 from sslkit import (
     SGD,
     Augment,
     BackboneError,
     Batch,
     Constant,
+    Objective,
     OptionError,
     Step,
     StepEnd,
     StepOutput,
     Training,
+    fit,
 )
+from sslkit.data.loader import Loader
+from sslkit.engine import forward_pass
 from sslkit.engine.randomness import derive_seed, make_generator
 from sslkit.events import Event
 from tests.contract.miniatures.images import tiny_images
-from tests.engine.brightness import IMAGES, PLAIN_SGD, Brightness, assert_same_state, logged, run
+from tests.engine.brightness import IMAGES, PLAIN_SGD, Brightness, assert_same_state, context_with, logged, run
 
 # ------------------------------------------------------------------------------------------------- steps against plain torch
 
@@ -157,6 +163,36 @@ def test_channels_last_changes_the_layout_and_nothing_else():
         torch.testing.assert_close(parameter, dict(plain.named_parameters())[name], rtol=1e-4, atol=1e-5)
 
 
+# ------------------------------------------------------------------------------------------------------------ what costs time
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        self.counts[str(operation)] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+def count_operations(batch_size: int) -> Counter[str]:
+    training = Training(epochs=1, batch_size=batch_size, augment=Augment(crop_padding=2, horizontal_flip=True))
+    with Operations() as operations:
+        assert run(Brightness(), training, log_every=1000).steps == -(-22 // batch_size)
+    return operations.counts
+
+
+def test_no_value_is_read_and_nothing_is_done_image_by_image_in_a_step():
+    few, many, larger = count_operations(11), count_operations(2), count_operations(22)
+    read = "aten._local_scalar_dense.default"
+    assert few[read] == many[read] > 0, "only at the end of the fit"
+    per_step = (many.total() - few.total()) / 9  # 11 steps against 2
+    assert few.total() - larger.total() == pytest.approx(per_step, abs=1), "a step costs the same for 2, 11 and 22 images"
+
+
 # --------------------------------------------------------------------------------------------------------------- randomness
 
 
@@ -193,7 +229,7 @@ def test_measuring_does_not_change_training():
 def traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace as on a GPU, but run the graph as it is: a CPU would compile for minutes."""
     torch.compiler.reset()
-    monkeypatch.setattr(module, "_compiled", lambda objective: torch.compile(objective, backend="eager", fullgraph=True))
+    monkeypatch.setattr(forward_pass, "compile_objective", lambda objective, **_: torch.compile(objective, backend="eager", fullgraph=True))
 
 
 @pytest.mark.usefixtures("traced_only")
@@ -201,6 +237,50 @@ def test_compiling_changes_nothing():
     eager, compiled = Brightness(dropout=0.5), Brightness(dropout=0.5)
     assert run(eager, heldout=tiny_images(4)) == run(compiled, heldout=tiny_images(4), compile=True)
     assert_same_state(eager, compiled)
+
+
+def test_only_full_batches_are_compiled_and_each_mode_once(monkeypatch: pytest.MonkeyPatch):
+    torch.compiler.reset()
+    graphs, calls = [], []
+
+    def listen(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    def compile_objective(objective: Objective, **_: bool) -> Callable:
+        compiled = torch.compile(objective, backend=listen, fullgraph=True)
+
+        def call(views: dict[str, Tensor], *arguments: object) -> StepOutput:
+            calls.append((objective.training, len(views["images"])))
+            return compiled(views, *arguments)
+
+        return call
+
+    monkeypatch.setattr(forward_pass, "compile_objective", compile_objective)
+    run(Brightness(), heldout=tiny_images(20), compile=True)  # batches of 8, 8, 6 and, held out, 8, 8, 4
+    assert set(calls) == {(True, 8), (False, 8)}
+    assert len(graphs) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("options", [{}, {"compile": True}, {"compile": True, "cuda_graphs": True}], ids=["eager", "compiled", "graphs"])
+def test_a_step_never_waits_for_the_gpu(options: dict[str, bool]):
+    """From the second step on: compiling and the check of the first images may wait."""
+    cuda = torch.device("cuda")
+
+    def forbid_waiting(event: Event) -> None:
+        if isinstance(event, StepEnd):
+            torch.cuda.set_sync_debug_mode("error" if 3 <= event.step < 8 else "default")
+
+    images = tiny_images(64)
+    loader = Loader(images, batch_size=8, device=cuda, options=Augment(crop_padding=2, horizontal_flip=True))
+    context = context_with(device=cuda, channels_last=True, autocast=torch.bfloat16, log_every=1000, emit=forbid_waiting, **options)
+    try:
+        result = fit(Brightness().cuda(), loader, None, Training(epochs=1, batch_size=8), context)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert result.steps == 8
 
 
 class Unscaled(Brightness):

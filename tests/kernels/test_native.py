@@ -56,7 +56,7 @@ def test_a_library_is_built_once_and_again_when_a_source_changes(source: Path, c
 
 def test_nothing_but_libraries_is_left_in_the_cache(source: Path):
     build_or_skip(source)
-    folder = source.parent / "cache" / "sslkit"
+    folder = source.parent / "cache" / "sslkit" / "kernels"
     assert [path.suffix for path in folder.iterdir()] == [".so"]
     assert folder.stat().st_mode & 0o077 == 0
 
@@ -74,13 +74,13 @@ def test_a_source_with_an_error_gives_one_line_and_leaves_nothing(source: Path):
     with pytest.raises(NativeBuildError) as caught:
         build(source, environ_of(source))
     assert "\n" not in str(caught.value)
-    assert len(list((source.parent / "cache" / "sslkit").iterdir())) == 1
+    assert len(list((source.parent / "cache" / "sslkit" / "kernels").iterdir())) == 1
 
 
 def test_a_damaged_library_is_an_error_and_no_crash(source: Path, monkeypatch: pytest.MonkeyPatch):
     build_or_skip(source)
     monkeypatch.setattr(module, "_mark", lambda _source, _compiler: "damaged")  # under its old name it is loaded already
-    (source.parent / "cache" / "sslkit" / "answer-damaged.so").write_bytes(b"no library")
+    (source.parent / "cache" / "sslkit" / "kernels" / "answer-damaged.so").write_bytes(b"no library")
     with pytest.raises(NativeBuildError):
         build(source, environ_of(source))
 

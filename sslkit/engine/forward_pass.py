@@ -1,0 +1,40 @@
+"""An objective's forward pass, compiled where that was asked for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslkit.interfaces import Objective, RunContext, StepOutput
+
+
+class ForwardPass:
+    """Calls ``Objective.forward``: compiled on full batches, as it is on a smaller last one, for which nothing is compiled again.
+
+    Which of the two depends on the number of images alone, so that a resumed epoch computes what an uninterrupted one does.
+
+    Args:
+        objective: on the context's device.
+        batch_size: images of a full batch.
+        context: whether to compile, and for CUDA graphs or not.
+    """
+
+    def __init__(self, objective: Objective, batch_size: int, context: RunContext) -> None:
+        self._objective = objective
+        self._batch_size = batch_size
+        self._graphs = context.compile and context.cuda_graphs
+        self._full = compile_objective(objective, cuda_graphs=self._graphs) if context.compile else objective
+
+    def __call__(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor], *, num_images: int) -> StepOutput:
+        """One phase's loss on the views of ``num_images`` images."""
+        if num_images < self._batch_size:
+            return self._objective(views, phase, schedule)
+        if self._graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # from here on the last call's outputs may be overwritten
+        return self._full(views, phase, schedule)
+
+
+def compile_objective(objective: Objective, *, cuda_graphs: bool) -> Any:
+    """``torch.compile``; with CUDA graphs the whole pass is recorded once and replayed, which needs fixed shapes."""
+    return torch.compile(objective, mode="reduce-overhead" if cuda_graphs else "default")
