@@ -100,6 +100,7 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog) -> Recipe:
 
 def _parsed(variant: Variant, data: Dataset, catalog: Catalog) -> StageParser:
     try:
+        check_keys(variant.table, _TOP_KEYS, "")  # again: a variant may have brought a key that no recipe has
         return StageParser(variant.table, data, catalog)
     except RecipeError as error:
         if not variant.labels:

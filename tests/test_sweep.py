@@ -179,6 +179,12 @@ def test_a_sweep_that_is_no_table_is_refused():
         parse_recipe({**tomllib.loads(BASE), "sweep": 3}, CATALOG)
 
 
+def test_a_key_that_no_recipe_has_is_refused_in_a_variant_too():
+    message = refused("[sweep]\nsettings.fast = {}")
+    assert message.startswith("fast: unknown key; allowed: name, seed, ")
+    assert message.endswith("(in the sweep's variant settings)")
+
+
 def test_what_is_wrong_in_a_variant_says_where_and_in_which():
     message = refused('[sweep]\n"stages.pretrain.epochs" = [1, 0]')
     assert message == "stages.pretrain.epochs: must be positive; found 0; allowed: 1 or more (in the sweep's variant epochs=0)"
