@@ -1,0 +1,55 @@
+"""Which variants each job has, and a job measured."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from measurement import peer
+from measurement.gate import Slice
+from measurement.interleave import Plan, Record, interleave
+from measurement.results import JobResult
+from measurement.worker import Variant
+from measurement.workload import JobName, Workload
+
+ENTRIES: Mapping[str, str] = {
+    "limit": "measurement.limit:run",
+    "sslkit": "measurement.product:run",
+    "unobserved": "measurement.product:run_bare",
+    "common": "measurement.common:run",
+    peer.NAME: "measurement.peer:run",
+}
+"""How to do a job: see the modules."""
+
+_ALL = ("limit", "sslkit", "common", peer.NAME)
+_WITHOUT_LIMIT = _ALL[1:]
+
+VARIANTS: Mapping[JobName, tuple[str, ...]] = {
+    "pretrain": ("limit", "sslkit", "unobserved", "common", peer.NAME),
+    "linear_probe": _ALL,
+    "mlp_probe": _ALL,
+    "conv_probe": _ALL,
+    "finetune": _ALL,
+    "features": _ALL,
+    "data_path": _WITHOUT_LIMIT,
+    "knn": _WITHOUT_LIMIT,
+}
+"""Of each job. Data path and nearest neighbours have no limit that we know."""
+
+QUICK: Mapping[JobName, tuple[str, ...]] = {"pretrain": ("limit", "sslkit", "common"), "data_path": ("sslkit",), "features": ("sslkit",)}
+"""What two minutes are enough for."""
+
+
+def plan_for(device: torch.device, *, rounds: int, seconds: float) -> Plan:
+    """How to measure on a device.
+
+    On a GPU the warm-up takes in a whole epoch of CIFAR-10, whose last batch is smaller: the forward pass is compiled again for it.
+    """
+    return Plan(rounds, Slice(1, seconds), warm_up=Slice(400) if device.type == "cuda" else Slice(2))
+
+
+def measure(workload: Workload, variants: Sequence[str], plan: Plan) -> JobResult:
+    """Measure variants of a job in turns. One that cannot be measured has a problem in its record, and is not left out."""
+    missing = {peer.NAME: peer.problem()} if peer.NAME in variants else {}
+    runnable = [name for name in variants if not missing.get(name)]
+    measured = interleave([Variant(name, ENTRIES[name], workload) for name in runnable], plan)
+    return JobResult(workload.job, {name: measured.get(name) or Record(problem=missing[name]) for name in variants})
