@@ -1,7 +1,7 @@
 """The one function behind every evaluator that trains: :func:`fit_classifier`, varied by head, freezing and labels."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -12,7 +12,9 @@ from sslkit.engine.fit import fit
 from sslkit.engine.randomness import derive_seed, global_seed
 from sslkit.engine.training import Training
 from sslkit.errors import DataError, OptionError
-from sslkit.evaluators.heads import HeadKind, build_head, feature_shapes
+from sslkit.evaluators.feature_bank import FeatureBank
+from sslkit.evaluators.frozen_trunk import FrozenTrunk
+from sslkit.evaluators.heads import Head, HeadKind, build_head, feature_shapes
 from sslkit.interfaces import Backbone, Batch, LabeledData, Mean, Objective, Prediction, RunContext, StepOutput, TrainContext
 
 
@@ -28,6 +30,20 @@ class Fitted(NamedTuple):
     predictions: dict[str, Prediction]
 
 
+class FrozenFeatures(NamedTuple):
+    """Where a classifier that trains its heads alone takes features from.
+
+    Attributes:
+        network: computes them, in eval mode.
+        train: holds those of the training images, if they are kept; batches of training images then come from this bank.
+        test: the same of the test images.
+    """
+
+    network: Backbone
+    train: FeatureBank | None = None
+    test: FeatureBank | None = None
+
+
 class Classifier(Objective):
     """A backbone with a classification head on each of several layers, trained by cross-entropy.
 
@@ -38,7 +54,7 @@ class Classifier(Objective):
         backbone: the features.
         heads: by layer.
         data: the labels.
-        freeze: train the heads alone; the backbone stays in eval mode and gets no gradient.
+        frozen: train the heads alone, on these features; the backbone stays in eval mode and gets no gradient. None: train both.
         subset: (M,) int64, the training images that may be used; None: all.
         images_per_epoch: a subset is repeated, or drawn from, to this size.
     """
@@ -48,36 +64,40 @@ class Classifier(Objective):
     def __init__(
         self,
         backbone: Backbone,
-        heads: Mapping[str, nn.Module],
+        heads: Mapping[str, Head],
         data: LabeledData,
         *,
-        freeze: bool,
+        frozen: FrozenFeatures | None = None,
         subset: Tensor | None = None,
         images_per_epoch: int | None = None,
     ) -> None:
         super().__init__(backbone)
         self.heads = nn.ModuleDict(heads)
-        self._freeze = freeze
-        if freeze:
+        self._features = frozen  # a tuple, so that its network is no part of this module's state
+        if frozen is not None:
             self.frozen = ("backbone",)
-        backbone.requires_grad_(not freeze)
+        backbone.requires_grad_(frozen is None)
         self._subset = subset
         self._images_per_epoch = images_per_epoch or len(data.train)
         self.register_buffer("train_labels", _labels(data.train.labels), persistent=False)
         self.register_buffer("test_labels", _labels(data.test.labels), persistent=False)
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
-        """The images as they are, (N, C, H, W) uint8, and their labels, (N,) int64."""
+        """The images as they are, (N, C, H, W) uint8, or ``features.<layer>`` of each head, (N, ...); and their labels, (N,) int64."""
         labels = self.get_buffer("train_labels" if train else "test_labels")
-        return {"images": batch.images, "labels": labels[batch.indices]}
+        bank = self._bank(train=train)
+        if bank is None:
+            return {"images": batch.images, "labels": labels[batch.indices]}
+        features = {f"features.{layer}": features for layer, features in bank.features(batch.indices).items()}
+        return {**features, "labels": labels[bank.images_of(batch.indices)]}
 
     def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
         """Sum of the heads' cross-entropies, which do not touch each other under a frozen backbone; ``<layer>.top1`` of each."""
-        features = self._features(views["images"])
+        condensed = self._condensed(views)
         labels = views["labels"]
         losses, metrics, predictions = [], {}, {}
-        for layer, head in self.heads.items():
-            logits = head(features[layer])
+        for layer in self.heads:
+            logits = self._head(layer).classify(condensed[layer])
             losses.append(F.cross_entropy(logits, labels))
             metrics[f"{layer}.top1"] = Mean.of(100.0 * (logits.argmax(dim=1) == labels))
             predictions[layer] = Prediction(logits.detach(), labels)
@@ -95,17 +115,30 @@ class Classifier(Objective):
         drawn = torch.randperm(len(self._subset), generator=context.generator("subset"))[:rest]
         return torch.cat([self._subset.repeat(repeats), self._subset[drawn]])
 
-    def _features(self, images: Tensor) -> dict[str, Tensor]:
+    def _condensed(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the trained part of each head takes."""
         layers = list(self.heads)
-        if not self._freeze:
-            return self.backbone(images, layers)
-        with torch.no_grad():
-            return self.backbone(images, layers)
+        if "images" not in views:
+            return {layer: views[f"features.{layer}"] for layer in layers}
+        if self._features is None:
+            features = self.backbone(views["images"], layers)
+        else:
+            with torch.no_grad():
+                features = self._features.network(views["images"], layers)
+        return {layer: self._head(layer).condense(features[layer]) for layer in layers}
+
+    def _head(self, layer: str) -> Head:
+        return cast("Head", self.heads[layer])
+
+    def _bank(self, *, train: bool) -> FeatureBank | None:
+        if self._features is None:
+            return None
+        return self._features.train if train else self._features.test
 
 
 def fit_classifier(
     backbone: Backbone,
-    heads: Mapping[str, nn.Module],
+    heads: Mapping[str, Head],
     data: LabeledData,
     training: Training,
     context: RunContext,
@@ -113,6 +146,7 @@ def fit_classifier(
     freeze: bool,
     subset: Tensor | None = None,
     images_per_epoch: int | None = None,
+    trunk: FrozenTrunk | None = None,
 ) -> Fitted:
     """Train heads, and the backbone too unless it is frozen; measure on the test images after the last epoch.
 
@@ -125,20 +159,25 @@ def fit_classifier(
         freeze: keep the backbone bit-identical.
         subset: see :class:`Classifier`.
         images_per_epoch: see :class:`Classifier`.
+        trunk: the frozen backbone, where several fits share it.
 
     Returns:
         What the heads reach on all test images.
     """
-    objective = Classifier(backbone, heads, data, freeze=freeze, subset=subset, images_per_epoch=images_per_epoch)
-    train = Loader(data.train, batch_size=training.batch_size, device=context.device, options=training.augment)
-    test = Loader(data.test, batch_size=training.batch_size, device=context.device)
+    frozen = None
+    if freeze:
+        trunk = trunk or FrozenTrunk(backbone, heads, data, training, context, subsets=[subset], images_per_epoch=images_per_epoch)
+        frozen = FrozenFeatures(trunk.network, trunk.train(subset), trunk.test)
+    objective = Classifier(backbone, heads, data, frozen=frozen, subset=subset, images_per_epoch=images_per_epoch)
+    train = (frozen and frozen.train) or Loader(data.train, batch_size=training.batch_size, device=context.device, options=training.augment)
+    test = (frozen and frozen.test) or Loader(data.test, batch_size=training.batch_size, device=context.device)
     result = fit(objective, train, test, training, context, evaluate_every=training.epochs)
     return Fitted({f"{layer}.top1": result.heldout[f"{layer}.top1"] for layer in heads}, result.predictions)
 
 
 def build_heads(
     kind: HeadKind, layers: Sequence[str], backbone: Backbone, data: LabeledData, context: RunContext, *, width: int | None = None
-) -> dict[str, nn.Module]:
+) -> dict[str, Head]:
     """A head for each layer, initialised from the context's own seed."""
     shapes = feature_shapes(backbone, layers, data.train.image)
     heads = {}

@@ -1,8 +1,9 @@
 """The classifiers that are put on features: linear, multi-layer perceptron, convolutional."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, final
 
 import torch
 from torch import Size, Tensor, nn
@@ -18,7 +19,24 @@ MAX_FLAT_FEATURES = 24_576
 """Above this the mlp head averages neighbouring positions first; conv1 of the NIN (96 x 16 x 16) is just used whole."""
 
 
-class LinearHead(nn.Module):
+class Head(nn.Module, ABC):
+    """A classifier on the features of one layer, in two parts: features that are kept are kept between them, which may be far smaller."""
+
+    @abstractmethod
+    def condense(self, features: Tensor) -> Tensor:
+        """The part without parameters: features shaped by their kind -> (N, ...), all that ``classify`` needs of them."""
+
+    @abstractmethod
+    def classify(self, condensed: Tensor) -> Tensor:
+        """The part that is trained: what ``condense`` gave -> (N, num_classes) logits."""
+
+    @final
+    def forward(self, features: Tensor) -> Tensor:
+        """Features shaped by their kind -> (N, num_classes) logits."""
+        return self.classify(self.condense(features))
+
+
+class LinearHead(Head):
     """Global average pooling, then one linear layer.
 
     Args:
@@ -32,12 +50,16 @@ class LinearHead(nn.Module):
         self.linear = nn.Linear(info.num_chs, num_classes)
         self.apply(init_weights)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features shaped by their kind -> (N, num_classes) logits."""
-        return self.linear(pool(features, self._kind))
+    def condense(self, features: Tensor) -> Tensor:
+        """See :class:`Head`; (N, num_chs), averaged over positions."""
+        return pool(features, self._kind)
+
+    def classify(self, condensed: Tensor) -> Tensor:
+        """See :class:`Head`."""
+        return self.linear(condensed)
 
 
-class MLPHead(nn.Module):
+class MLPHead(Head):
     """RotNet's non-linear classifier: flatten, two hidden layers with BatchNorm and ReLU, a linear layer (arXiv:1803.07728, sec. 3.1).
 
     Args:
@@ -64,16 +86,20 @@ class MLPHead(nn.Module):
         )
         self.apply(init_weights)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features shaped by their kind -> (N, num_classes) logits. Tokens are averaged."""
+    def condense(self, features: Tensor) -> Tensor:
+        """See :class:`Head`; (N, D), a map flattened and tokens averaged."""
         if self._kind != "map":
-            return self.layers(pool(features, self._kind))
+            return pool(features, self._kind)
         if self._grid is not None:
             features = F.adaptive_avg_pool2d(features, self._grid)
-        return self.layers(features.flatten(1))
+        return features.flatten(1)
+
+    def classify(self, condensed: Tensor) -> Tensor:
+        """See :class:`Head`."""
+        return self.layers(condensed)
 
 
-class ConvHead(nn.Module):
+class ConvHead(Head):
     """RotNet's convolutional classifier: one block of the Network in Network, global average pooling, a linear layer.
 
     Args:
@@ -92,16 +118,18 @@ class ConvHead(nn.Module):
         self.linear = nn.Linear(width, num_classes)
         self.apply(init_weights)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features shaped by their kind -> (N, num_classes) logits."""
+    def condense(self, features: Tensor) -> Tensor:
+        """See :class:`Head`; (N, num_chs, h, w)."""
         if self._kind == "tokens":
-            features = features.transpose(1, 2).unflatten(2, self._grid)  # (N, L, D) row-major -> (N, D, h, w)
-        return self.linear(self.block(features).mean(dim=(-2, -1)))
+            return features.transpose(1, 2).unflatten(2, self._grid)  # (N, L, D) row-major -> (N, D, h, w)
+        return features
+
+    def classify(self, condensed: Tensor) -> Tensor:
+        """See :class:`Head`."""
+        return self.linear(self.block(condensed).mean(dim=(-2, -1)))
 
 
-def build_head(
-    kind: HeadKind, info: FeatureInfo, shape: Size, image: ImageSpec, num_classes: int, *, width: int | None = None
-) -> nn.Module:
+def build_head(kind: HeadKind, info: FeatureInfo, shape: Size, image: ImageSpec, num_classes: int, *, width: int | None = None) -> Head:
     """A freshly initialised head, drawn from torch's global generator.
 
     Args:

@@ -2,7 +2,7 @@
 
 import copy
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -13,6 +13,7 @@ from sslkit.engine.randomness import derive_seed, make_generator
 from sslkit.engine.training import Training
 from sslkit.errors import DataError, OptionError
 from sslkit.evaluators.classifier import build_heads, check_head, check_layers, fit_classifier
+from sslkit.evaluators.frozen_trunk import FrozenTrunk
 from sslkit.evaluators.heads import HeadKind
 from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
 
@@ -89,10 +90,10 @@ class SemiSupervised(Training, Evaluator):
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
         """See :class:`Evaluator`; reports ``<layer>.k<K>.top1``, and ``.top1_std`` where there are several subsets."""
         metrics: dict[str, float] = {}
-        for num_labels in self.labels_per_class:
-            runs = [
-                self._fit(backbone, subset, data, replace(context, part=part)) for part, subset in self._subsets(num_labels, data, context)
-            ]
+        subsets = {num_labels: list(self._subsets(num_labels, data, context)) for num_labels in self.labels_per_class}
+        trunk = self._trunk(backbone, [subset for named in subsets.values() for _, subset in named], data, context)
+        for num_labels, named in subsets.items():
+            runs = [self._fit(backbone, trunk, subset, data, replace(context, part=part)) for part, subset in named]
             for layer in self.layers:
                 values = [run[f"{layer}.top1"] for run in runs]
                 metrics[f"{layer}.k{num_labels}.top1"] = statistics.fmean(values)
@@ -108,11 +109,20 @@ class SemiSupervised(Training, Evaluator):
             subset = select_per_class(_train_labels(data), num_labels, self.selection, generator)
             yield (f"k{num_labels}" if count == 1 else f"k{num_labels}-{index + 1}"), subset
 
-    def _fit(self, backbone: Backbone, subset: Tensor, data: LabeledData, context: RunContext) -> dict[str, float]:
+    def _trunk(self, backbone: Backbone, subsets: Sequence[Tensor], data: LabeledData, context: RunContext) -> FrozenTrunk | None:
+        """What all fits share, if the backbone is frozen."""
+        if not self.freeze:
+            return None
+        heads = build_heads(self.head, self.layers, backbone, data, context)
+        return FrozenTrunk(backbone, heads, data, self, context, subsets=subsets, images_per_epoch=self.images_per_epoch)
+
+    def _fit(
+        self, backbone: Backbone, trunk: FrozenTrunk | None, subset: Tensor, data: LabeledData, context: RunContext
+    ) -> dict[str, float]:
         network = backbone if self.freeze else copy.deepcopy(backbone)
         heads = build_heads(self.head, self.layers, network, data, context)
         fitted = fit_classifier(
-            network, heads, data, self, context, freeze=self.freeze, subset=subset, images_per_epoch=self.images_per_epoch
+            network, heads, data, self, context, freeze=self.freeze, subset=subset, images_per_epoch=self.images_per_epoch, trunk=trunk
         )
         return fitted.metrics
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sslkit import Arrays, Backbone, LabeledData, RunContext, Training
 from sslkit.engine.randomness import global_seed
+from sslkit.events import Event, StepEnd
 from tests.contract.miniatures.backbones import TinyConv
 
 CPU = torch.device("cpu")
@@ -40,6 +41,28 @@ def context(**options: Any) -> RunContext:
 
 def training(**options: Any) -> Training:
     return Training(**{"epochs": 2, "batch_size": 8, **options})
+
+
+class Steps:
+    """Counts optimiser steps, and asks to stop after so many of them.
+
+    ``context(**steps.watch)`` makes it listen.
+    """
+
+    def __init__(self, limit: float = float("inf")) -> None:
+        self.taken = 0
+        self.watch: dict[str, Any] = {"emit": self._note, "should_stop": lambda: self.taken >= limit}
+
+    def _note(self, event: Event) -> None:
+        self.taken += isinstance(event, StepEnd)
+
+
+def images_through(backbone: Backbone) -> list[int]:
+    """The sizes of all batches that ``backbone`` or a copy of it will be given from now on: copies share the hook, and its list."""
+    assert isinstance(backbone, TinyConv)
+    sizes: list[int] = []
+    backbone.stem.register_forward_pre_hook(lambda _module, inputs: sizes.append(len(inputs[0])))
+    return sizes
 
 
 def copy_of(module: nn.Module) -> dict[str, Tensor]:

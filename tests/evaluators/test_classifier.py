@@ -7,18 +7,27 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from sslkit import Batch, DataError, FitStart, LabeledData, OptionError, RunInterruptedError
+from sslkit import Augment, Batch, DataError, FitStart, LabeledData, OptionError, RunInterruptedError
 from sslkit.data.arrays import ArraySet
 from sslkit.data.loader import Loader
 from sslkit.engine.checkpoint import load_tensors
+from sslkit.engine.folding import folded
 from sslkit.engine.state import TrainState
-from sslkit.evaluators.classifier import Classifier, build_heads, check_head, check_layers, fit_classifier
+from sslkit.evaluators import frozen_trunk
+from sslkit.evaluators.classifier import Classifier, Fitted, FrozenFeatures, build_heads, check_head, check_layers, fit_classifier
 from sslkit.events import Event
 from sslkit.interfaces import Backbone, FeatureInfo
 from tests.contract.miniatures.backbones import TinyConv
-from tests.evaluators.labeled import CPU, NUM_CLASSES, changed, context, copy_of, labeled, network, training
+from tests.evaluators.labeled import CPU, NUM_CLASSES, Steps, changed, context, copy_of, images_through, labeled, network, training
 
 DATA = labeled()
+
+
+@pytest.fixture(params=[frozen_trunk.BUDGET, 0], ids=["kept", "computed"], autouse=True)
+def budget(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Frozen features are kept between epochs, or computed in each; what is fitted must not depend on it."""
+    monkeypatch.setattr(frozen_trunk, "BUDGET", request.param)
+    return request.param
 
 
 def fit(backbone: Backbone, layers: Iterable[str] = ("stem", "body"), *, freeze: bool = True, **options: Any) -> tuple[dict, dict]:
@@ -32,7 +41,8 @@ def fit(backbone: Backbone, layers: Iterable[str] = ("stem", "body"), *, freeze:
 
 def objective(*, freeze: bool = True, **options: Any) -> Classifier:
     backbone = network(dropout=0.0)
-    return Classifier(backbone, build_heads("linear", ("stem", "body"), backbone, DATA, context()), DATA, freeze=freeze, **options)
+    frozen = FrozenFeatures(backbone) if freeze else None
+    return Classifier(backbone, build_heads("linear", ("stem", "body"), backbone, DATA, context()), DATA, frozen=frozen, **options)
 
 
 def same(one: nn.Module, two: nn.Module) -> bool:
@@ -115,7 +125,7 @@ def test_without_a_subset_every_image_is_used_once():
 def test_images_without_labels_are_refused():
     bare = ArraySet(DATA.test.read(range(3)), DATA.test.image)
     with pytest.raises(DataError, match=r"^the images have no labels; use data with class folders, or give labels$"):
-        Classifier(network(), {}, LabeledData(DATA.train, bare), freeze=True)
+        Classifier(network(), {}, LabeledData(DATA.train, bare))
 
 
 # ----------------------------------------------------------------------------------------------------------------- freezing
@@ -164,13 +174,15 @@ def test_layers_side_by_side_equal_each_layer_alone():
         assert same(head[layer], heads[layer])
 
 
-def test_all_layers_share_one_forward_pass_that_stops_at_the_deepest():
+def test_all_layers_share_one_forward_pass_that_stops_at_the_deepest(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(frozen_trunk, "folded", lambda backbone, _layers: backbone)  # a copy would write down its own calls
     backbone = network(Counting)
     heads = build_heads("linear", ("stem", "body"), backbone, DATA, context())
     calls = backbone.__dict__["calls"]
     calls.clear()
     fit_classifier(backbone, heads, DATA, training(epochs=1), context(), freeze=True)
-    assert calls == [(size, ("stem", "body")) for size in (8, 8, 8, 6, 8, 7)]  # 30 training images, then 15 test images
+    # One to learn the size of the features; 30 training images, then 15 test images.
+    assert calls == [(size, ("stem", "body")) for size in (1, 8, 8, 8, 6, 8, 7)]
     backbone = network(Counting)
     fit(backbone, ["stem"])
     assert {layers for _, layers in backbone.__dict__["calls"]} == {("stem",)}
@@ -239,9 +251,8 @@ def test_a_subset_takes_as_many_steps_as_the_images_per_epoch(options: dict, num
 
 def interrupted(folder: Path, *, freeze: bool) -> dict[str, Tensor]:
     """The checkpoint of a fit that was stopped after three steps."""
-    answers = iter([False, False, True])
     with pytest.raises(RunInterruptedError, match=r"^stopped in stage 'probe' after 3 steps$"):
-        fit(network(), freeze=freeze, folder=folder, should_stop=lambda: next(answers))
+        fit(network(), freeze=freeze, folder=folder, **Steps(3).watch)
     return load_tensors(folder / "checkpoint.safetensors")[0]
 
 
@@ -262,6 +273,84 @@ def test_an_interrupted_fit_goes_on_with_the_same_bits(freeze: bool, tmp_path: P
     assert metrics == expected
     assert same(resumed, whole)
     assert all(same(heads[layer], expected_heads[layer]) for layer in heads)
+
+
+@pytest.mark.parametrize("num_steps", [3, 8], ids=["interrupted", "finished"])
+def test_resuming_computes_the_features_that_are_still_needed(num_steps: int, budget: int, tmp_path: Path):
+    with pytest.raises(RunInterruptedError):
+        fit(network(), folder=tmp_path, **Steps(num_steps).watch)
+    if num_steps == 8:
+        fit(network(), folder=tmp_path)
+    backbone = network()
+    sizes = images_through(backbone)
+    fit(backbone, folder=tmp_path)
+    overhead = 3 * 2 + 1 + 1  # to fold the network, to learn the shapes, and their size in bytes
+    left = 0 if num_steps == 8 else 30 if budget else 60 - 3 * 8
+    assert sum(sizes) == overhead + left + 15
+
+
+# -------------------------------------------------------------------------------------------------- kept features and computed ones
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp", "conv"])
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_kept_features_train_the_same_heads_as_computed_ones(
+    kind: Any, autocast: torch.dtype | None, budget: int, monkeypatch: pytest.MonkeyPatch
+):
+    """The same copies of the same images in the same order: only rounding differs."""
+    settings = training(epochs=3, augment=Augment(crop_padding=1, horizontal_flip=True))
+    subset = torch.tensor([3, 4, 5])  # 54 copies, and 90 images drawn
+    found: list[tuple[Fitted, dict[str, Tensor]]] = []
+    for size in (budget, 0):
+        monkeypatch.setattr(frozen_trunk, "BUDGET", size)
+        backbone = network()
+        sizes = images_through(backbone)
+        surroundings = context(autocast=autocast)
+        heads = build_heads(kind, ("stem", "body"), backbone, DATA, surroundings)
+        fitted = fit_classifier(backbone, heads, DATA, settings, surroundings, freeze=True, subset=subset)
+        assert sum(sizes) == 8 + (54 if size else 90) + 15
+        found.append((fitted, copy_of(nn.ModuleDict(heads))))
+    (kept, kept_heads), (computed, computed_heads) = found
+    tolerance = 1e-4 if autocast is None else 0.05
+    for layer in ("stem", "body"):
+        assert torch.equal(kept.predictions[layer].targets, computed.predictions[layer].targets)
+        torch.testing.assert_close(kept.predictions[layer].logits, computed.predictions[layer].logits, rtol=tolerance, atol=tolerance)
+    for name, tensor in kept_heads.items():
+        torch.testing.assert_close(tensor, computed_heads[name], rtol=tolerance, atol=tolerance)
+
+
+def test_the_copy_that_computes_features_is_no_part_of_the_classifier():
+    backbone = network()
+    heads = build_heads("linear", ("stem", "body"), backbone, DATA, context())
+    network_of_its_own = folded(backbone, ["stem", "body"])
+    assert network_of_its_own is not backbone
+    classifier = Classifier(backbone, heads, DATA, frozen=FrozenFeatures(network_of_its_own))
+    plain = Classifier(backbone, heads, DATA, frozen=FrozenFeatures(backbone))
+    assert list(classifier.state_dict()) == list(plain.state_dict())
+    assert [name for name, _ in classifier.named_parameters()] == [name for name, _ in plain.named_parameters()]
+    classifier.train()
+    assert not any(module.training for module in network_of_its_own.modules())
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_its_forward_pass_is_one_graph_that_holds_no_weights(autocast: torch.dtype | None):
+    """What is compiled for the first network must serve the second as well."""
+    for seed in (0, 1):
+        backbone = network(seed=seed)
+        heads = build_heads("linear", ("stem", "body"), backbone, DATA, context())
+        classifier = Classifier(backbone, heads, DATA, frozen=FrozenFeatures(folded(backbone, ["stem", "body"]))).train()
+        compiled = torch.compile(classifier, backend="aot_eager", fullgraph=True)
+        views = classifier.make_views(Batch(DATA.train.read(range(9)), torch.arange(9)), Generator(), train=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast is not None):
+            outputs = [one(views, "main", {}) for one in (classifier, compiled)]
+        gradients = []
+        for output in outputs:
+            classifier.zero_grad()
+            output.loss.backward()
+            gradients.append([parameter.grad for parameter in classifier.heads.parameters()])
+        torch.testing.assert_close(gradients[0], gradients[1])
+        for layer in heads:
+            torch.testing.assert_close(outputs[1].predictions[layer].logits, outputs[0].predictions[layer].logits)
 
 
 # -------------------------------------------------------------------------------------------------------- heads and refusals

@@ -8,7 +8,7 @@ from torch import Size, Tensor, nn
 import sslkit.evaluators.heads as module
 from sslkit import FeatureInfo, ImageSpec
 from sslkit.engine.randomness import global_seed
-from sslkit.evaluators.heads import ConvHead, HeadKind, LinearHead, MLPHead, build_head, feature_shapes
+from sslkit.evaluators.heads import ConvHead, Head, HeadKind, LinearHead, MLPHead, build_head, feature_shapes
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 
 IMAGE = ImageSpec(8, 12, "rgb", (0.5,) * 3, (0.25,) * 3)
@@ -26,7 +26,7 @@ def num_parameters(head: nn.Module) -> int:
     return sum(parameter.numel() for parameter in head.parameters())
 
 
-def build(kind: HeadKind, info: FeatureInfo, **options: Any) -> nn.Module:
+def build(kind: HeadKind, info: FeatureInfo, **options: Any) -> Head:
     with global_seed(1):
         return build_head(kind, info, SHAPES[info.kind], IMAGE, 5, **options).eval()
 
@@ -57,6 +57,27 @@ def naive_mlp(head: MLPHead, flat: Tensor) -> Tensor:
 )
 def test_every_head_gives_a_logit_for_each_class(kind: HeadKind, info: FeatureInfo):
     assert build(kind, info)(random(4, *SHAPES[info.kind])).shape == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "info", "shape"),
+    [
+        ("linear", MAP, (6,)),
+        ("linear", TOKENS, (6,)),
+        ("linear", VECTOR, (6,)),
+        ("mlp", MAP, (36,)),
+        ("mlp", TOKENS, (6,)),
+        ("mlp", VECTOR, (6,)),
+        ("conv", MAP, (6, 2, 3)),
+        ("conv", TOKENS, (6, 2, 3)),
+    ],
+)
+def test_a_head_has_a_first_part_without_parameters(kind: HeadKind, info: FeatureInfo, shape: tuple[int, ...]):
+    head, features = build(kind, info), random(4, *SHAPES[info.kind])
+    condensed = head.condense(features)
+    assert condensed.shape == (4, *shape)
+    assert not condensed.requires_grad
+    assert torch.equal(head.classify(condensed), head(features))
 
 
 def test_feature_shapes_are_those_of_one_image():

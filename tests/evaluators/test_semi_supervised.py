@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 import sslkit.evaluators.semi_supervised as module
-from sslkit import DataError, FeatureInfo, LabeledData, OptionError, RunInterruptedError, SemiSupervised
+from sslkit import Augment, DataError, FeatureInfo, LabeledData, OptionError, RunInterruptedError, SemiSupervised
 from sslkit.artifacts import state_hash
 from sslkit.data.arrays import ArraySet
+from sslkit.evaluators import frozen_trunk
 from sslkit.evaluators.classifier import Fitted, fit_classifier
-from tests.evaluators.labeled import NUM_CLASSES, arrays, context, labeled, network
+from tests.evaluators.labeled import NUM_CLASSES, Steps, arrays, context, images_through, labeled, network
 
 DATA = labeled()
 
@@ -161,13 +162,44 @@ def test_a_trained_network_starts_from_the_same_weights_for_each_k(watch: Any):
 @pytest.mark.parametrize("freeze", [True, False], ids=["frozen", "trained"])
 def test_it_goes_on_in_the_k_in_which_it_was_stopped(freeze: bool, tmp_path: Path):
     expected = semi(freeze=freeze).evaluate(network(), DATA, context())
-    steps = iter(range(99))
     with pytest.raises(RunInterruptedError, match=r"after 3 steps$"):  # of the second K, whose fit counts anew
-        semi(freeze=freeze).evaluate(network(), DATA, context(folder=tmp_path, should_stop=lambda: next(steps) == 10))
+        semi(freeze=freeze).evaluate(network(), DATA, context(folder=tmp_path, **Steps(11).watch))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-k1.safetensors", "checkpoint-k4.safetensors"]
-    again = iter(range(99))
-    assert semi(freeze=freeze).evaluate(network(), DATA, context(folder=tmp_path, should_stop=lambda: next(again) < 0)) == expected
-    assert next(again) == 5  # the steps that were left
+    again = Steps()
+    assert semi(freeze=freeze).evaluate(network(), DATA, context(folder=tmp_path, **again.watch)) == expected
+    assert again.taken == 5  # the steps that were left
+
+
+# ------------------------------------------------------------------------------------------------------------ kept features
+
+
+@pytest.mark.parametrize(
+    ("options", "num_images"),
+    [
+        ({"selection": "first"}, 12 * 2),  # the subset of K = 1 is part of that of K = 4
+        ({"selection": "random", "num_subsets": (2, 1)}, 14 * 2),  # of 3, 3 and 12 images, four are in two of them
+        ({"selection": "first", "augment": Augment(crop_padding=1)}, 3 * 9 + 60),  # 108 copies are more than the 60 images drawn
+        ({"selection": "first", "augment": Augment(crop_padding=4)}, 2 * 60),
+    ],
+)
+def test_the_network_is_given_no_image_twice_that_can_be_kept(options: dict, num_images: int):
+    backbone = network()
+    sizes = images_through(backbone)
+    evaluator = semi(**{"augment": Augment(horizontal_flip=True), **options})
+    evaluator.evaluate(backbone, DATA, context())
+    num_fits = sum(evaluator.subset_counts.values())
+    overhead = 3 * 2 + 1 + 1 + num_fits  # to fold the network, to learn the shapes for the heads and the bytes of the features
+    assert sum(sizes) == overhead + num_images + 15
+
+
+@pytest.mark.parametrize("head", ["linear", "conv"])
+def test_figures_do_not_depend_on_what_is_kept(head: str, monkeypatch: pytest.MonkeyPatch):
+    options = {"augment": Augment(horizontal_flip=True), "layers": ("stem", "body"), "epochs": 4, "head": head}
+    found = []
+    for budget in (frozen_trunk.BUDGET, 0):
+        monkeypatch.setattr(frozen_trunk, "BUDGET", budget)
+        found.append(semi(**options).evaluate(network(), DATA, context()).metrics)
+    assert found[0] == found[1]
 
 
 # ----------------------------------------------------------------------------------------------------------------- refusals
