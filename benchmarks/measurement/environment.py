@@ -14,7 +14,7 @@ from sslkit.run_record import _commit
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 """Of a CPU: what convolutions and bfloat16 live on."""
 
-_PACKAGES = ("sslkit", "torch", "torchvision", "timm", "lightly", "numpy")
+_PACKAGES = ("sslkit", "torchvision", "timm", "lightly", "numpy")
 
 
 def describe_environment() -> dict[str, Any]:
@@ -30,7 +30,7 @@ def describe_environment() -> dict[str, Any]:
         "c_compiler": any(shutil.which(name) for name in ("cc", "gcc", "clang")),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {"torch": torch.__version__, **{name: _version(name) for name in _PACKAGES}},
     }
 
 

@@ -7,8 +7,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 
 class Slice(NamedTuple):
     """How much work to do in one go: at least so many steps, and at least so many seconds."""
@@ -70,12 +68,18 @@ class Gate:
         self._since = time.perf_counter()
 
     def _measured(self) -> Measured:
-        peak_gpu = 0
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-            peak_gpu = torch.cuda.max_memory_allocated()
+        peak_gpu = _await_gpu()
         seconds = time.perf_counter() - self._since
         return Measured(self._images, self._steps, seconds, peak_rss(), peak_gpu)
+
+
+def _await_gpu() -> int:
+    """Let a GPU finish; returns the bytes of it allocated at most."""
+    torch = sys.modules.get("torch")  # a job that has not imported it, which takes seconds, has no work there
+    if torch is None or not torch.cuda.is_initialized():
+        return 0
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated()
 
 
 def peak_rss() -> int:

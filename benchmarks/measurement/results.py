@@ -26,6 +26,10 @@ class Spread:
         known = list(values)
         return cls(statistics.median(known), min(known), max(known)) if known else None
 
+    def times(self, factor: float) -> Self:
+        """The same in another unit."""
+        return type(self)(self.median * factor, self.min * factor, self.max * factor)
+
     def __str__(self) -> str:
         return f"{number(self.median)} ({number(self.min)} to {number(self.max)})"
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from measurement.interleave import Plan
 from measurement.jobs import plan_for
 from measurement.results import JobResult
-from measurement.workload import JobName, Workload, write_folder_images, write_random_images
+from measurement.workload import Workload, write_folder_images, write_random_images
 from sslkit.engine.device import Runtime
 from sslkit.errors import OptionError, SslkitError
 
@@ -33,14 +33,14 @@ class Parser(argparse.ArgumentParser):
 
     def add_sizes(self) -> None:
         """The options of a script that trains."""
-        self.add_argument("--width", type=_positive(float), default=1.0, help="factor on the network's channels (default 1)")
-        self.add_argument("--batch-size", type=_positive(int), default=128, help="source images a step (default 128)")
-        self.add_argument("--images", type=_positive(int), default=50_000, help="random images to train on (default 50,000)")
+        self.add_argument("--width", type=positive(float), default=1.0, help="factor on the network's channels (default 1)")
+        self.add_argument("--batch-size", type=positive(int), default=128, help="source images a step (default 128)")
+        self.add_argument("--images", type=positive(int), default=50_000, help="random images to train on (default 50,000)")
 
     def add_plan(self) -> None:
         """The options of a script that measures in turns."""
         self.add_argument("--quick", action="store_true", help="less of everything: about two minutes")
-        self.add_argument("--rounds", type=_positive(int), help="turns of each variant (default 5; quick: 3)")
+        self.add_argument("--rounds", type=positive(int), help="turns of each variant (default 5; quick: 3)")
         self.add_argument("--seconds", type=float, help="at least so many a turn (default 5; quick: one step)")
 
 
@@ -71,14 +71,11 @@ def plan(arguments: argparse.Namespace, *, seconds: float | None = None) -> Plan
 
 
 @contextmanager
-def workload(
-    arguments: argparse.Namespace, job: JobName = "pretrain", *, images: int | None = None, size: int = 32, root: Path | None = None
-) -> Iterator[Workload]:
-    """A workload with its images in a temporary folder.
+def workload(arguments: argparse.Namespace, *, images: int | None = None, size: int = 32, root: Path | None = None) -> Iterator[Workload]:
+    """Pretraining with its images in a temporary folder; other jobs are made of it with ``dataclasses.replace``.
 
     Args:
         arguments: with the options of :meth:`Parser.add_sizes`.
-        job: can be changed afterwards.
         images: how many to train on; None: as the user says.
         size: of the images, in pixels.
         root: a folder of images to take; None: random ones.
@@ -94,7 +91,7 @@ def workload(
             write_random_images(folder, num_train=num_train, num_test=max(1, num_train // 5), size=size)
         else:
             write_folder_images(folder, root, size)
-        made = Workload(job=job, folder=folder, batch_size=arguments.batch_size, width=arguments.width)
+        made = Workload(job="pretrain", folder=folder, batch_size=arguments.batch_size, width=arguments.width)
         available = len(made.images("train"))
         if made.batch_size > available:
             raise OptionError("--batch-size", "is larger than the data", found=made.batch_size, allowed=f"1 to {available} images")
@@ -114,11 +111,13 @@ def report_problems(results: Mapping[str, JobResult]) -> int:
     return 1 if failed else 0
 
 
-def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
+def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """For argparse: a number above zero."""
+
+    def positive_number(text: str) -> Any:
         value = kind(text)
         if not value > 0:
             raise argparse.ArgumentTypeError(f"must be positive; found {text}")
         return value
 
-    return parse
+    return positive_number
