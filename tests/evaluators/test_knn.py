@@ -29,12 +29,40 @@ def naive_votes(bank: Tensor, labels: list[int], query: Tensor, num_classes: int
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (5, 0.07), (5, 1.0), (23, 0.2)])
-def test_votes_equal_those_of_a_loop_over_queries(k: int, temperature: float, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_CHUNK", 3)  # the last of these chunks is smaller
+@pytest.mark.parametrize("block", [23, 8, 4, 1, 100], ids="blocks of {}".format)
+def test_votes_equal_those_of_a_loop_over_queries(k: int, temperature: float, block: int, monkeypatch: pytest.MonkeyPatch):
+    """Blocks that hold the bank whole, more of it than k, less of it; and a last one that is smaller."""
+    monkeypatch.setattr(module, "_NUM_QUERIES", 3)
+    monkeypatch.setattr(module, "_NUM_BANK", block)
     bank, queries, labels = random(23, 6, seed=0), random(7, 6, seed=1), torch.arange(23) % 4
     votes = vote(bank, labels, queries, 4, k=k, temperature=temperature)
     for query, found in zip(queries, votes / votes.sum(dim=1, keepdim=True), strict=True):
         assert found.tolist() == pytest.approx(naive_votes(bank, labels.tolist(), query, 4, k, temperature), abs=1e-5)
+
+
+@pytest.mark.parametrize("block", [3, 4, 100])
+def test_of_equally_near_images_each_votes_once(block: int, monkeypatch: pytest.MonkeyPatch):
+    """Features that have collapsed: every image of the bank is as near as any other."""
+    monkeypatch.setattr(module, "_NUM_BANK", block)
+    votes = vote(torch.ones(10, 4), torch.arange(10), torch.ones(2, 4), 10, k=7, temperature=0.07)
+    assert votes.sort(dim=1).values.tolist() == [[0.0] * 3 + [1.0] * 7] * 2
+
+
+def test_ties_within_the_neighbours_are_all_counted(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_NUM_BANK", 2)
+    bank = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]])
+    votes = vote(bank, torch.tensor([0, 1, 2, 3, 2]), torch.tensor([[1.0, 0.0]]), 4, k=3, temperature=0.07)
+    assert votes.tolist() == [[0.0, 1.0, 2.0, 0.0]]
+
+
+def test_the_stage_keeps_its_precision():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        vote(random(5, 4, seed=0), torch.arange(5), random(2, 4, seed=1), 5, k=2, temperature=0.07)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_only_the_direction_of_features_counts():
