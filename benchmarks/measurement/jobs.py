@@ -39,12 +39,14 @@ QUICK: Mapping[JobName, tuple[str, ...]] = {"pretrain": ("limit", "sslkit", "com
 """What two minutes are enough for."""
 
 
-def plan_for(device: torch.device, *, rounds: int, seconds: float) -> Plan:
+def plan_for(device: torch.device, *, rounds: int, seconds: float, quick: bool) -> Plan:
     """How to measure on a device.
 
-    On a GPU the warm-up takes in a whole epoch of CIFAR-10, whose last batch is smaller: the forward pass is compiled again for it.
+    On a GPU the warm-up takes in a whole epoch of CIFAR-10: what its smaller last batch needs is not seen before. On a CPU memory has
+    been faulted in after a step, and loader workers have been started.
     """
-    return Plan(rounds, Slice(1, seconds), warm_up=Slice(400) if device.type == "cuda" else Slice(2))
+    steps = 400 if device.type == "cuda" else 1 if quick else 2
+    return Plan(rounds, Slice(1, seconds), warm_up=Slice(steps))
 
 
 def measure(workload: Workload, variants: Sequence[str], plan: Plan) -> JobResult:

@@ -67,6 +67,7 @@ def plan(arguments: argparse.Namespace, *, seconds: float | None = None) -> Plan
         Runtime().resolve_device(),
         rounds=arguments.rounds or (3 if arguments.quick else 5),
         seconds=default if arguments.seconds is None else arguments.seconds,
+        quick=arguments.quick,
     )
 
 
