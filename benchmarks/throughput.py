@@ -73,6 +73,7 @@ def build_report(results: Mapping[str, JobResult], overhead: Overhead | None, se
     return {
         "end_to_end_over_limit": plain(pretraining.ratio("sslkit", "limit")) if pretraining else None,
         "end_to_end_over_common": plain(pretraining.ratio("sslkit", "common")) if pretraining else None,
+        "limit_over_unfused_limit": plain(pretraining.ratio("limit", "unfused limit")) if pretraining else None,
         "data_path_images_per_s": _rate(results, "data_path"),
         "frozen_conv2_images_per_s": _rate(results, "features"),
         "jobs": {job: result.as_json(REFERENCES) for job, result in results.items()},
@@ -100,7 +101,8 @@ def _step_seconds(results: Mapping[str, JobResult]) -> list[float]:
 def _show(results: Mapping[str, JobResult]) -> None:
     if pretraining := results.get("pretrain"):
         print(f"end to end over the limit: {cell(pretraining.ratio('sslkit', 'limit'))}")
-        print(f"end to end over the job as commonly written: {cell(pretraining.ratio('sslkit', 'common'))}\n")
+        print(f"end to end over the job as commonly written: {cell(pretraining.ratio('sslkit', 'common'))}")
+        print(f"limit over the limit with torch's kernels alone: {cell(pretraining.ratio('limit', 'unfused limit'))}\n")
     if results:
         print(table(columns(REFERENCES), [row for result in results.values() for row in result.rows(REFERENCES)]) + "\n")
 

@@ -13,6 +13,7 @@ from measurement.workload import JobName, Workload
 
 ENTRIES: Mapping[str, str] = {
     "limit": "measurement.limit:run",
+    "unfused limit": "measurement.limit:run_unfused",
     "sslkit": "measurement.product:run",
     "unobserved": "measurement.product:run_bare",
     "common": "measurement.common:run",
@@ -24,7 +25,7 @@ _ALL = ("limit", "sslkit", "common", peer.NAME)
 _WITHOUT_LIMIT = _ALL[1:]
 
 VARIANTS: Mapping[JobName, tuple[str, ...]] = {
-    "pretrain": ("limit", "sslkit", "unobserved", "common", peer.NAME),
+    "pretrain": ("limit", "unfused limit", "sslkit", "unobserved", "common", peer.NAME),
     "linear_probe": _ALL,
     "mlp_probe": _ALL,
     "conv_probe": _ALL,
@@ -35,7 +36,11 @@ VARIANTS: Mapping[JobName, tuple[str, ...]] = {
 }
 """Of each job. Data path and nearest neighbours have no limit that we know."""
 
-QUICK: Mapping[JobName, tuple[str, ...]] = {"pretrain": ("limit", "sslkit", "common"), "data_path": ("sslkit",), "features": ("sslkit",)}
+QUICK: Mapping[JobName, tuple[str, ...]] = {
+    "pretrain": ("limit", "unfused limit", "sslkit", "common"),
+    "data_path": ("sslkit",),
+    "features": ("sslkit",),
+}
 """What two minutes are enough for."""
 
 

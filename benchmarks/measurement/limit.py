@@ -3,6 +3,7 @@
 Where the backbone is frozen its BatchNorms are folded away: what comes out is the same.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from sslkit.engine.device import has_bfloat16, keep_freed_memory
 from sslkit.engine.folding import folded
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures, build_heads
 from sslkit.interfaces import LabeledData
+from sslkit.kernels.native import SWITCH
 from sslkit_rotnet import RotNet
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -27,6 +29,12 @@ def run(workload: Workload, gate: Gate) -> None:
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     (_extract if workload.job == "features" else _train)(workload, gate)
+
+
+def run_unfused(workload: Workload, gate: Gate) -> None:
+    """The same with torch's kernels alone: the limit before ours raised it."""
+    os.environ[SWITCH] = "0"
+    run(workload, gate)
 
 
 def build_objective(workload: Workload) -> Objective:
