@@ -13,7 +13,7 @@ from torchvision import transforms as T
 
 from measurement.gate import Gate
 from measurement.plain import PlainNIN, classifier
-from measurement.workload import CROP_PADDING, MEAN, NUM_CLASSES, STD, Workload
+from measurement.workload import CROP_PADDING, MEAN, NUM_CLASSES, NUM_FEATURES, STD, Workload
 
 Batches = Callable[[Workload], Iterator[tuple[Tensor, Tensor]]]
 """Endless: float images (M, 3, S, S), normalised, and int64 labels (M,), on the CPU. M = 4 * batch_size where a job needs rotations."""
@@ -134,7 +134,7 @@ def _only_load(batches: Iterator[tuple[Tensor, Tensor]], workload: Workload, gat
 
 def _vote(workload: Workload, gate: Gate) -> None:
     """Nearest neighbours from one matrix of all similarities."""
-    bank, queries = (torch.randn(len(workload.images(split)), 192, device=workload.device) for split in ("train", "test"))
+    bank, queries = (torch.randn(len(workload.images(split)), NUM_FEATURES, device=workload.device) for split in ("train", "test"))
     labels = workload.labels(len(bank)).to(workload.device)
     while True:
         similarity = F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T

@@ -11,7 +11,7 @@ from torchvision import transforms as T
 
 from measurement.common import ROTATED, Pictures, augmentation, load_forever, rotations, run_on, with_rotation_labels
 from measurement.gate import Gate
-from measurement.workload import NUM_CLASSES, Workload
+from measurement.workload import NUM_CLASSES, NUM_FEATURES, Workload
 
 NAME = "lightly"
 _QUERIES = 256
@@ -40,7 +40,9 @@ def _batches(workload: Workload) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _vote(workload: Workload, gate: Gate) -> None:
     knn_predict = import_module("lightly.utils.benchmarking").knn_predict
-    bank, queries = (F.normalize(torch.randn(len(workload.images(split)), 192, device=workload.device)) for split in ("train", "test"))
+    bank, queries = (
+        F.normalize(torch.randn(len(workload.images(split)), NUM_FEATURES, device=workload.device)) for split in ("train", "test")
+    )
     bank, labels = bank.T.contiguous(), workload.labels(len(bank)).to(workload.device)
     while True:
         for chunk in queries.split(_QUERIES):

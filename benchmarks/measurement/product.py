@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Generator, Tensor
 
 from measurement.gate import Gate
-from measurement.workload import CROP_PADDING, HEADS, NUM_CLASSES, Workload
+from measurement.workload import CROP_PADDING, HEADS, NUM_CLASSES, NUM_FEATURES, Workload
 from sslkit import (
     SGD,
     Augment,
@@ -40,8 +40,6 @@ from sslkit.evaluators.knn import vote
 from sslkit_rotnet import RotNet
 
 AUGMENT = Augment(crop_padding=CROP_PADDING, horizontal_flip=True)
-FEATURES = 192
-"""Of an image, in the nearest-neighbour job: those of conv2."""
 
 
 def run(workload: Workload, gate: Gate) -> None:
@@ -150,9 +148,10 @@ def _data_path(workload: Workload, gate: Gate) -> None:
 
 
 def _vote(workload: Workload, gate: Gate) -> None:
-    bank, queries = (torch.randn(len(workload.images(split)), FEATURES) for split in ("train", "test"))
+    bank, queries = (torch.randn(len(workload.images(split)), NUM_FEATURES, device=workload.device) for split in ("train", "test"))
+    labels = workload.labels(len(bank)).to(workload.device)
     while True:
-        vote(bank, workload.labels(len(bank)), queries, NUM_CLASSES, k=20, temperature=0.07)
+        vote(bank, labels, queries, NUM_CLASSES, k=20, temperature=0.07)
         gate.step(len(queries))
 
 

@@ -17,6 +17,8 @@ from sslkit.evaluators.heads import HeadKind
 JobName = Literal["pretrain", "linear_probe", "mlp_probe", "conv_probe", "finetune", "features", "knn", "data_path"]
 
 NUM_CLASSES = 10
+NUM_FEATURES = 192
+"""Of an image whose neighbours are looked for: those of conv2 at full width."""
 MEAN = (0.491, 0.482, 0.447)
 STD = (0.247, 0.243, 0.262)
 CROP_PADDING = 4
