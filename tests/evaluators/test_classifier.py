@@ -275,6 +275,19 @@ def test_an_interrupted_fit_goes_on_with_the_same_bits(freeze: bool, tmp_path: P
     assert all(same(heads[layer], expected_heads[layer]) for layer in heads)
 
 
+def test_an_interrupted_fit_on_few_augmented_images_goes_on_with_the_same_bits(tmp_path: Path):
+    options: dict[str, Any] = {
+        "subset": torch.tensor([3, 4, 5]),  # 54 copies, and 90 images drawn
+        "training": training(epochs=3, augment=Augment(crop_padding=1, horizontal_flip=True)),
+    }
+    with pytest.raises(RunInterruptedError, match=r"after 6 steps$"):
+        fit(network(), folder=tmp_path, **Steps(6).watch, **options)
+    metrics, heads = fit(network(), folder=tmp_path, **options)
+    expected, expected_heads = fit(network(), **options)
+    assert metrics == expected
+    assert all(same(heads[layer], expected_heads[layer]) for layer in heads)
+
+
 @pytest.mark.parametrize("num_steps", [3, 8], ids=["interrupted", "finished"])
 def test_resuming_computes_the_features_that_are_still_needed(num_steps: int, budget: int, tmp_path: Path):
     with pytest.raises(RunInterruptedError):
