@@ -3,6 +3,7 @@
 python benchmarks/throughput.py --quick                          # two minutes: pretraining, data path, frozen features
 python benchmarks/throughput.py --json speed.json                # everything, about half an hour on two cores
 python benchmarks/throughput.py --only pretrain --only knn       # some jobs
+python benchmarks/throughput.py --only pretrain --variant limit --variant sslkit
 python benchmarks/throughput.py --width 0.25 --batch-size 32     # a smaller network
 python benchmarks/throughput.py --data FOLDER                    # images of your own: FOLDER/train, FOLDER/test
 
@@ -18,7 +19,7 @@ from typing import Any
 
 from measurement.environment import describe_environment, describe_in_a_line
 from measurement.interleave import Plan
-from measurement.jobs import QUICK, VARIANTS, measure
+from measurement.jobs import ENTRIES, QUICK, VARIANTS, measure
 from measurement.overhead import Overhead, measure_overhead
 from measurement.results import JobResult, cell, columns, plain, table, write_json
 from measurement.script import Parser, plan, report_problems, run_script, workload
@@ -38,6 +39,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_plan()
     parser.add_sizes()
     parser.add_argument("--only", action="append", choices=[*VARIANTS, OVERHEAD], help="a job; may be given several times")
+    parser.add_argument("--variant", action="append", choices=list(ENTRIES), help="of the jobs; may be given several times")
     parser.add_argument("--data", type=Path, metavar="ROOT", help="a folder of images (default: random ones, which are as fast)")
     return parser.parse_args(argv)
 
@@ -50,7 +52,8 @@ def _throughput(arguments: argparse.Namespace) -> int:
     with workload(arguments, root=arguments.data) as common:
         for job, variants in jobs.items():
             if job in wanted:
-                results[job] = measure(replace(common, job=job), variants, _plan(arguments, job))
+                chosen = [name for name in variants if not arguments.variant or name in arguments.variant]
+                results[job] = measure(replace(common, job=job), chosen, _plan(arguments, job))
         if OVERHEAD in wanted:
             overhead = measure_overhead(common, plan(arguments, seconds=1.0))
     report = build_report(results, overhead, settings(arguments))
@@ -85,7 +88,7 @@ def build_report(results: Mapping[str, JobResult], overhead: Overhead | None, se
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was asked for, without the names of folders."""
-    kept = {name: getattr(arguments, name) for name in ("quick", "width", "batch_size", "images", "rounds", "seconds", "only")}
+    kept = {name: getattr(arguments, name) for name in ("quick", "width", "batch_size", "images", "rounds", "seconds", "only", "variant")}
     return {**kept, "data": "random" if arguments.data is None else "folder"}
 
 

@@ -24,7 +24,7 @@ class Plan(NamedTuple):
     rounds: int
     slice: Slice = Slice()
     warm_up: Slice = Slice()
-    pause: float = 0.3
+    pause: float = 1.5
 
 
 @dataclass
