@@ -24,7 +24,7 @@ class Plan(NamedTuple):
     rounds: int
     slice: Slice = Slice()
     warm_up: Slice = Slice()
-    pause: float = 1.5
+    pause: float = 1.0
 
 
 @dataclass

@@ -37,7 +37,7 @@ VARIANTS: Mapping[JobName, tuple[str, ...]] = {
 """Of each job. Data path and nearest neighbours have no limit that we know."""
 
 QUICK: Mapping[JobName, tuple[str, ...]] = {
-    "pretrain": ("limit", "unfused limit", "sslkit", "common"),
+    "pretrain": ("limit", "sslkit", "common"),
     "data_path": ("sslkit",),
     "features": ("sslkit",),
 }
