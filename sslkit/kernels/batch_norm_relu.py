@@ -70,7 +70,7 @@ class BatchNormReLU(torch.autograd.Function):
         (gradient,) = gradients
         x, weight, bias, mean, rstd = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient itself is to be differentiated, as a gradient penalty does
-            return *_differentiable(gradient, x, weight, bias, ctx.eps), None, None, None, None
+            return *_differentiable(gradient, (x, weight, bias), ctx.needs_input_grad[:3], ctx.eps), None, None, None, None
         num_chs = x.shape[1]
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         dx, dweight, dbias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
@@ -95,10 +95,15 @@ def _can_fuse(x: Tensor, norm: nn.BatchNorm2d) -> bool:
     return several and norm.weight.dtype == torch.float32 and x.is_contiguous(memory_format=torch.channels_last) and library() is not None
 
 
-def _differentiable(gradient: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
+def _differentiable(
+    gradient: Tensor, inputs: tuple[Tensor, Tensor, Tensor], wanted: tuple[bool, ...], eps: float
+) -> tuple[Tensor | None, ...]:
+    x, weight, bias = inputs
     with torch.enable_grad():
         y = F.relu(F.batch_norm(x, None, None, weight, bias, training=True, eps=eps))
-    return torch.autograd.grad(y, (x, weight, bias), gradient, create_graph=True)
+    asked = [tensor for tensor, needed in zip(inputs, wanted, strict=True) if needed]
+    found = iter(torch.autograd.grad(y, asked, gradient, create_graph=True))
+    return tuple(next(found) if needed else None for needed in wanted)
 
 
 def _call(name: str, *arguments: Tensor | float) -> None:

@@ -48,8 +48,8 @@ def build(source: Path, environ: Mapping[str, str] | None = None) -> ctypes.CDLL
         if not library.exists():
             _compile(source, library, compiler)
         return ctypes.CDLL(str(library))
-    except (OSError, subprocess.SubprocessError) as error:
-        raise NativeBuildError(str(error).splitlines()[0]) from error
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no home folder
+        raise NativeBuildError(str(error).partition("\n")[0]) from error
 
 
 def _cache_folder(environ: Mapping[str, str]) -> Path:

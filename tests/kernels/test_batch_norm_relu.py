@@ -146,17 +146,32 @@ def test_a_gradient_in_any_layout_will_do():
 
 
 @needs_kernels
-def test_the_gradient_of_the_gradient_is_torchs():
-    def penalty(operation, x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, ...]:
-        x = x.clone().requires_grad_()
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_gradient_of_the_gradient_is_torchs(frozen: bool):
+    def penalty(operation, x: Tensor) -> tuple[Tensor, ...]:
+        x, norm = x.clone().requires_grad_(), make_norm(6)
+        norm.weight.requires_grad_(not frozen)
         (dx,) = torch.autograd.grad(operation(x, norm).sigmoid().sum(), x, create_graph=True)
-        return torch.autograd.grad(dx.square().sum(), (x, norm.weight, norm.bias))
+        return torch.autograd.grad(dx.square().sum(), (x, norm.bias) if frozen else (x, norm.weight, norm.bias))
 
     x = make_input((4, 6, 5, 5))
-    found = penalty(batch_norm_relu, x, make_norm(6))
-    expected = penalty(lambda x, norm: F.relu(norm(x)), x, make_norm(6))
+    found = penalty(batch_norm_relu, x)
+    expected = penalty(lambda x, norm: F.relu(norm(x)), x)
     for value, reference in zip(found, expected, strict=True):
         torch.testing.assert_close(value, reference, rtol=1e-3, atol=1e-5)
+
+
+@needs_kernels
+def test_parameters_that_are_not_trained_and_no_gradient_at_all_will_do():
+    x, norm = make_input((4, 24, 8, 8)), make_norm(24).requires_grad_(False)
+    with torch.no_grad():
+        expected = batch_norm_relu(x, norm)
+    x.requires_grad_()
+    y = batch_norm_relu(x, norm)
+    y.sum().backward()
+    assert torch.equal(y, expected)
+    assert x.grad is not None
+    assert norm.weight.grad is None
 
 
 @needs_kernels
