@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from sslkit.kernels.batch_norm_relu import batch_norm_relu
@@ -66,4 +67,5 @@ def init_weights(module: nn.Module) -> None:
 
 
 def _has_hooks(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)  # noqa: SLF001
+    own = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks  # noqa: SLF001
+    return bool(own) or "forward" in vars(layer) or torch.nn.modules.module._has_any_global_hook()  # noqa: SLF001

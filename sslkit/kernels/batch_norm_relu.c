@@ -14,6 +14,7 @@
 #define BLOCK 64        /* rows added in float32 before the sum goes on in float64 */
 #define MAX_SLICES 64   /* the most threads that can share a sum */
 #define WIDE 512        /* narrow rows are taken several at once, up to so many numbers, to fill the vector registers */
+#define SAMPLES 64      /* pixels whose mean is subtracted from all others before they are added up: one outlier among them does no harm */
 #define PAD 32          /* between two accumulators, so that they do not fall on the same 4096-byte offset: stores would stall loads */
 
 /* One tensor seen as `rows` rows of `width` numbers: `repeat` pixels of `chs` channels each. */

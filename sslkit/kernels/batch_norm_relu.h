@@ -1,6 +1,6 @@
 /* The passes over the data for one type of NUMBER; included once a type by batch_norm_relu.c. OF(name) is the name for that type. */
 
-/* Sums of (x - shift) and its square, by slice: sums (slices, 2, width). The shift, a value of each channel, keeps the digits. */
+/* Sums of (x - shift) and its square, by slice: sums (slices, 2, width). A shift near the mean keeps the digits. */
 static void OF(measure)(const layout *at, const NUMBER *restrict x, const float *restrict shift, double *restrict sums) {
     const int64_t width = at->width;
 #pragma omp parallel for schedule(static)
@@ -92,7 +92,11 @@ int OF(forward)(const NUMBER *x, int64_t pixels, int64_t chs, const float *weigh
     if (!sums || !rows) return free(sums), free(rows), 1;
     double *total = sums + at.slices * 2 * at.width, *scale = total + 2 * chs, *offset = scale + chs;
 
-    for (int64_t c = 0; c < chs; c++) scale[c] = OF(load)(x[c]);
+    const int64_t samples = pixels < SAMPLES ? pixels : SAMPLES;
+    memset(scale, 0, chs * sizeof(double));
+    for (int64_t sample = 0; sample < samples; sample++)
+        for (int64_t c = 0; c < chs; c++) scale[c] += OF(load)(x[pixels * sample / samples * chs + c]) / samples;
+    for (int64_t c = 0; c < chs; c++) scale[c] = (float)scale[c]; /* what is subtracted is added again exactly */
     spread(&at, scale, rows);
     OF(measure)(&at, x, rows, sums);
     collect(&at, sums, total);

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from sslkit.kernels.native import NativeBuildError, build
@@ -32,9 +33,10 @@ def batch_norm_relu(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """
     if not _can_fuse(x, norm):
         return F.relu(norm(x), inplace=True)
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
-    return BatchNormReLU.apply(x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps, norm.momentum)
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    assert norm.momentum is not None
+    return BatchNormReLU.apply(x, norm.weight, norm.bias, norm.running_mean, norm.running_var, float(norm.eps), float(norm.momentum))
 
 
 def library() -> ctypes.CDLL | None:
@@ -72,7 +74,7 @@ class BatchNormReLU(torch.autograd.Function):
         if torch.is_grad_enabled():  # the gradient itself is to be differentiated, as a gradient penalty does
             return *_differentiable(gradient, (x, weight, bias), ctx.needs_input_grad[:3], ctx.eps), None, None, None, None
         num_chs = x.shape[1]
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        gradient = gradient.resolve_neg().contiguous(memory_format=torch.channels_last)
         dx, dweight, dbias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
         _call("backward", gradient, x, x.numel() // num_chs, num_chs, weight, bias, mean, rstd, dx, dweight, dbias)
         return dx, dweight, dbias, None, None, None, None
@@ -87,12 +89,28 @@ def _built() -> ctypes.CDLL | NativeBuildError:
 
 
 def _can_fuse(x: Tensor, norm: nn.BatchNorm2d) -> bool:
-    # Tensors of a tracer or of a dispatch mode are subclasses: they have no memory that C could read.
-    plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype in _NAMES and not torch.compiler.is_compiling()
-    if not (plain and norm.training and norm.affine and norm.track_running_stats and norm.momentum is not None):
+    # Everything that C would take on trust: where it is not so, torch does the work or says what is wrong.
+    if type(x) is not Tensor or x.device.type != "cpu" or x.dtype not in _NAMES or x.ndim != 4 or _is_watched():
         return False
-    several = x.numel() > x.shape[1] <= MAX_CHS  # of one value there is no variance: torch says so
-    return several and norm.weight.dtype == torch.float32 and x.is_contiguous(memory_format=torch.channels_last) and library() is not None
+    if not (norm.training and norm.affine and norm.track_running_stats and norm.momentum is not None):
+        return False
+    several = x.numel() > x.shape[1] <= MAX_CHS  # of one value there is no variance
+    plain = x.is_contiguous(memory_format=torch.channels_last) and not x.is_neg()
+    numbers = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    return several and plain and all(_is_row(tensor, x.shape[1]) for tensor in numbers) and library() is not None
+
+
+def _is_row(tensor: Tensor | None, num_chs: int) -> bool:
+    if tensor is None or tensor.shape != (num_chs,):
+        return False
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.is_contiguous() and not tensor.is_neg()
+
+
+def _is_watched() -> bool:
+    """Whether somebody records or transforms what is done: a compiler, a tracer, a dispatch mode, torch.func, forward-mode gradients."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0  # noqa: SLF001
+    return traced or transformed or torch._C._len_torch_dispatch_stack() > 0  # noqa: SLF001
 
 
 def _differentiable(

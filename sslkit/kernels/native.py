@@ -18,7 +18,7 @@ SWITCH = "SSLKIT_NATIVE_KERNELS"
 """Set it to 0 to use torch's kernels alone."""
 
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fopenmp")
-_SECONDS = 120
+_SECONDS = 30
 
 
 class NativeBuildError(Exception):
@@ -40,23 +40,44 @@ def build(source: Path, environ: Mapping[str, str] | None = None) -> ctypes.CDLL
         raise NativeBuildError(f"switched off by {SWITCH}=0")
     if not sys.platform.startswith("linux"):
         raise NativeBuildError(f"not supported on {sys.platform}")
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if compiler is None:
-        raise NativeBuildError("no C compiler")
-    try:
-        library = _cache_folder(environ) / f"{source.stem}-{_mark(source, compiler)}.so"
-        if not library.exists():
-            _compile(source, library, compiler)
-        return ctypes.CDLL(str(library))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no home folder
-        raise NativeBuildError(str(error).partition("\n")[0]) from error
+    reason = "no C compiler"
+    for compiler in filter(None, map(shutil.which, ("gcc", "cc", "clang"))):
+        try:
+            return _build_with(compiler, source, environ)
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no home folder
+            reason = _reason(error)
+    raise NativeBuildError(reason)
+
+
+def _build_with(compiler: str, source: Path, environ: Mapping[str, str]) -> ctypes.CDLL:
+    library = _cache_folder(environ) / f"{source.stem}-{_mark(source, compiler)}.so"
+    if library.exists():
+        try:
+            return ctypes.CDLL(str(library))
+        except OSError:
+            library.unlink()  # damaged
+    _compile(source, library, compiler)
+    return ctypes.CDLL(str(library))
+
+
+def _reason(error: Exception) -> str:
+    """The last thing that the compiler said, or what else went wrong; in one line."""
+    said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip() or str(error)
+    return said.splitlines()[-1] if said else type(error).__name__
 
 
 def _cache_folder(environ: Mapping[str, str]) -> Path:
-    """A folder of the user's own that others cannot write to."""
-    root = environ.get("XDG_CACHE_HOME")
-    folder = (Path(root) if root else Path.home() / ".cache") / "sslkit" / "kernels"
+    """A folder of the user's own that others cannot write to: what lies in it is run.
+
+    Raises:
+        PermissionError: it is somebody else's, or others can write to it.
+    """
+    root = Path(environ.get("XDG_CACHE_HOME", ""))
+    folder = (root if root.is_absolute() else Path.home() / ".cache") / "sslkit" / "kernels"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise PermissionError(f"{folder} can be written by others")
     return folder
 
 

@@ -1,8 +1,11 @@
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 import sslkit.kernels.batch_norm_relu as module
@@ -102,6 +105,34 @@ def test_a_mean_far_from_zero_costs_no_digits_of_the_variance():
     batch_norm_relu(x, norm)
     exact = x.double().var(dim=(0, 2, 3))
     torch.testing.assert_close((norm.running_var.double() - 0.7) / 0.3, exact, rtol=1e-5, atol=0)
+
+
+@needs_kernels
+@pytest.mark.parametrize("outlier", [300.0, 1e4])
+def test_an_outlier_costs_no_digits_either(outlier: float):
+    x, norm = make_input((16, 16, 32, 32), mean=0.0), make_norm(16)
+    x[0, :, 0, 0] = outlier
+    batch_norm_relu(x, norm)
+    torch.testing.assert_close((norm.running_var.double() - 0.7) / 0.3, x.double().var(dim=(0, 2, 3)), rtol=1e-5, atol=0)
+
+
+@needs_kernels
+def test_whole_numbers_as_options_are_numbers_too():
+    norm, plain = make_norm(4), make_norm(4)
+    for one in (norm, plain):
+        one.eps, one.momentum = 1, 1
+    x = make_input((2, 4, 3, 3))
+    torch.testing.assert_close(batch_norm_relu(x, norm), plain_operation(x, plain))
+    torch.testing.assert_close(norm.running_var, plain.running_var)
+
+
+@needs_kernels
+def test_a_gradient_with_a_pending_sign_is_resolved():
+    x, gradient = make_input((2, 24, 4, 4)), torch.randn(2, 24, 4, 4).to(memory_format=torch.channels_last)
+    expected = ours(x, make_norm(24), -gradient)
+    x.requires_grad_()
+    batch_norm_relu(x, make_norm(24)).backward(torch._neg_view(gradient))
+    assert torch.equal(x.grad, expected["dx"])
 
 
 @needs_kernels
@@ -213,6 +244,31 @@ def test_everything_else_is_left_to_torch(x: Tensor, change: dict):
     assert torch.equal(y, plain_operation(x, norms[1]))
     for (name, value), other in zip(norms[0].state_dict().items(), norms[1].state_dict().values(), strict=True):
         assert torch.equal(value, other), name
+
+
+@pytest.mark.parametrize("name", ["weight", "bias", "running_mean", "running_var"])
+@pytest.mark.parametrize("change", [lambda t: t.double(), lambda t: t.repeat(2)[::2], lambda t: t.to("meta"), lambda t: t.repeat(2)])
+def test_numbers_that_c_could_not_read_are_left_to_torch(name: str, change: Callable[[Tensor], Tensor]):
+    norm = make_norm(4)
+    value = change(getattr(norm, name).detach())
+    setattr(norm, name, nn.Parameter(value) if name in {"weight", "bias"} else value)
+    assert not module._can_fuse(make_input((2, 4, 3, 3)), norm)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is (deprecated|not supported)")
+def test_whoever_records_or_transforms_gets_torchs_operations():
+    x, norm = make_input((2, 4, 3, 3)), make_norm(4)
+    plain = make_norm(4)
+    expected = plain_operation(x, plain)
+    traced = torch.jit.trace(lambda x: batch_norm_relu(x, norm), x, check_trace=False)
+    torch.testing.assert_close(traced(x), expected)
+    graph = make_fx(lambda x: batch_norm_relu(x, norm))(x)
+    torch.testing.assert_close(graph(x), expected)
+    found = torch.func.grad(lambda x: batch_norm_relu(x, norm).sum())(x)
+    torch.testing.assert_close(found, torch.func.grad(lambda x: plain_operation(x, plain).sum())(x))
+    assert not module._can_fuse(torch._neg_view(x), norm)
+    with forward_ad.dual_level():
+        assert not module._can_fuse(x, norm)
 
 
 def test_without_affine_parameters_or_statistics_it_is_left_to_torch():

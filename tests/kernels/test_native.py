@@ -77,12 +77,29 @@ def test_a_source_with_an_error_gives_one_line_and_leaves_nothing(source: Path):
     assert len(list((source.parent / "cache" / "sslkit" / "kernels").iterdir())) == 1
 
 
-def test_a_damaged_library_is_an_error_and_no_crash(source: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_damaged_library_is_built_again(source: Path, monkeypatch: pytest.MonkeyPatch):
     build_or_skip(source)
     monkeypatch.setattr(module, "_mark", lambda _source, _compiler: "damaged")  # under its old name it is loaded already
-    (source.parent / "cache" / "sslkit" / "kernels" / "answer-damaged.so").write_bytes(b"no library")
-    with pytest.raises(NativeBuildError):
+    (source.parent / "cache" / "sslkit" / "kernels" / "answer-damaged.so").write_bytes(b"")
+    assert build(source, environ_of(source)).answer() == 42
+
+
+def test_a_folder_that_others_can_write_to_is_not_trusted(source: Path):
+    build_or_skip(source)
+    (source.parent / "cache" / "sslkit" / "kernels").chmod(0o777)
+    with pytest.raises(NativeBuildError, match="can be written by others"):
         build(source, environ_of(source))
+
+
+def test_without_a_home_there_is_no_library(source: Path, monkeypatch: pytest.MonkeyPatch):
+    build_or_skip(source)
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(module.Path, "home", no_home)
+    with pytest.raises(NativeBuildError, match="home"):
+        build(source, {"XDG_CACHE_HOME": "relative"})
 
 
 def test_without_a_compiler_there_is_no_library(source: Path, monkeypatch: pytest.MonkeyPatch):
