@@ -68,4 +68,4 @@ def init_weights(module: nn.Module) -> None:
 
 def _has_hooks(layer: nn.Module) -> bool:
     own = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks  # noqa: SLF001
-    return bool(own) or "forward" in vars(layer) or torch.nn.modules.module._has_any_global_hook()  # noqa: SLF001
+    return bool(own or "forward" in vars(layer) or torch.nn.modules.module._has_any_global_hook())  # noqa: SLF001

@@ -255,7 +255,7 @@ def test_numbers_that_c_could_not_read_are_left_to_torch(name: str, change: Call
     assert not module._can_fuse(make_input((2, 4, 3, 3)), norm)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is (deprecated|not supported)")
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is (deprecated|not supported)", "ignore::torch.jit.TracerWarning")
 def test_whoever_records_or_transforms_gets_torchs_operations():
     x, norm = make_input((2, 4, 3, 3)), make_norm(4)
     plain = make_norm(4)
