@@ -52,7 +52,7 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "commit": _commit(),
+        "commit": checkout_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": sorted({describe_device(stage.runtime.resolve_device()) for stage in recipe.stages}),
@@ -63,7 +63,7 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _commit() -> str:
+def checkout_commit() -> str:
     """The commit of sslkit's own checkout, with ``-dirty`` where files differ from it; empty for an installed wheel."""
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():

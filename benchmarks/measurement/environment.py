@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from sslkit.engine.device import Runtime, _cpu_flags, describe_device
-from sslkit.run_record import _commit
+from sslkit.engine.device import Runtime, cpu_flags, describe_device
+from sslkit.run_record import checkout_commit
 
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 """Of a CPU: what convolutions and bfloat16 live on."""
@@ -21,10 +21,10 @@ def describe_environment() -> dict[str, Any]:
     """JSON-able facts. No name of the machine and none of its folders."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": checkout_commit(),
         "device": describe_device(Runtime().resolve_device()),
         "cpu": describe_device(torch.device("cpu")),
-        "flags": [flag for flag in _FLAGS if flag in _cpu_flags()],
+        "flags": [flag for flag in _FLAGS if flag in cpu_flags()],
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "c_compiler": any(shutil.which(name) for name in ("cc", "gcc", "clang")),

@@ -77,7 +77,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether ``device`` computes in bfloat16 faster than in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool({"amx_bf16", "avx512_bf16"} & _cpu_flags())
+    return device.type == "cpu" and bool({"amx_bf16", "avx512_bf16"} & cpu_flags())
 
 
 @contextmanager
@@ -120,14 +120,15 @@ def describe_device(device: torch.device) -> str:
     return f"{_cpu_name()}, {torch.get_num_threads()} threads"
 
 
+@cache
+def cpu_flags() -> frozenset[str]:
+    """What the processor can do, in the names of Linux; empty elsewhere."""
+    return frozenset(_cpuinfo("flags").split())
+
+
 def _devices() -> list[str]:
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     return ["auto", "cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
-
-
-@cache
-def _cpu_flags() -> frozenset[str]:
-    return frozenset(_cpuinfo("flags").split())
 
 
 def _cpu_name() -> str:

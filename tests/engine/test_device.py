@@ -31,7 +31,7 @@ def test_a_device_that_is_not_there_is_refused(device: str):
 
 @pytest.mark.parametrize(("flags", "expected"), [({"avx2"}, False), ({"amx_bf16"}, True), ({"avx512_bf16", "avx2"}, True)])
 def test_precision_follows_the_hardware(flags: set[str], expected: bool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(module, "cpu_flags", lambda: frozenset(flags))
     assert has_bfloat16(CPU) == expected
     assert Runtime().resolve_autocast(CPU) == (torch.bfloat16 if expected else None)
     assert Runtime(precision="bfloat16").resolve_autocast(CPU) is torch.bfloat16
