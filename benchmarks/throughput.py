@@ -103,9 +103,12 @@ def _step_seconds(results: Mapping[str, JobResult]) -> list[float]:
 
 def _show(results: Mapping[str, JobResult]) -> None:
     if pretraining := results.get("pretrain"):
-        print(f"end to end over the limit: {cell(pretraining.ratio('sslkit', 'limit'))}")
-        print(f"end to end over the job as commonly written: {cell(pretraining.ratio('sslkit', 'common'))}")
-        print(f"limit over the limit with torch's kernels alone: {cell(pretraining.ratio('limit', 'unfused limit'))}\n")
+        headlines = {
+            "end to end over the limit": pretraining.ratio("sslkit", "limit"),
+            "end to end over the job as commonly written": pretraining.ratio("sslkit", "common"),
+            "limit over the limit with torch's kernels alone": pretraining.ratio("limit", "unfused limit"),
+        }
+        print("\n".join(f"{name}: {cell(spread)}" for name, spread in headlines.items() if spread) + "\n")
     if results:
         print(table(columns(REFERENCES), [row for result in results.values() for row in result.rows(REFERENCES)]) + "\n")
 
