@@ -88,7 +88,6 @@ def fit(
         forward = ForwardPass(objective, train.batch_size, context)
         log = StepLog(state, context)
         last_checkpoint = time.monotonic()
-        checked = False
 
         while state.epoch < training.epochs:
             if state.order is None:
@@ -102,9 +101,6 @@ def fit(
                 state.update_schedule()
                 with torch.no_grad():
                     views = objective.make_views(batch, state.device_generator("views"), train=True)
-                if context.compile and not checked:
-                    _run_eagerly(views, state, context)
-                    checked = True
                 for phase in objective.phases:
                     _step(phase, forward, views, len(batch.indices), state, context)
                 state.step += 1
@@ -214,13 +210,6 @@ def _checkpoint_path(context: RunContext) -> Path | None:
 
 def _seed(context: RunContext, purpose: str) -> int:
     return derive_seed(context.seed, context.stage, context.part, purpose)
-
-
-def _run_eagerly(views: dict[str, Tensor], state: TrainState, context: RunContext) -> None:
-    """One forward pass without effect, so that the backbone can check the range of float images, which a compiled one cannot."""
-    objective = state.objective
-    with torch.no_grad(), evaluating(objective), global_seed(0, context.device), _autocast(context):
-        objective(views, objective.phases[0], state.schedule_tensors)
 
 
 def _autocast(context: RunContext) -> torch.autocast:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sslkit.engine.features import evaluating
+from sslkit.engine.randomness import global_seed
 from sslkit.interfaces import Objective, RunContext, StepOutput
 
 
@@ -24,15 +26,25 @@ class ForwardPass:
         self._objective = objective
         self._batch_size = batch_size
         self._graphs = context.compile and context.cuda_graphs
+        self._device = context.device
+        self._checked = not context.compile
         self._full = compile_objective(objective, cuda_graphs=self._graphs) if context.compile else objective
 
     def __call__(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor], *, num_images: int) -> StepOutput:
         """One phase's loss on the views of ``num_images`` images."""
         if num_images < self._batch_size:
             return self._objective(views, phase, schedule)
+        if not self._checked:
+            self._run_uncompiled(views, phase, schedule)
+            self._checked = True
         if self._graphs:
             torch.compiler.cudagraph_mark_step_begin()  # from here on the last call's outputs may be overwritten
         return self._full(views, phase, schedule)
+
+    def _run_uncompiled(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> None:
+        """Once and without effect, so that the backbone can check the range of float images, which a compiled one cannot."""
+        with torch.no_grad(), evaluating(self._objective), global_seed(0, self._device):
+            self._objective(views, phase, schedule)
 
 
 def compile_objective(objective: Objective, *, cuda_graphs: bool) -> Any:
