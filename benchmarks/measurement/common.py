@@ -1,6 +1,5 @@
 """The job as it is commonly written: torchvision transforms image by image, torch's DataLoader, float32, a plain loop."""
 
-import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -14,6 +13,7 @@ from torchvision import transforms as T
 from measurement.gate import Gate
 from measurement.plain import PlainNIN, classifier
 from measurement.workload import CROP_PADDING, MEAN, NUM_CLASSES, NUM_FEATURES, STD, Workload
+from sslkit.data.loader import usable_cores
 
 Batches = Callable[[Workload], Iterator[tuple[Tensor, Tensor]]]
 """Endless: float images (M, 3, S, S), normalised, and int64 labels (M,), on the CPU. M = 4 * batch_size where a job needs rotations."""
@@ -74,11 +74,6 @@ def load_forever(dataset: Dataset, workload: Workload) -> Iterator[tuple]:
     )
     while True:
         yield from loader
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def rotations(images: Tensor) -> Tensor:

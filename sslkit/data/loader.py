@@ -64,7 +64,7 @@ class Loader:
         loader = DataLoader(
             _Reader(self.images),
             batch_sampler=[chunk.tolist() for chunk in chunks],
-            num_workers=min(8, _num_cores()),
+            num_workers=min(8, usable_cores()),
             collate_fn=_keep,
             pin_memory=self.device.type == "cuda",
             generator=Generator(),  # torch seeds workers from the global generator otherwise: a resumed epoch would draw once more
@@ -76,7 +76,7 @@ class Loader:
             yield Batch(images.to(self.device, non_blocking=True), indices.to(self.device, non_blocking=True))
 
 
-def _num_cores() -> int:
+def usable_cores() -> int:
     """Those that this process may use: a cluster often grants fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
