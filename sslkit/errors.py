@@ -31,7 +31,7 @@ class SslkitError(Exception):
             parts.append(f"allowed: {allowed}")
         if fix:
             parts.append(fix)
-        super().__init__("; ".join(parts))
+        super().__init__(printable("; ".join(parts)))
 
 
 class OptionError(SslkitError, ValueError):
@@ -78,6 +78,11 @@ class RunInterruptedError(SslkitError):
     """The user asked to stop; a checkpoint is on disk where the run has a folder."""
 
     exit_code: ClassVar[int] = 130
+
+
+def printable(text: str) -> str:
+    """One line that any terminal and any encoding takes: file names may hold line breaks, escape codes and bytes that are no text."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode("ascii") for char in text)
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
