@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sslkit.engine.checkpoint import load_tensors, replace, save_tensors
+from sslkit.disk import written_whole
+from sslkit.engine.tensor_file import load_tensors, save_tensors
 from sslkit.errors import ArtifactError, PluginError, RecipeError
 from sslkit.interfaces import Backbone, ImageSpec, Prediction
 from sslkit.options import build_backbone_options
@@ -159,11 +160,13 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    replace(beside, path)
+    """Write a text file, whole or not at all.
+
+    Raises:
+        StorageError: the disk refuses, or the folder does not exist; an old file is untouched.
+    """
+    with written_whole(path) as file:
+        file.write_text(text, encoding="utf-8")
 
 
 def plain(value: Any) -> Any:

@@ -1,6 +1,8 @@
 """The command line: parse, one public call, print. Imports wait inside the commands, so that ``--help`` needs no torch."""
 
 import json
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -31,10 +33,14 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over: remove what earlier runs of these stages left in the folder.")
     ] = False,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Stop after so many minutes, with a checkpoint and exit code 75; started again, it goes on."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Run a recipe's stages in order: skip finished ones, resume an interrupted one."""
-    with _errors(resume="the same command goes on where it stopped"):
+    with _errors(resume=f"go on with: {_command_to_go_on()}"):
         from sslkit.bundled import find_recipe
         from sslkit.console import ProgressDisplay, make_console, print_results
         from sslkit.recipe import load_recipe
@@ -43,7 +49,7 @@ def run(
         loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device))
         display = ProgressDisplay(make_console(stderr=True))
         try:
-            result = run_recipe(loaded, output=output, fresh=fresh, observers=() if quiet else (display,))
+            result = run_recipe(loaded, output=output, fresh=fresh, max_minutes=max_minutes, observers=() if quiet else (display,))
         finally:
             display.close()
         if not quiet:
@@ -225,6 +231,11 @@ def _with_device(overrides: list[str] | None, device: str | None) -> list[str]:
     return [*(overrides or []), *([f'device="{device}"'] if device else [])]
 
 
+def _command_to_go_on() -> str:
+    """This command, but for what would begin it from the start."""
+    return shlex.join(["sslkit", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
+
+
 @contextmanager
 def _errors(resume: str = "") -> Iterator[None]:
     """One line on stderr and the error's exit code; a traceback would only be for a bug of ours."""
@@ -237,4 +248,4 @@ def _errors(resume: str = "") -> Iterator[None]:
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         typer.echo(f"interrupted; {resume}" if resume else "interrupted", err=True)
-        raise typer.Exit(RunInterruptedError.exit_code) from None
+        raise typer.Exit(RunInterruptedError.CTRL_C) from None

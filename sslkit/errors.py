@@ -1,6 +1,7 @@
 """What can go wrong, each said in one line: what, found, allowed, fix.
 
-``exit_code`` is what the command line ends with: 2 for a user's mistake, 1 for a run that failed, 130 for Ctrl-C.
+``exit_code`` is what the command line ends with: 2 for a user's mistake, 1 for a run that failed; a run that was stopped ends with 130
+(Ctrl-C), 143 (SIGTERM) or 75 (its time is up).
 """
 
 import difflib
@@ -20,7 +21,7 @@ class SslkitError(Exception):
         fix: what to do about it.
     """
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2
 
     def __init__(self, what: str, *, found: object = _NOTHING, allowed: str | Iterable[str] = "", fix: str = "") -> None:
         self.what = what
@@ -71,13 +72,32 @@ class BackboneError(SslkitError):
 class RunFailedError(SslkitError):
     """A run failed although nothing in its recipe was wrong: a diverged loss, a frozen backbone that moved."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
+
+
+class DivergedError(RunFailedError):
+    """The loss or its gradient is no longer finite."""
+
+
+class StorageError(RunFailedError):
+    """The disk refuses: it is full or read-only, or the folder is gone."""
 
 
 class RunInterruptedError(SslkitError):
-    """The user asked to stop; a checkpoint is on disk where the run has a folder."""
+    """A run was asked to stop; a checkpoint is on disk where it has a folder, and starting again goes on.
 
-    exit_code: ClassVar[int] = 130
+    Args:
+        what: see :class:`SslkitError`.
+        exit_code: tells who asked: ``CTRL_C``, ``TERMINATED`` or ``TIME_IS_UP``.
+    """
+
+    CTRL_C: ClassVar[int] = 128 + 2
+    TERMINATED: ClassVar[int] = 128 + 15
+    TIME_IS_UP: ClassVar[int] = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
+
+    def __init__(self, what: str, *, exit_code: int = CTRL_C) -> None:
+        super().__init__(what)
+        self.exit_code = exit_code
 
 
 def printable(text: str) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sslkit.errors import StorageError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
@@ -99,7 +101,11 @@ class Observer(ABC):
 
 
 class Observers:
-    """Passes events on to several observers; one that raises is dropped with a warning, never the run."""
+    """Passes events on to several observers; one that raises is dropped with a warning, and the run goes on.
+
+    Raises:
+        StorageError: an observer of the run's own records could not write to the run's folder.
+    """
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self._observers = list(observers)
@@ -109,6 +115,8 @@ class Observers:
         for observer in list(self._observers):
             try:
                 observer.observe(event)
+            except StorageError:  # what the run keeps of itself cannot be written: nothing else could be either
+                raise
             except Exception as error:
                 self._observers.remove(observer)
                 warnings.warn(f"observer {type(observer).__name__} failed and is dropped: {error!r}", RuntimeWarning, stacklevel=2)

@@ -592,6 +592,7 @@ class RunContext:
         cuda_graphs: record what is compiled as a CUDA graph and replay it.
         log_every: read metrics every so many steps.
         checkpoint_minutes: write a checkpoint that often.
+        keep_checkpoints: so many of a fit stay.
         folder: where checkpoints go, or None to keep nothing.
         part: names this fit where a stage has several.
         emit: tells the observers.
@@ -607,6 +608,7 @@ class RunContext:
     cuda_graphs: bool = False
     log_every: int = 50
     checkpoint_minutes: float = 10.0
+    keep_checkpoints: int = 2
     folder: Path | None = None
     part: str = ""
     emit: Emit = ignore

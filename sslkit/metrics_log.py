@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sslkit.disk import append_line, written_whole
 from sslkit.events import Event, FitStart, HeldoutEnd, Observer, StepEnd
 
 
@@ -30,13 +31,13 @@ class MetricsLog(Observer):
 
     def _append(self, split: str, event: StepEnd | HeldoutEnd) -> None:
         line = {"split": split, "part": event.part, "step": event.step, "epoch": round(event.epoch, 4), **event.metrics}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self._path, json.dumps(line))
 
     def _drop_repeated(self, part: str, step: int) -> None:
         lines = read_metrics(self._path)
         kept = [line for line in lines if line["part"] != part or not _is_repeated(line, step)]
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        with written_whole(self._path) as file:
+            file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -2,18 +2,16 @@
 
 import os
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
-from types import FrameType
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from sslkit.artifacts import ARTIFACT, BackboneRecord, write_json
 from sslkit.data.opened import OpenedDataset
-from sslkit.errors import ArtifactError, RunInterruptedError
+from sslkit.disk import make_folder, refuse_links, remove_temporary
+from sslkit.errors import ArtifactError, RunInterruptedError, StorageError
 from sslkit.events import Event, Notice, Observer, Observers
 from sslkit.networks import begun_with
 from sslkit.preflight import check
@@ -22,9 +20,11 @@ from sslkit.recipe_stages import RANDOM, PretrainStage, Stage
 from sslkit.recipe_table import read_table
 from sslkit.report.files import write_run_report
 from sslkit.report.results import Results
+from sslkit.run_lock import RunLock
 from sslkit.run_record import RunRecord, write_recipe
 from sslkit.stage_run import Provenance, StageResult
 from sslkit.stages import evaluate, pretrain
+from sslkit.stopping import StopRequest
 
 
 class RunResult(NamedTuple):
@@ -45,44 +45,64 @@ def run_recipe(
     output: str | os.PathLike[str] | None = None,
     fresh: bool = False,
     observers: Iterable[Observer] = (),
+    max_minutes: float | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> RunResult:
     """Run a recipe's stages in order.
 
     Started again, it skips what is finished and resumes what is not; the outcome has the same bits as an uninterrupted run's on the
-    same device and versions.
+    same device and versions. One process at a time runs in a folder.
 
     Args:
         recipe: a loaded recipe.
         output: the run's folder; None: ``runs/<name>``.
         fresh: remove what earlier starts of these stages left in the folder.
         observers: told of every event, beside the recipe's own.
-        should_stop: asked after every step; None: Ctrl-C stops after the step it falls in.
+        max_minutes: stop after so many minutes, at the end of a step; None: no limit.
+        should_stop: asked after every step; None: Ctrl-C and SIGTERM stop after the step they fall in.
 
     Raises:
         RecipeError: the recipe does not fit the data or the machine; nothing was computed.
-        ArtifactError: the folder holds a run of a different recipe.
+        ArtifactError: the folder holds a run of a different recipe, or another process runs in it.
+        RunFailedError: a loss diverged, memory or the disk does not suffice, or the folder was removed.
         RunInterruptedError: stopped on request; starting again goes on.
     """
     folder = Path("runs") / recipe.name if output is None else Path(output)
     data = OpenedDataset(recipe.data)
     check(recipe, data)
-    _open_folder(folder, recipe, fresh)
+    request = StopRequest(should_stop or (lambda: False), max_minutes)
     everyone = (RunRecord(folder, recipe), *recipe.observers, *observers)
+    _make_folder(folder)
+    lock = RunLock(folder)
+
+    def stop() -> bool:
+        lock.check()
+        return request.asked()
+
+    with lock.held(lambda message: _notify(everyone, "run", message)), request.listening() if should_stop is None else nullcontext():
+        _open_folder(folder, recipe, fresh)
+        try:
+            results = _run_stages(recipe, data, folder, everyone, stop)
+        except RunInterruptedError as error:
+            raise request.explained(error) from None
+        write_recipe(folder, recipe)  # the paper's figures and margins may change without running anything
+        _report(folder, recipe, data, everyone)
+    return RunResult(folder, results)
+
+
+def _run_stages(recipe: Recipe, data: OpenedDataset, folder: Path, observers: Iterable[Observer], stop: Callable[[], bool]) -> Results:
+    """Every stage, in order; their results are on disk after each."""
     results = Results(recipe.name, dict(recipe.paper), dict(recipe.margins), pending=[stage.key for stage in recipe.stages])
     fingerprints: dict[str, str] = {}
-    with _stopping(should_stop) as stop:
-        for stage in recipe.stages:
-            if stop():
-                raise RunInterruptedError(f"stopped before stage {stage.key!r}")
-            result = _run_stage(recipe, stage, data, folder, fingerprints, everyone, stop)
-            fingerprints[stage.key] = result.fingerprint
-            results.stages[stage.key] = result.metrics
-            results.pending.remove(stage.key)
-            write_json(folder / "results.json", results.as_json())
-    write_recipe(folder, recipe)  # the paper's figures and margins may change without running anything
-    _report(folder, recipe, data, everyone)
-    return RunResult(folder, results)
+    for stage in recipe.stages:
+        if stop():
+            raise RunInterruptedError(f"stopped before stage {stage.key!r}")
+        result = _run_stage(recipe, stage, data, folder, fingerprints, observers, stop)
+        fingerprints[stage.key] = result.fingerprint
+        results.stages[stage.key] = result.metrics
+        results.pending.remove(stage.key)
+        write_json(folder / "results.json", results.as_json())
+    return results
 
 
 def _report(folder: Path, recipe: Recipe, data: OpenedDataset, observers: Iterable[Observer]) -> None:
@@ -91,8 +111,11 @@ def _report(folder: Path, recipe: Recipe, data: OpenedDataset, observers: Iterab
         write_run_report(folder, recipe, data)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        message = f"the report could not be written ({reason}); this tries again: sslkit report {folder}"
-        Observers(observers).emit(Notice(stage="report", message=message))
+        _notify(observers, "report", f"the report could not be written ({reason}); this tries again: sslkit report {folder}")
+
+
+def _notify(observers: Iterable[Observer], stage: str, message: str) -> None:
+    Observers(observers).emit(Notice(stage=stage, message=message))
 
 
 def _run_stage(
@@ -150,20 +173,32 @@ def _weights_mark(stage: Stage, fingerprints: Mapping[str, str]) -> str:
     return mark if stage.snapshot is None else f"{mark}@{stage.snapshot}"
 
 
-def _open_folder(folder: Path, recipe: Recipe, fresh: bool) -> None:
+def _make_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ArtifactError(f"{folder}: is a file", fix="choose another folder with --output")
+    try:
+        make_folder(folder)
+    except StorageError as error:  # before anything was computed it is the user's to choose another
+        raise ArtifactError(str(error)) from error
+
+
+def _open_folder(folder: Path, recipe: Recipe, fresh: bool) -> None:
     _check_owner(folder, recipe)
+    _check_links(folder, recipe)
     if fresh:
         for stage in recipe.stages:
             if (folder / stage.key / ARTIFACT).exists():
                 shutil.rmtree(folder / stage.key)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "recipe.toml").exists():
-            write_recipe(folder, recipe)
-    except OSError as error:
-        raise ArtifactError(f"{folder}: cannot be written to ({error})", fix="choose another folder with --output") from error
+    remove_temporary(folder)
+    if not (folder / "recipe.toml").exists():
+        write_recipe(folder, recipe)
+
+
+def _check_links(folder: Path, recipe: Recipe) -> None:
+    """The run's folder may be a link; one in it could send what is written, or removed, anywhere."""
+    for key in ("tables", "variants", *(stage.key for stage in recipe.stages)):
+        for part in (folder / key, *(folder / parent for parent in PurePath(key).parents if parent != PurePath())):
+            refuse_links(part)
 
 
 def _check_owner(folder: Path, recipe: Recipe) -> None:
@@ -174,23 +209,3 @@ def _check_owner(folder: Path, recipe: Recipe) -> None:
         raise ArtifactError(
             f"{folder}: holds a run of a different recipe (name: {owner!r} -> {recipe.name!r})", fix="choose another folder with --output"
         )
-
-
-@contextmanager
-def _stopping(should_stop: Callable[[], bool] | None) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C finishes the step and writes a checkpoint; pressed again, it stops at once. Only the main thread may catch signals."""
-    if should_stop is not None or threading.current_thread() is not threading.main_thread():
-        yield should_stop or (lambda: False)
-        return
-    asked = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
-
-    def ask(_signal: int, _frame: FrameType | None) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)

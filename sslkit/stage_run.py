@@ -28,13 +28,18 @@ from sslkit.artifacts import (
     state_hash,
     write_json,
 )
+from sslkit.disk import make_folder, refuse_links, remove_temporary
 from sslkit.engine.device import Runtime, configured, describe_device
+from sslkit.engine.memory import explaining_shortage
 from sslkit.errors import ArtifactError
 from sslkit.events import Notice, Observer, Observers, StageEnd, StageSkipped, StageStart
 from sslkit.interfaces import Backbone, Prediction, RunContext
 from sslkit.metrics_log import MetricsLog
 
 Kind = Literal["pretrain", "evaluate"]
+
+FORMAT = 1
+"""Of a stage's folder; counted up when an older one cannot be gone on with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +121,7 @@ class StageRun:
             message = f"skipped {len(skipped)} file{'s' * (len(skipped) > 1)} that cannot be decoded, listed in {ARTIFACT}; the first is {skipped[0]}"
             observers.emit(Notice(stage=self.name, message=message))
         started = time.perf_counter()
-        with configured(self.runtime, device):
+        with configured(self.runtime, device), explaining_shortage(self._describe(identity), device):
             outcome = work(self._place(copy.deepcopy(backbone), device), context)
         # Seconds of earlier, interrupted starts are not in the sum: nobody measured them.
         seconds = time.perf_counter() - started
@@ -147,11 +152,16 @@ class StageRun:
         """
         if self.folder is None:
             return {}
+        make_folder(self.folder)
+        refuse_links(self.folder)
+        remove_temporary(self.folder)
         path = self.folder / ARTIFACT
         if not path.exists():
-            write_json(path, {"stage": self.name, "kind": self.kind, "status": "running", "fingerprint": mark, "identity": identity})
+            begun = {"stage": self.name, "kind": self.kind, "status": "running", "format": FORMAT, "fingerprint": mark}
+            write_json(path, {**begun, "identity": identity})
             return {}
         artifact = read_json(path)
+        self._check_format(artifact)
         if artifact.get("fingerprint") != mark:
             keys = "; ".join(differences(artifact.get("identity", {}), identity))
             raise ArtifactError(
@@ -159,6 +169,20 @@ class StageRun:
                 fix="remove that folder to run this stage again, start over with --fresh, or choose another folder with --output",
             )
         return artifact
+
+    def _check_format(self, artifact: Mapping[str, Any]) -> None:
+        if (found := artifact.get("format")) != FORMAT:
+            raise ArtifactError(
+                f"{self.folder}: was written by another version of sslkit (format {found}, not {FORMAT})",
+                fix="go on with that version, start over with --fresh, or choose another folder with --output",
+            )
+
+    def _describe(self, identity: Mapping[str, Any]) -> str:
+        """The stage, and the sizes that decide how much memory it takes."""
+        image = identity["backbone"]["image"]
+        options = identity.get("training") or identity.get("evaluator") or {}
+        batch = f"batch_size {options['batch_size']}, " if "batch_size" in options else ""
+        return f"stage {self.name!r} ({batch}images of {image[0]} x {image[1]} pixels)"
 
     def _context(self, device: torch.device, observers: Observers) -> RunContext:
         return RunContext(
@@ -171,6 +195,7 @@ class StageRun:
             cuda_graphs=self.runtime.cuda_graphs and device.type == "cuda",
             log_every=self.runtime.log_every,
             checkpoint_minutes=self.runtime.checkpoint_minutes,
+            keep_checkpoints=self.runtime.keep_checkpoints,
             folder=self.folder,
             emit=observers.emit,
             should_stop=self.should_stop or (lambda: False),
@@ -201,13 +226,14 @@ class StageRun:
                 "stage": self.name,
                 "kind": self.kind,
                 "status": "finished",
+                "format": FORMAT,
                 "metrics": outcome.metrics,
                 **described,
                 **facts,
                 "fingerprint": mark,
             },
         )
-        for leftover in (*self.folder.glob("checkpoint*.safetensors"), *self.folder.glob("*.tmp-*")):  # of a kill while one was written
+        for leftover in self.folder.glob("checkpoint-*"):
             leftover.unlink()
         return StageResult(outcome.metrics, backbone, self.folder, mark)
 
@@ -217,7 +243,9 @@ class StageRun:
         trained = None
         if "backbone" in artifact:
             if not path.exists():
-                raise ArtifactError(f"{path}: no such file, although the stage is finished", fix="start over with --fresh")
+                raise ArtifactError(
+                    f"{path}: no such file, although the stage is finished", fix=f"remove {self.folder} to run the stage again"
+                )
             trained = copy.deepcopy(backbone)
             load_weights(trained, path)
             trained.eval()

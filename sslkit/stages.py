@@ -8,6 +8,7 @@ from typing import Any
 from sslkit.artifacts import plain, save_module, state_hash, weights_path
 from sslkit.data.loader import Loader
 from sslkit.data.opened import OpenedDataset
+from sslkit.disk import writing
 from sslkit.engine.device import Runtime
 from sslkit.engine.fit import Snapshots, fit
 from sslkit.engine.randomness import derive_seed, global_seed
@@ -212,13 +213,23 @@ def _pretrain(
     snapshots = Snapshots(frozenset(snapshot_epochs), partial(_keep_snapshot, context.folder))
     result = fit(objective, train, test, training, context, evaluate_every=evaluate_every, snapshots=snapshots)
     metrics = {f"pretext_{key}": value for key, value in result.heldout.items()}
-    facts = {"steps": result.steps, "num_images": len(images), "classes": list(objective.classes), "snapshot_epochs": snapshot_epochs}
+    facts: dict[str, Any] = {
+        "steps": result.steps,
+        "num_images": len(images),
+        "classes": list(objective.classes),
+        "snapshot_epochs": snapshot_epochs,
+    }
+    if result.rollbacks:
+        facts["rollbacks"] = result.rollbacks
     return Outcome(metrics, objective.exported_backbone(), predictions=result.predictions, facts=facts)
 
 
 def _keep_snapshot(folder: Path | None, epoch: int, backbone: Backbone) -> None:
     assert folder is not None
-    save_module(weights_path(folder, epoch), backbone)
+    path = weights_path(folder, epoch)
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+    save_module(path, backbone)
 
 
 def _announce_heldout(objective: Objective, heldout: ImageSet | None, context: RunContext) -> None:

@@ -46,8 +46,8 @@ from sslkit import (
     pretrain,
 )
 from sslkit.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS, state_hash
-from sslkit.engine.checkpoint import load_tensors
 from sslkit.engine.device import Runtime
+from sslkit.engine.tensor_file import load_tensors
 from sslkit.events import Event
 from sslkit.metrics_log import read_metrics
 from sslkit.stages import check_pretraining, labeled_data

@@ -13,8 +13,9 @@ from sslkit.audit.audit import audit_task, small_backbone
 from sslkit.audit.finding import Finding
 from sslkit.audit.options import AuditOptions
 from sslkit.data.opened import OpenedDataset
+from sslkit.disk import make_folder
 from sslkit.engine.device import describe_device
-from sslkit.errors import ArtifactError, OptionError, RecipeError, did_you_mean
+from sslkit.errors import OptionError, RecipeError, did_you_mean
 from sslkit.events import Observer
 from sslkit.options import BackboneOptions
 from sslkit.plugins import load_catalog
@@ -53,14 +54,10 @@ class AuditReport:
         """Write it as JSON.
 
         Raises:
-            ArtifactError: the file cannot be written.
+            StorageError: the disk refuses.
         """
-        try:
-            write_json(path, self.as_json())
-        except OSError as error:
-            raise ArtifactError(
-                f"{path}: cannot be written ({error.strerror or error})", fix="choose another file with --output"
-            ) from error
+        make_folder(path.parent)
+        write_json(path, self.as_json())
 
 
 def audit_recipe(

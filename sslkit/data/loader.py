@@ -1,6 +1,7 @@
 """Batches of images on the compute device: small data is kept there whole, large data is decoded by workers as it is needed."""
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -66,6 +67,7 @@ class Loader:
             batch_sampler=[chunk.tolist() for chunk in chunks],
             num_workers=min(8, usable_cores()),
             collate_fn=_keep,
+            worker_init_fn=_leave_signals_to_the_run,
             pin_memory=self.device.type == "cuda",
             generator=Generator(),  # torch seeds workers from the global generator otherwise: a resumed epoch would draw once more
         )
@@ -95,6 +97,12 @@ class _Reader(TorchDataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | DataError:
         return self.__getitems__([index])
+
+
+def _leave_signals_to_the_run(_worker: int) -> None:
+    """A terminal and a scheduler signal every process of a run: a worker that died of it would keep the run from finishing its step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _keep(batch: Any) -> Any:

@@ -30,6 +30,7 @@ class Runtime:
         keep_memory: tell glibc's allocator to keep freed pages: 1.6 times the speed on a CPU, for more resident memory.
         log_every: read and log training metrics every so many steps.
         checkpoint_minutes: write a checkpoint that often, besides the one at the end.
+        keep_checkpoints: so many of a fit stay, until its stage is finished; should the newest be damaged, the one before is used.
     """
 
     device: str = "auto"
@@ -41,12 +42,15 @@ class Runtime:
     keep_memory: bool = True
     log_every: int = 50
     checkpoint_minutes: float = 10.0
+    keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
         if self.log_every < 1:
             raise OptionError("log_every", "must be positive", found=self.log_every, allowed="1 or more steps")
         if self.checkpoint_minutes < 0:
             raise OptionError("checkpoint_minutes", "must not be negative", found=self.checkpoint_minutes, allowed="0 (every step) or more")
+        if self.keep_checkpoints < 1:
+            raise OptionError("keep_checkpoints", "must be positive", found=self.keep_checkpoints, allowed="1 or more")
 
     def resolve_device(self) -> torch.device:
         """The device to compute on.

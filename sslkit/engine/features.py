@@ -1,6 +1,6 @@
 """Features of whole image sets, and modules put into eval mode for a while."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sslkit.engine.batch_source import BatchSource
 from sslkit.engine.folding import folded
+from sslkit.errors import RunInterruptedError
 from sslkit.interfaces import Backbone, pool
 
 
@@ -23,7 +24,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             child.training = mode
 
 
-def extract_features(backbone: Backbone, loader: BatchSource, layers: Sequence[str], autocast: torch.dtype | None) -> dict[str, Tensor]:
+def extract_features(
+    backbone: Backbone,
+    loader: BatchSource,
+    layers: Sequence[str],
+    autocast: torch.dtype | None,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Tensor]:
     """Pooled features of every image, not augmented, in eval mode.
 
     Args:
@@ -31,9 +39,13 @@ def extract_features(backbone: Backbone, loader: BatchSource, layers: Sequence[s
         loader: the images.
         layers: their names; all are computed on one forward pass.
         autocast: dtype of autocast, or None.
+        should_stop: asked after every batch.
 
     Returns:
         For each layer (num_images, D) float32 on the CPU, in index order.
+
+    Raises:
+        RunInterruptedError: the user asked to stop.
     """
     network = folded(backbone, layers)
     parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
@@ -42,4 +54,6 @@ def extract_features(backbone: Backbone, loader: BatchSource, layers: Sequence[s
             features = network(batch.images, layers)
             for layer in layers:
                 parts[layer].append(pool(features[layer], backbone.layer(layer).kind).float().cpu())
+            if should_stop():
+                raise RunInterruptedError("stopped while computing features")
     return {layer: torch.cat(chunks) for layer, chunks in parts.items()}

@@ -1,25 +1,27 @@
 """The one training loop: pretraining, probes, fine-tuning and baselines all run through :func:`fit`."""
 
-import time
+import math
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sslkit.engine.batch_source import BatchSource
-from sslkit.engine.checkpoint import load_tensors, save_tensors
+from sslkit.engine.checkpoints import Checkpoints
 from sslkit.engine.features import evaluating
 from sslkit.engine.forward_pass import ForwardPass
+from sslkit.engine.gradients import clip_gradients, gradient_norm
+from sslkit.engine.loss_watch import LossWatch
 from sslkit.engine.meters import Meters
 from sslkit.engine.predictions import Predictions
 from sslkit.engine.randomness import derive_seed, global_seed, make_generator
 from sslkit.engine.state import TrainState
-from sslkit.engine.step_log import StepLog, check_finite, note_step
+from sslkit.engine.step_log import StepLog, learning_rate
 from sslkit.engine.training import Training
-from sslkit.errors import RunInterruptedError
-from sslkit.events import CheckpointSaved, HeldoutEnd
+from sslkit.errors import DivergedError, OptionError, RunInterruptedError
+from sslkit.events import HeldoutEnd, Notice
 from sslkit.interfaces import Backbone, Mean, Objective, Prediction, RunContext
 
 
@@ -30,11 +32,13 @@ class FitResult(NamedTuple):
         heldout: loss and metrics on held-out images after the last step; empty without any.
         steps: optimiser steps, those before an interruption counted in.
         predictions: on held-out images after the last step, in their order, on the CPU.
+        rollbacks: how often it went back to the beginning of an epoch, and on at a lower learning rate.
     """
 
     heldout: dict[str, float]
     steps: int
     predictions: dict[str, Prediction]
+    rollbacks: int
 
 
 class Snapshots(NamedTuple):
@@ -72,73 +76,137 @@ def fit(
         snapshots: networks to keep on the way.
 
     Raises:
-        RunFailedError: the loss is no longer finite.
+        DivergedError: the loss or its gradient is no longer finite, and all retries of ``on_nan`` are used up.
+        StorageError: a checkpoint cannot be written; earlier ones are still there.
         RunInterruptedError: the user asked to stop; a checkpoint was written.
     """
-    path = _checkpoint_path(context)
-    every = evaluate_every or max(1, training.epochs // 10)
-    snapshots = snapshots or Snapshots()
+    checkpoints = Checkpoints(context)
+    if training.on_nan.retries and not checkpoints.kept:
+        raise OptionError("on_nan", "there is no folder to keep what is rolled back to", found=training.on_nan, fix="give output")
     objective.to(context.device)
     if context.channels_last:
         _to_channels_last(objective)
     with global_seed(_seed(context, "global"), context.device):
         state = TrainState(objective, train, training, context)
-        if path is not None and path.exists():
-            state.restore(*load_tensors(path))
-        forward = ForwardPass(objective, train.batch_size, context)
-        log = StepLog(state, context)
-        last_checkpoint = time.monotonic()
-
+        if (found := checkpoints.load_latest()) is not None:
+            state.restore(*found)
+        watch = LossWatch(context.device)
+        loop = _Loop(
+            train=train,
+            heldout=heldout,
+            training=training,
+            context=context,
+            evaluate_every=evaluate_every or max(1, training.epochs // 10),
+            snapshots=snapshots or Snapshots(),
+            checkpoints=checkpoints,
+            state=state,
+            watch=watch,
+            forward=ForwardPass(objective, train.batch_size, context),
+            log=StepLog(state, context, lambda: watch.check(checkpoints.latest)),
+        )
         while state.epoch < training.epochs:
-            if state.order is None:
-                state.begin_epoch()
-            assert state.order is not None
-            log.begin(training.epochs)
-            if state.step == 0:
-                _pause(0, every, snapshots, forward, heldout, state, context, log)
-            objective.train()
-            for batch in train.batches(state.order, start=state.batch, generator=state.device_generator("augment")):
-                state.update_schedule()
-                with torch.no_grad():
-                    views = objective.make_views(batch, state.device_generator("views"), train=True)
-                for phase in objective.phases:
-                    _step(phase, forward, views, len(batch.indices), state, context)
-                state.step += 1
-                state.batch += 1
-                log.step(len(batch.indices), last_checkpoint=path)
-
-                # Once in a while, and when asked to stop: a checkpoint.
-                stop = context.should_stop()
-                if path is not None and (stop or time.monotonic() - last_checkpoint >= 60 * context.checkpoint_minutes):
-                    _save(state, path, context)
-                    last_checkpoint = time.monotonic()
-                if stop:
-                    raise RunInterruptedError(f"stopped in stage {context.stage!r} after {state.step} steps")
-
-            # Done before the epoch is counted: a checkpoint never lies between the two, so a resumed run repeats it.
-            _pause(state.epoch + 1, every, snapshots, forward, heldout, state, context, log)
-            state.end_epoch()
-
-        log.begin(training.epochs)  # a fit that was finished before is announced too: its last measurement comes again
-        check_finite(state, path)
-        if path is not None:
-            _save(state, path, context)
-        measured = measure(forward, heldout, state, context)
-        return FitResult(measured.metrics, state.step, measured.predictions)
+            try:
+                _train_epoch(loop)
+            except DivergedError as error:
+                _roll_back(loop, error)
+        loop.log.begin(training.epochs)  # a fit that was finished before is announced too: its last measurement comes again
+        _save(loop)
+        measured = measure(loop.forward, heldout, state, context)
+        return FitResult(measured.metrics, state.step, measured.predictions, state.rollbacks)
 
 
-def _step(phase: str, forward: ForwardPass, views: dict[str, Tensor], num_images: int, state: TrainState, context: RunContext) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Loop:
+    """What one fit is made of."""
+
+    train: BatchSource
+    heldout: BatchSource | None
+    training: Training
+    context: RunContext
+    evaluate_every: int
+    snapshots: Snapshots
+    checkpoints: Checkpoints
+    state: TrainState
+    watch: LossWatch
+    forward: ForwardPass
+    log: StepLog
+
+
+def _train_epoch(loop: _Loop) -> None:
+    """One epoch, or what is left of one that was interrupted."""
+    state, context, objective = loop.state, loop.context, loop.state.objective
+    if state.order is None:
+        state.begin_epoch()
+        if loop.training.on_nan.retries:
+            loop.checkpoints.save_retreat(state.step, *state.capture())
+    assert state.order is not None
+    loop.log.begin(loop.training.epochs)
+    if state.step == 0:
+        _pause(loop, 0)
+    objective.train()
+    for batch in loop.train.batches(state.order, start=state.batch, generator=state.device_generator("augment")):
+        state.update_schedule()
+        with torch.no_grad():
+            views = objective.make_views(batch, state.device_generator("views"), train=True)
+        for phase in objective.phases:
+            _step(loop, phase, views, len(batch.indices))
+        state.step += 1
+        state.batch += 1
+        loop.log.step(len(batch.indices))
+
+        # Once in a while, and when asked to stop: a checkpoint.
+        stop = context.should_stop()
+        if stop or loop.checkpoints.due():
+            _save(loop)
+        if stop:
+            raise RunInterruptedError(f"stopped in stage {context.stage!r} after {state.step} steps")
+
+    loop.watch.check(loop.checkpoints.latest)  # within its epoch, to whose beginning a fit rolls back
+    # Done before the epoch is counted: a checkpoint never lies between the two, so a resumed run repeats it.
+    _pause(loop, state.epoch + 1)
+    state.end_epoch()
+
+
+def _step(loop: _Loop, phase: str, views: dict[str, Tensor], num_images: int) -> None:
     """One phase: forward, backward, optimiser."""
-    objective = state.objective
+    state, context = loop.state, loop.context
+    objective, optimizer = state.objective, state.optimizers[phase]
     objective.on_before_step(phase, state)
     objective.zero_grad(set_to_none=True)  # of every phase: a GAN's generator leaves gradients in its discriminator
     with _autocast(context):
-        output = forward(views, phase, state.schedule_tensors, num_images=num_images)
+        output = loop.forward(views, phase, state.schedule_tensors, num_images=num_images)
     output.loss.backward()
-    state.optimizers[phase].step()
+    norm = gradient_norm(optimizer, context.device)
+    loop.watch.note(state.step + 1, learning_rate(state), output.loss, norm)
+    if loop.training.clip_grad_norm is not None:
+        clip_gradients(optimizer, loop.training.clip_grad_norm, norm)
+    optimizer.step()
     with torch.no_grad():
         objective.on_after_step(phase, state)
-    note_step(state, phase, output)
+    loop.log.note(phase, output, norm)
+
+
+def _roll_back(loop: _Loop, error: DivergedError) -> None:
+    """Go back to the beginning of the epoch, and on at a lower rate.
+
+    Where that is depends on no clock: runs that diverge stay reproducible, interrupted or not.
+
+    Raises:
+        DivergedError: the one that is handled; no retry is left.
+    """
+    state, context, on_nan = loop.state, loop.context, loop.training.on_nan
+    retry = state.rollbacks + 1
+    if retry > on_nan.retries or (retreat := loop.checkpoints.load_retreat()) is None:
+        raise error
+    state.restore(*retreat)
+    state.rollbacks = retry
+    loop.watch.forget()
+    loop.checkpoints.save_retreat(state.step, *state.capture())
+    message = (
+        f"{error.what}. Back to step {state.step}, and on at {state.lr_factor:.3g} of the learning rate: retry {retry} of {on_nan.retries}"
+    )
+    context.emit(Notice(stage=context.stage, message=message))
+    loop.log.begin_again()
 
 
 class Measured(NamedTuple):
@@ -153,6 +221,10 @@ def measure(forward: ForwardPass, heldout: BatchSource | None, state: TrainState
 
     Returns:
         Nothing if there are no held-out images, or the objective has no ``heldout_phase``.
+
+    Raises:
+        DivergedError: the loss is not finite.
+        RunInterruptedError: the user asked to stop.
     """
     objective = state.objective
     phase = objective.heldout_phase
@@ -165,6 +237,8 @@ def measure(forward: ForwardPass, heldout: BatchSource | None, state: TrainState
     generator = make_generator(seed, context.device)
     with torch.no_grad(), evaluating(objective), global_seed(seed, context.device):
         for batch in heldout.in_order():
+            if context.should_stop():
+                raise RunInterruptedError(f"stopped in stage {context.stage!r} while measuring, after {state.step} steps")
             views = objective.make_views(batch, generator, train=False)
             with _autocast(context):
                 output = forward(views, phase, state.schedule_tensors, num_images=len(batch.indices))
@@ -173,39 +247,29 @@ def measure(forward: ForwardPass, heldout: BatchSource | None, state: TrainState
             meters.add({"loss": Mean(loss * count, count), **output.metrics})
             gathered.add(output.predictions)
     metrics = meters.read()
+    if not math.isfinite(metrics["loss"]):
+        raise DivergedError(f"the loss on held-out images is {metrics['loss']} after {state.step} steps", fix="lower the learning rate")
     context.emit(HeldoutEnd(stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, metrics=metrics))
     return Measured(metrics, gathered.read())
 
 
-def _pause(
-    epoch: int,
-    every: int,
-    snapshots: Snapshots,
-    forward: ForwardPass,
-    heldout: BatchSource | None,
-    state: TrainState,
-    context: RunContext,
-    log: StepLog,
-) -> None:
+def _pause(loop: _Loop, epoch: int) -> None:
     """Between two epochs: keep the network and measure it, if it is time. What is measured after the last epoch is the fit's result."""
-    kept = epoch in snapshots.epochs
+    kept = epoch in loop.snapshots.epochs
     if kept:
-        snapshots.keep(epoch, state.objective.exported_backbone())
-    if state.progress < 1.0 and (kept or (epoch > 0 and epoch % every == 0)):
-        measure(forward, heldout, state, context)
-        log.restart_clock()
+        loop.snapshots.keep(epoch, loop.state.objective.exported_backbone())
+    if loop.state.progress < 1.0 and (kept or (epoch > 0 and epoch % loop.evaluate_every == 0)):
+        try:
+            measure(loop.forward, loop.heldout, loop.state, loop.context)
+        except RunInterruptedError:
+            _save(loop)
+            raise
+        loop.log.restart_clock()
 
 
-def _save(state: TrainState, path: Path, context: RunContext) -> None:
-    check_finite(state, path)
-    save_tensors(path, *state.capture())
-    context.emit(CheckpointSaved(stage=context.stage, part=context.part, step=state.step, path=path))
-
-
-def _checkpoint_path(context: RunContext) -> Path | None:
-    if context.folder is None:
-        return None
-    return context.folder / (f"checkpoint-{context.part}.safetensors" if context.part else "checkpoint.safetensors")
+def _save(loop: _Loop) -> None:
+    loop.watch.check(loop.checkpoints.latest)
+    loop.checkpoints.save(loop.state.step, *loop.state.capture())
 
 
 def _seed(context: RunContext, purpose: str) -> int:

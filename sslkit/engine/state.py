@@ -25,7 +25,7 @@ class TrainState:
         order: (M,) int64, the images of the current epoch in order; None between epochs.
         optimizers: by phase.
         meters: of the training steps since the last log.
-        first_bad_step: 0-dim int64 on the device, the step whose loss was not finite; -1 while all were.
+        rollbacks: how often the fit went back to the beginning of an epoch, and on at a lower rate.
     """
 
     def __init__(self, objective: Objective, train: BatchSource, training: Training, context: RunContext) -> None:
@@ -36,7 +36,7 @@ class TrainState:
         self.order: Tensor | None = None
         self.meters = Meters()
         self.optimizers = _build_optimizers(objective, training)
-        self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=context.device)
+        self.rollbacks = 0
         self._train = train
         self._training = training
         self._context = context
@@ -60,6 +60,11 @@ class TrainState:
     def exact_epoch(self) -> float:
         """Epochs completed, with the fraction of the current one."""
         return self.epoch + self.batch / self.num_batches
+
+    @property
+    def lr_factor(self) -> float:
+        """On the schedule's learning rate: below 1 after a roll-back."""
+        return self._training.on_nan.lr_factor**self.rollbacks
 
     @property
     def progress(self) -> float:
@@ -104,7 +109,7 @@ class TrainState:
 
     def update_schedule(self) -> None:
         """Bring learning rates and the objective's schedules to the current progress."""
-        scale = self._training.schedule.scale(self.exact_epoch, self._training.epochs)
+        scale = self._training.schedule.scale(self.exact_epoch, self._training.epochs) * self.lr_factor
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * scale
@@ -131,7 +136,8 @@ class TrainState:
                         tensors[key] = value
                     else:
                         numbers[key] = value
-        counters = {"epoch": self.epoch, "batch": self.batch, "step": self.step, "num_images": self._train.num_images}
+        counters = {"epoch": self.epoch, "batch": self.batch, "step": self.step, "rollbacks": self.rollbacks}
+        counters["num_images"] = self._train.num_images
         return tensors, {"counters": counters, "optimizer": numbers}
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -152,6 +158,7 @@ class TrainState:
         self._restore_random(tensors)
         self.meters.restore(_below(tensors, "meter."), self._context.device)
         self.epoch, self.batch, self.step = counters["epoch"], counters["batch"], counters["step"]
+        self.rollbacks = counters["rollbacks"]
         self.order = tensors.get("order")
 
     def _restore_objective(self, tensors: Mapping[str, Tensor]) -> None:
@@ -165,6 +172,7 @@ class TrainState:
         return name.startswith(tuple(f"{module}." for module in self.objective.frozen))
 
     def _restore_random(self, tensors: Mapping[str, Tensor]) -> None:
+        self._generators.clear()  # rolled back to a time before one was first used, it begins from its seed again
         for name, value in _below(tensors, "generator.").items():
             purpose, _, kind = name.rpartition("@")
             self._generator(purpose, torch.device("cpu") if kind == "cpu" else self._context.device).set_state(value)

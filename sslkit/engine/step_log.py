@@ -1,27 +1,29 @@
-"""The log of a training loop: what observers hear of steps, means read once in a while, and the watch over the loss."""
+"""The log of a training loop: what observers hear of steps, and means that are read once in a while."""
 
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from sslkit.engine.state import TrainState
-from sslkit.errors import RunFailedError
 from sslkit.events import FitStart, StepEnd
 from sslkit.interfaces import Mean, RunContext, StepOutput
 
 
 class StepLog:
-    """Tells observers of steps, reads metrics every ``log_every`` of them, and watches the loss.
+    """Tells observers of steps, and reads metrics every ``log_every`` of them.
 
     Args:
         state: of the loop.
         context: where it runs.
+        check: is called before metrics are read, and raises if they are void.
     """
 
-    def __init__(self, state: TrainState, context: RunContext) -> None:
+    def __init__(self, state: TrainState, context: RunContext, check: Callable[[], None]) -> None:
         self._state = state
         self._context = context
+        self._check = check
         self._begun = False
         self._images = 0
         self._since = time.perf_counter()
@@ -38,19 +40,33 @@ class StepLog:
         )
         self.restart_clock()
 
+    def begin_again(self) -> None:
+        """After a roll-back: what was told of later steps is void, and the next ``begin`` says from where it goes on."""
+        self._begun = False
+
     def restart_clock(self) -> None:
         """Leave what was no training out of the throughput."""
         self._images = 0
         self._since = time.perf_counter()
 
-    def step(self, num_images: int, *, last_checkpoint: Path | None) -> None:
-        """After an optimiser step."""
+    def note(self, phase: str, output: StepOutput, gradient_norm: Tensor) -> None:
+        """Add a step's loss and metrics to the means, without reading them."""
+        prefix = f"{phase}_" if len(self._state.optimizers) > 1 else ""
+        metrics = {"loss": _one(output.loss.detach()), "gradient_norm": _one(gradient_norm.detach()), **output.metrics}
+        self._state.meters.add({f"{prefix}{name}": mean for name, mean in metrics.items()})
+
+    def step(self, num_images: int) -> None:
+        """After an optimiser step.
+
+        Raises:
+            DivergedError: out of ``check``, before the numbers of a diverged step are logged.
+        """
         state, context = self._state, self._context
         self._images += num_images
         metrics: dict[str, float] = {}
         if state.step % context.log_every == 0 or state.progress >= 1.0:  # a short fit must leave a line too
-            check_finite(state, last_checkpoint)
-            metrics = {**state.meters.read(), "lr": _learning_rate(state), "images_per_second": self._throughput()}
+            self._check()
+            metrics = {**state.meters.read(), "lr": learning_rate(state), "images_per_second": self._throughput()}
             state.meters.clear()
             self.restart_clock()
         context.emit(
@@ -63,27 +79,10 @@ class StepLog:
         return self._images / max(time.perf_counter() - self._since, 1e-9)
 
 
-def note_step(state: TrainState, phase: str, output: StepOutput) -> None:
-    """Add a step's loss and metrics to the meters, without reading them."""
-    loss = output.loss.detach()
-    bad = (state.first_bad_step < 0) & ~loss.isfinite()
-    state.first_bad_step = torch.where(bad, state.step + 1, state.first_bad_step)  # counted as events count steps
-    prefix = f"{phase}_" if len(state.optimizers) > 1 else ""
-    metrics = {"loss": Mean(loss, torch.ones_like(loss)), **output.metrics}
-    state.meters.add({f"{prefix}{name}": mean for name, mean in metrics.items()})
-
-
-def check_finite(state: TrainState, path: Path | None) -> None:
-    """Stop a diverged run before its numbers reach a checkpoint."""
-    step = int(state.first_bad_step)
-    if step < 0:
-        return
-    checkpoint = f"the last checkpoint is {path}" if path is not None and path.exists() else "there is no checkpoint yet"
-    raise RunFailedError(
-        f"the loss was not finite at step {step}; learning rate about {_learning_rate(state):.4g}; {checkpoint}",
-        fix="lower the learning rate or add warmup_epochs",
-    )
-
-
-def _learning_rate(state: TrainState) -> float:
+def learning_rate(state: TrainState) -> float:
+    """Of the first parameter group: the one that is logged."""
     return next(iter(state.optimizers.values())).param_groups[0]["lr"]
+
+
+def _one(value: Tensor) -> Mean:
+    return Mean(value, torch.ones_like(value))

@@ -2,11 +2,34 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import final
 
 from sslkit.engine.optim import SGD
 from sslkit.engine.schedules import Cosine
 from sslkit.errors import OptionError
 from sslkit.interfaces import Augment, OptimizerFactory, Schedule
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class OnNan:
+    """What to do when the loss or its gradient is no longer finite.
+
+    The fit goes back to the beginning of the epoch in which that happened, and on with a lower learning rate.
+
+    Attributes:
+        retries: how many times; 0: stop at the first.
+        lr_factor: on the learning rate from there on, once more with each retry.
+    """
+
+    retries: int = 0
+    lr_factor: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.retries < 0:
+            raise OptionError("retries", "must not be negative", found=self.retries, allowed="0 (stop) or more")
+        if not 0.0 < self.lr_factor < 1.0:
+            raise OptionError("lr_factor", "must lower the learning rate", found=self.lr_factor, allowed="0 < lr_factor < 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +42,8 @@ class Training:
         optimizer: one for all phases, or one for each phase by name.
         schedule: of the learning rate.
         augment: done once per image, on training images only.
+        clip_grad_norm: gradients of a phase are scaled down to this 2-norm where they are longer; None: never.
+        on_nan: what to do when the loss or its gradient is no longer finite.
     """
 
     epochs: int = 100
@@ -26,12 +51,16 @@ class Training:
     optimizer: OptimizerFactory | Mapping[str, OptimizerFactory] = field(default_factory=SGD)
     schedule: Schedule = field(default_factory=Cosine)
     augment: Augment = field(default_factory=Augment)
+    clip_grad_norm: float | None = None
+    on_nan: OnNan = field(default_factory=OnNan)
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise OptionError("epochs", "must be positive", found=self.epochs, allowed="1 or more")
         if self.batch_size < 1:
             raise OptionError("batch_size", "must be positive", found=self.batch_size, allowed="1 or more images")
+        if self.clip_grad_norm is not None and self.clip_grad_norm <= 0.0:
+            raise OptionError("clip_grad_norm", "must be positive", found=self.clip_grad_norm, allowed="a number above 0")
 
     def check_batch_size(self, num_images: int) -> None:
         """Refuse a batch larger than the data, which would silently train on fewer images a step than asked for.

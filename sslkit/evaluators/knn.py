@@ -60,7 +60,8 @@ class KNN(Evaluator):
         if data.train.labels is None or data.test.labels is None:
             raise DataError("nearest neighbours need labels on training and test images")
         sets = [Loader(images, batch_size=self.batch_size, device=context.device) for images in (data.train, data.test)]
-        bank, queries = (extract_features(backbone, loader, self.layers, context.autocast) for loader in sets)
+        stop = context.should_stop
+        bank, queries = (extract_features(backbone, loader, self.layers, context.autocast, should_stop=stop) for loader in sets)
         metrics, predictions = {}, {}
         for layer in self.layers:
             features = bank[layer].to(context.device), data.train.labels.to(context.device), queries[layer].to(context.device)

@@ -9,7 +9,7 @@ import torch
 
 from sslkit import RunInterruptedError, StepEnd
 from sslkit.data.loader import Loader
-from sslkit.engine.checkpoint import load_tensors
+from sslkit.engine.tensor_file import load_tensors
 from sslkit.events import Event
 from tests.contract.families import CPU, FAMILIES, Family, assert_same, build, every_family, train
 from tests.contract.miniatures.images import tiny_images

@@ -1,10 +1,11 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Generator, Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sslkit import (
@@ -178,17 +179,45 @@ class Operations(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-def count_operations(batch_size: int) -> Counter[str]:
+class Reads(TorchFunctionMode):
+    """Counts the times that a value is read, for which a GPU must be waited for."""
+
+    READING = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        self.count += getattr(function, "__name__", "") in self.READING
+        return function(*args, **(kwargs or {}))
+
+
+class Counts(NamedTuple):
+    operations: Counter[str]
+    reads: int
+
+
+def count(batch_size: int, objective: Objective | None = None) -> Counts:
     training = Training(epochs=1, batch_size=batch_size, augment=Augment(crop_padding=2, horizontal_flip=True))
-    with Operations() as operations:
-        assert run(Brightness(), training, log_every=1000).steps == -(-22 // batch_size)
-    return operations.counts
+    with Operations() as operations, Reads() as reads:
+        assert run(objective or Brightness(), training, log_every=1000).steps == -(-22 // batch_size)
+    return Counts(operations.counts, reads.count)
 
 
-def test_no_value_is_read_and_nothing_is_done_image_by_image_in_a_step():
-    few, many, larger = count_operations(11), count_operations(2), count_operations(22)
-    read = "aten._local_scalar_dense.default"
-    assert few[read] == many[read] > 0, "only at the end of the fit"
+class Reading(Brightness):
+    def on_after_step(self, phase, context) -> None:
+        float(self.head.bias)
+
+
+def test_no_value_is_read_in_a_step():
+    few, many = count(11).reads, count(2).reads
+    assert few == many > 0, "only at the end of an epoch"
+    assert count(2, Reading()).reads - count(11, Reading()).reads == 9, "11 steps against 2"
+
+
+def test_nothing_is_done_image_by_image_in_a_step():
+    few, many, larger = (count(batch_size).operations for batch_size in (11, 2, 22))
     per_step = (many.total() - few.total()) / 9  # 11 steps against 2
     assert few.total() - larger.total() == pytest.approx(per_step, abs=1), "a step costs the same for 2, 11 and 22 images"
 

@@ -17,8 +17,8 @@ from sslkit import (
     fit,
 )
 from sslkit.data.loader import Loader
-from sslkit.engine.checkpoint import load_tensors
 from sslkit.engine.state import TrainState
+from sslkit.engine.tensor_file import load_tensors
 from sslkit.events import Event
 from tests.contract.miniatures.images import tiny_images
 from tests.engine.brightness import CPU, Brightness, assert_same_state, context_with, logged, run, stop_after, told

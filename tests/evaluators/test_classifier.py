@@ -10,9 +10,9 @@ from torch import Generator, Tensor, nn
 from sslkit import Augment, Batch, DataError, FitStart, LabeledData, OptionError, RunInterruptedError
 from sslkit.data.arrays import ArraySet
 from sslkit.data.loader import Loader
-from sslkit.engine.checkpoint import load_tensors
 from sslkit.engine.folding import folded
 from sslkit.engine.state import TrainState
+from sslkit.engine.tensor_file import load_tensors
 from sslkit.evaluators import frozen_trunk
 from sslkit.evaluators.classifier import Classifier, Fitted, FrozenFeatures, build_heads, check_head, check_layers, fit_classifier
 from sslkit.events import Event

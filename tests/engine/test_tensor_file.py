@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import sslkit.engine.checkpoint as module
+import sslkit.engine.tensor_file as module
 from sslkit import ArtifactError
-from sslkit.engine.checkpoint import load_tensors, save_tensors
+from sslkit.engine.tensor_file import load_tensors, save_tensors
 
 
 def test_tensors_of_every_kind_come_back(tmp_path: Path):

@@ -1,0 +1,75 @@
+"""Tensors in one safetensors file, JSON values and a checksum in its header. Written whole or not at all, never unpickled."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sslkit.disk import os_error, written_whole
+from sslkit.errors import ArtifactError
+
+_STATE, _CHECKSUM = "sslkit", "sha256"
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any] | None = None) -> None:
+    """Write a file that is either whole or not there.
+
+    Args:
+        path: where; replaced if it exists. Its folder must exist.
+        tensors: any dtypes and layouts; stored contiguous on the CPU.
+        state: JSON-able values that go along.
+
+    Raises:
+        StorageError: the disk refuses; an old file is untouched.
+    """
+    # A copy each: safetensors refuses tensors that share memory, as tied weights do.
+    owned = {name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    text = json.dumps(dict(state or {}))
+    with written_whole(path) as file:
+        try:
+            save_file(owned, file, metadata={_STATE: text, _CHECKSUM: _checksum(owned, text)})
+        except SafetensorError as error:
+            raise os_error(str(error)) from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save_tensors` wrote.
+
+    Returns:
+        The tensors, on the CPU, and the JSON values.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+        text = metadata.get(_STATE, "{}")
+        state = json.loads(text)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: damaged ({error})", fix=_fix(path)) from error
+    if metadata.get(_CHECKSUM) != _checksum(tensors, text):
+        raise ArtifactError(f"{path}: damaged (its checksum is wrong)", fix=_fix(path))
+    return tensors, state
+
+
+def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
+    """SHA-256 of everything that is stored: names, dtypes, shapes, bytes, and the JSON values."""
+    digest = hashlib.sha256(state.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _fix(path: Path) -> str:
+    return f"remove the folder {path.parent} to run that stage again"
