@@ -23,17 +23,19 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
     from sslkit.engine.fit import fit
     from sslkit.engine.optim import SGD, AdamW
     from sslkit.engine.schedules import Constant, Cosine, Step
-    from sslkit.engine.training import Training
+    from sslkit.engine.training import OnNan, Training
     from sslkit.errors import (
         ArtifactError,
         BackboneError,
         DataError,
+        DivergedError,
         OptionError,
         PluginError,
         RecipeError,
         RunFailedError,
         RunInterruptedError,
         SslkitError,
+        StorageError,
     )
     from sslkit.evaluators.feature_quality import FeatureQuality
     from sslkit.evaluators.finetune import FineTune, Supervised
@@ -106,6 +108,7 @@ __all__ = [
     "DataInfo",
     "Dataset",
     "Digits",
+    "DivergedError",
     "Evaluation",
     "Evaluator",
     "Event",
@@ -125,6 +128,7 @@ __all__ = [
     "Notice",
     "Objective",
     "Observer",
+    "OnNan",
     "OptimizerFactory",
     "OptionError",
     "PluginError",
@@ -145,6 +149,7 @@ __all__ = [
     "Step",
     "StepEnd",
     "StepOutput",
+    "StorageError",
     "Supervised",
     "TimmBackbone",
     "TrainContext",
@@ -180,10 +185,10 @@ _HOMES = {
     "sslkit.engine.fit": ("fit",),
     "sslkit.engine.optim": ("SGD", "AdamW"),
     "sslkit.engine.schedules": ("Constant", "Cosine", "Step"),
-    "sslkit.engine.training": ("Training",),
+    "sslkit.engine.training": ("OnNan", "Training"),
     "sslkit.errors": (
-        *("ArtifactError", "BackboneError", "DataError", "RunInterruptedError", "OptionError"),
-        *("PluginError", "RecipeError", "RunFailedError", "SslkitError"),
+        *("ArtifactError", "BackboneError", "DataError", "DivergedError", "RunInterruptedError", "OptionError"),
+        *("PluginError", "RecipeError", "RunFailedError", "SslkitError", "StorageError"),
     ),
     "sslkit.evaluators.feature_quality": ("FeatureQuality",),
     "sslkit.evaluators.finetune": ("FineTune", "Supervised"),

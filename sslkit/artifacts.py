@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sslkit.disk import written_whole
+from sslkit.disk import make_folder, written_whole
 from sslkit.engine.tensor_file import load_tensors, save_tensors
 from sslkit.errors import ArtifactError, PluginError, RecipeError
 from sslkit.interfaces import Backbone, ImageSpec, Prediction
@@ -160,11 +160,12 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all.
+    """Write a text file, whole or not at all; its folder is made where it is missing.
 
     Raises:
-        StorageError: the disk refuses, or the folder does not exist; an old file is untouched.
+        StorageError: the disk refuses; an old file is untouched.
     """
+    make_folder(path.parent)
     with written_whole(path) as file:
         file.write_text(text, encoding="utf-8")
 

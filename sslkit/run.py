@@ -179,7 +179,7 @@ def _make_folder(folder: Path) -> None:
     try:
         make_folder(folder)
     except StorageError as error:  # before anything was computed it is the user's to choose another
-        raise ArtifactError(str(error)) from error
+        raise ArtifactError(f"{folder}: cannot be written to ({error.__cause__})", fix="choose another folder with --output") from error
 
 
 def _open_folder(folder: Path, recipe: Recipe, fresh: bool) -> None:

@@ -12,7 +12,6 @@ import tomli_w
 import torch
 
 from sslkit.artifacts import write_json, write_text
-from sslkit.disk import make_folder
 from sslkit.engine.device import describe_device
 from sslkit.events import Event, Observer, StageStart
 from sslkit.kernels.batch_norm_relu import describe_kernels
@@ -42,8 +41,6 @@ class RunRecord(Observer):
 def write_recipe(folder: Path, recipe: Recipe) -> None:
     """Write the resolved recipe; where it has a sweep, the recipe as it is, and each variant's resolved one."""
     write_text(folder / "recipe.toml", tomli_w.dumps(dict(recipe.table)))
-    if recipe.variants:
-        make_folder(folder / "variants")
     for name, table in recipe.variants.items():
         write_text(folder / "variants" / f"{name}.toml", tomli_w.dumps(dict(table)))
 

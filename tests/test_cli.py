@@ -178,7 +178,10 @@ def test_an_interrupted_run_says_so_and_goes_on(sslkit_command, tmp_path):
 
     stopped = sslkit_command(*command)
     assert stopped.code == 130
-    assert stopped.err.splitlines()[-1] == "stopped in stage 'pretrain' after 3 steps; the same command goes on where it stopped"
+    assert stopped.err.splitlines()[-1] == (
+        "Ctrl-C: stopped in stage 'pretrain' after 3 steps; go on with: sslkit run tiny.toml --device cpu"
+        " 'observers=[{ name = \"interrupt:CtrlC\", step = 3 }]'"
+    )
     assert stopped.out == ""
     assert signal.getsignal(signal.SIGINT) is handler
 
@@ -193,7 +196,7 @@ def test_ctrl_c_outside_of_a_stage_is_no_traceback(sslkit_command, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sslkit.run, "run_recipe", impatient)
-    assert sslkit_command("run", "tiny.toml") == (130, "", "interrupted; the same command goes on where it stopped\n")
+    assert sslkit_command("run", "tiny.toml") == (130, "", "interrupted; go on with: sslkit run tiny.toml\n")
 
 
 def test_a_folder_of_another_recipe_is_refused(sslkit_command, tmp_path):
@@ -293,7 +296,7 @@ def test_compare_prints_json_or_markdown_alone(sslkit_command):
         (("report", "nowhere"), "nowhere: no such folder; name a folder that sslkit run wrote"),
         (("report", "one/probe"), "one/probe: not a run's folder, for it holds no recipe.toml; name the whole run: "),
         (("report", "one", "one"), "a run is given twice; found ['one', 'one']; name each run's folder once"),
-        (("report", "one", "--output", "tiny.toml"), "tiny.toml: the report cannot be written ("),
+        (("report", "one", "--output", "tiny.toml"), "the report cannot be written: tiny.toml/tables: cannot be written, "),
         (("compare", "one"), "there is nothing to compare with; found ['one']; allowed: two runs or more; name another run's folder"),
         (("compare", "one", "two/../one"), "a run is given twice; found ['one', 'two/../one']; name each run's folder once"),
         (("compare", "one", "."), ".: not a run's folder, for it holds no recipe.toml; name a run in it: one, two"),

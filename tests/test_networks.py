@@ -62,6 +62,7 @@ def test_untrained_stages_begin_with_one_network(tmp_path: Path):
 
 def test_a_stage_begins_with_what_an_earlier_one_left(tmp_path: Path):
     final, snapshot = seeded(RECIPE, 5), seeded(RECIPE, 6)
+    weights_path(tmp_path / "pretrain", 1).parent.mkdir(parents=True)
     save_module(weights_path(tmp_path / "pretrain", None), final)
     save_module(weights_path(tmp_path / "pretrain", 1), snapshot)
     state = torch.get_rng_state()

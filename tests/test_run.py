@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 import tomllib
@@ -38,6 +36,7 @@ from sslkit.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS, st
 from sslkit.metrics_log import read_metrics
 from sslkit.recipe import Recipe
 from sslkit.run import RunResult
+from tests.recipes import SMALL, start, steps_logged, weights
 
 # Every kind of evaluator once, an epoch each, on 1,438 digits: three steps an epoch.
 RECIPE = """
@@ -141,30 +140,6 @@ METRICS_OF = {
 }
 WITH_BACKBONE = {"pretrain", "finetune", "supervised"}
 
-SMALL = """
-name = "small"
-device = "cpu"
-log_every = 1
-
-[data]
-name = "digits"
-
-[backbone]
-name = "nin"
-num_blocks = 3
-width = 0.05
-
-[stages.pretrain]
-task = { name = "rotnet" }
-augment = { crop_padding = 1 }
-epochs = 1
-batch_size = 500
-
-[stages.probe]
-weights = "pretrain"
-evaluator = { name = "linear_probe", layers = ["conv2"], epochs = 1, batch_size = 500 }
-"""
-
 
 class Recorder(Observer):
     def __init__(self) -> None:
@@ -222,11 +197,6 @@ def artifact(folder: Path) -> dict[str, Any]:
     return json.loads((folder / ARTIFACT).read_text())
 
 
-def weights(folder: Path) -> dict[str, bytes]:
-    """Every file of tensors below a run's folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
-
-
 # --------------------------------------------------------------------------------------------------------------- what it leaves
 
 
@@ -256,7 +226,7 @@ def test_results_json_holds_the_same_figures(whole: Whole):
 
 def test_the_run_folder_is_complete(whole: Whole):
     assert whole.result.folder == whole.folder
-    files = {"recipe.toml", "environment.json", "results.json", "report.html", "report.md", "tables"}
+    files = {".lock", "recipe.toml", "environment.json", "results.json", "report.html", "report.md", "tables"}
     assert {path.name for path in whole.folder.iterdir()} == {*files, *METRICS_OF}
     for stage in METRICS_OF:
         expected = {ARTIFACT}
@@ -476,12 +446,6 @@ def test_a_run_stopped_in_every_stage_ends_with_the_same_bits(whole: Whole, load
         assert artifact(tmp_path / stage)["fingerprint"] == artifact(whole.folder / stage)["fingerprint"]
 
 
-def steps_logged(path: Path) -> list[tuple[str, ...]]:
-    """Every line but for its throughput, by part and step."""
-    lines = [{key: value for key, value in line.items() if key != "images_per_second"} for line in read_metrics(path)]
-    return sorted(tuple(f"{key}={value}" for key, value in line.items()) for line in lines)
-
-
 def test_a_stop_before_the_first_step_computes_nothing(load: Callable[..., Recipe], tmp_path: Path):
     watcher = Recorder()
     with pytest.raises(RunInterruptedError, match=r"^stopped before stage 'pretrain'$"):
@@ -509,16 +473,16 @@ def signals_put_back() -> Iterator[None]:
 
 
 def test_ctrl_c_finishes_the_step_and_leaves_a_checkpoint(load: Callable[..., Recipe], tmp_path: Path):
-    with signals_put_back(), pytest.raises(RunInterruptedError, match=r"^stopped in stage 'pretrain' after 1 steps$"):
+    with signals_put_back(), pytest.raises(RunInterruptedError, match=r"^Ctrl-C: stopped in stage 'pretrain' after 1 steps$"):
         run_recipe(load(SMALL), output=tmp_path, observers=[Interrupt(1)])
-    assert (tmp_path / "pretrain" / "checkpoint.safetensors").exists()
+    assert list((tmp_path / "pretrain").glob("checkpoint-*"))
     assert artifact(tmp_path / "pretrain")["status"] == "running"
 
 
 def test_a_second_ctrl_c_stops_at_once(load: Callable[..., Recipe], tmp_path: Path):
     with signals_put_back(), pytest.raises(KeyboardInterrupt):
         run_recipe(load(SMALL), output=tmp_path, observers=[Interrupt(2)])
-    assert not (tmp_path / "pretrain" / "checkpoint.safetensors").exists()
+    assert not list((tmp_path / "pretrain").glob("checkpoint-*"))
 
 
 def test_a_run_in_a_thread_leaves_signals_alone(load: Callable[..., Recipe], tmp_path: Path):
@@ -530,19 +494,13 @@ def test_a_run_in_a_thread_leaves_signals_alone(load: Callable[..., Recipe], tmp
     assert set(results[0].results.stages) == {"pretrain", "probe"}
 
 
-def start(recipe: Path, folder: Path, *overrides: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sslkit", "run", str(recipe), "--quiet", "--output", str(folder), *overrides]
-    return subprocess.Popen(command, cwd=recipe.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def test_a_killed_run_started_again_ends_with_the_same_bits(load: Callable[..., Recipe], tmp_path: Path):
     """The promise: SIGKILL at any point, here in mid-pretraining, changes no bit of the weights."""
     path, folder = tmp_path / "small.toml", tmp_path / "killed"
     path.write_text(SMALL.replace("epochs = 1\nbatch_size = 500", "epochs = 20\nbatch_size = 500"))
-    checkpoint = folder / "pretrain" / "checkpoint.safetensors"
     process = start(path, folder, "checkpoint_minutes=0")  # one after each of 60 steps
     try:
-        while not checkpoint.exists() and process.poll() is None:
+        while not list(folder.glob("pretrain/checkpoint-*")) and process.poll() is None:
             time.sleep(0.001)
     finally:
         process.kill()

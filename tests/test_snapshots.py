@@ -97,7 +97,7 @@ def test_keeping_snapshots_changes_nothing_else(tmp_path: Path):
 def test_an_interrupted_pretraining_leaves_the_same_snapshots(steps: int, tmp_path: Path):
     pretrained(tmp_path / "whole")
     with pytest.raises(RunInterruptedError):
-        pretrained(tmp_path / "parts", should_stop=stop_after(steps))
+        pretrained(tmp_path / "parts", **stop_after(steps))
     pretrained(tmp_path / "parts")
     assert hashes(tmp_path / "parts") == hashes(tmp_path / "whole")
     lines = [

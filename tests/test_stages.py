@@ -1,6 +1,8 @@
+import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
@@ -24,6 +26,7 @@ from sslkit import (
     Evaluation,
     Evaluator,
     FineTune,
+    FitStart,
     HeldoutEnd,
     ImageSet,
     ImageSpec,
@@ -86,9 +89,10 @@ class Recorder(Observer):
         return [event for event in self.events if isinstance(event, kind)]
 
 
-def stop_after(steps: int) -> Callable[[], bool]:
-    answers = iter([False] * (steps - 1) + [True])
-    return lambda: next(answers)
+def stop_after(steps: int, observers: Iterable[Observer] = ()) -> dict[str, Any]:
+    """The options of a stage that is asked to stop after so many steps."""
+    counter = Recorder()
+    return {"observers": [counter, *observers], "should_stop": lambda: len(counter.of(StepEnd)) >= steps}
 
 
 def artifact(folder: Path) -> dict[str, Any]:
@@ -412,8 +416,8 @@ def test_a_stopped_pretraining_goes_on_with_the_same_bits(stops: list[int], tmp_
     for steps in stops:
         watcher = Recorder()
         with pytest.raises(RunInterruptedError, match=r"^stopped in stage 'pretrain' after \d steps$"):
-            pretrained(output=tmp_path / "parts", should_stop=stop_after(steps), observers=[watcher])
-        assert [event.path.name for event in watcher.of(CheckpointSaved)] == ["checkpoint.safetensors"]
+            pretrained(output=tmp_path / "parts", **stop_after(steps, [watcher]))
+        assert len(watcher.of(CheckpointSaved)) == 1
         assert artifact(tmp_path / "parts")["status"] == "running"
         assert not (tmp_path / "parts" / BACKBONE).exists()
     watcher = Recorder()
@@ -429,7 +433,7 @@ def test_a_stopped_evaluation_goes_on_with_the_same_bits(tmp_path: Path):
     evaluator = FineTune(epochs=2, batch_size=8, augment=Augment(horizontal_flip=True))
     whole = evaluated(evaluator, output=tmp_path / "whole")
     with pytest.raises(RunInterruptedError):
-        evaluated(evaluator, output=tmp_path / "parts", should_stop=stop_after(5))
+        evaluated(evaluator, output=tmp_path / "parts", **stop_after(5))
     assert evaluated(evaluator, output=tmp_path / "parts").metrics == whole.metrics
     for name in (BACKBONE, HEADS):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -437,14 +441,14 @@ def test_a_stopped_evaluation_goes_on_with_the_same_bits(tmp_path: Path):
 
 def test_a_stopped_stage_of_other_options_is_refused(tmp_path: Path):
     with pytest.raises(RunInterruptedError):
-        pretrained(output=tmp_path, should_stop=stop_after(3))
+        pretrained(output=tmp_path, **stop_after(3))
     with pytest.raises(ArtifactError, match=r"\(seed: 0 -> 1\)"):
         pretrained(output=tmp_path, seed=1)
 
 
 def test_stopping_without_a_folder_keeps_nothing():
     with pytest.raises(RunInterruptedError, match=r"^stopped in stage 'pretrain' after 2 steps$"):
-        pretrained(should_stop=stop_after(2))
+        pretrained(**stop_after(2))
 
 
 def test_a_crash_while_the_artifact_is_written_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -478,18 +482,70 @@ def test_a_finished_stage_without_its_weights_is_an_error(tmp_path: Path):
     pretrained(output=tmp_path)
     (tmp_path / BACKBONE).unlink()
     with pytest.raises(
-        ArtifactError, match=r"backbone\.safetensors: no such file, although the stage is finished; start over with --fresh$"
+        ArtifactError, match=r"backbone\.safetensors: no such file, although the stage is finished; remove .* to run the stage again$"
     ):
         pretrained(output=tmp_path)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path):
-    with pytest.raises(RunInterruptedError):
-        pretrained(output=tmp_path, should_stop=stop_after(3))
-    path = tmp_path / "checkpoint.safetensors"
+def test_of_damaged_checkpoints_the_one_before_is_used(tmp_path: Path):
+    """Damage of any kind: cut off, a bit turned over in the weights, in the header, in the values beside them."""
+    runtime = dataclasses.replace(RUNTIME, checkpoint_minutes=0, keep_checkpoints=3)
+    whole = pretrained(output=tmp_path / "whole")
+    for damage in DAMAGES:
+        folder = tmp_path / damage.__name__
+        with pytest.raises(RunInterruptedError):
+            pretrained(output=folder, **stop_after(5), runtime=runtime)
+        files = sorted(folder.glob("checkpoint-*"))
+        assert [int(path.stem.rpartition("-")[2]) for path in files] == [3, 4, 5]
+        for path in files[1:]:
+            damage(path)
+        watcher = Recorder()
+        again = pretrained(output=folder, observers=[watcher], runtime=runtime)
+        first, second = (event.message for event in watcher.of(Notice))
+        assert re.fullmatch(rf"{files[2]}: damaged \(.+\); the one before is used", first)
+        assert re.fullmatch(rf"{files[1]}: damaged \(.+\); the one before is used", second)
+        assert watcher.of(FitStart)[0].step == 3
+        assert again.metrics == whole.metrics
+        assert (folder / BACKBONE).read_bytes() == (tmp_path / "whole" / BACKBONE).read_bytes()
+        assert not list(folder.glob("checkpoint*"))
+
+
+def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
-    with pytest.raises(ArtifactError, match=r"checkpoint\.safetensors: damaged \(.*remove it to start the stage over$"):
-        pretrained(output=tmp_path)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def flip_last_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def change_a_value(path: Path) -> None:
+    """``"epoch"`` is one of the values beside the tensors; the file stays well-formed."""
+    content = path.read_bytes()
+    place = content.index(b"epoch") + len(rb"epoch\": ")
+    assert content[place : place + 1].isdigit()
+    path.write_bytes(content[:place] + b"7" + content[place + 1 :])
+
+
+DAMAGES = (cut, empty, flip_last_byte, change_a_value)
+
+
+def test_without_a_good_checkpoint_training_begins_from_the_start(tmp_path: Path):
+    whole = pretrained(output=tmp_path / "whole")
+    with pytest.raises(RunInterruptedError):
+        pretrained(output=tmp_path / "parts", **stop_after(5))
+    for path in (tmp_path / "parts").glob("checkpoint-*"):
+        cut(path)
+    watcher = Recorder()
+    again = pretrained(output=tmp_path / "parts", observers=[watcher])
+    assert watcher.of(Notice)[-1].message == "no checkpoint can be read: the training begins from the start"
+    assert watcher.of(FitStart)[0].step == 0
+    assert again.metrics == whole.metrics
 
 
 # ----------------------------------------------------------------------------------------------------------------- refusals
@@ -606,7 +662,7 @@ def test_files_that_cannot_be_decoded_are_told_and_listed(tmp_path: Path):
 
 def test_a_diverged_run_fails_and_is_not_finished(tmp_path: Path):
     training = Training(epochs=2, batch_size=8, optimizer=SGD(lr=1e30))
-    with pytest.raises(RunFailedError, match=r"^the loss was not finite at step \d; .*lower the learning rate or add warmup_epochs$"):
+    with pytest.raises(RunFailedError, match=r"^training diverged at step \d: loss .*; lower the learning rate, "):
         pretrained(training=training, output=tmp_path)
     assert artifact(tmp_path)["status"] == "running"
     assert not (tmp_path / BACKBONE).exists()

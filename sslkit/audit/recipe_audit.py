@@ -13,9 +13,8 @@ from sslkit.audit.audit import audit_task, small_backbone
 from sslkit.audit.finding import Finding
 from sslkit.audit.options import AuditOptions
 from sslkit.data.opened import OpenedDataset
-from sslkit.disk import make_folder
 from sslkit.engine.device import describe_device
-from sslkit.errors import OptionError, RecipeError, did_you_mean
+from sslkit.errors import ArtifactError, OptionError, RecipeError, StorageError, did_you_mean
 from sslkit.events import Observer
 from sslkit.options import BackboneOptions
 from sslkit.plugins import load_catalog
@@ -54,10 +53,12 @@ class AuditReport:
         """Write it as JSON.
 
         Raises:
-            StorageError: the disk refuses.
+            ArtifactError: the file cannot be written.
         """
-        make_folder(path.parent)
-        write_json(path, self.as_json())
+        try:
+            write_json(path, self.as_json())
+        except StorageError as error:  # the user chose the file
+            raise ArtifactError(str(error), fix="choose another file with --output") from error
 
 
 def audit_recipe(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sslkit.disk import make_folder
 from sslkit.engine.device import describe_device
 from sslkit.engine.tensor_file import load_tensors, save_tensors
 from sslkit.errors import ArtifactError
@@ -40,6 +41,8 @@ class Checkpoints:
         self._context = context
         self._folder = context.folder
         self._since = time.monotonic()
+        if self._folder is not None:
+            make_folder(self._folder)  # once: a folder that vanishes later must not come back with a checkpoint alone
         self._prefix = f"checkpoint-{context.part}-" if context.part else "checkpoint-"
 
     @property

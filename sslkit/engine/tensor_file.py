@@ -14,7 +14,8 @@ from torch import Tensor
 from sslkit.disk import os_error, written_whole
 from sslkit.errors import ArtifactError
 
-_STATE, _CHECKSUM = "sslkit", "sha256"
+_ENTRY = "sslkit"
+"""The one entry of the header's metadata: safetensors stores several in random order, and equal runs would leave other bytes."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any] | None = None) -> None:
@@ -30,10 +31,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, 
     """
     # A copy each: safetensors refuses tensors that share memory, as tied weights do.
     owned = {name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    text = json.dumps(dict(state or {}))
+    values = dict(state or {})
+    entry = json.dumps({"sha256": _checksum(owned, values), "state": values})
     with written_whole(path) as file:
         try:
-            save_file(owned, file, metadata={_STATE: text, _CHECKSUM: _checksum(owned, text)})
+            save_file(owned, file, metadata={_ENTRY: entry})
         except SafetensorError as error:
             raise os_error(str(error)) from error
 
@@ -49,22 +51,24 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            entry = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-        text = metadata.get(_STATE, "{}")
-        state = json.loads(text)
+        state = entry["state"]
+        intact = entry["sha256"] == _checksum(tensors, state)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such file") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtifactError(f"{path}: damaged ({error})", fix=_fix(path)) from error
-    if metadata.get(_CHECKSUM) != _checksum(tensors, text):
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: not written by this version of sslkit", fix=_fix(path)) from error
+    if not intact:
         raise ArtifactError(f"{path}: damaged (its checksum is wrong)", fix=_fix(path))
     return tensors, state
 
 
-def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
+def _checksum(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> str:
     """SHA-256 of everything that is stored: names, dtypes, shapes, bytes, and the JSON values."""
-    digest = hashlib.sha256(state.encode())
+    digest = hashlib.sha256(json.dumps(state).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from sslkit.artifacts import write_text
 from sslkit.data.opened import OpenedDataset
-from sslkit.disk import make_folder, refuse_links
+from sslkit.disk import refuse_links
+from sslkit.errors import ArtifactError, StorageError
 from sslkit.recipe import Recipe
 from sslkit.report.album import Album, fill_album, open_album
 from sslkit.report.comparison import PathLike, compare, read_runs, tell_apart
@@ -71,10 +72,12 @@ def _default_output(runs: Sequence[RunFolder]) -> Path:
 def _write(report: Report, output: Path) -> ReportFiles:
     page, markdown = output / "report.html", output / "report.md"
     tables = {output / "tables" / f"{_NO_FILE_NAME.sub('_', name)}.csv": table for name, table in report.tables()}
-    make_folder(output / "tables")
     refuse_links(output / "tables")
-    for path, table in tables.items():
-        write_text(path, table.csv())
-    write_text(markdown, render_markdown(report))
-    write_text(page, render_page(report))
+    try:
+        for path, table in tables.items():
+            write_text(path, table.csv())
+        write_text(markdown, render_markdown(report))
+        write_text(page, render_page(report))
+    except StorageError as error:  # the user chose the folder
+        raise ArtifactError(f"the report cannot be written: {error}", fix="choose another folder with --output") from error
     return ReportFiles(page, markdown, tuple(tables))

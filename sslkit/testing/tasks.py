@@ -17,6 +17,7 @@ from sslkit.engine.randomness import global_seed, make_generator
 from sslkit.engine.state import TrainState
 from sslkit.engine.training import Training
 from sslkit.errors import RunInterruptedError
+from sslkit.events import Event, StepEnd
 from sslkit.interfaces import Augment, Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, PretextTask, RunContext, StepOutput
 from sslkit.testing.promises import check_options, check_requirements, check_same, load_state, promises_of, require, state_of
 from sslkit.testing.specimens import CPU, IMAGE, Build, TinyBackbone, build_seeded, image_set, random_images
@@ -172,7 +173,7 @@ def _check_exported(objective: Objective, fresh: Backbone, images: Tensor) -> No
     require(features.isfinite().all(), "the features of the exported backbone must be finite")
 
 
-def _fit(objective: Objective, image: ImageSpec, folder: Path, *, stop_after: int = 0) -> FitResult:
+def _fit(objective: Objective, image: ImageSpec, folder: Path, *, stop_after: float = float("inf")) -> FitResult:
     return fit(objective, _loader(image), _loader(image, seed=1), TRAINING, _context(folder, stop_after), evaluate_every=1)
 
 
@@ -180,8 +181,14 @@ def _loader(image: ImageSpec, *, seed: int = 0) -> Loader:
     return Loader(image_set(image, NUM_IMAGES, seed=seed), batch_size=TRAINING.batch_size, device=CPU, options=TRAINING.augment)
 
 
-def _context(folder: Path | None, stop_after: int = 0) -> RunContext:
-    questions = iter(range(1, 1000))
+def _context(folder: Path | None, stop_after: float = float("inf")) -> RunContext:
+    taken: list[Event] = []
     return RunContext(
-        stage="pretrain", seed=0, device=CPU, checkpoint_minutes=1e9, folder=folder, should_stop=lambda: next(questions) == stop_after
+        stage="pretrain",
+        seed=0,
+        device=CPU,
+        checkpoint_minutes=1e9,
+        folder=folder,
+        emit=lambda event: taken.append(event) if isinstance(event, StepEnd) else None,
+        should_stop=lambda: len(taken) >= stop_after,
     )

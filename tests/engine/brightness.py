@@ -1,5 +1,6 @@
 """A tiny objective, and a short training run with it, for the tests of the training loop."""
 
+import itertools
 from collections.abc import Callable, Mapping
 
 import torch
@@ -80,7 +81,7 @@ def run(
 
 
 def stop_after(steps: int) -> Callable[[], bool]:
-    answers = iter([False] * (steps - 1) + [True])
+    answers = itertools.chain([False] * (steps - 1), itertools.repeat(True))
     return lambda: next(answers)
 
 

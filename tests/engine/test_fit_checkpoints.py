@@ -1,16 +1,23 @@
+import contextlib
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from sslkit import (
     ArtifactError,
+    Batch,
     CheckpointSaved,
+    Constant,
+    DivergedError,
+    FitStart,
     HeldoutEnd,
-    RunFailedError,
+    Notice,
+    OnNan,
+    OptionError,
     RunInterruptedError,
     StepOutput,
     Training,
@@ -18,38 +25,38 @@ from sslkit import (
 )
 from sslkit.data.loader import Loader
 from sslkit.engine.state import TrainState
-from sslkit.engine.tensor_file import load_tensors
+from sslkit.engine.tensor_file import load_tensors, save_tensors
 from sslkit.events import Event
 from tests.contract.miniatures.images import tiny_images
-from tests.engine.brightness import CPU, Brightness, assert_same_state, context_with, logged, run, stop_after, told
+from tests.engine.brightness import CPU, PLAIN_SGD, Brightness, assert_same_state, context_with, logged, run, stop_after, told
 
 # -------------------------------------------------------------------------------------------------- a loss that is not finite
 
 
-def test_nan_stops_at_the_next_log_and_names_step_rate_and_the_lack_of_a_checkpoint(tmp_path: Path):
+def test_nan_stops_at_the_next_log_and_says_what_is_known(tmp_path: Path):
     message = (
-        r"the loss was not finite at step 5; learning rate about 0\.1; there is no checkpoint yet; "
-        r"lower the learning rate or add warmup_epochs"
+        r"^training diverged at step 5: loss nan, gradient norm nan, learning rate 0\.1; the step before: loss [\d.]+, gradient norm [\d.]+; "
+        r"there is no checkpoint yet; lower the learning rate, add warmup_epochs or clip_grad_norm, or let on_nan roll back$"
     )
     events: list[Event] = []
-    with pytest.raises(RunFailedError, match=message):
+    with pytest.raises(DivergedError, match=message):
         run(Brightness(poisoned_step=5), log_every=3, folder=tmp_path, emit=events.append)
     assert told(events)[-1] == ("StepEnd", 5)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nan_never_reaches_a_checkpoint(tmp_path: Path):
-    path = tmp_path / "checkpoint.safetensors"
-    with pytest.raises(RunFailedError, match=rf"not finite at step 5; .*; the last checkpoint is {path}"):
+    path = tmp_path / "checkpoint-000000004.safetensors"
+    with pytest.raises(DivergedError, match=rf"at step 5: .*; the last good checkpoint is {path}"):
         run(Brightness(poisoned_step=5), log_every=1000, folder=tmp_path, checkpoint_minutes=0)
     tensors, state = load_tensors(path)
     assert state["counters"]["step"] == 4
     assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 
-def test_nan_is_noticed_at_the_end_at_the_latest():
-    with pytest.raises(RunFailedError, match="not finite at step 9"):
-        run(Brightness(poisoned_step=9), log_every=1000)
+def test_nan_is_noticed_at_the_end_of_its_epoch_at_the_latest():
+    with pytest.raises(DivergedError, match="at step 7"):
+        run(Brightness(poisoned_step=7), log_every=1000)
 
 
 def test_the_first_bad_step_is_named_even_if_later_losses_recover():
@@ -58,8 +65,128 @@ def test_the_first_bad_step_is_named_even_if_later_losses_recover():
             for tensor in self.state_dict().values():
                 tensor.nan_to_num_()
 
-    with pytest.raises(RunFailedError, match="not finite at step 2"):
+    with pytest.raises(DivergedError, match=r"at step 2: loss nan, .*the step before: loss 0\."):
         run(Recovering(poisoned_step=2), log_every=1000)
+
+
+def test_a_gradient_that_overflows_under_a_finite_loss_is_divergence():
+    class Steep(Brightness):
+        def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+            output = super().forward(views, phase, schedule)
+            return output._replace(loss=output.loss + torch.sqrt(0 * self.head.bias.sum()))
+
+    with pytest.raises(DivergedError, match=r"at step 1: loss 0\.\d+, gradient norm nan"):
+        run(Steep())
+
+
+def test_a_loss_on_held_out_images_that_is_not_finite_is_no_result():
+    class Unmeasurable(Brightness):
+        def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
+            views = super().make_views(batch, generator, train=train)
+            return views if train else {**views, "targets": views["targets"] * float("inf")}
+
+    with pytest.raises(DivergedError, match="the loss on held-out images is inf after 3 steps"):
+        run(Unmeasurable(), heldout=tiny_images(4))
+
+
+# ------------------------------------------------------------------------------------------------------------ rolling back
+
+
+class Fragile(Brightness):
+    """Diverges at a step, unless its learning rate is low enough by then."""
+
+    def __init__(self, *, step: int = 5, tolerated: float = 0.03) -> None:
+        super().__init__(dropout=0.3)
+        self._step, self._tolerated = step, tolerated
+        self.rates: list[tuple[int, float]] = []
+        self._now = 0
+
+    def on_before_step(self, phase, context) -> None:
+        assert isinstance(context, TrainState)
+        rate = context.optimizers["main"].param_groups[0]["lr"]
+        self.rates.append((context.step + 1, rate))
+        self._poisoned = context.step + 1 == self._step and rate > self._tolerated
+
+    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+        output = super().forward(views, phase, schedule)
+        return output._replace(loss=output.loss * float("nan")) if self.training and self._poisoned else output
+
+
+def forgiving(retries: int) -> Training:
+    on_nan = OnNan(retries=retries, lr_factor=0.5)
+    return Training(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), on_nan=on_nan)
+
+
+def test_a_fit_rolls_back_to_the_beginning_of_the_epoch_and_lowers_the_rate(tmp_path: Path):
+    objective = Fragile()
+    events: list[Event] = []
+    result = run(objective, forgiving(2), folder=tmp_path, emit=events.append, log_every=1)
+    first, second, third = (
+        [(step, rate) for step in steps] for steps, rate in (((1, 2, 3, 4, 5), 0.1), ((4, 5), 0.05), (range(4, 10), 0.025))
+    )
+    assert objective.rates == [*first, *second, *third]
+    assert (result.steps, result.rollbacks) == (9, 2)
+    notes = [event.message for event in events if isinstance(event, Notice)]
+    assert [note.partition(". Back")[2] for note in notes] == [
+        " to step 3, and on at 0.5 of the learning rate: retry 1 of 2",
+        " to step 3, and on at 0.25 of the learning rate: retry 2 of 2",
+    ]
+    assert [event.step for event in events if isinstance(event, FitStart)] == [0, 3, 3]
+    assert all(tensor.isfinite().all() for tensor in objective.state_dict().values())
+
+
+def test_a_fit_that_rolled_back_is_the_fit_that_had_the_lower_rate_from_that_epoch_on(tmp_path: Path):
+    """The naive reference: two fits by hand, one for each rate."""
+    rolled = Fragile(tolerated=0.06)
+    run(rolled, forgiving(1), folder=tmp_path / "rolled")
+    reference = Fragile(tolerated=1.0)
+    with pytest.raises(RunInterruptedError):
+        run(reference, forgiving(1), folder=tmp_path / "reference", should_stop=stop_after(3))
+
+    class Slower(Fragile):
+        def on_before_step(self, phase, context) -> None:
+            assert isinstance(context, TrainState)
+            context.optimizers["main"].param_groups[0]["lr"] = 0.05
+            super().on_before_step(phase, context)
+
+    slower = Slower(tolerated=1.0)
+    run(slower, forgiving(1), folder=tmp_path / "reference")
+    assert_same_state(slower, rolled)
+
+
+def test_retries_end(tmp_path: Path):
+    with pytest.raises(DivergedError, match=r"at step 5: .*learning rate 0\.025"):
+        run(Fragile(tolerated=0.0), forgiving(2), folder=tmp_path)
+
+
+@pytest.mark.parametrize("checkpoint_minutes", [0, 1e9])
+@pytest.mark.parametrize("stops", [[1] * 12, [4, 1], [5, 2], [6]], ids=str)
+def test_an_interrupted_fit_that_rolls_back_ends_with_the_same_bits(stops: list[int], checkpoint_minutes: float, tmp_path: Path):
+    whole, resumed = Fragile(), Fragile()
+    expected = run(whole, forgiving(2), folder=tmp_path / "whole")
+    for steps in stops:
+        with contextlib.suppress(RunInterruptedError):
+            run(Fragile(), forgiving(2), folder=tmp_path / "parts", checkpoint_minutes=checkpoint_minutes, should_stop=stop_after(steps))
+    assert run(resumed, forgiving(2), folder=tmp_path / "parts") == expected
+    assert_same_state(resumed, whole)
+
+
+def test_a_roll_back_needs_a_folder():
+    with pytest.raises(OptionError, match=r"^on_nan: there is no folder to keep what is rolled back to; found .*; give output$"):
+        run(Brightness(), forgiving(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"retries": -1}, "^retries: must not be negative; found -1"),
+        ({"lr_factor": 1.0}, "^lr_factor: must lower the learning rate; found 1.0; allowed: 0 < lr_factor < 1"),
+        ({"lr_factor": 0.0}, "^lr_factor: must lower"),
+    ],
+)
+def test_wrong_ways_to_retry_are_refused(options: dict, message: str):
+    with pytest.raises(OptionError, match=message):
+        OnNan(**options)
 
 
 # -------------------------------------------------------------------------------------------------------------- checkpoints
@@ -138,7 +265,7 @@ def test_frozen_parts_do_not_move_and_stay_out_of_checkpoints(tmp_path: Path):
     assert all(torch.equal(tensor, before[name]) for name, tensor in whole.backbone.state_dict().items())
     with pytest.raises(RunInterruptedError):
         run(stopped, folder=tmp_path, should_stop=stop_after(4))
-    stored = {name for name in load_tensors(tmp_path / "checkpoint.safetensors")[0] if name.startswith("objective.")}
+    stored = {name for name in load_tensors(tmp_path / "checkpoint-000000004.safetensors")[0] if name.startswith("objective.")}
     assert stored == {"objective.head.weight", "objective.head.bias"}
     run(resumed, folder=tmp_path)
     assert_same_state(resumed, whole)
@@ -147,14 +274,50 @@ def test_frozen_parts_do_not_move_and_stay_out_of_checkpoints(tmp_path: Path):
 def interrupted(folder: Path) -> Path:
     with pytest.raises(RunInterruptedError):
         run(Brightness(), folder=folder, should_stop=stop_after(4))
-    return folder / "checkpoint.safetensors"
+    return folder / "checkpoint-000000004.safetensors"
 
 
-def test_a_damaged_checkpoint_is_said_to_be_damaged(tmp_path: Path):
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_the_last_checkpoints_are_kept(keep: int, tmp_path: Path):
+    run(Brightness(), folder=tmp_path, checkpoint_minutes=0, keep_checkpoints=keep)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"checkpoint-{step:09d}.safetensors" for step in range(10 - keep, 10)]
+
+
+def test_checkpoints_of_parts_do_not_meet(tmp_path: Path):
+    for part in ("k1", "k1-2", ""):
+        run(Brightness(), folder=tmp_path, part=part, checkpoint_minutes=0, keep_checkpoints=1)
+    assert {path.name for path in tmp_path.iterdir()} == {f"checkpoint-{part}000000009.safetensors" for part in ("k1-", "k1-2-", "")}
+
+
+def rewritten(path: Path, **state: object) -> None:
+    """The same checkpoint with other values beside the tensors, intact."""
+    tensors, before = load_tensors(path)
+    save_tensors(path, tensors, {**before, **state})
+
+
+def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path):
     path = interrupted(tmp_path)
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ArtifactError, match=r"checkpoint\.safetensors: damaged"):
+    rewritten(path, format=0)
+    with pytest.raises(
+        ArtifactError,
+        match=rf"^{path}: is a checkpoint of another version of sslkit \(format 0, not 1\); "
+        rf"finish the stage with the version that began it, or remove {tmp_path} to run it again$",
+    ):
         run(Brightness(), folder=tmp_path)
+    assert path.exists()
+
+
+def test_a_checkpoint_of_another_machine_is_used_with_a_word_of_warning(tmp_path: Path):
+    path = interrupted(tmp_path)
+    written_on = load_tensors(path)[1]["written_on"]
+    rewritten(path, written_on={**written_on, "torch": "2.0.1"})
+    events: list[Event] = []
+    run(Brightness(), folder=tmp_path, emit=events.append)
+    (notice,) = [event for event in events if isinstance(event, Notice)]
+    assert notice.message == (
+        f"the checkpoint was written on another machine or version (torch: 2.0.1 -> {torch.__version__}): "
+        "figures may differ in the last digits"
+    )
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path):

@@ -119,7 +119,7 @@ def test_events_tell_the_story_in_order(tmp_path: Path):
     assert start == FitStart(stage="pretrain", part="k20", step=0, num_steps=6, num_epochs=2)
     assert first == StepEnd(stage="pretrain", part="k20", step=1, epoch=1 / 3, num_images=8, metrics={})
     assert [event.num_images for event in events if isinstance(event, StepEnd)] == [8, 8, 6] * 2
-    assert [event.path for event in events if isinstance(event, CheckpointSaved)] == [tmp_path / "checkpoint-k20.safetensors"]
+    assert [event.path for event in events if isinstance(event, CheckpointSaved)] == [tmp_path / "checkpoint-k20-000000006.safetensors"]
 
 
 def test_a_resumed_fit_says_where_it_goes_on(tmp_path: Path):

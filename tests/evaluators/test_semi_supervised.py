@@ -164,7 +164,10 @@ def test_it_goes_on_in_the_k_in_which_it_was_stopped(freeze: bool, tmp_path: Pat
     expected = semi(freeze=freeze).evaluate(network(), DATA, context())
     with pytest.raises(RunInterruptedError, match=r"after 3 steps$"):  # of the second K, whose fit counts anew
         semi(freeze=freeze).evaluate(network(), DATA, context(folder=tmp_path, **Steps(11).watch))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-k1.safetensors", "checkpoint-k4.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint-k1-000000008.safetensors",
+        "checkpoint-k4-000000003.safetensors",
+    ]
     again = Steps()
     assert semi(freeze=freeze).evaluate(network(), DATA, context(folder=tmp_path, **again.watch)) == expected
     assert again.taken == 5  # the steps that were left

@@ -21,6 +21,7 @@ def built(seed: int) -> Backbone:
 def leave(folder: Path, key: str, seed: int) -> str:
     """A finished stage with a network of its own; returns what the network is known by."""
     finish(folder, key)
+    (folder / key).mkdir(parents=True, exist_ok=True)
     save_module(folder / key / BACKBONE, built(seed))
     return state_hash(built(seed))
 

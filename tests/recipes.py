@@ -1,0 +1,69 @@
+"""Small recipes, and runs of them in processes of their own."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sslkit.metrics_log import read_metrics
+
+SMALL = """
+name = "small"
+device = "cpu"
+log_every = 1
+
+[data]
+name = "digits"
+
+[backbone]
+name = "nin"
+num_blocks = 3
+width = 0.05
+
+[stages.pretrain]
+task = { name = "rotnet" }
+augment = { crop_padding = 1 }
+epochs = 1
+batch_size = 500
+
+[stages.probe]
+weights = "pretrain"
+evaluator = { name = "linear_probe", layers = ["conv2"], epochs = 1, batch_size = 500 }
+"""
+
+LONG = SMALL.replace("epochs = 1\nbatch_size = 500", "epochs = 30\nbatch_size = 500")
+"""A pretraining of 90 steps: there is time to do something to it."""
+
+
+def start(recipe: Path, folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """``sslkit run`` in a process of its own."""
+    command = [sys.executable, "-m", "sslkit", "run", str(recipe), "--quiet", "--output", str(folder), *arguments]
+    return subprocess.Popen(
+        command, cwd=recipe.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}, **options
+    )
+
+
+def wait_until(happened: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Wait for something that a process is to do; fails where it ends before."""
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def has_trained(folder: Path) -> Callable[[], bool]:
+    """Whether a run's pretraining has taken its first steps."""
+    return lambda: (folder / "pretrain" / "metrics.jsonl").exists() and len(read_metrics(folder / "pretrain" / "metrics.jsonl")) > 2
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """Every file of tensors below a run's folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+
+
+def steps_logged(path: Path) -> list[tuple[str, ...]]:
+    """Every line of a metrics file but for its throughput, by part and step."""
+    lines = [{key: value for key, value in line.items() if key != "images_per_second"} for line in read_metrics(path)]
+    return sorted(tuple(f"{key}={value}" for key, value in line.items()) for line in lines)

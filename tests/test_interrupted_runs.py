@@ -1,0 +1,180 @@
+"""Runs that are signalled, limited, and met by others in their folder; each in a process of its own."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sslkit import ArtifactError, load_recipe, run_recipe
+from sslkit.run_lock import LOCK, OWNER
+from tests.recipes import LONG, SMALL, has_trained, start, steps_logged, wait_until, weights
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(LONG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "small.toml").write_text(LONG)
+    return run_recipe(load_recipe(folder / "small.toml"), output=folder / "run").folder
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted((folder / "pretrain").glob("checkpoint-*.safetensors"))
+
+
+def finish(recipe: Path, folder: Path, *arguments: str) -> None:
+    process = start(recipe, folder, *arguments)
+    output = process.communicate()
+    assert process.returncode == 0, output
+
+
+# ------------------------------------------------------------------------------------------------------------------ signals
+
+
+@pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)])
+def test_a_signal_leaves_a_checkpoint_a_code_and_the_command_to_go_on(
+    number: int, name: str, code: int, recipe: Path, whole: Path, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    process = start(recipe, folder, "--fresh", "log_every=2")
+    wait_until(has_trained(folder), process)
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (code, "")
+    (line,) = err.splitlines()
+    step = int(checkpoints(folder)[-1].stem.rpartition("-")[2])
+    assert line == (
+        f"{name}: stopped in stage 'pretrain' after {step} steps; go on with: sslkit run {recipe} --quiet --output {folder} log_every=2"
+    )
+    assert not (folder / OWNER).exists()
+    finish(recipe, folder)
+    assert weights(folder) == weights(whole)
+
+
+def test_a_signal_to_the_whole_process_group_lets_workers_finish_the_step(tmp_path: Path):
+    """What a scheduler and a terminal do: every process gets it, the loader's workers too."""
+    for split, number in (("train", 40), ("test", 4)):
+        for index in range(number):
+            path = tmp_path / "images" / split / f"class{index % 2}" / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 64), (index, 0, 0)).save(path)
+    (tmp_path / "stream.py").write_text(
+        "from sslkit.data import opened\nopened.MAX_RESIDENT_BYTES = 0\nfrom sslkit.cli import main\nmain()\n"
+    )
+    recipe, folder = tmp_path / "small.toml", tmp_path / "run"
+    data = f'[data]\nname = "image_folder"\nroot = "{tmp_path / "images"}"\nimage_size = 16\n'
+    recipe.write_text(LONG.replace('[data]\nname = "digits"\n', data).replace("batch_size = 500", "batch_size = 4"))
+    command = [os.sys.executable, str(tmp_path / "stream.py"), "run", str(recipe), "--quiet", "--output", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_until(has_trained(folder), process)
+    os.killpg(process.pid, signal.SIGTERM)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (143, ""), err
+    assert err.startswith("SIGTERM: stopped in stage 'pretrain' after "), err
+    assert checkpoints(folder)
+
+
+def test_a_second_sigterm_changes_nothing(recipe: Path, tmp_path: Path):
+    process = start(recipe, tmp_path / "run")
+    wait_until(has_trained(tmp_path / "run"), process)
+    for _ in range(3):
+        process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 143
+    assert checkpoints(tmp_path / "run")
+
+
+def test_time_that_is_up_leaves_a_checkpoint_and_a_code(recipe: Path, whole: Path, tmp_path: Path):
+    folder, codes = tmp_path / "run", []
+    while 0 not in codes:
+        process = start(recipe, folder, "--max-minutes", "0.03")
+        _, err = process.communicate()
+        codes.append(process.returncode)
+        if process.returncode:
+            assert err.startswith("the 0.03 minutes are up: stopped in stage "), err
+            assert err.endswith(f"go on with: sslkit run {recipe} --quiet --output {folder} --max-minutes 0.03\n")
+    assert set(codes) == {0, 75}
+    assert weights(folder) == weights(whole)
+    assert steps_logged(folder / "pretrain" / "metrics.jsonl") == steps_logged(whole / "pretrain" / "metrics.jsonl")
+
+
+# --------------------------------------------------------------------------------------------------------- one at a time
+
+
+def test_a_second_process_in_the_folder_is_refused_and_told_who_is_there(recipe: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    first = start(recipe, folder)
+    wait_until(has_trained(folder), first)
+    for arguments in ((), ("--fresh",)):
+        second = start(recipe, folder, *arguments)
+        out, err = second.communicate()
+        assert (second.returncode, out) == (2, "")
+        assert err == (
+            f"error: {folder}: process {first.pid} on {socket.gethostname()} is running in this folder; "
+            "wait until it ends, or choose another folder with --output\n"
+        )
+    assert first.poll() is None
+    first.send_signal(signal.SIGTERM)
+    first.communicate()
+    assert first.returncode == 143
+
+
+def test_the_claim_of_a_dead_process_is_taken_over(recipe: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    first = start(recipe, folder)
+    wait_until(has_trained(folder), first)
+    first.kill()
+    first.communicate()
+    assert json.loads((folder / OWNER).read_text()) == {"pid": first.pid, "host": socket.gethostname()}
+    command = [os.sys.executable, "-m", "sslkit", "run", str(recipe), "--output", str(folder), "--max-minutes", "0"]
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode == 75
+    assert f"process {first.pid} on {socket.gethostname()} left this run without finishing: going on in its place" in second.stderr
+    assert not (folder / OWNER).exists()
+
+
+def test_two_runs_in_one_process_do_not_meet_either(tmp_path: Path):
+    (tmp_path / "small.toml").write_text(SMALL)
+    recipe = load_recipe(tmp_path / "small.toml")
+
+    def meet() -> bool:
+        with pytest.raises(ArtifactError, match=rf"process {os.getpid()} on .* is running in this folder"):
+            run_recipe(recipe, output=tmp_path / "run")
+        return False
+
+    run_recipe(recipe, output=tmp_path / "run", should_stop=meet)
+    assert sorted(path.name for path in (tmp_path / "run").glob(".*")) == [LOCK]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_run_whose_folder_is_gone_ends_in_one_line_and_leaves_nothing_behind(replaced: bool, recipe: Path, whole: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    process = start(recipe, folder, "checkpoint_minutes=0")
+    wait_until(has_trained(folder), process)
+    shutil.move(folder, tmp_path / "elsewhere")
+    if replaced:
+        folder.mkdir()
+        (folder / LOCK).touch()
+    out, err = process.communicate()
+    assert (process.returncode, out) == (1, ""), err
+    (line,) = err.splitlines()
+    assert line.startswith(f"error: {folder}")
+    assert "removed or" in line
+    assert not folder.exists() or {path.name for path in folder.iterdir()} == {LOCK}
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.move(tmp_path / "elsewhere", folder)
+    finish(recipe, folder)
+    assert weights(folder) == weights(whole)
