@@ -148,9 +148,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such file", fix="name the folder of a finished stage") from error
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: damaged ({error})", fix="start over with --fresh") from error
+        raise ArtifactError(f"{path}: damaged ({error})", fix=f"remove {path.parent} to run that stage again") from error
     if not isinstance(value, dict):
-        raise ArtifactError(f"{path}: not a JSON object", fix="start over with --fresh")
+        raise ArtifactError(f"{path}: not a JSON object", fix=f"remove {path.parent} to run that stage again")
     return value
 
 

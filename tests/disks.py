@@ -32,12 +32,14 @@ def small_disk(folder: Path, *, size: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        while folder.is_mount():  # once for each time that it was made read-only, too
+            subprocess.run(["umount", "--lazy", "--recursive", str(folder)], check=True)
 
 
 def make_read_only(folder: Path) -> None:
-    """Remount a small disk."""
-    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    """From here on nothing can be written into a folder, although files in it may be open. Undone with its small disk."""
+    for options in (["--bind"], ["-o", "remount,ro,bind"]):
+        subprocess.run(["mount", *options, str(folder), str(folder)], check=True)
 
 
 def fill(folder: Path) -> Path:

@@ -142,9 +142,18 @@ def test_pretrained_weights_are_not_fetched_again(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda stage: (stage / ARTIFACT).write_text('{"kind": "pre'), r"artifact\.json: damaged \(.*\); start over with --fresh$"),
-        (lambda stage: (stage / ARTIFACT).write_text("[1]"), r"artifact\.json: not a JSON object; start over with --fresh$"),
-        (lambda stage: (stage / ARTIFACT).write_bytes(b"\xff\xfe"), r"artifact\.json: damaged \(.*utf-8.*\); start over with --fresh$"),
+        (
+            lambda stage: (stage / ARTIFACT).write_text('{"kind": "pre'),
+            r"artifact\.json: damaged \(.*\); remove .*pretrain to run that stage again$",
+        ),
+        (
+            lambda stage: (stage / ARTIFACT).write_text("[1]"),
+            r"artifact\.json: not a JSON object; remove .*pretrain to run that stage again$",
+        ),
+        (
+            lambda stage: (stage / ARTIFACT).write_bytes(b"\xff\xfe"),
+            r"artifact\.json: damaged \(.*utf-8.*\); remove .*pretrain to run that stage again$",
+        ),
         (
             lambda stage: (stage / BACKBONE).unlink(),
             r"pretrain: this stage left no backbone; name a folder of pretraining or fine-tuning$",
