@@ -14,6 +14,9 @@ from sslkit.errors import ArtifactError, RunFailedError
 
 LOCK, OWNER = ".lock", ".owner.json"
 
+_PATIENCE = 30.0
+"""Seconds. torch's workers look for their parent every 5."""
+
 
 class Owner(NamedTuple):
     """The process that a run's folder belongs to."""
@@ -23,6 +26,18 @@ class Owner(NamedTuple):
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
+
+    def is_dead(self) -> bool:
+        """Whether it ran on this machine and does no longer."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:  # alive, and another user's
+            return False
+        return False
 
 
 class RunLock:
@@ -83,12 +98,20 @@ class RunLock:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            owner = _owner(self._folder) or "another process"
-            raise ArtifactError(
-                f"{self._folder}: {owner} is running in this folder", fix="wait until it ends, or choose another folder with --output"
-            ) from None
+            self._wait_for_orphans()
         except OSError as error:
             raise ArtifactError(f"{self._path}: cannot be locked ({error})", fix="choose another folder with --output") from error
+
+    def _wait_for_orphans(self) -> None:
+        """A process that was killed may leave workers that decode images; they hold its claim until they notice."""
+        owner = _owner(self._folder)
+        try:
+            self._lock.acquire(timeout=_PATIENCE if owner is not None and owner.is_dead() else 0)
+        except Timeout:
+            raise ArtifactError(
+                f"{self._folder}: {owner or 'another process'} is running in this folder",
+                fix="wait until it ends, or choose another folder with --output",
+            ) from None
 
 
 def _owner(folder: Path) -> Owner | None:

@@ -1,0 +1,1 @@
+"""Runs that are killed again and again, and must end as if nothing had happened."""
