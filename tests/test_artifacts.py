@@ -105,7 +105,7 @@ def test_a_backbone_made_in_python_is_read_into_an_equal_one(tmp_path: Path):
 def test_code_outside_the_catalog_is_imported_only_when_allowed(tmp_path: Path):
     folder = leave(tmp_path / "pretrain", tiny(width=6), CODE, {"width": 6, "dropout": 0.1})
     with pytest.raises(
-        ArtifactError, match=r"TinyConv is code outside the catalog; if you trust it: load_backbone\(path, allow_code=True\)$"
+        ArtifactError, match=r"TinyConv' is code outside the catalog, from .*; if you trust it: --allow-code, in Python allow_code=True\)$"
     ):
         load_backbone(folder)
     assert_same(load_backbone(folder, allow_code=True), tiny(width=6))
@@ -132,7 +132,7 @@ class Pretrained(TinyConv):
 
 
 def test_pretrained_weights_are_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "load_catalog", lambda: Catalog.of(backbones={"mine": Pretrained}))
+    monkeypatch.setattr(module, "load_catalog", lambda **_options: Catalog.of(backbones={"mine": Pretrained}))
     folder = leave(tmp_path / "pretrain", Pretrained(GRAY), "mine", {"pretrained": True})
     assert not vars(load_backbone(folder))["asked"]
 
