@@ -66,6 +66,42 @@ PLAIN_VALUES = {"Tensor", "tuple", "OptimizerFactory", "OpenedDataset", "Pretrai
 """What method-blind code may ask ``isinstance`` for: these are no tasks, objectives, backbones or evaluators. ``BatchNorm2d`` is torch's own
 layer, which is folded wherever it stands."""
 
+UNPICKLERS = {
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "marshal",
+    "shelve",
+    "joblib",
+    "yaml",
+    "runpy",
+    "code",
+    "codeop",
+    "pty",
+}
+"""Modules that turn bytes into running code."""
+
+RUNS_CODE = re.compile(
+    r"eval|exec|compile|__import__|(torch|np|numpy|jit|torch\.jit|torch\.hub|torch\.package|torch\.serialization)\.(load|save)"
+    r"|torch\.hub\..*|(importlib\.|util\.)?(import_module|spec_from_file_location|module_from_spec)"
+    r"|os\.(system|popen|exec\w*|spawn\w*|posix_spawn\w*|startfile)|subprocess\.\w+|ctypes\.(CDLL|PyDLL|cdll\.\w+|util\.\w+)"
+)
+"""Calls that run what they are given, or may: also by way of an unpickler."""
+
+MAY_RUN_CODE = {
+    "sslkit/__init__.py": {"importlib.import_module"},  # the homes of our own public names
+    "sslkit/class_address.py": {"importlib.import_module"},  # package.module:Class, which the catalog has allowed
+    "sslkit/backbones/from_timm.py": {"importlib.import_module"},  # libraries that are heavy to import, by constant names
+    "sslkit/data/digits.py": {"importlib.import_module"},
+    "sslkit/data/torchvision_sets.py": {"importlib.import_module"},
+    "sslkit/engine/device.py": {"ctypes.CDLL"},  # the C library of this very process
+    "sslkit/kernels/native.py": {"subprocess.run", "ctypes.CDLL"},  # the C compiler, and what it made of our sources
+    "sslkit/run_record.py": {"subprocess.run"},  # git
+}
+"""The deliberate exceptions."""
+
 VAGUE = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 
 
@@ -155,6 +191,27 @@ def questions_of_type(tree: ast.Module) -> list[str]:
         if node.func.id in {"isinstance", "issubclass", "hasattr", "getattr"} and not (own_option or plain):
             found.append(f"line {node.lineno}: {ast.unparse(node)}")
     return found
+
+
+def runs_code(tree: ast.Module) -> set[str]:
+    """Calls and imports that may run code that is no source file of ours, as they are written."""
+    found = {name.module for name in imports(tree) if room_of(name.module) in UNPICKLERS}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            found |= {name} if RUNS_CODE.fullmatch(name) else set()
+            found |= {f"{word.arg}={ast.unparse(word.value)}" for word in node.keywords if _is_reckless(word)}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names if RUNS_CODE.fullmatch(f"{node.module}.{alias.name}")}
+    return found
+
+
+def _is_reckless(word: ast.keyword) -> bool:
+    """``shell=``, ``allow_pickle=`` or ``trust_remote_code=`` anything but False, and ``weights_only=`` anything but True."""
+    value = word.value.value if isinstance(word.value, ast.Constant) else None
+    return (word.arg in {"shell", "allow_pickle", "trust_remote_code"} and value is not False) or (
+        word.arg == "weights_only" and value is not True
+    )
 
 
 def foreign_imports(tree: ast.Module, package: str) -> list[str]:
