@@ -51,8 +51,8 @@ def refuse_code(tables: Iterable[Mapping[str, Any]], catalog: Catalog) -> None:
     Raises:
         RecipeError: starts with the dotted path of the first.
     """
-    named = {path: spec for table in tables for path, spec in named_classes(table)}
-    refused = [f"{path}: {refusal.what}" for path, spec in named.items() if (refusal := catalog.refusal(spec))]
+    named = dict.fromkeys(found for table in tables for found in named_classes(table))
+    refused = [f"{path}: {refusal.what}" for path, spec in named if (refusal := catalog.refusal(spec))]
     if refused:
         raise RecipeError("; ".join(refused), fix=CODE_FIX)
 

@@ -331,7 +331,7 @@ def test_code_outside_the_catalog_is_imported_on_request_alone(sslkit_command, t
     with_pictures = page.read_text()
     assert "Attention maps" in with_pictures
     sslkit_command("report", "runs/tiny")
-    assert "There are no pictures, for the recipe cannot be loaded: backbone.name: " in page.read_text()
+    assert "There are no pictures, for the recipe cannot be loaded: stages.pretrain.backbone.name: " in page.read_text()
     sslkit_command("report", "runs/tiny", "--allow-code")
     assert page.read_text() == with_pictures
 

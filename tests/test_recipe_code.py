@@ -75,13 +75,13 @@ def test_every_place_of_a_class_is_known():
 def test_all_code_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "first.py").write_text("raise SystemExit('imported')")
-    table = tomllib.loads(RECIPE + "[sweep.a]\n'stages.pretrain.task' = 'second:A'\n[sweep.b]\n'backbone.name' = 'third.more:B'\n")
+    table = tomllib.loads(RECIPE + "[sweep.a]\n'stages.pretrain.task' = 'second:A'\n[sweep.b]\n'stages.pretrain.task' = 'third.more:B'\n")
     with pytest.raises(RecipeError) as caught:
         parse_recipe({**table, "observers": ["first:Watcher"]}, load_catalog())
     assert str(caught.value) == (
-        f"observers[0]: 'first:Watcher' is code outside the catalog, from {tmp_path / 'first.py'};"
-        " stages.pretrain.task: 'second:A' is code outside the catalog;"
-        " backbone.name: 'third.more:B' is code outside the catalog;"
+        "stages.pretrain.task: 'second:A' is code outside the catalog;"
+        f" observers[0]: 'first:Watcher' is code outside the catalog, from {tmp_path / 'first.py'};"
+        " stages.pretrain.task: 'third.more:B' is code outside the catalog;"
         " if you trust it: --allow-code, in Python allow_code=True"
     )
 
