@@ -1,24 +1,30 @@
 """What a recipe may bring along, and what is said of it; in processes of their own where code is imported."""
 
+import contextlib
+import copy
 import json
 import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sslkit import Catalog, RecipeError, load_catalog, load_recipe
+from sslkit import Catalog, RecipeError, SslkitError, load_catalog, load_recipe
 from sslkit.catalog import PluginInfo
 from sslkit.recipe import parse_recipe
 from sslkit.recipe_code import RecipeCode, named_classes
 from tests.plugin_site import GOOD, Site
 
+ROOT = Path(__file__).parents[1]
+
 RECIPE = """
 name = "tiny"
 data = "digits"
-backbone = { name = "nin", num_blocks = 3, width = 0.05 }
+backbone = { name = "nin", num_blocks = 3, width = 0.03 }
 
 [stages.pretrain]
 task = "rotnet"
@@ -92,8 +98,45 @@ def test_what_stands_in_no_known_place_is_refused_all_the_same(tmp_path: Path):
         load_recipe(tmp_path / "tiny.toml", ['stages.pretrain.optimizer={ main = "no-identifier:Sgd" }'])
 
 
+def places(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Every key and every element of a table."""
+    if path:
+        yield path
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, entry in entries:
+        yield from places(entry, (*path, key))
+
+
+def with_value(table: dict[str, Any], path: tuple[str | int, ...], value: object) -> dict[str, Any]:
+    changed: Any = copy.deepcopy(table)
+    inner = changed
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return changed
+
+
+def test_no_key_of_a_recipe_reaches_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "wicked.py").write_text(WATCHER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    path, catalog, tried = list(sys.path), load_catalog(), 0
+    for name in ("quickstart", "rotnet_cifar10", "rotnet_depths"):
+        file = ROOT / "recipes" / f"{name}.toml"
+        for table in (tomllib.loads(file.read_text()), json.loads(json.dumps(dict(load_recipe(file).table)))):
+            for place in places(table):
+                for value in ("wicked:Watcher", {"name": "wicked:Watcher"}, ["wicked:Watcher"], {"main": {"name": "wicked:Watcher"}}):
+                    tried += 1
+                    with contextlib.suppress(SslkitError):
+                        parse_recipe(with_value(table, place, value), catalog)
+    assert tried > 1000
+    assert "wicked" not in sys.modules
+    assert not (tmp_path / "wicked.imported").exists()
+    assert sys.path == path
+
+
 def test_objects_handed_over_in_python_need_no_leave():
-    class Mine(type(load_recipe(Path(__file__).parents[1] / "recipes" / "quickstart.toml").data)):
+    class Mine(type(load_recipe(ROOT / "recipes" / "quickstart.toml").data)):
         pass
 
     catalog = load_catalog()
@@ -179,5 +222,3 @@ def test_a_run_says_and_records_which_plugins_it_loaded(site: Site):
     assert states["off"] == ("sslkit-off", "1.0", "disabled")
     assert states["rotnet"][0] == "sslkit"
     assert len(code["notes"]) == 1
-    quiet = sslkit(folder, "run", "tiny.toml", "--device", "cpu", "--quiet", **lists)
-    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
