@@ -135,6 +135,9 @@ def test_an_address_of_an_offered_class_imports_nothing(site: Site):
     site.install("flips", GOOD)
     catalog = load_catalog()
     assert catalog.find("pretext_tasks", "site_flips:Task") is catalog.find("pretext_tasks", "good")
+    (site.folder / "site_flips.py").unlink()
+    del sys.modules["site_flips"]
+    assert catalog.find("pretext_tasks", "site_flips:Task") is catalog.find("pretext_tasks", "good")
     by_hand = Catalog.of(pretext_tasks={"mine": Task})
     assert by_hand.find("pretext_tasks", f"{__name__}:Task") is Task
     assert "is code outside the catalog" in refusal(by_hand, f"{__name__}:OtherTask")
