@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
     from sslkit.audit.recipe_audit import audit_recipe
     from sslkit.backbones.from_timm import TimmBackbone
     from sslkit.backbones.nin import NIN
+    from sslkit.catalog import Catalog
     from sslkit.data.arrays import Arrays
     from sslkit.data.digits import Digits
     from sslkit.data.image_folder import ImageFolder
@@ -78,7 +79,7 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
         StepOutput,
         TrainContext,
     )
-    from sslkit.plugins import Catalog, load_catalog
+    from sslkit.plugins import load_catalog
     from sslkit.recipe import Recipe, load_recipe
     from sslkit.report.comparison import compare_runs
     from sslkit.report.files import write_report
@@ -177,6 +178,7 @@ _HOMES = {
     "sslkit.audit.recipe_audit": ("audit_recipe",),
     "sslkit.backbones.from_timm": ("TimmBackbone",),
     "sslkit.backbones.nin": ("NIN",),
+    "sslkit.catalog": ("Catalog",),
     "sslkit.data.arrays": ("Arrays",),
     "sslkit.data.digits": ("Digits",),
     "sslkit.data.image_folder": ("ImageFolder",),
@@ -205,7 +207,7 @@ _HOMES = {
         *("LabeledData", "Mean", "Objective", "OptimizerFactory", "Prediction", "PretextTask", "RunContext", "Schedule", "Split"),
         *("StepOutput", "TrainContext"),
     ),
-    "sslkit.plugins": ("Catalog", "load_catalog"),
+    "sslkit.plugins": ("load_catalog",),
     "sslkit.recipe": ("Recipe", "load_recipe"),
     "sslkit.report.comparison": ("compare_runs",),
     "sslkit.report.files": ("write_report",),

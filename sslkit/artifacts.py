@@ -60,7 +60,7 @@ def load_backbone(
         path: a stage's folder, or a run's folder if just one of its stages pretrained.
         snapshot: the network after so many epochs, out of the stage's ``snapshot_epochs``; None: the final one.
         backbone: an object to read the weights into; needed where it was made in Python.
-        allow_code: import a class that the artifact names as ``module:Class``. Only for artifacts you trust.
+        allow_code: import the classes that the artifact names as ``module:Class``. Only for artifacts you trust.
 
     Raises:
         ArtifactError: there is no backbone, it is damaged, or it cannot be built without ``backbone`` or ``allow_code``.
@@ -221,13 +221,10 @@ def _rebuild(record: Mapping[str, Any], folder: Path, allow_code: bool) -> Backb
     spec, options = record["class"], record["options"]
     if options is None:
         raise ArtifactError(f"{folder}: the backbone {spec} was made in Python", fix="pass an equal one: load_backbone(path, backbone=...)")
-    if ":" in spec and not allow_code:
-        raise ArtifactError(
-            f"{folder}: the backbone {spec} is code outside the catalog", fix="if you trust it: load_backbone(path, allow_code=True)"
-        )
     image = record["image"]
+    catalog = load_catalog(allow_code=allow_code)
     image = ImageSpec(**{**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])})
     try:
-        return build_backbone_options({"name": spec, **options}, "backbone", load_catalog()).without_downloads().build(image)
+        return build_backbone_options({"name": spec, **options}, "backbone", catalog).without_downloads().build(image)
     except (PluginError, RecipeError) as error:
         raise ArtifactError(f"{folder}: the backbone cannot be built again ({error})") from error

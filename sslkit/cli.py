@@ -21,6 +21,9 @@ app.add_typer(recipes_app, name="recipes")
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a bundled recipe.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE ...", help="Overrides, for example stages.pretrain.epochs=1")]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Import the classes that a recipe names as module:Class. Only for recipes you trust.")
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; overrides the recipe.")]
 
 
@@ -38,15 +41,18 @@ def run(
         typer.Option(min=0.0, help="Stop after so many minutes, with a checkpoint and exit code 75; started again, it goes on."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Run a recipe's stages in order: skip finished ones, resume an interrupted one."""
     with _errors(resume=f"go on with: {_command_to_go_on()}"):
         from sslkit.bundled import find_recipe
-        from sslkit.console import ProgressDisplay, make_console, print_results
+        from sslkit.console import ProgressDisplay, make_console, print_code, print_results
         from sslkit.recipe import load_recipe
         from sslkit.run import run_recipe
 
-        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device))
+        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device), allow_code=allow_code)
+        if not quiet:
+            print_code(make_console(stderr=True), loaded.code)
         display = ProgressDisplay(make_console(stderr=True))
         try:
             result = run_recipe(loaded, output=output, fresh=fresh, max_minutes=max_minutes, observers=() if quiet else (display,))
@@ -59,14 +65,14 @@ def run(
 
 
 @app.command()
-def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = None) -> None:
+def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = None, allow_code: AllowCode = False) -> None:
     """Validate a recipe without computing anything, downloading nothing."""
     with _errors():
         from sslkit.bundled import find_recipe
         from sslkit.preflight import check_recipe
         from sslkit.recipe import load_recipe
 
-        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device))
+        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device), allow_code=allow_code)
         unchecked = check_recipe(loaded)
         typer.echo(f"{recipe}: fine, {len(loaded.stages)} stages: {', '.join(stage.key for stage in loaded.stages)}")
         if unchecked:
@@ -86,6 +92,7 @@ def audit(
     output: Annotated[Path | None, typer.Option(help="Write everything, every pair of classes too, to this JSON file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Try to solve a recipe's pretext tasks on images without content: what works there is a shortcut."""
     with _errors():
@@ -97,7 +104,7 @@ def audit(
 
         given = {"sources": tuple(source or ()), "num_images": num_images, "epochs": epochs, "seed": seed}
         options = AuditOptions(**{name: value for name, value in given.items() if value not in (None, ())})
-        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device))
+        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device), allow_code=allow_code)
         display = ProgressDisplay(make_console(stderr=True))
         try:
             report = audit_recipe(loaded, stages=stage or (), options=options, observers=() if quiet else (display,))
@@ -117,9 +124,7 @@ def report(
     output: Annotated[
         Path | None, typer.Option(help="Where to write; by default the run's folder, and reports/<run>+<run> for several.")
     ] = None,
-    allow_code: Annotated[
-        bool, typer.Option("--allow-code", help="Import the classes that a recipe names as module:Class. Only for runs you trust.")
-    ] = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Write report.html, one self-contained page, and its tables as Markdown and CSV."""
     with _errors():
@@ -163,12 +168,13 @@ def show(
     data: Annotated[
         str | None, typer.Option(help="For a task: a folder of images, or the name of a data set; by default the bundled digits.")
     ] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Draw the views that a task makes of a few images: what the network is fed."""
     with _errors():
         from sslkit.preview import write_preview
 
-        typer.echo(write_preview(what, settings or (), data=data, num_images=num_images, output=output))
+        typer.echo(write_preview(what, settings or (), data=data, num_images=num_images, output=output, allow_code=allow_code))
 
 
 @recipes_app.callback()
@@ -197,14 +203,15 @@ def copy(
 def plugins(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the installed plugins, what they offer, and what is wrong with broken ones."""
     with _errors():
-        from sslkit.console import make_console, print_plugins
+        from sslkit.console import make_console, print_notes, print_plugins
         from sslkit.plugins import load_catalog
 
-        infos = load_catalog().plugins
+        catalog = load_catalog()
         if as_json:
-            typer.echo(json.dumps([asdict(info) for info in infos], indent=2))
+            typer.echo(json.dumps([{**asdict(info), "state": info.state} for info in catalog.plugins], indent=2))
         else:
-            print_plugins(make_console(), infos)
+            print_plugins(make_console(), catalog.plugins)
+        print_notes(make_console(stderr=True), catalog.notes)
 
 
 def _print_version(value: bool) -> None:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from sslkit.bundled import BundledRecipe
+from sslkit.errors import printable
 from sslkit.events import Event, FitStart, HeldoutEnd, Notice, Observer, StageEnd, StageSkipped, StageStart, StepEnd
 from sslkit.report.numerals import duration, number, signed
 from sslkit.report.results import Results
@@ -17,7 +18,8 @@ from sslkit.report.results import Results
 if TYPE_CHECKING:  # at run time it would bring torch along, which listing recipes does not need
     from sslkit.audit.chance import Estimate
     from sslkit.audit.recipe_audit import AuditReport
-    from sslkit.plugins import PluginInfo
+    from sslkit.catalog import PluginInfo
+    from sslkit.recipe_code import RecipeCode
     from sslkit.report.comparison import Comparison
 
 _PLAIN_SECONDS = 10.0
@@ -198,9 +200,24 @@ def print_plugins(console: Console, plugins: Iterable["PluginInfo"]) -> None:
         table.add_column(name, overflow="fold")
     for plugin in plugins:
         offers = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in plugin.offers.items() if names)
-        state = "disabled" if plugin.disabled else f"[red]broken:[/red] {escape(plugin.error)}" if plugin.error else escape(offers)
-        table.add_row(plugin.name, plugin.distribution, plugin.version, state)
+        shown = (
+            f"[red]broken:[/red] {_safe(plugin.error)}" if plugin.error else escape(offers) if plugin.state == "loaded" else plugin.state
+        )
+        table.add_row(_safe(plugin.name), _safe(plugin.distribution), _safe(plugin.version), shown)
     console.print(table)
+
+
+def print_code(console: Console, code: "RecipeCode") -> None:
+    """Which code that is not sslkit's own a recipe brings along; nothing where there is none."""
+    for line in code.lines():
+        console.print(_safe(line), soft_wrap=True)
+    print_notes(console, code.notes)
+
+
+def print_notes(console: Console, notes: Iterable[str]) -> None:
+    """What a user should look at."""
+    for note in notes:
+        console.print(f"[yellow]note:[/yellow] {_safe(note)}", soft_wrap=True)
 
 
 def print_recipes(console: Console, recipes: Iterable[BundledRecipe]) -> None:
@@ -223,6 +240,11 @@ def _suffix(metrics: Mapping[str, float]) -> str:
 
 def _figures(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{escape(name)} {number(value)}" for name, value in metrics.items())
+
+
+def _safe(text: str) -> str:
+    """Text that is not ours, as rich takes it: names and reasons of plugins may hold markup and escape codes."""
+    return escape(printable(text))
 
 
 def _estimate(estimate: "Estimate") -> str:

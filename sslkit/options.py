@@ -15,9 +15,9 @@ from pathlib import PurePath
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, overload
 
+from sslkit.catalog import KINDS, Catalog
 from sslkit.errors import BackboneError, OptionError, PluginError, RecipeError, did_you_mean
 from sslkit.interfaces import Backbone, ImageSpec
-from sslkit.plugins import KINDS, Catalog
 from sslkit.schema import (
     ARRAYS,
     REQUIRED,

@@ -1,17 +1,19 @@
 """``sslkit show``: a picture of the views that a task makes, or each pretraining stage of a recipe, before anything is trained."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from sslkit.bundled import bundled_recipes, find_recipe
+from sslkit.catalog import Catalog
 from sslkit.data.arrays import Arrays
 from sslkit.data.opened import OpenedDataset
 from sslkit.errors import BackboneError, DataError, OptionError, RecipeError, did_you_mean
 from sslkit.interfaces import Backbone, Dataset, ImageSpec, PretextTask
 from sslkit.options import build, build_backbone_options
-from sslkit.plugins import Catalog, load_catalog
+from sslkit.plugins import load_catalog
 from sslkit.preflight import check_backbone
 from sslkit.recipe import load_recipe
 from sslkit.recipe_table import apply_override
@@ -28,7 +30,13 @@ _DIGITS = {"name": "digits", "image_size": 32}
 
 
 def write_preview(
-    what: str, settings: Iterable[str] = (), *, data: str | None = None, num_images: int = NUM_IMAGES, output: Path | None = None
+    what: str,
+    settings: Iterable[str] = (),
+    *,
+    data: str | None = None,
+    num_images: int = NUM_IMAGES,
+    output: Path | None = None,
+    allow_code: bool = False,
 ) -> Path:
     """Draw what a network is fed: a few images, each in a row with the views that are made of it.
 
@@ -38,6 +46,7 @@ def write_preview(
         data: for a task: a folder of images, or the name of a data set; None: the bundled digits, with three equal channels.
         num_images: how many rows.
         output: the PNG file; None: ``<name>-views.png`` in the current folder.
+        allow_code: import the classes that a recipe names as ``package.module:Class``. Whoever names one here needs no leave for that.
 
     Returns:
         The file.
@@ -49,8 +58,9 @@ def write_preview(
         raise OptionError("num_images", "must be positive", found=num_images, allowed="1 or more")
     if output is not None and output.suffix.lower() != ".png":
         raise OptionError("output", "must be a PNG file", found=str(output), fix="end its name in .png")
-    catalog = load_catalog()
+    catalog = load_catalog(allow_code=allow_code)
     if _is_task(what, catalog):
+        catalog = replace(catalog, allow_code=True)  # every name in it was given to this function, none by somebody's file
         name, sheets = what.rpartition(":")[2], [_task_sheet(what, settings, data, num_images, catalog)]
     else:
         if data is not None:

@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sslkit.catalog import Catalog
 from sslkit.errors import RecipeError, did_you_mean
 from sslkit.events import Observer
 from sslkit.interfaces import Dataset
 from sslkit.options import build
-from sslkit.plugins import Catalog, load_catalog
+from sslkit.plugins import load_catalog
+from sslkit.recipe_code import RecipeCode, code_of, refuse_code
 from sslkit.recipe_stages import PretrainStage, Stage
 from sslkit.recipe_table import apply_override, as_name, as_table, check_keys, read_table, required
 from sslkit.stage_parser import RUNTIME_KEYS, StageParser
@@ -33,6 +35,7 @@ class Recipe:
         table: the whole recipe as plain values; every default is filled in, but where there is a sweep.
         variants: the recipe of each variant of a sweep, as plain values with every default filled in; empty without a sweep.
         versions: of the distributions whose classes a stage names, by the stage's key.
+        code: what is not sslkit's own; no part of what the recipe says.
     """
 
     name: str
@@ -44,19 +47,23 @@ class Recipe:
     table: Mapping[str, Any] = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     versions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    code: RecipeCode = field(default_factory=RecipeCode, compare=False)
 
     def stage(self, key: str) -> Stage:
         """One stage by its key."""
         return next(stage for stage in self.stages if stage.key == key)
 
 
-def load_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, catalog: Catalog | None = None) -> Recipe:
+def load_recipe(
+    path: str | os.PathLike[str], overrides: Iterable[str] = (), *, catalog: Catalog | None = None, allow_code: bool = False
+) -> Recipe:
     """Read and check a recipe. Nothing is computed, no pixel is read.
 
     Args:
         path: the TOML file.
         overrides: ``dotted.key=value``, the value as TOML (bare words are strings).
         catalog: where names are looked up; None: all installed plugins.
+        allow_code: import the classes that the recipe names as ``package.module:Class``. Only for recipes you trust.
 
     Raises:
         RecipeError: starts with the dotted path of the key at fault.
@@ -65,7 +72,8 @@ def load_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, 
     table = read_table(Path(path))
     for override in overrides:
         apply_override(table, override)
-    return parse_recipe(table, catalog or load_catalog())
+    catalog = catalog or load_catalog()
+    return parse_recipe(table, replace(catalog, allow_code=True) if allow_code else catalog)
 
 
 def parse_recipe(table: Mapping[str, Any], catalog: Catalog) -> Recipe:
@@ -76,15 +84,16 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog) -> Recipe:
     """
     check_keys(table, _TOP_KEYS, "")
     name = as_name(required(table, "name", ""), "name")
+    variants = expand(table)
+    refuse_code([variant.table for variant in variants], catalog)
     data = build(Dataset, required(table, "data", ""), "data", catalog)
     observers = table.get("observers", [])
     if not isinstance(observers, list):
         raise RecipeError("observers: must be an array of tables", found=observers, allowed='[{ name = "..." }]')
-    variants = expand(table)
     parsers = [_parsed(variant, data, catalog) for variant in variants]
     stages = merge(variants, [tuple(parser.stages.values()) for parser in parsers])
     keys = [stage.key for stage in stages]
-    swept = "sweep" in table
+    swept, resolved = "sweep" in table, [parser.resolved() for parser in parsers]
     return Recipe(
         name=name,
         data=data,
@@ -92,9 +101,10 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog) -> Recipe:
         paper=_paper(table, keys),
         margins=_margins(table, keys),
         observers=tuple(build(Observer, entry, f"observers[{i}]", catalog) for i, entry in enumerate(observers)),
-        table=dict(table) if swept else {**parsers[0].resolved(), **_figures(table)},
-        variants={variant.name: parser.resolved() for variant, parser in zip(variants, parsers, strict=True)} if swept else {},
+        table=dict(table) if swept else {**resolved[0], **_figures(table)},
+        variants={variant.name: own for variant, own in zip(variants, resolved, strict=True)} if swept else {},
         versions={stage.key: _versions(stage, data, catalog) for stage in stages},
+        code=code_of(resolved, catalog),
     )
 
 

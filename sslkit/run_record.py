@@ -60,6 +60,7 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
         "cpu_kernels": describe_kernels(),
         "versions": {"sslkit": version("sslkit"), "torch": torch.__version__, **{name: version(name) for name in packages}},
         "plugins": plugins,
+        "code": recipe.code.as_json(),
     }
 
 

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeGuard, Union, get_ar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from sslkit.catalog import KINDS
 from sslkit.errors import PluginError, RecipeError, did_you_mean
 from sslkit.interfaces import Backbone
-from sslkit.plugins import KINDS
 
 REQUIRED: Any = inspect.Parameter.empty
 """The default of an option that has none."""

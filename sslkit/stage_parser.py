@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+from sslkit.catalog import Catalog
 from sslkit.engine.device import Runtime
 from sslkit.engine.training import Training, check_snapshots
 from sslkit.errors import OptionError, RecipeError
 from sslkit.interfaces import Dataset, Evaluator, PretextTask
 from sslkit.options import BackboneOptions, build, build_backbone_options, describe
-from sslkit.plugins import Catalog
 from sslkit.recipe_stages import RANDOM, EvaluateStage, PretrainStage, Stage, Weights, check_weights
 from sslkit.recipe_table import as_count, as_name, as_positive, as_table, check_keys, required
 

@@ -18,12 +18,15 @@ MAY_IMPORT = {
     "kernels": "",
     "layers": "kernels",
     "bundled": "errors",
+    "class_address": "errors",
+    "plugin_lists": "errors",
     "metrics_log": "disk events",
     "interfaces": "errors events",
     "hookspecs": "events interfaces",
-    "plugins": "errors events hookspecs interfaces",
-    "schema": "errors interfaces plugins",
-    "options": "errors interfaces plugins schema",
+    "catalog": "class_address errors events interfaces",
+    "plugins": "catalog class_address errors hookspecs plugin_lists",
+    "schema": "catalog errors interfaces",
+    "options": "catalog errors interfaces schema",
     "engine": "disk errors events interfaces",
     "data": "errors interfaces",
     "backbones": "errors interfaces layers",
@@ -34,19 +37,20 @@ MAY_IMPORT = {
     "recipe_table": "errors",
     "recipe_stages": "engine errors interfaces options",
     "sweep": "errors recipe_stages recipe_table",
-    "stage_parser": "engine errors interfaces options plugins recipe_stages recipe_table",
-    "recipe": "errors events interfaces options plugins recipe_stages recipe_table stage_parser sweep",
+    "stage_parser": "catalog engine errors interfaces options recipe_stages recipe_table",
+    "recipe_code": "catalog class_address errors",
+    "recipe": "catalog errors events interfaces options plugins recipe_code recipe_stages recipe_table stage_parser sweep",
     "preflight": "data errors interfaces recipe recipe_stages stages",
     "networks": "artifacts data engine interfaces options preflight recipe recipe_stages",
     "report": "artifacts data disk engine errors interfaces metrics_log networks plugins preflight recipe recipe_stages",
-    "audit": "artifacts data engine errors events interfaces options plugins preflight recipe recipe_stages stages",
-    "preview": "bundled data errors interfaces options plugins preflight recipe recipe_table report",
+    "audit": "artifacts catalog data engine errors events interfaces options plugins preflight recipe recipe_stages stages",
+    "preview": "bundled catalog data errors interfaces options plugins preflight recipe recipe_table report",
     "run_lock": "artifacts errors",
     "stopping": "errors",
     "run_record": "artifacts engine events kernels recipe",
     "run": "artifacts data disk errors events networks preflight recipe recipe_stages recipe_table report run_lock run_record stage_run"
     " stages stopping",
-    "console": "audit bundled events plugins report",
+    "console": "audit bundled catalog errors events recipe_code report",
     "testing": "data engine errors events interfaces",
     "cli": "audit bundled console errors events plugins preflight preview recipe report run",
     "__main__": "cli",
@@ -65,6 +69,42 @@ METHOD_BLIND = re.compile(
 PLAIN_VALUES = {"Tensor", "tuple", "OptimizerFactory", "OpenedDataset", "PretrainStage", "EvaluateStage", "BatchNorm2d"}
 """What method-blind code may ask ``isinstance`` for: these are no tasks, objectives, backbones or evaluators. ``BatchNorm2d`` is torch's own
 layer, which is folded wherever it stands."""
+
+UNPICKLERS = {
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "marshal",
+    "shelve",
+    "joblib",
+    "yaml",
+    "runpy",
+    "code",
+    "codeop",
+    "pty",
+}
+"""Modules that turn bytes into running code."""
+
+RUNS_CODE = re.compile(
+    r"eval|exec|compile|__import__|(torch|np|numpy|jit|torch\.jit|torch\.hub|torch\.package|torch\.serialization)\.(load|save)"
+    r"|torch\.hub\..*|(importlib\.|util\.)?(import_module|spec_from_file_location|module_from_spec)"
+    r"|os\.(system|popen|exec\w*|spawn\w*|posix_spawn\w*|startfile)|subprocess\.\w+|ctypes\.(CDLL|PyDLL|cdll\.\w+|util\.\w+)"
+)
+"""Calls that run what they are given, or may: also by way of an unpickler."""
+
+MAY_RUN_CODE = {
+    "sslkit/__init__.py": {"importlib.import_module"},  # the homes of our own public names
+    "sslkit/class_address.py": {"importlib.import_module"},  # package.module:Class, which the catalog has allowed
+    "sslkit/backbones/from_timm.py": {"importlib.import_module"},  # libraries that are heavy to import, by constant names
+    "sslkit/data/digits.py": {"importlib.import_module"},
+    "sslkit/data/torchvision_sets.py": {"importlib.import_module"},
+    "sslkit/engine/device.py": {"ctypes.CDLL"},  # the C library of this very process
+    "sslkit/kernels/native.py": {"subprocess.run", "ctypes.CDLL"},  # the C compiler, and what it made of our sources
+    "sslkit/run_record.py": {"subprocess.run"},  # git
+}
+"""The deliberate exceptions."""
 
 VAGUE = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 
@@ -155,6 +195,27 @@ def questions_of_type(tree: ast.Module) -> list[str]:
         if node.func.id in {"isinstance", "issubclass", "hasattr", "getattr"} and not (own_option or plain):
             found.append(f"line {node.lineno}: {ast.unparse(node)}")
     return found
+
+
+def runs_code(tree: ast.Module) -> set[str]:
+    """Calls and imports that may run code that is no source file of ours, as they are written."""
+    found = {name.module for name in imports(tree) if room_of(name.module) in UNPICKLERS}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            found |= {name} if RUNS_CODE.fullmatch(name) else set()
+            found |= {f"{word.arg}={ast.unparse(word.value)}" for word in node.keywords if _is_reckless(word)}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names if RUNS_CODE.fullmatch(f"{node.module}.{alias.name}")}
+    return found
+
+
+def _is_reckless(word: ast.keyword) -> bool:
+    """``shell=``, ``allow_pickle=`` or ``trust_remote_code=`` anything but False, and ``weights_only=`` anything but True."""
+    value = word.value.value if isinstance(word.value, ast.Constant) else None
+    return (word.arg in {"shell", "allow_pickle", "trust_remote_code"} and value is not False) or (
+        word.arg == "weights_only" and value is not True
+    )
 
 
 def foreign_imports(tree: ast.Module, package: str) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.architecture import (
     MAY_IMPORT,
+    MAY_RUN_CODE,
     METHOD_BLIND,
     ONLY_IN,
     PLUGINS,
@@ -23,6 +24,7 @@ from tests.architecture import (
     parse,
     questions_of_type,
     room_of,
+    runs_code,
 )
 
 # ------------------------------------------------------------------------------------------------------------- the promises
@@ -81,6 +83,26 @@ def test_nobody_asks_what_an_object_is(name: str) -> None:
 def test_plugins_import_the_public_api_alone(name: str) -> None:
     package = next((part for part in Path(name).parts if part.startswith("sslkit_")), "")
     assert foreign_imports(parse(PLUGINS[name]), package) == []
+
+
+@pytest.mark.parametrize("name", [*SOURCES, *PLUGINS])
+def test_code_comes_from_our_files_alone(name: str) -> None:
+    """Nothing is unpickled or evaluated, no shell is started; libraries and programs only where it is said why."""
+    assert runs_code(parse({**SOURCES, **PLUGINS}[name])) == MAY_RUN_CODE.get(name, set())
+
+
+def test_every_exception_is_a_file() -> None:
+    assert MAY_RUN_CODE.keys() <= SOURCES.keys()
+
+
+def test_libraries_are_imported_by_constant_names() -> None:
+    """A name out of a recipe reaches the import system in one place, behind the catalog's refusal."""
+    for name, runs in MAY_RUN_CODE.items():
+        calls = [node for node in ast.walk(parse(SOURCES[name])) if isinstance(node, ast.Call)]
+        given = [node.args[0] for node in calls if ast.unparse(node.func) == "importlib.import_module"]
+        if "importlib.import_module" in runs and name not in {"sslkit/__init__.py", "sslkit/class_address.py"}:
+            assert given
+            assert all(isinstance(argument, ast.Constant) for argument in given), name
 
 
 def test_modules_are_nouns() -> None:
@@ -150,6 +172,50 @@ def test_words_that_only_contain_a_method_and_docstrings_pass(source: str) -> No
 )
 def test_a_question_of_type_is_found(source: str) -> None:
     assert questions_of_type(ast.parse(source)) != []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "import marshal as m",
+        "import yaml",
+        "import joblib",
+        "eval(text)",
+        "exec(text)",
+        "compile(text, '', 'exec')",
+        "__import__(name)",
+        "torch.load(path, weights_only=True)",
+        "torch.load(path)",
+        "torch.save(x, path)",
+        "torch.hub.load_state_dict_from_url(url)",
+        "from torch import load",
+        "from os import system",
+        "np.load(path)",
+        "read(path, allow_pickle=True)",
+        "read(path, allow_pickle=flag)",
+        "load_state_dict(path, weights_only=False)",
+        "run(command, shell=True)",
+        "os.system(command)",
+        "os.execvp(file, args)",
+        "os.posix_spawn(path, args, env)",
+        "subprocess.Popen(command)",
+        "from subprocess import run",
+        "importlib.import_module(name)",
+        "from importlib import import_module",
+        "ctypes.CDLL(path)",
+    ],
+)
+def test_what_may_run_code_is_found(source: str) -> None:
+    assert runs_code(ast.parse(source)) != set()
+
+
+@pytest.mark.parametrize(
+    "source", ["network.eval()", "re.compile(x)", "torch.compile(x)", "json.load(f)", "f(x, shell=False)", "entry.load()"]
+)
+def test_what_only_sounds_like_it_passes(source: str) -> None:
+    assert runs_code(ast.parse(source)) == set()
 
 
 @pytest.mark.parametrize("source", ["isinstance(x, Tensor)", "isinstance(x, Tensor | OptimizerFactory)", "getattr(self, option)", "len(x)"])

@@ -1,6 +1,7 @@
 import json
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import sslkit.artifacts as module
-from sslkit import NIN, SGD, ArtifactError, Augment, Backbone, Catalog, ImageSpec, StorageError, load_backbone
+from sslkit import NIN, SGD, ArtifactError, Augment, Backbone, Catalog, Constant, ImageSpec, Schedule, StorageError, load_backbone
 from sslkit.artifacts import (
     ARTIFACT,
     BACKBONE,
@@ -107,10 +108,31 @@ def test_a_backbone_made_in_python_is_read_into_an_equal_one(tmp_path: Path):
 def test_code_outside_the_catalog_is_imported_only_when_allowed(tmp_path: Path):
     folder = leave(tmp_path / "pretrain", tiny(width=6), CODE, {"width": 6, "dropout": 0.1})
     with pytest.raises(
-        ArtifactError, match=r"TinyConv is code outside the catalog; if you trust it: load_backbone\(path, allow_code=True\)$"
+        ArtifactError, match=r"TinyConv' is code outside the catalog, from .*; if you trust it: --allow-code, in Python allow_code=True\)$"
     ):
         load_backbone(folder)
     assert_same(load_backbone(folder, allow_code=True), tiny(width=6))
+
+
+class Scheduled(TinyConv):
+    """Has a part that its recipe names."""
+
+    def __init__(self, image: ImageSpec, *, schedule: Schedule) -> None:
+        super().__init__(image)
+        self.part = schedule
+
+
+def test_code_in_a_part_of_a_backbone_is_imported_only_when_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "load_catalog", lambda **options: replace(Catalog.of(backbones={"mine": Scheduled}), **options))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wicked_part.py").write_text("from sslkit import Constant\n")
+    folder = leave(tmp_path / "pretrain", Scheduled(GRAY, schedule=Constant()), "mine", {"schedule": {"name": "wicked_part:Constant"}})
+    with pytest.raises(ArtifactError, match=r"\(backbone\.schedule\.name: 'wicked_part:Constant' is code outside the catalog, from "):
+        load_backbone(folder)
+    assert "wicked_part" not in sys.modules
+    assert isinstance(vars(load_backbone(folder, allow_code=True))["part"], Constant)
+    del sys.modules["wicked_part"]
 
 
 def test_an_unknown_class_or_option_cannot_be_built_again(tmp_path: Path):
@@ -134,7 +156,7 @@ class Pretrained(TinyConv):
 
 
 def test_pretrained_weights_are_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "load_catalog", lambda: Catalog.of(backbones={"mine": Pretrained}))
+    monkeypatch.setattr(module, "load_catalog", lambda **_options: Catalog.of(backbones={"mine": Pretrained}))
     folder = leave(tmp_path / "pretrain", Pretrained(GRAY), "mine", {"pretrained": True})
     assert not vars(load_backbone(folder))["asked"]
 

@@ -13,7 +13,7 @@ import pytest
 import sslkit.run
 from sslkit import cli
 from sslkit.bundled import bundled_recipes
-from sslkit.plugins import Catalog, PluginInfo
+from sslkit.catalog import Catalog, PluginInfo
 from tests.report.run_folders import make_run
 
 RECIPE = """# A recipe that runs in a second
@@ -174,7 +174,7 @@ def test_quiet_prints_nothing_on_success(sslkit_command, tmp_path):
 def test_an_interrupted_run_says_so_and_goes_on(sslkit_command, tmp_path):
     (tmp_path / "interrupt.py").write_text(INTERRUPT)
     handler = signal.getsignal(signal.SIGINT)
-    command = ("run", "tiny.toml", "--device", "cpu", 'observers=[{ name = "interrupt:CtrlC", step = 3 }]')
+    command = ("run", "tiny.toml", "--allow-code", "--device", "cpu", 'observers=[{ name = "interrupt:CtrlC", step = 3 }]')
 
     stopped = sslkit_command(*command)
     assert stopped.code == 130
@@ -314,12 +314,27 @@ def test_code_outside_the_catalog_is_imported_on_request_alone(sslkit_command, t
     (tmp_path / "net_of_mine.py").write_text("from sslkit import NIN\n\n\nclass Net(NIN):\n    pass\n")
     recipe = (tmp_path / "tiny.toml").read_text().replace('name = "nin"', 'name = "net_of_mine:Net"')
     (tmp_path / "mine.toml").write_text(recipe)
-    assert sslkit_command("run", "mine.toml", "--quiet", "--device", "cpu") == (0, "", "")
+    source = tmp_path / "net_of_mine.py"
+    for command in ("run", "check", "audit", "show"):
+        assert sslkit_command(command, "mine.toml") == (
+            2,
+            "",
+            f"error: backbone.name: 'net_of_mine:Net' is code outside the catalog, from {source};"
+            " if you trust it: --allow-code, in Python allow_code=True\n",
+        )
+    assert "net_of_mine" not in sys.modules
+    assert not (tmp_path / "runs").exists()
+    assert sslkit_command("run", "mine.toml", "--quiet", "--device", "cpu", "--allow-code") == (0, "", "")
+    again = sslkit_command("run", "mine.toml", "--device", "cpu", "--allow-code")
+    assert again.err.splitlines()[0] == f"imported: net_of_mine:Net from {source}"
+    assert json.loads((tmp_path / "runs" / "tiny" / "environment.json").read_text())["code"]["imported"] == {"net_of_mine:Net": str(source)}
+    assert sslkit_command("check", "mine.toml", "--allow-code").code == 0
+    assert sslkit_command("show", "mine.toml", "--allow-code").code == 0
     page = tmp_path / "runs" / "tiny" / "report.html"
     with_pictures = page.read_text()
     assert "Attention maps" in with_pictures
     sslkit_command("report", "runs/tiny")
-    assert "the recipe names net_of_mine:Net, code outside the catalog" in page.read_text()
+    assert "There are no pictures, for the recipe cannot be loaded: stages.pretrain.backbone.name: " in page.read_text()
     sslkit_command("report", "runs/tiny", "--allow-code")
     assert page.read_text() == with_pictures
 
@@ -357,7 +372,9 @@ PLUGINS = Catalog(
         PluginInfo(name="flips", distribution="sslkit-flips", version="1.0", offers={"pretext_tasks": ("flips",)}),
         PluginInfo(name="broken", distribution="sslkit-broken", version="0.3", error="ModuleNotFoundError: No module named 'nowhere[x]'"),
         PluginInfo(name="asleep", distribution="sslkit-asleep", version="2.0", disabled=True),
-    )
+        PluginInfo(name="foreign", distribution="sslkit-foreign", version="3.0", allowed=False),
+    ),
+    notes=("SSLKIT_ALLOW_PLUGINS names 'flisp', which no installed plugin has",),
 )
 
 
@@ -376,14 +393,18 @@ def test_a_broken_plugin_is_listed_with_its_reason(sslkit_command, monkeypatch):
     assert ["flips", "sslkit-flips", "1.0", "pretext_tasks:", "flips"] in rows
     assert ["broken", "sslkit-broken", "0.3", "broken:", "ModuleNotFoundError:", "No", "module", "named", "'nowhere[x]'"] in rows
     assert ["asleep", "sslkit-asleep", "2.0", "disabled"] in rows
+    assert ["foreign", "sslkit-foreign", "3.0", "not", "allowed"] in rows
+    assert printed.err == "note: SSLKIT_ALLOW_PLUGINS names 'flisp', which no installed plugin has\n"
 
 
 def test_plugins_as_json(sslkit_command, monkeypatch):
     monkeypatch.setattr("sslkit.plugins.load_catalog", lambda: PLUGINS)
     printed = sslkit_command("plugins", "--json")
     assert printed.code == 0
-    flips, broken, asleep = json.loads(printed.out)
+    flips, broken, asleep, foreign = json.loads(printed.out)
     assert (flips["name"], flips["distribution"], flips["version"]) == ("flips", "sslkit-flips", "1.0")
     assert (flips["offers"], flips["error"], flips["disabled"]) == ({"pretext_tasks": ["flips"]}, None, False)
     assert broken["error"] == "ModuleNotFoundError: No module named 'nowhere[x]'"
     assert asleep["disabled"] is True
+    assert [info["state"] for info in (flips, broken, asleep, foreign)] == ["loaded", "broken", "disabled", "not allowed"]
+    assert printed.err == "note: SSLKIT_ALLOW_PLUGINS names 'flisp', which no installed plugin has\n"

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from sslkit import console as module
 from sslkit.bundled import BundledRecipe
+from sslkit.catalog import PluginInfo
 from sslkit.console import ProgressDisplay, make_console, print_comparison, print_plugins, print_recipes, print_results
 from sslkit.events import (
     CheckpointSaved,
@@ -18,7 +19,6 @@ from sslkit.events import (
     StageStart,
     StepEnd,
 )
-from sslkit.plugins import PluginInfo
 from sslkit.report.comparison import Comparison, compare_runs
 from sslkit.report.results import Results
 from tests.report.run_folders import make_run

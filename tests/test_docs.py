@@ -14,9 +14,9 @@ import torch
 
 import sslkit
 from sslkit import Augment, Catalog, OptimizerFactory, Schedule, Training, load_catalog
+from sslkit.catalog import KINDS
 from sslkit.engine.device import Runtime
 from sslkit.options import build
-from sslkit.plugins import KINDS
 from sslkit.recipe import parse_recipe
 from sslkit.schema import REQUIRED, Option, options_of
 
@@ -136,7 +136,7 @@ def test_every_hook_and_variable_is_named_for_authors():
     text = DOCUMENTS["docs/plugins.md"]
     assert [kind for kind in KINDS if kind not in text] == []
     used = {name for path in (ROOT / "sslkit").rglob("*.py") for name in re.findall(r'"(SSLKIT_\w+)"', path.read_text(encoding="utf-8"))}
-    assert used == {"SSLKIT_DATA", "SSLKIT_DISABLE_PLUGINS", "SSLKIT_NATIVE_KERNELS", "SSLKIT_STRICT_PLUGINS"}
+    assert used == {"SSLKIT_ALLOW_PLUGINS", "SSLKIT_DATA", "SSLKIT_DISABLE_PLUGINS", "SSLKIT_NATIVE_KERNELS", "SSLKIT_STRICT_PLUGINS"}
     assert [name for name in used if f"| `{name}` |" not in text] == []
 
 
@@ -200,7 +200,7 @@ def test_the_documented_plugin_runs_as_a_recipe(documented_plugin, tmp_path):
         recipe = recipe.replace(f'name = "{name}"', f'name = "sslkit_mirrored:{cls.__name__}"')
     recipe = recipe.replace('name = "sslkit_mirrored:Mirrored"', 'name = "mirrored"', 1).replace("epochs = 5", "epochs = 1")
     (tmp_path / "mirrored.toml").write_text(recipe)
-    run = sslkit.run_recipe(sslkit.load_recipe(tmp_path / "mirrored.toml", ["device=cpu"]), output=tmp_path / "run")
+    run = sslkit.run_recipe(sslkit.load_recipe(tmp_path / "mirrored.toml", ["device=cpu"], allow_code=True), output=tmp_path / "run")
     assert 0 < run.results.stages["nearest_mean"]["layer2.top1"] <= 100
 
 

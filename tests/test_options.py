@@ -14,10 +14,10 @@ import tomli_w
 import torch
 import typing_extensions
 
+from sslkit.catalog import Catalog
 from sslkit.errors import BackboneError, OptionError, PluginError, RecipeError
 from sslkit.interfaces import Augment, Backbone, FeatureInfo, ImageSpec, OptimizerFactory, PretextTask, Schedule
 from sslkit.options import BackboneOptions, build, build_backbone_options, describe
-from sslkit.plugins import Catalog
 
 PATH = "stages.pretrain.task"
 NO_AUGMENT = Augment()
@@ -193,8 +193,8 @@ def test_a_string_is_the_name_alone():
 
 def test_a_class_of_ones_own():
     with pytest.raises(RecipeError, match=r"^s\.name: 'no_such_module:X' cannot be imported; it is neither installed nor"):
-        build(Schedule, {"name": "no_such_module:X"}, "s", CATALOG)
-    found = build(Schedule, {"name": "sslkit.engine.schedules:Constant"}, "s", Catalog())
+        build(Schedule, {"name": "no_such_module:X"}, "s", Catalog(allow_code=True))
+    found = build(Schedule, {"name": "sslkit.engine.schedules:Constant"}, "s", Catalog(allow_code=True))
     assert type(found).__name__ == "Constant"
 
 
@@ -705,4 +705,6 @@ def test_a_backbone_without_options():
 def test_a_name_may_also_be_an_address():
     address = "torch.nn:Linear"
     with pytest.raises(RecipeError, match=r"^backbone\.name: 'torch\.nn:Linear' must be a subclass of Backbone"):
+        build_backbone_options({"name": address}, "backbone", Catalog(allow_code=True))
+    with pytest.raises(RecipeError, match=r"^backbone\.name: 'torch\.nn:Linear' is code outside the catalog, from .*; if you trust it: "):
         build_backbone_options({"name": address}, "backbone", CATALOG)

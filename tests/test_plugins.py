@@ -1,78 +1,24 @@
-import importlib.metadata
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from sslkit import hookspecs
-from sslkit.errors import PluginError, SslkitError
-from sslkit.interfaces import OptimizerFactory, PretextTask, Schedule
-from sslkit.plugins import KINDS, Catalog, PluginInfo, load_catalog
+from sslkit.catalog import KINDS, Catalog, PluginInfo
+from sslkit.errors import PluginError
+from sslkit.interfaces import PretextTask
+from sslkit.plugins import load_catalog
+from tests.plugin_site import GOOD, HEAD, Site
 
-HEAD = """
-from sslkit.hookspecs import hookimpl
-from sslkit.interfaces import PretextTask, Schedule
-
-class Task(PretextTask):
-    def build_objective(self, backbone, data):
-        raise NotImplementedError
-"""
-
-GOOD = HEAD + "@hookimpl\ndef pretext_tasks():\n    return {'good': Task}\n"
+MARKED = "from pathlib import Path\nPath(__file__).with_suffix('.imported').touch()\n" + GOOD
+"""A plugin that leaves a file beside itself when it is imported."""
 
 
 class Task(PretextTask):
     def build_objective(self, backbone, data):
         raise NotImplementedError
-
-
-class OtherTask(Task):
-    pass
-
-
-class Flat(Schedule):
-    def scale(self, epoch, num_epochs):
-        return 1.0
-
-
-class Outer:
-    class Inner(Task):
-        pass
-
-
-@dataclass
-class Site:
-    """A folder on sys.path into which tests install distributions."""
-
-    folder: Path
-
-    def install(
-        self, name: str, source: str = "", *, module: str = "", version: str = "1.0", entries: Mapping[str, str] | None = None
-    ) -> None:
-        """Install ``sslkit-<name>``: a module ``site_<name>`` behind the entry point ``<name>``, unless said otherwise."""
-        module = module or f"site_{name}"
-        if source:
-            (self.folder / f"{module}.py").write_text(source)
-        info = self.folder / f"sslkit_{name}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: sslkit-{name}\nVersion: {version}\n")
-        lines = [f"{key} = {value}" for key, value in (entries or {name: module}).items()]
-        (info / "entry_points.txt").write_text("\n".join(["[sslkit]", *lines]))
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    real = {entry.name for entry in importlib.metadata.entry_points(group="sslkit")}
-    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", ",".join(real))
-    monkeypatch.delenv("SSLKIT_STRICT_PLUGINS", raising=False)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield Site(tmp_path)
-    for name in [name for name, module in sys.modules.items() if str(tmp_path) in str(getattr(module, "__file__", ""))]:
-        del sys.modules[name]
 
 
 def enabled(catalog: Catalog) -> dict[str, PluginInfo]:
@@ -108,7 +54,9 @@ def test_a_plugin_is_loaded_and_attributed(site: Site):
     site.install("flips", GOOD, version="2.3")
     catalog = load_catalog()
     info = enabled(catalog)["flips"]
-    assert info == PluginInfo(name="flips", distribution="sslkit-flips", version="2.3", offers={"pretext_tasks": ("good",)})
+    assert info == PluginInfo(
+        name="flips", distribution="sslkit-flips", version="2.3", offers={"pretext_tasks": ("good",)}, package="site_flips"
+    )
     assert str(info) == "flips (sslkit-flips 2.3)"
     cls = catalog.find("pretext_tasks", "good")
     assert issubclass(cls, PretextTask)
@@ -279,18 +227,12 @@ def test_two_plugins_offer_one_name(site: Site):
     assert owner.distribution == "sslkit-two"
 
 
-def test_one_name_may_be_used_for_two_kinds():
-    catalog = Catalog.of(pretext_tasks={"x": Task}, schedules={"x": Flat})
-    assert catalog.find("pretext_tasks", "x") is Task
-    assert catalog.find("schedules", "x") is Flat
-
-
 def test_disabled_plugins_are_listed_but_not_imported(site: Site, monkeypatch: pytest.MonkeyPatch):
     site.install("one", "raise AssertionError('imported')\n")
     site.install("two", "raise AssertionError('imported')\n")
     site.install("three", GOOD)
     monkeypatch.setenv("SSLKIT_STRICT_PLUGINS", "1")
-    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", f"{os.environ['SSLKIT_DISABLE_PLUGINS']}, one ,two,unknown")
+    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", f"{os.environ['SSLKIT_DISABLE_PLUGINS']}, one ,two")
     catalog = load_catalog()
     assert list(enabled(catalog)) == ["three"]
     off = {plugin.name: plugin for plugin in catalog.plugins if plugin.disabled}
@@ -326,75 +268,6 @@ def test_a_broken_plugin_is_mentioned_only_where_a_name_is_unknown(site: Site):
     assert message.endswith("broken plugin: bad (sslkit-bad 1.0): ModuleNotFoundError: No module named 'package_that_does_not_exist'")
 
 
-def test_an_unknown_name():
-    catalog = Catalog.of(pretext_tasks={"rotnet": Task, "jigsaw": OtherTask}, schedules={"flat": Flat})
-    with pytest.raises(PluginError) as caught:
-        catalog.find("pretext_tasks", "rotnot")
-    assert str(caught.value) == "no pretext task is called 'rotnot'; allowed: jigsaw, rotnet; did you mean 'rotnet'?"
-    with pytest.raises(PluginError, match=r"^no pretext task is called 'flat'; allowed: jigsaw, rotnet; 'flat' is a schedule$"):
-        catalog.find("pretext_tasks", "flat")
-    with pytest.raises(PluginError) as caught:
-        catalog.find("optimizers", "mine.Sgd")
-    assert str(caught.value) == (
-        "no optimizer is called 'mine.Sgd'; allowed: none is installed; a class of your own is written 'package.module:Class'"
-    )
-    assert isinstance(caught.value, SslkitError)
-    assert caught.value.exit_code == 2
-
-
-def test_a_catalog_by_hand_is_checked():
-    catalog = Catalog.of(pretext_tasks={"b": Task, "a": OtherTask})
-    assert catalog.names("pretext_tasks") == ("a", "b")
-    assert catalog.names("schedules") == ()
-    assert catalog.plugins == ()
-    assert catalog.owner(Task) is None
-    assert (catalog.spec_of(Task), catalog.spec_of(OtherTask)) == ("b", "a")
-    assert Catalog.of(pretext_tasks={"b": Task, "a": Task}).spec_of(Task) == "a"
-    with pytest.raises(PluginError, match=r"'pretext_task' is no kind of class; allowed: .*did you mean 'pretext_tasks'"):
-        Catalog.of(pretext_task={"b": Task})
-    with pytest.raises(PluginError, match="schedule 'b' must be a subclass of Schedule"):
-        Catalog.of(schedules={"b": Task})
-
-
-def test_a_class_is_imported_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folder = tmp_path / "project"
-    folder.mkdir()
-    (folder / "my_nets.py").write_text(HEAD + "class Outer:\n    class Inner(Task):\n        pass\n")
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    with pytest.raises(PluginError) as caught:
-        Catalog().find("pretext_tasks", "my_nets:Task")
-    assert str(caught.value) == "'my_nets:Task' cannot be imported; it is neither installed nor in the current folder"
-    monkeypatch.chdir(folder)
-    importlib.invalidate_caches()
-    cls = Catalog().find("pretext_tasks", "my_nets:Task")
-    assert (cls.__module__, cls.__name__) == ("my_nets", "Task")
-    assert Catalog().spec_of(cls) == "my_nets:Task"
-    inner = Catalog().find("pretext_tasks", "my_nets:Outer.Inner")
-    assert Catalog().spec_of(inner) == "my_nets:Outer.Inner"
-    assert sys.path.count(str(folder)) == 1
-
-
-def test_what_is_imported_is_checked(site: Site):
-    (site.folder / "site_nets.py").write_text(HEAD + "number = 3\n")
-    (site.folder / "site_broken.py").write_text("import package_that_does_not_exist\n")
-
-    def message(spec: str) -> str:
-        with pytest.raises(PluginError) as caught:
-            Catalog().find("schedules", spec)
-        return str(caught.value)
-
-    assert message("site_nets:Task") == "'site_nets:Task' must be a subclass of Schedule; found <class 'site_nets.Task'>"
-    assert message("site_nets:Shedule") == "'site_nets:Shedule' does not exist: site_nets has no 'Shedule'; did you mean 'Schedule'?"
-    assert message("site_nets:Schedule").startswith("'site_nets:Schedule' is abstract; ")
-    assert message("site_nets:number.real") == "'site_nets:number.real' must be a class; found 3; a subclass of Schedule, not an object"
-    assert message("site_nets:") == "'site_nets:' does not exist: site_nets has no ''"
-    assert message("site_nets.deep:Task") == ("'site_nets.deep:Task' cannot be imported; it is neither installed nor in the current folder")
-    assert message("site_broken:X") == (
-        "'site_broken:X' cannot be imported; ModuleNotFoundError: No module named 'package_that_does_not_exist'"
-    )
-    assert message(":X") == "':X' cannot be imported; ValueError: Empty module name"
-
-
 def test_loading_does_not_change_any_global_state(site: Site):
     site.install("flips", GOOD)
     path = list(sys.path)
@@ -402,10 +275,83 @@ def test_loading_does_not_change_any_global_state(site: Site):
     assert sys.path == path
 
 
-def test_kinds_read_well_in_messages():
-    assert KINDS["optimizers"].one == "an optimizer"
-    assert KINDS["schedules"].one == "a schedule"
-    assert KINDS["optimizers"].cls is OptimizerFactory
+def allow(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("SSLKIT_ALLOW_PLUGINS", value)
+
+
+def imported(site: Site) -> set[str]:
+    return {path.stem.removeprefix("site_") for path in site.folder.glob("*.imported")}
+
+
+def test_only_allowed_plugins_are_imported(site: Site, monkeypatch: pytest.MonkeyPatch):
+    for name in ("one", "two", "three"):
+        site.install(name, MARKED.replace("'good'", f"'{name}'"))
+    allow(monkeypatch, " two, sslkit-three:three")
+    catalog = load_catalog()
+    assert imported(site) == {"two", "three"}
+    assert catalog.names("pretext_tasks") == ("three", "two")
+    states = {plugin.name: plugin.state for plugin in catalog.plugins if not plugin.disabled}
+    assert states == {"one": "not allowed", "two": "loaded", "three": "loaded"}
+    assert catalog.notes == ()
+    with pytest.raises(PluginError, match=r"; plugin that is not on SSLKIT_ALLOW_PLUGINS: one \(sslkit-one 1\.0\)$"):
+        catalog.find("pretext_tasks", "lost")
+
+
+def test_an_empty_list_allows_nothing(site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.install("one", MARKED)
+    allow(monkeypatch, "")
+    assert [plugin.state for plugin in load_catalog().plugins if plugin.name == "one"] == ["not allowed"]
+    assert imported(site) == set()
+
+
+def test_what_is_disabled_stays_so_where_it_is_allowed(site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.install("one", MARKED)
+    allow(monkeypatch, "one")
+    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", f"{os.environ['SSLKIT_DISABLE_PLUGINS']},one")
+    assert [plugin.state for plugin in load_catalog().plugins if plugin.name == "one"] == ["disabled"]
+    assert imported(site) == set()
+
+
+def test_our_own_plugins_are_always_allowed(site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.install("one", MARKED)
+    monkeypatch.delenv("SSLKIT_DISABLE_PLUGINS")
+    allow(monkeypatch, "")
+    catalog = load_catalog()
+    assert "rotnet" in catalog.names("pretext_tasks")
+    assert "nin" in catalog.names("backbones")
+    assert {plugin.distribution for plugin in catalog.plugins if plugin.state == "loaded"} == {"sslkit"}
+
+
+def test_a_distribution_in_the_list_tells_two_plugins_of_one_name_apart(site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.install("first", MARKED, entries={"same": "site_first"})
+    site.install("second", MARKED.replace("'good'", "'better'"), entries={"same": "site_second"})
+    allow(monkeypatch, "SSLkit_Second:same")
+    assert load_catalog().names("pretext_tasks") == ("better",)
+    assert imported(site) == {"second"}
+    allow(monkeypatch, "same")
+    assert load_catalog().names("pretext_tasks") == ("better", "good")
+    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", f"{os.environ['SSLKIT_DISABLE_PLUGINS']},sslkit-second:same")
+    assert load_catalog().names("pretext_tasks") == ("good",)
+
+
+def test_names_that_nothing_installed_has_are_noted(site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.install("flips", GOOD)
+    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", f"{os.environ['SSLKIT_DISABLE_PLUGINS']},flisp")
+    allow(monkeypatch, "flips,nothing-like-it,sslkit-flops:flips")
+    assert load_catalog().notes == (
+        "SSLKIT_DISABLE_PLUGINS names 'flisp', which no installed plugin has; did you mean 'flips'?",
+        "SSLKIT_ALLOW_PLUGINS names 'nothing-like-it', which no installed plugin has",
+        "SSLKIT_ALLOW_PLUGINS names 'sslkit-flops:flips', which no installed plugin has; did you mean 'sslkit-flips:flips'?",
+    )
+
+
+def test_strict_refuses_names_that_nothing_installed_has_before_it_imports_anything(site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.install("flips", MARKED)
+    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", f"{os.environ['SSLKIT_DISABLE_PLUGINS']},flisp")
+    monkeypatch.setenv("SSLKIT_STRICT_PLUGINS", "1")
+    with pytest.raises(PluginError, match=r"^SSLKIT_DISABLE_PLUGINS names 'flisp', which no installed plugin has; did you mean 'flips'\?$"):
+        load_catalog()
+    assert imported(site) == set()
 
 
 def test_only_two_modules_import_pluggy():
@@ -419,6 +365,11 @@ def test_environment_variables_work_in_a_process_of_its_own(site: Site):
     site.install("flips", GOOD)
     site.install("bad", "raise RuntimeError('loaded')\n")
     code = "from sslkit.plugins import load_catalog; print([p.name for p in load_catalog().plugins if p.offers])"
-    environment = {"PYTHONPATH": str(site.folder), "SSLKIT_DISABLE_PLUGINS": "bad,builtin,rotnet", "SSLKIT_STRICT_PLUGINS": "1"}
+    environment = {
+        "PYTHONPATH": str(site.folder),
+        "SSLKIT_ALLOW_PLUGINS": "flips",
+        "SSLKIT_DISABLE_PLUGINS": "builtin,rotnet",
+        "SSLKIT_STRICT_PLUGINS": "1",
+    }
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['flips']"

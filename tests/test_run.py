@@ -8,6 +8,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,8 @@ def test_the_environment_says_what_a_figure_needs_beside_it(whole: Whole):
     environment = json.loads((whole.folder / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__
     assert set(environment["plugins"]) == {"sslkit"}
+    loaded = {plugin["name"]: plugin for plugin in environment["code"]["plugins"]}
+    assert loaded["rotnet"] == {"name": "rotnet", "distribution": "sslkit", "version": version("sslkit"), "state": "loaded"}
     assert set(environment) == {
         "started",
         "command",
@@ -259,6 +262,7 @@ def test_the_environment_says_what_a_figure_needs_beside_it(whole: Whole):
         "threads",
         "versions",
         "plugins",
+        "code",
     }
     assert len(environment["devices"]) == 1
 

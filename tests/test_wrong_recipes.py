@@ -42,7 +42,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.delitem(sys.modules, "my_nets", raising=False)
 
     def check(*overrides: str, path: str = "tiny.toml") -> str:
-        monkeypatch.setattr(sys, "argv", ["sslkit", "check", path, *overrides])
+        monkeypatch.setattr(sys, "argv", ["sslkit", "check", "--allow-code", path, *overrides])
         with pytest.raises(SystemExit) as caught:
             cli.main()
         printed = capsys.readouterr()

@@ -10,6 +10,7 @@ from sslkit.audit.chance import accuracy, groups_of, pairs
 from sslkit.audit.finding import Finding
 from sslkit.audit.options import MIN_HELDOUT, AuditOptions
 from sslkit.audit.samples import Samples, draw_samples
+from sslkit.catalog import Catalog
 from sslkit.data.arrays import ArraySet
 from sslkit.data.loader import Loader
 from sslkit.engine.device import Runtime, configured
@@ -21,7 +22,7 @@ from sslkit.errors import DataError, OptionError
 from sslkit.events import Emit, Observer, Observers
 from sslkit.interfaces import Backbone, DataInfo, Dataset, ImageSpec, Objective, Prediction, PretextTask, RunContext
 from sslkit.options import BackboneOptions, build_backbone_options
-from sslkit.plugins import Catalog, load_catalog
+from sslkit.plugins import load_catalog
 from sslkit.stages import check_pretraining
 
 BACKBONE = {"name": "nin", "num_blocks": 3, "width": 0.25}

@@ -33,8 +33,10 @@ class TimmBackbone(Backbone):
 
     Args:
         image: what the network is built for.
-        model: a name out of ``timm.list_models()``, with or without the tag of its weights (``resnet18.a1_in1k``).
-        pretrained: start from timm's weights, downloaded when first used. On the meta device nothing is fetched.
+        model: a name out of ``timm.list_models()``, with or without the tag of its weights (``resnet18.a1_in1k``); never a repository or
+            a folder.
+        pretrained: start from timm's weights, downloaded when first used; safetensors alone, as nothing is unpickled. On the meta device
+            nothing is fetched.
         cifar_stem: for small images, give a ResNet a 3x3 first convolution of stride 1 and no max-pooling, as SimCLR does on CIFAR-10
             (Chen et al. 2020, arXiv:2002.05709, appendix B.9). ``act1`` is then as large as the image, ``layer1`` too.
 
@@ -134,8 +136,26 @@ def _config(model: str) -> Any:
 def _check_pretrained(model: str, config: Any, cifar_stem: bool) -> None:
     if not config.has_weights:
         raise OptionError("pretrained", f"timm has no weights for {model}", fix="set pretrained = false")
+    if not _file_name(config):
+        problem = f"timm's weights for {model} would have to be unpickled, which may run code"
+        raise OptionError(
+            "pretrained", problem, allowed="models with weights in safetensors", fix="choose another, or set pretrained = false"
+        )
     if cifar_stem:
         raise OptionError("cifar_stem", "pretrained weights do not fit this stem", fix="set pretrained = false or cifar_stem = false")
+
+
+def _file_name(config: Any) -> str:
+    """How the safetensors of a model are called on the hub; empty where it has none: then timm would unpickle what an address gives it."""
+    if not config.hf_hub_id:
+        return ""
+    name = config.hf_hub_filename or "pytorch_model.bin"
+    known = {"pytorch_model.bin": "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
+    return (
+        name
+        if name.endswith(".safetensors")
+        else known.get(name, f"{name.removesuffix('.bin')}.safetensors" if name.endswith(".bin") else "")
+    )
 
 
 def _outline(model: str, config: Any, image: ImageSpec, cifar_stem: bool) -> tuple[Any, dict[str, Any]]:
@@ -173,9 +193,10 @@ def _create(model: str, options: dict[str, Any], cifar_stem: bool, weights: Any 
 
 def _load(model: str, options: dict[str, Any], weights: Any) -> Any:
     try:
-        if weights.hf_hub_id:
-            _check_reachable(weights)
-        return _timm().create_model(model, pretrained=True, **options)
+        # Told which file to read, timm looks for no other: by itself it would unpickle what it finds where there are no safetensors, and
+        # some versions without any limits.
+        file = {"file": _fetch(weights), "custom_load": False}
+        return _timm().create_model(model, pretrained=True, pretrained_cfg_overlay=file, **options)
     except Exception as error:  # whatever the network, the hub, the disk or a parser raises
         raise BackboneError(
             f"the pretrained weights of timm's {model} could not be fetched ({_reason(error)})",
@@ -183,13 +204,22 @@ def _load(model: str, options: dict[str, Any], weights: Any) -> Any:
         ) from error
 
 
-def _check_reachable(weights: Any) -> None:
-    """Ask the hub once for weights that are not in the cache: without a network, timm would try again for most of a minute."""
+def _fetch(weights: Any) -> str:
+    """The safetensors of a model, in the cache or out of the hub.
+
+    The hub is asked once for weights that are not in the cache: without a network, it would be tried again for most of a minute.
+    """
     hub = importlib.import_module("huggingface_hub")
     repository, _, revision = weights.hf_hub_id.partition("@")
-    files = [weights.hf_hub_filename] if weights.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
-    if not any(isinstance(hub.try_to_load_from_cache(repository, file, revision=revision or None), str) for file in files):
-        hub.get_hf_file_metadata(hub.hf_hub_url(repository, "config.json", revision=revision or None))
+    place = {"repo_id": repository, "filename": _file_name(weights), "revision": revision or None}
+    cached = hub.try_to_load_from_cache(**place)
+    if isinstance(cached, str):
+        return cached
+    hub.get_hf_file_metadata(hub.hf_hub_url(**{**place, "filename": "config.json"}))
+    try:
+        return hub.hf_hub_download(**place)
+    except hub.utils.EntryNotFoundError as error:
+        raise FileNotFoundError(f"{repository} has no {place['filename']}, and nothing else is read, as it would be unpickled") from error
 
 
 def _replace_stem(network: Any, model: str) -> None:

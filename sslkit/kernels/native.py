@@ -10,12 +10,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 SWITCH = "SSLKIT_NATIVE_KERNELS"
-"""Set it to 0 to use torch's kernels alone."""
+"""Set it to 0 to use torch's kernels alone. So does anything else but 1, as it was meant to switch something."""
 
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fopenmp")
 _SECONDS = 30
@@ -36,12 +37,14 @@ def build(source: Path, environ: Mapping[str, str] | None = None) -> ctypes.CDLL
         NativeBuildError: there will be no library.
     """
     environ = os.environ if environ is None else environ
-    if environ.get(SWITCH) == "0":
-        raise NativeBuildError(f"switched off by {SWITCH}=0")
+    if (switch := environ.get(SWITCH, "")) not in ("", "1"):
+        raise NativeBuildError(f"switched off by {SWITCH}={switch}")
     if not sys.platform.startswith("linux"):
         raise NativeBuildError(f"not supported on {sys.platform}")
     reason = "no C compiler"
     for compiler in filter(None, map(shutil.which, ("gcc", "cc", "clang"))):
+        if not Path(compiler).is_absolute():  # PATH names a folder below the current one: whose that is, nobody knows
+            continue
         try:
             return _build_with(compiler, source, environ)
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no home folder
@@ -50,14 +53,14 @@ def build(source: Path, environ: Mapping[str, str] | None = None) -> ctypes.CDLL
 
 
 def _build_with(compiler: str, source: Path, environ: Mapping[str, str]) -> ctypes.CDLL:
-    library = _cache_folder(environ) / f"{source.stem}-{_mark(source, compiler)}.so"
-    if library.exists():
+    name = f"{source.stem}-{_mark(source, compiler)}.so"
+    with _opened(_cache_folder(environ)) as folder:
         try:
-            return ctypes.CDLL(str(library))
-        except OSError:
-            library.unlink()  # damaged
-    _compile(source, library, compiler)
-    return ctypes.CDLL(str(library))
+            return _load(folder, name)
+        except OSError:  # not there, damaged, or somebody else's
+            (folder / name).unlink(missing_ok=True)
+        _compile(source, folder, name, compiler)
+        return _load(folder, name)
 
 
 def _reason(error: Exception) -> str:
@@ -67,18 +70,39 @@ def _reason(error: Exception) -> str:
 
 
 def _cache_folder(environ: Mapping[str, str]) -> Path:
+    root = Path(environ.get("XDG_CACHE_HOME", ""))
+    folder = (root if root.is_absolute() else Path.home() / ".cache") / "sslkit" / "kernels"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Path]:
     """A folder of the user's own that others cannot write to: what lies in it is run.
+
+    It is held open and reached through its descriptor. Under its name, somebody who can write to a folder above it could put another in
+    its place after it was checked.
 
     Raises:
         PermissionError: it is somebody else's, or others can write to it.
     """
-    root = Path(environ.get("XDG_CACHE_HOME", ""))
-    folder = (root if root.is_absolute() else Path.home() / ".cache") / "sslkit" / "kernels"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.stat()
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _check_own(os.fstat(descriptor), path)
+        yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")  # not /proc/self: the compiler is a process of its own
+    finally:
+        os.close(descriptor)
+
+
+def _check_own(status: os.stat_result, path: Path) -> None:
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise PermissionError(f"{folder} can be written by others")
-    return folder
+        raise PermissionError(f"{path} can be written by others")
+
+
+def _load(folder: Path, name: str) -> ctypes.CDLL:
+    """Load a library that nobody but the user can have written: the folder may have been open to others before."""
+    _check_own(os.lstat(folder / name), folder / name)  # of a link, everybody may write: where it leads is not asked
+    return ctypes.CDLL(str(folder / name))
 
 
 def _mark(source: Path, compiler: str) -> str:
@@ -98,14 +122,15 @@ def _processor() -> bytes:
     return b"\n".join(sorted({line for line in lines if line.startswith((b"flags", b"Features", b"model name"))}))
 
 
-def _compile(source: Path, library: Path, compiler: str) -> None:
+def _compile(source: Path, folder: Path, name: str, compiler: str) -> None:
     """Written beside and renamed: several processes may build it at once."""
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        objects, beside = Path(folder) / "kernels.o", Path(folder) / "kernels.so"
+    with tempfile.TemporaryDirectory(dir=folder) as beside:
+        objects, library = Path(beside) / "kernels.o", Path(beside) / "kernels.so"
         _run([compiler, *_FLAGS, "-c", str(source), "-o", str(objects)])
         # Not linked to OpenMP: a second copy of it would bring a second set of threads. Its names are found in torch's when loaded.
-        _run([compiler, "-shared", str(objects), "-o", str(beside), "-lm"])
-        beside.replace(library)
+        _run([compiler, "-shared", str(objects), "-o", str(library), "-lm"])
+        library.chmod(0o700)  # whatever the umask lets others do
+        library.replace(folder / name)
 
 
 def _run(command: list[str]) -> bytes:

@@ -1,9 +1,7 @@
 """The pictures of a run's networks, or the reason why there are none."""
 
-import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sslkit.data.opened import OpenedDataset
 from sslkit.errors import SslkitError
@@ -12,9 +10,6 @@ from sslkit.recipe import Recipe, parse_recipe
 from sslkit.report.picture import Picture
 from sslkit.report.pictures import draw_pictures
 from sslkit.report.run_folder import RunFolder
-
-_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-"""``package.module:Class``; a device such as ``cuda:1`` is none."""
 
 
 class Album(NamedTuple):
@@ -50,23 +45,8 @@ def open_album(run: RunFolder, *, allow_code: bool) -> Album:
         allow_code: import the classes that the recipe names as ``module:Class``.
     """
     table = {key: value for key, value in run.recipe.items() if key != "observers"}  # nobody watches a report
-    if not allow_code and (code := next(_code(table), "")):
-        return Album(note=f"There are no pictures, for the recipe names {code}, code outside the catalog. If you trust it: --allow-code.")
     try:
-        recipe = parse_recipe(table, load_catalog())
+        recipe = parse_recipe(table, load_catalog(allow_code=allow_code))
     except SslkitError as error:
         return Album(note=f"There are no pictures, for the recipe cannot be loaded: {error}")
     return fill_album(run.folder, recipe, OpenedDataset(recipe.data))
-
-
-def _code(value: Any) -> Iterator[str]:
-    """Classes outside the catalog that a recipe's table names."""
-    if isinstance(value, Mapping):
-        for key, entry in value.items():
-            if key not in {"paper", "margins"}:
-                yield from _code(entry)
-    elif isinstance(value, list):
-        for entry in value:
-            yield from _code(entry)
-    elif isinstance(value, str) and _CODE.fullmatch(value):
-        yield value

@@ -60,7 +60,7 @@ def narrow_network(monkeypatch):
 
 def recipe_of(folder: Path, text: str = RECIPE, *overrides: str) -> Recipe:
     (folder / "tiny.toml").write_text(text)
-    return load_recipe(folder / "tiny.toml", overrides)
+    return load_recipe(folder / "tiny.toml", overrides, allow_code=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------- stages

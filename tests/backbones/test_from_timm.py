@@ -1,8 +1,11 @@
 import copy
+import dataclasses
 import functools
 import logging
 import math
+import os
 import re
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +18,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from sslkit.backbones.from_timm import TimmBackbone
+from sslkit.backbones.from_timm import TimmBackbone, _file_name
 from sslkit.errors import BackboneError, OptionError
 from sslkit.interfaces import FeatureInfo, ImageSpec
 
@@ -297,20 +300,103 @@ def test_weights_that_cannot_be_fetched(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_weights_come_from_the_cache(hub_cache):
-    torch.manual_seed(0)
-    weights = timm.create_model("test_vit").state_dict()  # 160 x 160 images, with a classifier
-    folder = hub_cache / "models--timm--test_vit.r160_in1k"
+def cached(cache: Path, model: str) -> Path:
+    """The folder of a model in the hub's cache."""
+    folder = cache / f"models--timm--{model}"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("0" * 40)
     (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
-    safetensors.torch.save_file(weights, folder / "snapshots" / ("0" * 40) / "model.safetensors")
+    return folder / "snapshots" / ("0" * 40)
+
+
+def test_weights_come_from_the_cache(hub_cache, monkeypatch):
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: pytest.fail("timm looked for itself"))
+    torch.manual_seed(0)
+    weights = timm.create_model("test_vit").state_dict()  # 160 x 160 images, with a classifier
+    safetensors.torch.save_file(weights, cached(hub_cache, "test_vit.r160_in1k") / "model.safetensors")
     backbone = TimmBackbone(spec(160, num_chs=1), model="test_vit.r160_in1k", pretrained=True)
     state = backbone.network.state_dict()
     torch.testing.assert_close(state["blocks.3.attn.qkv.weight"], weights["blocks.3.attn.qkv.weight"], rtol=0, atol=0)
     torch.testing.assert_close(state["pos_embed"], weights["pos_embed"], rtol=0, atol=0)
     torch.testing.assert_close(state["patch_embed.proj.weight"], weights["patch_embed.proj.weight"].sum(dim=1, keepdim=True))
     assert not any(name.startswith("head") for name in state)
+
+
+class Wicked:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+def test_nothing_is_unpickled(hub_cache, tmp_path, monkeypatch):
+    place = cached(hub_cache, "test_vit.r160_in1k")
+    for name in ("pytorch_model.bin", "model.pth", "model.safetensors.bin"):
+        torch.save({"weight": Wicked(tmp_path / "unpickled")}, place / name)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled"))
+    with pytest.raises(BackboneError, match="could not be fetched"):
+        TimmBackbone(CIFAR, model="test_vit.r160_in1k", pretrained=True)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda _url: None)  # the hub answers ...
+
+    def hf_hub_download(**_place: object) -> str:
+        raise huggingface_hub.utils.EntryNotFoundError("404")  # ... that it has no such file
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    with pytest.raises(
+        BackboneError, match=r"\(timm/test_vit\.r160_in1k has no model\.safetensors, and nothing else is read, as it would "
+    ):
+        TimmBackbone(CIFAR, model="test_vit.r160_in1k", pretrained=True)
+    torch.save({"weight": Wicked(tmp_path / "unpickled")}, place / "model.safetensors")  # a pickle by a better name
+    with pytest.raises(BackboneError, match="could not be fetched"):
+        TimmBackbone(CIFAR, model="test_vit.r160_in1k", pretrained=True)
+    assert not (tmp_path / "unpickled").exists()
+
+
+def test_every_model_with_weights_is_read_from_safetensors_or_refused():
+    configs = {name: timm.get_pretrained_cfg(name) for name in timm.list_pretrained()}
+    assert len(configs) > 1000
+    names = {name: _file_name(config) for name, config in configs.items()}
+    refused = {name for name, file in names.items() if not file}
+    assert all(file.endswith(".safetensors") for file in names.values() if file)
+    assert refused == {name for name, config in configs.items() if not config.hf_hub_id or str(config.hf_hub_filename).endswith(".npz")}
+    for name in sorted(refused)[:3]:
+        with pytest.raises(
+            OptionError, match=rf"^pretrained: timm's weights for {re.escape(name)} would have to be unpickled, which may run "
+        ):
+            on_meta(name, pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "file"),
+    [
+        (None, "model.safetensors"),
+        ("pytorch_model.bin", "model.safetensors"),
+        ("open_clip_pytorch_model.bin", "open_clip_model.safetensors"),
+        ("other.bin", "other.safetensors"),
+        ("own.safetensors", "own.safetensors"),
+        ("weights.npz", ""),
+        ("weights.pth", ""),
+    ],
+)
+def test_the_file_is_that_which_timm_prefers(given, file):
+    config = timm.models.PretrainedCfg(hf_hub_id="timm/x", hf_hub_filename=given)
+    assert _file_name(config) == file
+    assert _file_name(dataclasses.replace(config, hf_hub_id=None)) == ""
+
+
+@pytest.mark.parametrize("source", ["hf-hub:timm/resnet18.a1_in1k", "hf_hub:timm/resnet18.a1_in1k", "HF-HUB:a/b", "local-dir:{}", "{}"])
+def test_a_model_is_no_repository_and_no_folder(source, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18", "num_classes": 10}')
+    torch.save({"weight": Wicked(tmp_path / "unpickled")}, tmp_path / "pytorch_model.bin")
+    monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("the network was tried"))
+    model = source.format(tmp_path)
+    for pretrained in (False, True):
+        with pytest.raises(OptionError, match=r"^model: timm .* has no such model; found '"):
+            TimmBackbone(CIFAR, model=model, pretrained=pretrained)
+    assert not (tmp_path / "unpickled").exists()
 
 
 def test_models_without_weights():

@@ -81,7 +81,11 @@ def test_code_outside_the_catalog_is_not_imported(backbone: object, tmp_path: Pa
     (tmp_path / "wicked.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     note = opened(tmp_path / "run", backbone=backbone).note
-    assert note == "There are no pictures, for the recipe names wicked:Net, code outside the catalog. If you trust it: --allow-code."
+    found = (
+        f"'wicked:Net' is code outside the catalog, from {tmp_path / 'wicked.py'}; if you trust it: --allow-code, in Python allow_code=True"
+    )
+    assert note.startswith("There are no pictures, for the recipe cannot be loaded: backbone")
+    assert note.endswith(f": {found}")
 
 
 def test_it_is_imported_if_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

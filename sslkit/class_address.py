@@ -1,0 +1,82 @@
+"""``package.module:Class``: where a class outside the catalog would come from, and its import."""
+
+import importlib
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from sslkit.errors import PluginError, SslkitError, did_you_mean
+
+
+def address_of(cls: type) -> str:
+    """How a recipe writes a class that nobody offers."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def package_of(spec: str) -> str:
+    """The top-level package or module of an address."""
+    return spec.partition(":")[0].partition(".")[0]
+
+
+def source_of(spec: str) -> str:
+    """The file that an import of this address would begin with; empty where nobody can tell without importing something.
+
+    Only the top-level package is looked for: whoever asks the import system for ``package.module`` has it import ``package``.
+    """
+    top = package_of(spec)
+    if loaded := sys.modules.get(top):
+        return file_of(top) or next(iter(getattr(loaded, "__path__", ())), "")
+    found = PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) if top.isidentifier() else None
+    if found is None:
+        return ""
+    return found.origin or next(iter(found.submodule_search_locations or ()), "")
+
+
+def file_of(module: str) -> str:
+    """The file that a module was imported from; empty for one that has none or is not imported."""
+    return getattr(sys.modules.get(module), "__file__", None) or ""
+
+
+def import_class(spec: str) -> Any:
+    """Import what stands at an address, whatever it is.
+
+    Where the module lies in the current folder, that is put on ``sys.path``, as ``python -m`` does, and stays there for what the module
+    imports later.
+
+    Raises:
+        PluginError: the module cannot be imported, or holds no such thing.
+    """
+    module_name, _, qualname = spec.partition(":")
+    _reach_current_folder(package_of(spec))
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}.")
+        why = "it is neither installed nor in the current folder" if missing else one_line(error)
+        raise PluginError(f"{spec!r} cannot be imported", fix=why) from error
+    first, *nested = qualname.split(".")
+    found = _attribute(found, first, spec)
+    for part in nested:
+        if isinstance(found, type):  # a class may hold another; the attributes of anything else are no business of a recipe
+            found = _attribute(found, part, spec)
+    return found
+
+
+def _attribute(owner: Any, name: str, spec: str) -> Any:
+    if not hasattr(owner, name):
+        module_name, _, qualname = spec.partition(":")
+        raise PluginError(f"{spec!r} does not exist: {module_name} has no {qualname!r}", fix=did_you_mean(name, dir(owner)))
+    return getattr(owner, name)
+
+
+def _reach_current_folder(package: str) -> None:
+    folder = str(Path.cwd())
+    if package.isidentifier() and package not in sys.modules and folder not in sys.path and PathFinder.find_spec(package, [folder]):
+        sys.path.insert(0, folder)
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, in one line that names the kind of error."""
+    text = str(error) if isinstance(error, SslkitError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split()).removesuffix(":")

@@ -1,0 +1,22 @@
+"""Fixtures of several test modules."""
+
+import importlib.metadata
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.plugin_site import Site
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    real = {entry.name for entry in importlib.metadata.entry_points(group="sslkit")}
+    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", ",".join(real))
+    monkeypatch.delenv("SSLKIT_STRICT_PLUGINS", raising=False)
+    monkeypatch.delenv("SSLKIT_ALLOW_PLUGINS", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield Site(tmp_path)
+    for name in [name for name, module in sys.modules.items() if str(tmp_path) in str(getattr(module, "__file__", ""))]:
+        del sys.modules[name]
