@@ -179,7 +179,7 @@ def test_an_interrupted_run_says_so_and_goes_on(sslkit_command, tmp_path):
     stopped = sslkit_command(*command)
     assert stopped.code == 130
     assert stopped.err.splitlines()[-1] == (
-        "Ctrl-C: stopped in stage 'pretrain' after 3 steps; go on with: sslkit run tiny.toml --device cpu"
+        "Ctrl-C: stopped in stage 'pretrain' after 3 steps; go on with: sslkit run tiny.toml --allow-code --device cpu"
         " 'observers=[{ name = \"interrupt:CtrlC\", step = 3 }]'"
     )
     assert stopped.out == ""

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from sslkit.data.augment import augment
-from sslkit.errors import DataError
+from sslkit.errors import DataError, RunFailedError
 from sslkit.interfaces import Augment, Batch, ImageSet
 
 
@@ -71,7 +71,7 @@ class Loader:
             pin_memory=self.device.type == "cuda",
             generator=Generator(),  # torch seeds workers from the global generator otherwise: a resumed epoch would draw once more
         )
-        for decoded in loader:
+        for decoded in _from_workers(loader):
             if isinstance(decoded, DataError):
                 raise decoded
             images, indices = decoded
@@ -81,6 +81,23 @@ class Loader:
 def usable_cores() -> int:
     """Those that this process may use: a cluster often grants fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _from_workers(loader: DataLoader) -> Iterator[Any]:
+    """What the workers hand over.
+
+    Raises:
+        RunFailedError: one of them died.
+    """
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunFailedError(
+            "a process that decodes images died, as the system does to one when memory is short",
+            fix="the same command goes on from the last checkpoint; lower image_size or batch_size if it happens again",
+        ) from error
 
 
 class _Reader(TorchDataset):

@@ -21,12 +21,14 @@ def explaining_shortage(work: str, device: torch.device) -> Iterator[None]:
     Raises:
         RunFailedError: memory did not suffice.
     """
+    shortage = RunFailedError(
+        f"out of memory on {device} in {work}", fix="lower batch_size or image_size, or take a smaller backbone; checkpoints are kept"
+    )
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        # torch has a class of its own for GPUs alone; on a CPU it raises a plain RuntimeError.
-        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in _SIGNS)):
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise shortage from error
+    except RuntimeError as error:  # torch has a class of its own for GPUs alone
+        if not any(sign in str(error) for sign in _SIGNS):
             raise
-        raise RunFailedError(
-            f"out of memory on {device} in {work}", fix="lower batch_size or image_size, or take a smaller backbone; checkpoints are kept"
-        ) from error
+        raise shortage from error
