@@ -1,10 +1,12 @@
+import os
+import signal
 from itertools import islice
 
 import pytest
 import torch
 from torch import Generator
 
-from sslkit import Augment, Batch, DataError
+from sslkit import Augment, Batch, DataError, RunFailedError
 from sslkit.data.loader import Loader
 from tests.contract.miniatures.images import TinyImages, tiny_images
 
@@ -90,3 +92,32 @@ def test_an_error_in_a_worker_keeps_its_kind_and_its_one_line():
     broken = Broken(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), resident=False)
     with pytest.raises(DataError, match=r"^images/0\.png: cannot be decoded$"):
         list(Loader(broken, batch_size=2, device=CPU).in_order())
+
+
+class Deadly(TinyImages):
+    """Kills whoever reads it, as a system that is short of memory does."""
+
+    def read(self, indices):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_is_no_traceback():
+    deadly = Deadly(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), resident=False)
+    with pytest.raises(
+        RunFailedError, match=r"^a process that decodes images died, .*; the same command goes on from the last checkpoint; "
+    ):
+        list(Loader(deadly, batch_size=2, device=CPU).in_order())
+
+
+class Signalled(TinyImages):
+    """Sends its reader the signals of a terminal and of a scheduler."""
+
+    def read(self, indices):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        return super().read(indices)
+
+
+def test_a_worker_leaves_signals_to_the_run():
+    images = Signalled(tiny_images(3).read(range(3)), resident=False)
+    assert sum(len(batch.indices) for batch in Loader(images, batch_size=2, device=CPU).in_order()) == 3

@@ -1,3 +1,5 @@
+import copy
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -220,6 +222,37 @@ def test_nothing_is_done_image_by_image_in_a_step():
     few, many, larger = (count(batch_size).operations for batch_size in (11, 2, 22))
     per_step = (many.total() - few.total()) / 9  # 11 steps against 2
     assert few.total() - larger.total() == pytest.approx(per_step, abs=1), "a step costs the same for 2, 11 and 22 images"
+
+
+# ----------------------------------------------------------------------------------------------------------------- clipping
+
+
+def test_a_clipped_step_is_no_longer_than_the_learning_rate_times_the_limit():
+    """One step of plain SGD moves by lr x the norm of the gradient; clipped, by lr x the limit."""
+    moved = []
+    for limit in (None, 1e-3):
+        objective = Brightness()
+        before = copy.deepcopy(objective.state_dict())
+        sgd = SGD(lr=0.5, momentum=0.0, nesterov=False, weight_decay=0.0)
+        run(objective, Training(epochs=1, batch_size=22, optimizer=sgd, schedule=Constant(), clip_grad_norm=limit))
+        moved.append(
+            math.sqrt(sum(float((parameter.detach() - before[name]).square().sum()) for name, parameter in objective.named_parameters()))
+        )
+    assert moved[1] == pytest.approx(0.5 * 1e-3, rel=1e-3)
+    assert moved[0] > 10 * moved[1]
+
+
+def test_the_norm_before_clipping_is_logged():
+    events: list[Event] = []
+    run(Brightness(), Training(epochs=1, batch_size=22, clip_grad_norm=1e-3), emit=events.append, log_every=1)
+    (norm,) = logged(events, "gradient_norm")
+    assert norm > 1e-2
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0])
+def test_a_wrong_limit_is_refused(limit: float):
+    with pytest.raises(OptionError, match=r"^clip_grad_norm: must be positive; found -?\d"):
+        Training(clip_grad_norm=limit)
 
 
 # --------------------------------------------------------------------------------------------------------------- randomness
