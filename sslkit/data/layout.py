@@ -55,13 +55,13 @@ def check_labels(layout: Layout, scan: FolderScan) -> None:
     """
     if layout.classes or layout.train is None:
         return
-    folders = [name for name in scan.subfolders(layout.train) if name]
-    if len(folders) == 1:
+    names = scan.subfolders(layout.train)
+    if len(names) == 1 and names[0]:
         fix = "an evaluation needs two classes or more, each in a folder of its own"
-        raise DataError(f"{layout.train} has one class folder only: {folders[0]}", fix=fix)
-    if folders:
+        raise DataError(f"{layout.train} has one class folder only: {names[0]}", fix=fix)
+    if len(names) > 1:
         stray = next(file.path for file in scan.images(layout.train) if "/" not in file.path)
-        raise DataError(f"{layout.train / stray} lies beside class folders, so that they are none", fix="move images into class folders")
+        raise DataError(f"{layout.train / stray} lies beside folders of images, so that these are no classes", fix="move it into one")
 
 
 def check_same_classes(layout: Layout, scan: FolderScan) -> None:
