@@ -124,7 +124,7 @@ class ProgressDisplay(Observer):
         if self._counting is None:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
             self._counting = Progress(*columns, console=self._console, transient=True)
-            self._counting.add_task(escape(printable(count.what)), total=count.total)
+            self._counting.add_task(escape(printable(count.what)), total=count.total, completed=count.done)
             self._counting.start()
         self._counting.update(self._counting.task_ids[0], completed=count.done)
 

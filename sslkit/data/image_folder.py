@@ -12,9 +12,9 @@ import torch
 
 from sslkit.data.arrays import check_statistics
 from sslkit.data.file_set import FileSet, undecodable
-from sslkit.data.image_files import SUFFIXES, FolderScan, ImageFile
+from sslkit.data.image_files import FolderScan, ImageFile
 from sslkit.data.image_header import MAX_PIXELS
-from sslkit.data.layout import Layout, check_labels, check_same_classes, find_layout
+from sslkit.data.layout import Layout, check_images, check_labels, check_same_classes, find_layout
 from sslkit.errors import DataError, OptionError
 from sslkit.interfaces import Dataset, ImageSpec, Split
 
@@ -107,9 +107,8 @@ class ImageFolder(Dataset):
         folder = self._folder(layout, split)
         if folder is None:
             return None
+        check_images(folder, self._scan)
         files = self._scan.images(folder)
-        if not files:
-            raise DataError(f"{folder} holds no images", allowed=f"files that end in {', '.join(SUFFIXES)}, at any depth")
         if self.val_fraction and folder == layout.held_out_from:
             files = self._part(files, folder, held_out=split == "test")
         return self._open(folder, files, () if split == "pretrain" else layout.classes)

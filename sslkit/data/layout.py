@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sslkit.data.image_files import FolderScan
+from sslkit.data.image_files import SUFFIXES, FolderScan
 from sslkit.errors import DataError
 
 
@@ -47,14 +47,25 @@ def find_layout(root: Path, scan: FolderScan) -> Layout:
     return Layout(root, root, None, scan.classes(root))
 
 
+def check_images(folder: Path, scan: FolderScan) -> None:
+    """Refuse a folder without images.
+
+    Raises:
+        DataError: says what counts as one.
+    """
+    if not scan.images(folder):
+        raise DataError(f"{folder} holds no images", allowed=f"files that end in {', '.join(SUFFIXES)}, at any depth")
+
+
 def check_labels(layout: Layout, scan: FolderScan) -> None:
     """Refuse training images whose folders nearly are classes: whoever made them meant labels.
 
     Raises:
-        DataError: there is one class folder only, or images lie beside class folders.
+        DataError: there are no images, there is one class folder only, or images lie beside class folders.
     """
     if layout.classes or layout.train is None:
         return
+    check_images(layout.train, scan)
     names = scan.subfolders(layout.train)
     if len(names) == 1 and names[0]:
         fix = "an evaluation needs two classes or more, each in a folder of its own"

@@ -237,7 +237,7 @@ def test_the_first_picture_of_an_animation(tmp_path, suffix, options):
     pictures = [Image.fromarray(noise(16, 16)) for _ in range(3)]
     path = save(tmp_path, pictures[0], suffix, save_all=True, append_images=pictures[1:], duration=50, **options)
     with Image.open(path) as image:
-        assert image.n_frames >= 3
+        assert getattr(image, "n_frames", 1) >= 3
     assert difference(decode(path, 16, "rgb"), np.asarray(pictures[0])) == 0
 
 
