@@ -228,3 +228,12 @@ def test_ctrl_c_ends_a_scan_at_once(images, tmp_path, command, module, name):
     assert process.returncode == 130
     assert errors.startswith("interrupted")
     assert "Traceback" not in errors
+
+
+def test_images_are_not_compared_with_themselves(images, sslkit_command, tmp_path):
+    """An evaluation without labels, of a folder without a test split, has one set of images."""
+    make(images, *(f"{number}.png" for number in range(40)))
+    done = sslkit_command("run", 'stages.probe.evaluator={ name = "feature_quality", layers = ["conv1"] }')
+    assert done.returncode == 0, done.stderr
+    assert "also training images" not in done.stderr
+    assert json.loads((tmp_path / "runs" / "tiny" / "probe" / "artifact.json").read_text())["test_images_in_train"] is None
