@@ -167,7 +167,7 @@ def write_text(path: Path, text: str) -> None:
     """
     make_folder(path.parent)
     with written_whole(path) as file:
-        file.write_text(text, encoding="utf-8")
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may hold bytes that are no text
 
 
 def plain(value: Any) -> Any:

@@ -46,18 +46,15 @@ def run(
     """Run a recipe's stages in order: skip finished ones, resume an interrupted one."""
     with _errors(resume=f"go on with: {_command_to_go_on()}"):
         from sslkit.bundled import find_recipe
-        from sslkit.console import ProgressDisplay, make_console, print_code, print_results
+        from sslkit.console import make_console, print_code, print_results, progress_on_stderr
         from sslkit.recipe import load_recipe
         from sslkit.run import run_recipe
 
         loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device), allow_code=allow_code)
         if not quiet:
             print_code(make_console(stderr=True), loaded.code)
-        display = ProgressDisplay(make_console(stderr=True))
-        try:
-            result = run_recipe(loaded, output=output, fresh=fresh, max_minutes=max_minutes, observers=() if quiet else (display,))
-        finally:
-            display.close()
+        with progress_on_stderr(quiet=quiet) as observers:
+            result = run_recipe(loaded, output=output, fresh=fresh, max_minutes=max_minutes, observers=observers)
         if not quiet:
             console = make_console()
             print_results(console, result.results)
@@ -69,11 +66,13 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = 
     """Validate a recipe without computing anything, downloading nothing."""
     with _errors():
         from sslkit.bundled import find_recipe
+        from sslkit.console import progress_on_stderr
         from sslkit.preflight import check_recipe
         from sslkit.recipe import load_recipe
 
         loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device), allow_code=allow_code)
-        unchecked = check_recipe(loaded)
+        with progress_on_stderr():
+            unchecked = check_recipe(loaded)
         typer.echo(f"{recipe}: fine, {len(loaded.stages)} stages: {', '.join(stage.key for stage in loaded.stages)}")
         if unchecked:
             typer.echo(f"not checked: {unchecked}")
@@ -99,17 +98,14 @@ def audit(
         from sslkit.audit.options import AuditOptions
         from sslkit.audit.recipe_audit import audit_recipe
         from sslkit.bundled import find_recipe
-        from sslkit.console import ProgressDisplay, make_console, print_audit
+        from sslkit.console import make_console, print_audit, progress_on_stderr
         from sslkit.recipe import load_recipe
 
         given = {"sources": tuple(source or ()), "num_images": num_images, "epochs": epochs, "seed": seed}
         options = AuditOptions(**{name: value for name, value in given.items() if value not in (None, ())})
         loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device), allow_code=allow_code)
-        display = ProgressDisplay(make_console(stderr=True))
-        try:
-            report = audit_recipe(loaded, stages=stage or (), options=options, observers=() if quiet else (display,))
-        finally:
-            display.close()
+        with progress_on_stderr(quiet=quiet) as observers:
+            report = audit_recipe(loaded, stages=stage or (), options=options, observers=observers)
         if as_json:
             typer.echo(json.dumps(report.as_json(), indent=2))
         else:

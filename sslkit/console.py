@@ -1,7 +1,8 @@
 """What a person sees: a progress bar on a terminal, plain lines elsewhere, tables at the end."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.table import Table
 from sslkit.bundled import BundledRecipe
 from sslkit.errors import printable
 from sslkit.events import Event, FitStart, HeldoutEnd, Notice, Observer, StageEnd, StageSkipped, StageStart, StepEnd
+from sslkit.progress import Count, watching
 from sslkit.report.numerals import duration, number, signed
 from sslkit.report.results import Results
 
@@ -37,6 +39,27 @@ def make_console(*, stderr: bool = False) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_WIDTH)
 
 
+@contextmanager
+def progress_on_stderr(*, quiet: bool = False) -> Iterator[tuple[Observer, ...]]:
+    """Show what goes on meanwhile, also while images are scanned and decoded; leave no bar behind.
+
+    Args:
+        quiet: show nothing.
+
+    Yields:
+        The observers to hand to a run.
+    """
+    if quiet:
+        yield ()
+        return
+    display = ProgressDisplay(make_console(stderr=True))
+    try:
+        with watching(display.count):
+            yield (display,)
+    finally:
+        display.close()
+
+
 class ProgressDisplay(Observer):
     """Shows a run as it goes: throughput, time left, and the latest loss and accuracies.
 
@@ -48,6 +71,8 @@ class ProgressDisplay(Observer):
         self._console = console
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._counting: Progress | None = None
+        self._counted = ""
         self._fit: FitStart | None = None
         self._latest = ""
         self._images = 0
@@ -68,16 +93,41 @@ class ProgressDisplay(Observer):
             case HeldoutEnd():
                 self._say(f"  held out, epoch {event.epoch:g}{_suffix(event.metrics)}")
             case Notice():
-                self._say(f"  [yellow]note:[/yellow] {escape(event.message)}")
+                self._say(f"  [yellow]note:[/yellow] {escape(printable(event.message))}")
             case StageEnd():
                 self.close()
                 self._say(f"[bold]{event.stage}[/bold]: done in {duration(event.seconds)}{_suffix(event.metrics)}")
 
+    def count(self, count: Count) -> None:
+        """Show how far work has come that is no training, such as scanning a folder, unless the bar of a training is there."""
+        if self._progress is not None:
+            return
+        if self._console.is_terminal:
+            self._draw(count)
+        elif count.what != self._counted:
+            self._counted, self._printed = count.what, time.monotonic()
+        elif time.monotonic() - self._printed >= _PLAIN_SECONDS:
+            self._printed = time.monotonic()
+            of = "" if count.total is None else f" of {count.total:,}"
+            self._say(f"{escape(printable(count.what))}: {count.done:,}{of}")
+
     def close(self) -> None:
         """Take the bar away; also after an error."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        for bar in (self._progress, self._counting):
+            if bar is not None:
+                bar.stop()
+        self._progress = self._counting = None
+
+    def _draw(self, count: Count) -> None:
+        if count.finished:
+            self.close()
+            return
+        if self._counting is None:
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+            self._counting = Progress(*columns, console=self._console, transient=True)
+            self._counting.add_task(escape(printable(count.what)), total=count.total, completed=count.done)
+            self._counting.start()
+        self._counting.update(self._counting.task_ids[0], completed=count.done)
 
     def _begin(self, event: FitStart) -> None:
         self.close()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sslkit.artifacts import plain, save_module, state_hash, weights_path
+from sslkit.data.duplicates import Duplicates
 from sslkit.data.loader import Loader
 from sslkit.data.opened import OpenedDataset
 from sslkit.disk import writing
@@ -127,12 +128,14 @@ def evaluate(
         RunFailedError: the evaluator is frozen, and yet the backbone changed.
         SslkitError: the kind says what is wrong.
     """
-    labeled = evaluation_data(evaluator, data if isinstance(data, OpenedDataset) else OpenedDataset(data))
+    data = data if isinstance(data, OpenedDataset) else OpenedDataset(data)
+    labeled = evaluation_data(evaluator, data)
     check_requirements(evaluator.requires, backbone, type(evaluator).__name__)
     evaluator.check(backbone, labeled)
     stage = StageRun(name, "evaluate", output, seed, runtime or Runtime(), observers, should_stop, provenance)
     identity = {"evaluator": plain(evaluator), "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint}}
-    return stage.run(backbone, identity, partial(_evaluate, evaluator, labeled), skipped=labeled.train.skipped + labeled.test.skipped)
+    work = partial(_evaluate, evaluator, labeled, data)
+    return stage.run(backbone, identity, work, skipped=labeled.train.skipped + labeled.test.skipped)
 
 
 def evaluation_data(evaluator: Evaluator, data: Dataset) -> LabeledData:
@@ -238,10 +241,21 @@ def _announce_heldout(objective: Objective, heldout: ImageSet | None, context: R
         context.emit(Notice(stage=context.stage, message=message))
 
 
-def _evaluate(evaluator: Evaluator, data: LabeledData, backbone: Backbone, context: RunContext) -> Outcome:
+def _announce_duplicates(num_test_images: int, context: RunContext, duplicates: Duplicates) -> None:
+    message = f"{duplicates.num_test_images:,} of {num_test_images:,} test images are also training images ({duplicates.describe()})"
+    context.emit(Notice(stage=context.stage, message=message))
+
+
+def _evaluate(evaluator: Evaluator, data: LabeledData, opened: OpenedDataset, backbone: Backbone, context: RunContext) -> Outcome:
+    duplicates = opened.duplicates(data.train, data.test, partial(_announce_duplicates, len(data.test), context))
     before = state_hash(backbone) if evaluator.frozen else None
     evaluation: Evaluation = evaluator.evaluate(backbone, data, context)
-    facts: dict[str, Any] = {"num_images": len(data.train), "num_test_images": len(data.test), "classes": list(data.train.classes)}
+    facts: dict[str, Any] = {
+        "num_images": len(data.train),
+        "num_test_images": len(data.test),
+        "test_images_in_train": None if duplicates is None else duplicates.num_test_images,
+        "classes": list(data.train.classes),
+    }
     if evaluator.frozen:
         facts["frozen_backbone"] = {"sha256_before": before, "sha256_after": state_hash(backbone)}
         _check_frozen(facts["frozen_backbone"], context.stage)

@@ -7,7 +7,15 @@ from rich.console import Console
 from sslkit import console as module
 from sslkit.bundled import BundledRecipe
 from sslkit.catalog import PluginInfo
-from sslkit.console import ProgressDisplay, make_console, print_comparison, print_plugins, print_recipes, print_results
+from sslkit.console import (
+    ProgressDisplay,
+    make_console,
+    print_comparison,
+    print_plugins,
+    print_recipes,
+    print_results,
+    progress_on_stderr,
+)
 from sslkit.events import (
     CheckpointSaved,
     Event,
@@ -19,6 +27,7 @@ from sslkit.events import (
     StageStart,
     StepEnd,
 )
+from sslkit.progress import Count, counting
 from sslkit.report.comparison import Comparison, compare_runs
 from sslkit.report.results import Results
 from tests.report.run_folders import make_run
@@ -77,6 +86,71 @@ RUN: list[Event] = [
     HeldoutEnd(stage="pretrain", part="", step=2, epoch=0.5, metrics={"loss": 1.3, "top1": 29.5}),
     END,
 ]
+
+# ---------------------------------------------------------------------------------------------------------------- counting
+
+
+def test_elsewhere_a_count_is_a_line_every_ten_seconds(clock: list[float]):
+    console = plain()
+    display = ProgressDisplay(console)
+    for done in range(0, 250, 10):
+        display.count(Count("scanning [images] in a\nb", done, None))
+        clock[0] += 1
+    display.count(Count("decoding", 5, 90))
+    clock[0] += 10
+    display.count(Count("decoding", 60, 90))
+    display.count(Count("decoding", 90, 90, finished=True))
+    assert lines_of(console) == [
+        "scanning [images] in a\\nb: 100",
+        "scanning [images] in a\\nb: 200",
+        "decoding: 60 of 90",
+    ]
+
+
+def test_on_a_terminal_a_count_is_a_bar_that_goes_away():
+    console = terminal()
+    display = ProgressDisplay(console)
+    display.count(Count("scanning [images] in \x1b[31mx", 12345, None))
+    assert "scanning [images] in \\x1b[31mx" in text_of(console)
+    assert "12345" in text_of(console)
+    assert SHOW_CURSOR not in text_of(console)
+    display.count(Count("scanning [images] in \x1b[31mx", 20000, None, finished=True))
+    assert SHOW_CURSOR in text_of(console)
+    display.count(Count("decoding", 7, 90))
+    assert "7/90" in text_of(console)
+    display.close()
+    assert text_of(console).count(SHOW_CURSOR) == text_of(console).count(HIDE_CURSOR) == 2
+
+
+def test_the_bar_of_a_training_stays_alone():
+    console = terminal()
+    display = ProgressDisplay(console)
+    display.observe(fit_start())
+    display.count(Count("decoding", 7, 90))
+    assert "decoding" not in text_of(console)
+    display.close()
+
+
+def test_progress_is_shown_while_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clock: list[float]):
+    monkeypatch.setattr("sslkit.progress._SECONDS", 0.0)
+    with progress_on_stderr() as observers, counting("decoding", 3) as count:
+        count(1)
+        clock[0] += 10
+        count(1)
+    assert len(observers) == 1
+    with progress_on_stderr(quiet=True) as observers, counting("unseen") as count:
+        count(1)
+        clock[0] += 10
+        count(1)
+    assert observers == ()
+    assert capsys.readouterr().err == "decoding: 2 of 3\n"
+
+
+def test_a_notice_with_a_strange_file_name_is_one_printable_line():
+    console = plain()
+    ProgressDisplay(console).observe(Notice(stage="pretrain", message="the first is a\nb\x1b[2J\udce9.jpg"))
+    assert lines_of(console) == ["  note: the first is a\\nb\\x1b[2J\\udce9.jpg"]
+
 
 # --------------------------------------------------------------------------------------------------------------- progress
 

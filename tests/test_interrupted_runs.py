@@ -72,7 +72,7 @@ def test_a_signal_to_the_whole_process_group_lets_workers_finish_the_step(tmp_pa
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (64, 64), (index, 0, 0)).save(path)
     (tmp_path / "stream.py").write_text(
-        "from sslkit.data import opened\nopened.MAX_RESIDENT_BYTES = 0\nfrom sslkit.cli import main\nmain()\n"
+        "from sslkit.data import resident\nresident.MAX_RESIDENT_BYTES = 0\nfrom sslkit.cli import main\nmain()\n"
     )
     recipe, folder = tmp_path / "small.toml", tmp_path / "run"
     data = f'[data]\nname = "image_folder"\nroot = "{tmp_path / "images"}"\nimage_size = 16\n'

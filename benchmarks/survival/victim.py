@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sslkit import cli
-from sslkit.data import opened
+from sslkit.data import resident
 
 
 class Bomb:
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--count-writes", type=Path)
     arguments = parser.parse_args(own)
     if arguments.streamed:
-        opened.MAX_RESIDENT_BYTES = 0
+        resident.MAX_RESIDENT_BYTES = 0
     bomb = Bomb(arguments.kill_at_write)
     bomb.wire()
     sys.argv = ["sslkit", *command]

@@ -1,18 +1,17 @@
 """A split whose images stay in their files until they are read."""
 
 import hashlib
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from sslkit.data.chunk_map import map_chunks
 from sslkit.data.decode import decode
-from sslkit.data.image_files import ImageFile
+from sslkit.data.image_files import ImageFile, ImageFiles
+from sslkit.data.image_header import MAX_PIXELS
 from sslkit.errors import DataError
 from sslkit.interfaces import ImageSet, ImageSpec
 
@@ -33,6 +32,11 @@ class FileSet(ImageSet):
         labels: (len(files),) int64, or None.
         classes: the class names, in the order of the labels.
         skipped: files that were left out.
+        max_pixels: refuse files with more.
+
+    Attributes:
+        folder: as given.
+        files: as given.
     """
 
     def __init__(
@@ -44,62 +48,63 @@ class FileSet(ImageSet):
         labels: Tensor | None = None,
         classes: tuple[str, ...] = (),
         skipped: tuple[str, ...] = (),
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.image = image
         self.labels = labels
         self.classes = classes
         self.skipped = skipped
-        self.fingerprint = _fingerprint(files, image, labels, classes)
-        self._folder = folder
-        # One block of memory: touching a million Python strings would copy them into every forked worker.
-        self._paths = np.array([os.fsencode(file.path) for file in files], dtype=np.bytes_)
+        self.folder = folder
+        self.files = files if isinstance(files, ImageFiles) else ImageFiles(files)
+        self.fingerprint = _fingerprint(self.files, image, labels, classes)
+        self._max_pixels = max_pixels
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.files)
 
     def read(self, indices: Sequence[int]) -> Tensor:
         """Decode some images: (len(indices), C, H, W) uint8."""
         pixels = torch.empty(len(indices), self.image.num_chs, self.image.height, self.image.width, dtype=torch.uint8)
         for row, index in enumerate(indices):
-            pixels[row] = _decode(self._folder / os.fsdecode(self._paths[index]), self.image)
+            pixels[row] = _decode(self.folder, self.files[index], self.image, self._max_pixels)
         return pixels
 
 
-def undecodable(folder: Path, files: Sequence[ImageFile], image: ImageSpec) -> set[str]:
+def undecodable(folder: Path, files: Sequence[ImageFile], image: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> frozenset[str]:
     """The paths of the files that cannot be decoded. Decodes every file, on all cores.
 
     Args:
         folder: what the files' paths are relative to.
         files: what to check.
         image: what they are to be decoded to.
+        max_pixels: files with more count as undecodable.
     """
 
     def check(chunk: Sequence[ImageFile]) -> list[str]:
-        return [file.path for file in chunk if not _is_decodable(folder / file.path, image)]
+        return [file.path for file in chunk if not _is_decodable(folder, file, image, max_pixels)]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL's decoders release the interpreter lock
-        chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
-        return {path for paths in pool.map(check, chunks) for path in paths}
+    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
+    return frozenset(path for paths in map_chunks(check, chunks, f"checking images in {folder}") for path in paths)
 
 
-def _decode(path: Path, image: ImageSpec) -> Tensor:
+def _decode(folder: Path, file: ImageFile, image: ImageSpec, max_pixels: int) -> Tensor:
     color: Literal["rgb", "gray"] = "rgb" if image.color == "rgb" else "gray"
-    return decode(path, image.height, color)
+    return decode(folder / file.path, image.height, color, max_pixels=max_pixels, num_bytes=file.num_bytes)
 
 
-def _is_decodable(path: Path, image: ImageSpec) -> bool:
+def _is_decodable(folder: Path, file: ImageFile, image: ImageSpec, max_pixels: int) -> bool:
     try:
-        _decode(path, image)
+        _decode(folder, file, image, max_pixels)
     except DataError:
         return False
     return True
 
 
-def _fingerprint(files: Sequence[ImageFile], image: ImageSpec, labels: Tensor | None, classes: tuple[str, ...]) -> str:
+def _fingerprint(files: ImageFiles, image: ImageSpec, labels: Tensor | None, classes: tuple[str, ...]) -> str:
     """SHA-256 of the list of files and of everything else that a result depends on; not of where the folder is."""
     digest = hashlib.sha256(repr((tuple(image), classes)).encode())
-    for file in files:
-        digest.update(os.fsencode(f"{file.path}\0{file.num_bytes}\0"))
+    for path, num_bytes in files.encoded():
+        digest.update(b"%b\0%d\0" % (path, num_bytes))
     if labels is not None:
         digest.update(labels.numpy().tobytes())
     return digest.hexdigest()

@@ -4,14 +4,17 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, final
+from typing import Literal, final
 
 import torch
 
 from sslkit.data.arrays import check_statistics
 from sslkit.data.file_set import FileSet, undecodable
-from sslkit.data.image_files import SUFFIXES, ImageFile, find_classes, find_images
+from sslkit.data.image_files import FolderScan, ImageFile
+from sslkit.data.image_header import MAX_PIXELS
+from sslkit.data.layout import Layout, check_images, check_labels, check_same_classes, find_layout
 from sslkit.errors import DataError, OptionError
 from sslkit.interfaces import Dataset, ImageSpec, Split
 
@@ -19,22 +22,6 @@ IMAGENET = {  # mean and std; gray: the luma of the means, and of the deviations
     "rgb": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "gray": ((0.459,), (0.226,)),
 }
-
-
-class Layout(NamedTuple):
-    """Which folder holds which split; the same folder may hold two.
-
-    Attributes:
-        pretrain: images to pretrain on.
-        train: training images, or None.
-        test: test images, or None.
-        classes: the classes in ``train``; empty without labels.
-    """
-
-    pretrain: Path
-    train: Path | None
-    test: Path | None
-    classes: tuple[str, ...]
 
 
 @final
@@ -55,6 +42,9 @@ class ImageFolder(Dataset):
     them. Otherwise there are no labels: then ``train`` does not exist, and ``test`` only measures the pretext task. The test split
     must have the same classes as the training split.
 
+    Folders are scanned, and with ``on_error = "skip"`` their images decoded, once, when the first split is loaded that needs them:
+    all splits of one object see the same files.
+
     Attributes:
         root: the folder.
         image_size: height and width in pixels: the shorter side is resized to it, and the central square is cut out. Files that have
@@ -64,6 +54,8 @@ class ImageFolder(Dataset):
             Each is chosen by a hash of its path, so that the choice stays when files are added.
         on_error: what to do about a file that cannot be decoded: ``stop`` when it is read, or decode all files once at the start
             and ``skip`` the bad ones.
+        max_pixels: refuse files with more, as their headers say, before anything is decoded: a small file may hold an image that
+            fills the memory (a decompression bomb).
         mean: per channel, of values in [0, 1]; by default ImageNet's.
         std: per channel, of values in [0, 1]; by default ImageNet's.
     """
@@ -73,6 +65,7 @@ class ImageFolder(Dataset):
     color: Literal["rgb", "gray"] = "rgb"
     val_fraction: float = 0.0
     on_error: Literal["stop", "skip"] = "stop"
+    max_pixels: int = MAX_PIXELS
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -87,6 +80,8 @@ class ImageFolder(Dataset):
             raise OptionError("val_fraction", "must be a part of the images", found=self.val_fraction, allowed="0 <= val_fraction < 1")
         if self.on_error not in ("stop", "skip"):
             raise OptionError("on_error", "is not known", found=self.on_error, allowed=("stop", "skip"))
+        if self.max_pixels < 1:
+            raise OptionError("max_pixels", "must be positive", found=self.max_pixels, allowed="1 pixel or more")
         check_statistics(len(IMAGENET[self.color][0]), self.mean, self.std)
 
     def image(self) -> ImageSpec:
@@ -101,20 +96,20 @@ class ImageFolder(Dataset):
             The images. None: ``train`` without classes, ``test`` without a test split and ``val_fraction``.
 
         Raises:
-            DataError: the folder or its images are missing, or the splits do not fit together.
+            DataError: the folder or its images are missing, the splits do not fit together, or ``train`` nearly has classes: one
+                only, or images beside them.
             OptionError: ``val_fraction`` although there is a test split.
         """
-        layout = find_layout(Path(self.root).expanduser().absolute())
+        layout = find_layout(Path(self.root).expanduser().absolute(), self._scan)
         if layout.test is not None and self.val_fraction:
             fix = "leave it out, or point root at the training folder itself"
             raise OptionError("val_fraction", f"there is a test split already, {layout.test}", found=self.val_fraction, fix=fix)
         folder = self._folder(layout, split)
         if folder is None:
             return None
-        files = find_images(folder)
-        if not files:
-            raise DataError(f"{folder} holds no images", allowed=f"files that end in {', '.join(SUFFIXES)}, at any depth")
-        if self.val_fraction and folder == _held_out_from(layout):
+        check_images(folder, self._scan)
+        files = self._scan.images(folder)
+        if self.val_fraction and folder == layout.held_out_from:
             files = self._part(files, folder, held_out=split == "test")
         return self._open(folder, files, () if split == "pretrain" else layout.classes)
 
@@ -123,11 +118,12 @@ class ImageFolder(Dataset):
         if split == "pretrain":
             return layout.pretrain
         if split == "train":
+            check_labels(layout, self._scan)
             return layout.train if layout.classes else None
         if layout.test is None:
-            return _held_out_from(layout) if self.val_fraction else None
+            return layout.held_out_from if self.val_fraction else None
         if layout.classes:
-            _check_same_classes(layout, find_classes(layout.test))
+            check_same_classes(layout, self._scan)
         return layout.test
 
     def _part(self, files: Sequence[ImageFile], folder: Path, *, held_out: bool) -> list[ImageFile]:
@@ -139,49 +135,28 @@ class ImageFolder(Dataset):
         return part
 
     def _open(self, folder: Path, files: Sequence[ImageFile], classes: tuple[str, ...]) -> FileSet:
-        bad = undecodable(folder, files, self.image()) if self.on_error == "skip" else set()
-        good = [file for file in files if file.path not in bad]
+        bad = self._undecodable(folder) if self.on_error == "skip" else frozenset()
+        good = [file for file in files if file.path not in bad] if bad else files
         if not good:
             raise DataError(f"{folder}: none of the {len(files)} images can be decoded", fix='on_error = "stop" says why')
         number = {name: label for label, name in enumerate(classes)}
         labels = torch.tensor([number[file.path.partition("/")[0]] for file in good]) if classes else None
-        return FileSet(folder, good, self.image(), labels=labels, classes=classes, skipped=tuple(sorted(bad)))
+        skipped = tuple(file.path for file in files if file.path in bad) if bad else ()
+        return FileSet(folder, good, self.image(), labels=labels, classes=classes, skipped=skipped, max_pixels=self.max_pixels)
 
+    def _undecodable(self, folder: Path) -> frozenset[str]:
+        if folder not in self._bad:
+            self._bad[folder] = undecodable(folder, self._scan.images(folder), self.image(), max_pixels=self.max_pixels)
+        return self._bad[folder]
 
-def find_layout(root: Path) -> Layout:
-    """Find the splits and classes in a folder; :class:`ImageFolder` has the rules.
+    @cached_property
+    def _scan(self) -> FolderScan:
+        return FolderScan()
 
-    Raises:
-        DataError: there is no such folder, or it has a test split but nothing to train on.
-    """
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder", fix="set root in [data] to the folder of the images")
-    train, unlabeled, *tests = (root / name if (root / name).is_dir() else None for name in ("train", "unlabeled", "test", "val"))
-    tests = [folder for folder in tests if folder is not None]
-    if pretrain := unlabeled or train:
-        classes = find_classes(train) if train else ()
-        return Layout(pretrain, train, _choose_test(tests, classes), classes)
-    if tests:
-        raise DataError(f"{root} has a folder {tests[0].name!r}, but no 'train'", fix="name the training images' folder 'train'")
-    return Layout(root, root, None, find_classes(root))
-
-
-def _choose_test(tests: Sequence[Path], classes: tuple[str, ...]) -> Path | None:
-    """ImageNet's ``test`` comes without labels, its ``val`` with them."""
-    labeled = [folder for folder in tests if find_classes(folder)] if classes and len(tests) > 1 else []
-    return next(iter([*labeled, *tests]), None)
-
-
-def _held_out_from(layout: Layout) -> Path:
-    return layout.train or layout.pretrain
-
-
-def _check_same_classes(layout: Layout, found: tuple[str, ...]) -> None:
-    if found == layout.classes:
-        return
-    missing, unknown = (", ".join(sorted({*a} - {*b})) for a, b in ((layout.classes, found), (found, layout.classes)))
-    problems = [f"{text}: {names}" for text, names in (("without images there", missing), ("only there", unknown)) if names]
-    raise DataError(f"{layout.test} has other classes than {layout.train}", found="; ".join(problems))
+    @cached_property
+    def _bad(self) -> dict[Path, frozenset[str]]:
+        """By folder, what cannot be decoded."""
+        return {}
 
 
 def _unit_hash(path: str) -> float:

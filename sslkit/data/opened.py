@@ -1,19 +1,10 @@
 """A data set opened for a run: every split is loaded once, and small ones are decoded once and stay in memory."""
 
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from collections.abc import Callable
 
-import torch
-from torch import Tensor
-
+from sslkit.data.duplicates import Duplicates, find_duplicates
+from sslkit.data.resident import ResidentSet
 from sslkit.interfaces import Dataset, ImageSet, ImageSpec, Split
-
-MAX_RESIDENT_BYTES = 2 * 1024**3
-"""Image sets up to this size are kept in memory: CIFAR-10 takes 0.15 GiB. Larger ones are decoded as they are needed."""
-
-_CHUNK = 256
 
 
 class OpenedDataset(Dataset):
@@ -26,6 +17,7 @@ class OpenedDataset(Dataset):
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
         self._splits: dict[Split, ImageSet | None] = {}
+        self._duplicates: dict[tuple[ImageSet, ImageSet], Duplicates | None] = {}
 
     def image(self) -> ImageSpec:
         """See :class:`Dataset`."""
@@ -39,38 +31,19 @@ class OpenedDataset(Dataset):
         """See :class:`Dataset`; the second call costs nothing."""
         if split not in self._splits:
             images = self._dataset.load(split)
-            self._splits[split] = images if images is None or images.pixels is not None else _ResidentSet(images)
+            self._splits[split] = images if images is None or images.pixels is not None else ResidentSet(images)
         return self._splits[split]
 
+    def duplicates(self, train: ImageSet, test: ImageSet, tell: Callable[[Duplicates], None]) -> Duplicates | None:
+        """See :func:`~sslkit.data.duplicates.find_duplicates`; the second call costs nothing, and tells nothing.
 
-class _ResidentSet(ImageSet):
-    """Images that are decoded all at once when their pixels are first asked for, if they are small."""
-
-    def __init__(self, images: ImageSet) -> None:
-        self._images = images
-        self.image = images.image
-        self.labels = images.labels
-        self.classes = images.classes
-        self.fingerprint = images.fingerprint
-        self.skipped = images.skipped
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def read(self, indices: Sequence[int]) -> Tensor:
-        """See :class:`ImageSet`; never decodes what is in memory, nor everything for the sake of a few."""
-        decoded: Tensor | None = self.__dict__.get("pixels")
-        return self._images.read(indices) if decoded is None else decoded[list(indices)]
-
-    @cached_property
-    def pixels(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride] - read only, and computed late
-        """See :class:`ImageSet`."""
-        size = len(self) * self.image.num_chs * self.image.height * self.image.width
-        return _decode_all(self._images) if size <= MAX_RESIDENT_BYTES else None
-
-
-def _decode_all(images: ImageSet) -> Tensor:
-    """(N, C, H, W) uint8; the codecs release the interpreter lock, so threads share the work."""
-    chunks = torch.arange(len(images)).split(_CHUNK)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return torch.cat(list(pool.map(lambda chunk: images.read(chunk.tolist()), chunks)))
+        Args:
+            train: a split that was loaded here.
+            test: another one, or the same, which is not compared.
+            tell: called with what is found, unless it was before, or there is nothing.
+        """
+        if (train, test) not in self._duplicates:
+            found = self._duplicates[train, test] = None if train is test else find_duplicates(train, test)
+            if found is not None and found.num_test_images:
+                tell(found)
+        return self._duplicates[train, test]

@@ -1,7 +1,9 @@
 """The usual small data sets, read by torchvision and kept in memory."""
 
+import hashlib
 import importlib
 import os
+import pickle
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -15,6 +17,7 @@ from numpy.exceptions import VisibleDeprecationWarning
 from torch import Tensor
 
 from sslkit.data.arrays import ArraySet
+from sslkit.data.safe_extraction import safe_extraction
 from sslkit.errors import DataError, OptionError
 from sslkit.interfaces import Dataset, ImageSpec, Split
 
@@ -55,7 +58,7 @@ class Content(NamedTuple):
 class TorchvisionSet(Dataset):
     """What all of these data sets share: where the files are, and what is said when they are not there.
 
-    Nothing is unpickled whose checksum is wrong.
+    Nothing is unpickled whose checksum is wrong, and archives are unpacked into their folder and nowhere else.
 
     Attributes:
         root: the folder of the files; by default the environment variable ``SSLKIT_DATA``, else ``~/.cache/sslkit``.
@@ -100,7 +103,7 @@ class TorchvisionSet(Dataset):
     def load(self, split: Split) -> ArraySet:
         """Read one split into memory; every split exists."""
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), safe_extraction():
                 # CIFAR's pickles were written by Python 2, with 0 for False: NumPy 2.4 complains, and there is nothing to be done.
                 warnings.simplefilter("ignore", VisibleDeprecationWarning)
                 content = self.read(split, download=self.download or self.available())
@@ -118,7 +121,9 @@ class TorchvisionSet(Dataset):
         return type(self).__name__
 
     def _afresh(self) -> str:
-        return f"delete {', '.join(path.name for path in self.files().unpacked)} in {_parent(self.files().unpacked)} and start again"
+        files = self.files()
+        faulty = {path: checksum for path, checksum in files.unpacked.items() if path.exists()} or files.archives
+        return f"delete {', '.join(path.name for path in faulty)} in {_parent(faulty)} and start again"
 
     def _failure(self, error: Exception) -> DataError:
         """What went wrong, and which files to put where."""
@@ -170,9 +175,23 @@ class _Cifar(TorchvisionSet):
 
     def read(self, split: Split, *, download: bool) -> Content:
         """``pretrain`` is ``train``."""
-        source = _torchvision(self._name)(self.folder, train=split != "test", download=download)
-        pixels = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
-        return Content(pixels, torch.tensor(source.targets), tuple(source.classes))
+        source = _torchvision(self._name)
+        if download and not _all_intact(self.files().unpacked):
+            unpack = _torchvision("utils").download_and_extract_archive
+            unpack(source.url, self.folder, filename=source.filename, md5=source.tgz_md5)
+        batches = [self._unpickle(name) for name, _ in (source.test_list if split == "test" else source.train_list)]
+        pixels = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
+        labels = [label for batch in batches for label in batch["labels" if "labels" in batch else "fine_labels"]]
+        classes = self._unpickle(source.meta["filename"])[source.meta["key"]]
+        return Content(torch.from_numpy(np.ascontiguousarray(pixels)), torch.tensor(labels), tuple(classes))
+
+    def _unpickle(self, name: str) -> Any:
+        """Not left to torchvision, which opens a file twice, to check it and to read it: what is checked here are the bytes themselves."""
+        path = self.folder / _torchvision(self._name).base_folder / name
+        content = path.read_bytes()
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != self.files().unpacked[path]:
+            raise DataError(f"{path}: wrong checksum")
+        return pickle.loads(content, encoding="latin1")
 
 
 @final
@@ -254,7 +273,10 @@ class _Mnist(TorchvisionSet):
 
     def read(self, split: Split, *, download: bool) -> Content:
         """``pretrain`` is ``train``."""
-        source = _torchvision(self._name)(self.folder, train=split != "test", download=download)
+        reader = _torchvision(self._name)
+        # Older versions of torchvision left pickles in a folder beside, which it still prefers to the files that were published.
+        reader = type(reader.__name__, (reader,), {"_check_legacy_exist": lambda _self: False})
+        source = reader(self.folder, train=split != "test", download=download)
         return Content(source.data.unsqueeze(1), source.targets, self.classes)
 
 

@@ -52,17 +52,46 @@ def test_a_set_can_be_read_by_another_process_and_by_threads(folder):
 
 def test_a_bad_file_is_named(folder):
     images = FileSet(folder, find_images(folder), SPEC)
-    (folder / "é" / "2.png").write_bytes(b"")
-    with pytest.raises(DataError, match=re.escape(f"{folder / 'é' / '2.png'} cannot be decoded")):
+    path = folder / "é" / "2.png"
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(DataError, match=re.escape(f"{path} cannot be decoded")):
         images.read([1, 2])
     assert len(images.read([1, 3])) == 2
+
+
+def test_a_file_that_vanishes_or_changes_after_the_scan_is_named(folder):
+    images = FileSet(folder, find_images(folder), SPEC)
+    path = folder / "é" / "2.png"
+    content = path.read_bytes()
+    for changed in (content[:-1], content + b"?", b""):
+        path.write_bytes(changed)
+        with pytest.raises(DataError, match=re.escape(f"{path} has changed since the folder was scanned; found '{len(changed)} bytes'")):
+            images.read([2])
+    path.unlink()
+    with pytest.raises(DataError, match=re.escape(f"{path} is gone: it was there when the folder was scanned")):
+        images.read([2])
+    path.write_bytes(content)
+    assert torch.equal(images.read([2]), expected(2))
+
+
+def test_max_pixels_refuses_larger_files_and_is_no_part_of_the_fingerprint(folder):
+    small, enough = (FileSet(folder, find_images(folder), SPEC, max_pixels=limit) for limit in (63, 64))
+    assert torch.equal(enough.read([0]), expected(0))
+    with pytest.raises(DataError, match="8 x 8: 64 pixels'; allowed: 63 pixels"):
+        small.read([0])
+    assert small.fingerprint == enough.fingerprint == FileSet(folder, find_images(folder), SPEC).fingerprint
+    assert len(undecodable(folder, find_images(folder), SPEC, max_pixels=63)) == 5
 
 
 def test_undecodable_files_are_found(folder):
     assert undecodable(folder, find_images(folder), SPEC) == set()
     (folder / "é" / "2.png").write_bytes((folder / "é" / "2.png").read_bytes()[:60])
     (folder / "é" / "4.png").unlink()
-    assert undecodable(folder, [*find_images(folder), ImageFile("é/4.png", 1)], SPEC) == {"é/2.png", "é/4.png"}
+    assert undecodable(folder, [*find_images(folder), ImageFile("é/4.png", 1), ImageFile("é/5.png", -1)], SPEC) == {
+        "é/2.png",
+        "é/4.png",
+        "é/5.png",
+    }
 
 
 def test_fingerprint_follows_files_labels_and_options_but_not_the_place(folder):

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sslkit.data.image_files import ImageFile, find_classes, find_images
+from sslkit.data.image_files import FolderScan, ImageFile, ImageFiles, find_images
 from sslkit.errors import DataError
+from sslkit.progress import Count, watching
+from tests.data.other_user import as_nobody, shared_folder
 
 
 def make(root: Path, *paths: str) -> None:
@@ -92,10 +94,123 @@ def test_names_in_another_encoding_are_found(tmp_path):
 )
 def test_classes_are_two_or_more_folders_with_no_image_beside_them(tmp_path, paths, classes):
     make(tmp_path, *paths)
-    assert find_classes(tmp_path) == classes
+    assert FolderScan().classes(tmp_path) == classes
 
 
-@pytest.mark.parametrize("search", [find_images, find_classes])
-def test_a_folder_that_cannot_be_read_is_named(tmp_path, search):
+def test_a_folder_is_scanned_once(tmp_path, monkeypatch):
+    make(tmp_path, "dog/1.jpg", "cat/deep/2.jpg")
+    read = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: read.append(Path(folder).name) or scandir(folder))
+    scan = FolderScan()
+    for _ in range(2):
+        assert [path for path, _ in scan.images(tmp_path)] == ["cat/deep/2.jpg", "dog/1.jpg"]
+        assert scan.classes(tmp_path) == scan.subfolders(tmp_path) == ("cat", "dog")
+    assert sorted(read) == sorted([tmp_path.name, "dog", "cat", "deep"])
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'gone'} cannot be read; found 'No such file or directory'")):
-        search(tmp_path / "gone")
+        find_images(tmp_path / "gone")
+
+
+# --------------------------------------------------------------------------------------------------------- strange folders
+
+
+def test_links_to_themselves_are_no_folders(tmp_path):
+    make(tmp_path, "1.jpg")
+    for name in ("a", "a.jpg", "b.txt"):
+        (tmp_path / name).symlink_to(tmp_path / name)
+    (tmp_path / "there").symlink_to(tmp_path / "back")
+    (tmp_path / "back").symlink_to(tmp_path / "there")
+    assert find_images(tmp_path) == [ImageFile("1.jpg", 5), ImageFile("a.jpg", -1)]
+
+
+def test_folders_that_link_to_each_other_end(tmp_path):
+    make(tmp_path, "a/1.jpg", "b/2.jpg")
+    (tmp_path / "a" / "other").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "other").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "me").symlink_to(".")
+    assert [path for path, _ in find_images(tmp_path)] == ["a/1.jpg", "a/other/2.jpg", "b/2.jpg", "b/other/1.jpg"]
+
+
+def test_folders_may_be_nested_more_deeply_than_calls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    depth = 1500
+    assert depth > sys.getrecursionlimit()
+    for _ in range(depth):
+        Path("d").mkdir()
+        os.chdir("d")
+    Path("1.jpg").write_bytes(b"x")
+    found = find_images(tmp_path)
+    Path("1.jpg").unlink()
+    for _ in range(depth):  # shutil's way to remove folders is recursive, and pytest's way to tidy up with it
+        os.chdir("..")
+        Path("d").rmdir()
+    assert found == [ImageFile("d/" * depth + "1.jpg", 1)]
+
+
+def test_what_is_no_file_is_listed_if_it_is_named_like_an_image(tmp_path):
+    """Reading it says what it is; that nothing is opened shows in that this test ends."""
+    make(tmp_path, "1.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    assert [path for path, _ in find_images(tmp_path)] == ["1.jpg", "device.png", "pipe.jpg"]
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o300])
+def test_a_folder_that_may_not_be_read_is_named(mode):
+    with shared_folder() as folder:
+        make(folder, "dog/1.jpg", "cat/2.jpg")
+        (folder / "dog").chmod(mode)
+        message = as_nobody(lambda: find_images(folder))
+        linked = folder / "elsewhere"
+        linked.mkdir()
+        (linked / "dog").symlink_to(folder / "dog")
+        through_a_link = as_nobody(lambda: find_images(linked))
+    problem = "cannot be read; found 'Permission denied'; make it readable or move it away"
+    assert message == f"DataError: {folder / 'dog'} {problem}"
+    assert through_a_link == f"DataError: {linked / 'dog'} {problem}"
+
+
+def test_files_that_may_not_be_looked_at_are_listed():
+    """In a folder that may be listed and not entered."""
+    with shared_folder() as folder:
+        make(folder, "1.jpg", "closed/2.jpg", "closed/note.txt")
+        (folder / "3.jpg").symlink_to(folder / "closed" / "2.jpg")
+        (folder / "closed").chmod(0o444)
+        found = as_nobody(lambda: [tuple(file) for file in find_images(folder)])
+    assert found == str([("1.jpg", 5), ("3.jpg", -1), ("closed/2.jpg", -1)])
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "a\nb", "a\r\tb", "\x1b[31mred\x1b[0m", "a'b\"c", "100%s", "-rf", "$(ls)", "<b>&amp;", "é", "猫", "🐈"]
+)
+def test_any_name_is_found(tmp_path, name):
+    make(tmp_path, f"{name}/{name}.jpg")
+    assert [path for path, _ in find_images(tmp_path)] == [f"{name}/{name}.jpg"]
+
+
+def test_what_is_counted_is_the_images(tmp_path, monkeypatch):
+    monkeypatch.setattr("sslkit.progress._SECONDS", 0.0)
+    make(tmp_path, "a/1.jpg", "a/note.txt", "2.jpg")
+    counts: list[Count] = []
+    with watching(counts.append):
+        find_images(tmp_path)
+    what = f"scanning images in {tmp_path}"
+    assert counts == [Count(what, 1, None), Count(what, 2, None), Count(what, 2, None, finished=True)]
+
+
+# ------------------------------------------------------------------------------------------------------------ ImageFiles
+
+
+def test_a_compact_list_of_files_is_a_list():
+    files = [ImageFile("é/1.png", 7), ImageFile(os.fsdecode(b"caf\xe9.jpg"), -1), ImageFile("x" * 200, 2**40)]
+    compact = ImageFiles(files)
+    assert list(compact) == files
+    assert [compact[0], compact[-1], compact[1:], len(compact)] == [files[0], files[-1], files[1:], 3]
+    assert list(compact.encoded())[1] == (b"caf\xe9.jpg", -1)
+    with pytest.raises(IndexError):
+        compact[3]
+    assert list(ImageFiles([])) == []

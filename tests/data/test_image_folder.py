@@ -1,5 +1,6 @@
 import os
 import re
+import sys
 import tarfile
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from sslkit.data import file_set
 from sslkit.data.file_set import FileSet
 from sslkit.data.image_folder import ImageFolder
 from sslkit.errors import DataError, OptionError
+from tests.data.other_user import as_nobody, shared_folder
 
 CIFAR10_JPEG = os.environ.get("SSLKIT_CIFAR10_JPEG")
 
@@ -41,7 +44,7 @@ def labels(images: FileSet) -> list[int]:
 
 def names(root: Path, split, **options) -> set[str]:
     images = load(root, split, **options)
-    return {os.fsdecode(path) for path in images._paths}
+    return {path for path, _ in images.files}
 
 
 def test_train_and_test_folders_with_classes(tmp_path):
@@ -61,16 +64,29 @@ def test_class_folders_alone_are_the_training_split(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "paths",
-    [("1.png", "2.png"), ("1.png", "deep/er/2.png"), ("images/1.png", "images/2.png"), ("1.png", "a/2.png", "b/3.png")],
+    ("paths", "message"),
+    [
+        (("1.png", "2.png"), ""),
+        (("1.png", "deep/er/2.png"), "{0}/1.png lies beside folders of images, so that these are no classes; move it into one"),
+        (
+            ("images/1.png", "images/2.png"),
+            "{0} has one class folder only: images; an evaluation needs two classes or more, each in a folder",
+        ),
+        (("1.png", "a/2.png", "b/3.png"), "{0}/1.png lies beside folders of images, so that these are no classes; move it into one"),
+    ],
     ids=["flat", "nested", "one folder", "images beside folders"],
 )
-@pytest.mark.parametrize("place", [".", "train", "unlabeled"])
-def test_without_classes_there_is_only_pretraining(tmp_path, paths, place):
+@pytest.mark.parametrize("place", ["", "train", "unlabeled"])
+def test_without_classes_there_is_only_pretraining(tmp_path, paths, message, place):
     make(tmp_path / place, *paths)
+    data = ImageFolder(root=str(tmp_path))
     assert reds(load(tmp_path, "pretrain")) == [1, 2, 3][: len(paths)]
-    assert ImageFolder(root=str(tmp_path)).load("train") is None
-    assert ImageFolder(root=str(tmp_path)).load("test") is None
+    assert data.load("test") is None
+    if message and place != "unlabeled":
+        with pytest.raises(DataError, match="^" + re.escape(message.format(tmp_path / place))):
+            data.load("train")
+    else:
+        assert data.load("train") is None
 
 
 def test_a_test_split_without_labels_measures_the_pretext_task(tmp_path):
@@ -102,6 +118,11 @@ def test_val_is_the_test_split_where_test_has_no_labels(tmp_path):
         (["test/cat/3.png", "test/eel/4.png"], "test has other classes than {0}/train; found 'without images there: dog; only there: eel'"),
         (["test/cat/3.png", "test/dog/4.png", "test/eel/5.png"], "test has other classes than {0}/train; found 'only there: eel'"),
         (["test/3.png"], "test has other classes than {0}/train; found 'without images there: cat, dog'"),
+        (["test/cat/3.png"], "test has other classes than {0}/train; found 'without images there: dog'; give both the same class folders"),
+        (
+            ["test/cat/3.png", "test/dog/4.png", "test/5.png"],
+            "test has other classes than {0}/train; found 'images beside the class folders'",
+        ),
     ],
 )
 def test_the_test_split_must_have_the_same_classes(tmp_path, paths, message):
@@ -139,7 +160,7 @@ def test_a_part_is_held_out_of_every_split(tmp_path):
     assert names(tmp_path, "train", val_fraction=0.25) ^ held_out == names(tmp_path, "train")
     test = load(tmp_path, "test", val_fraction=0.25)
     assert test.classes == ("cat", "dog")
-    assert labels(test) == [0 if os.fsdecode(path).startswith("cat") else 1 for path in test._paths]
+    assert labels(test) == [0 if path.startswith("cat") else 1 for path, _ in test.files]
     assert names(tmp_path, "test", val_fraction=0.1) < held_out
 
 
@@ -200,6 +221,77 @@ def test_bad_files_are_skipped_on_request(tmp_path):
     assert images.fingerprint != before
 
 
+def test_folders_are_scanned_and_files_checked_once_for_all_splits(tmp_path, monkeypatch):
+    make(tmp_path, *(f"{name}/{number}.png" for name in ("cat", "dog") for number in range(10)))
+    scanned, decoded = [], []
+    scandir, decode = os.scandir, file_set.decode
+    monkeypatch.setattr(os, "scandir", lambda folder: scanned.append(folder) or scandir(folder))
+    monkeypatch.setattr(file_set, "decode", lambda path, *args, **kwargs: decoded.append(path) or decode(path, *args, **kwargs))
+    data = ImageFolder(root=str(tmp_path), image_size=4, val_fraction=0.5, on_error="skip")
+    for split in ("pretrain", "train", "test", "train"):
+        assert data.load(split) is not None
+    assert len(scanned) == len(set(scanned)) == 3
+    assert len(decoded) == len(set(decoded)) == 20
+
+
+def test_skipped_files_are_those_of_the_split(tmp_path):
+    make(tmp_path, *(f"{name}/{number}.png" for name in ("cat", "dog") for number in range(10)))
+    bad = {f"cat/{number}.png" for number in range(10)}
+    for path in bad:
+        (tmp_path / path).write_bytes(b"")
+    data = ImageFolder(root=str(tmp_path), image_size=4, val_fraction=0.5, on_error="skip")
+    train, test = data.load("train"), data.load("test")
+    assert train is not None
+    assert test is not None
+    assert sorted(train.skipped + test.skipped) == sorted(bad)
+    assert {path for path, _ in (*train.files, *test.files)} == {f"dog/{number}.png" for number in range(10)}
+
+
+def test_what_is_no_file_stops_or_is_skipped(tmp_path):
+    make(tmp_path, "1.png")
+    os.mkfifo(tmp_path / "2.png")
+    (tmp_path / "3.png").symlink_to("3.png")
+    (tmp_path / "4.png").symlink_to("/dev/zero")
+    (tmp_path / "5.png").mkdir()
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / '2.png'} is a named pipe, not a file")):
+        load(tmp_path, "pretrain").read([1])
+    images = load(tmp_path, "pretrain", on_error="skip")
+    assert (reds(images), images.skipped) == ([1], ("2.png", "3.png", "4.png"))
+
+
+def test_files_that_may_not_be_read_stop_or_are_skipped():
+    with shared_folder() as folder:
+        make(folder, "1.png", "2.png")
+        load(folder, "pretrain", on_error="skip").read([0])  # imports what the other user perhaps may not
+        (folder / "2.png").chmod(0)
+        stopped = as_nobody(lambda: load(folder, "pretrain").read([0, 1]))
+        skipped = as_nobody(lambda: load(folder, "pretrain", on_error="skip").skipped)
+    assert stopped.startswith(
+        f"DataError: {folder / '2.png'} cannot be read (Permission denied); make it readable, delete it, or set on_error"
+    )
+    assert skipped == "('2.png',)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems want file names in UTF-8")
+def test_any_name_of_a_class_folder_survives(tmp_path):
+    strange = sorted(["a b", "a\nb", "\x1b[31mred\x1b[0m", os.fsdecode(b"caf\xe9"), "<b>&", "-rf"])
+    make(tmp_path, *(f"{name}/{number}.png" for number, name in enumerate(strange)))
+    images = load(tmp_path, "train")
+    assert images.classes == tuple(strange)
+    assert sorted(labels(images)) == list(range(len(strange)))
+    assert sorted(reds(images)) == list(range(len(strange)))
+
+
+def test_too_many_pixels_are_refused_before_anything_is_decoded(tmp_path):
+    make(tmp_path, "1.png")
+    images = load(tmp_path, "pretrain", max_pixels=15)
+    with pytest.raises(
+        DataError, match=re.escape("1.png is too large; found '4 x 4: 16 pixels'; allowed: 15 pixels, max_pixels in [data]")
+    ):
+        images.read([0])
+    assert images.fingerprint == load(tmp_path, "pretrain").fingerprint
+
+
 def test_nothing_but_bad_files_is_refused(tmp_path):
     (tmp_path / "1.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=re.escape(f"{tmp_path}: none of the 1 images can be decoded")):
@@ -237,6 +329,7 @@ def test_root_may_start_at_home(tmp_path, monkeypatch):
         ({"val_fraction": 1.0}, "val_fraction: must be a part of the images; found 1.0; allowed: 0 <= val_fraction < 1"),
         ({"val_fraction": -0.1}, "val_fraction: must be a part of the images; found -0.1"),
         ({"on_error": "ignore"}, "on_error: is not known; found 'ignore'; allowed: stop, skip"),
+        ({"max_pixels": 0}, "max_pixels: must be positive; found 0; allowed: 1 pixel or more"),
         ({"mean": (0.5,)}, "mean: does not fit the images; found (0.5,); allowed: 3 values in [0, 1]"),
         ({"std": (0.5, 0.5, 0.0)}, "std: does not fit the images; found (0.5, 0.5, 0.0); allowed: 3 values in (0, 1]"),
         ({"color": "gray", "mean": (0.5, 0.5, 0.5)}, "mean: does not fit the images; found (0.5, 0.5, 0.5); allowed: 1 values in [0, 1]"),

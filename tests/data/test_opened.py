@@ -1,14 +1,19 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-import sslkit.data.opened as module
+import sslkit.data.resident as module
 from sslkit import DataError, Dataset, ImageSet, ImageSpec, Split
+from sslkit.data.arrays import Arrays
+from sslkit.data.duplicates import Duplicates
 from sslkit.data.opened import OpenedDataset
 from tests.contract.miniatures.images import TinyImages, tiny_images
+
+PIXELS = np.arange(5 * 16, dtype=np.uint8).reshape(5, 4, 4)
 
 
 class Counting(Dataset):
@@ -123,3 +128,27 @@ def test_a_file_that_cannot_be_decoded_is_named():
 
     with pytest.raises(DataError, match=r"^images/0\.png: cannot be decoded$"):
         assert opened(Folder()).pixels is None
+
+
+def test_splits_are_compared_once_and_told_of_once():
+    dataset = OpenedDataset(Arrays(train_images=PIXELS, train_labels=range(5), test_images=PIXELS[[1, 3]], test_labels=(1, 3)))
+    train, test = dataset.load("train"), dataset.load("test")
+    assert train is not None
+    assert test is not None
+    told: list[Duplicates] = []
+    found = [dataset.duplicates(train, test, told.append) for _ in range(2)]
+    assert found[0] is found[1]
+    assert told == [found[0]]
+    assert told[0].num_test_images == 2
+    assert dataset.duplicates(train, train, told.append) is None
+    assert len(told) == 1
+
+
+def test_nothing_is_told_where_there_is_nothing():
+    dataset = OpenedDataset(Arrays(train_images=PIXELS[:3], train_labels=range(3), test_images=PIXELS[3:], test_labels=(1, 2)))
+    train, test = dataset.load("train"), dataset.load("test")
+    assert train is not None
+    assert test is not None
+    told: list[Duplicates] = []
+    assert dataset.duplicates(train, test, told.append) == (0, (), "pixels")
+    assert told == []

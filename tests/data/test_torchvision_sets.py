@@ -140,13 +140,13 @@ def test_cifar10(tmp_path, monkeypatch, download, downloads):
 
 def test_cifar10_pickles_of_python_2_are_read_without_a_warning(tmp_path, monkeypatch):
     write_cifar10(tmp_path, monkeypatch)
-    loads = pickle.load
+    loads = pickle.loads
 
     def load_old(*args, **kwargs):
         warnings.warn("dtype(): align should be passed as Python or NumPy boolean", VisibleDeprecationWarning, stacklevel=2)
         return loads(*args, **kwargs)
 
-    monkeypatch.setattr(pickle, "load", load_old)
+    monkeypatch.setattr(pickle, "loads", load_old)
     assert len(CIFAR10(root=str(tmp_path)).load("train")) == 4
 
 

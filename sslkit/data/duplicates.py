@@ -1,0 +1,133 @@
+"""Test images that are training images too: figures on them flatter."""
+
+import hashlib
+from collections.abc import Iterable, Sequence, Set
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from sslkit.data.chunk_map import map_chunks
+from sslkit.data.file_set import FileSet
+from sslkit.data.regular_file import open_regular
+from sslkit.data.resident import ResidentSet
+from sslkit.errors import DataError
+from sslkit.interfaces import ImageSet
+
+_EXAMPLES = 3
+_COMPARING = "comparing test images with training images"
+_CHUNK = 256
+_HEAD = 4096  # bytes; nearly every pair of files of one size differs in them
+
+Key = tuple[int, bytes]  # a file's size and the hash of its beginning or of all of it
+
+
+class Duplicates(NamedTuple):
+    """What :func:`find_duplicates` found.
+
+    Attributes:
+        num_test_images: how many test images are training images too.
+        examples: a few of them, each with the first training image that it equals: files where there are any, else indices.
+        same: what was compared.
+    """
+
+    num_test_images: int
+    examples: tuple[tuple[str, str], ...]
+    same: Literal["pixels", "bytes"]
+
+    def describe(self) -> str:
+        """What they have in common, with an example: ``same pixels, for example cat/7.png = dog/1.png``."""
+        return f"same {self.same}, for example {' = '.join(self.examples[0])}" if self.examples else f"same {self.same}"
+
+
+def find_duplicates(train: ImageSet, test: ImageSet) -> Duplicates | None:
+    """Find the test images that are training images too.
+
+    Images in memory are compared by their pixels, as they were decoded. Images in files are compared byte by byte, by hash: of those
+    that have the size of another one the beginning is read, and all of it where that is the same too.
+
+    Args:
+        train: the training images.
+        test: the test images, of the same size and colour.
+
+    Returns:
+        None if there is no quick way to tell: the images are neither in memory nor in files.
+    """
+    if train.pixels is not None and test.pixels is not None:
+        return _pair(_pixel_hashes(train.pixels), _pixel_hashes(test.pixels), train, test, "pixels")
+    train_files, test_files = _source(train), _source(test)
+    if isinstance(train_files, FileSet) and isinstance(test_files, FileSet):
+        return _pair(*_file_hashes(train_files, test_files), train, test, "bytes")
+    return None
+
+
+def _pair(
+    train_keys: Iterable[object],
+    test_keys: Sequence[object],
+    train: ImageSet,
+    test: ImageSet,
+    same: Literal["pixels", "bytes"],
+) -> Duplicates:
+    """Keys are None where an image cannot be a duplicate."""
+    wanted = set(test_keys) - {None}
+    first: dict[object, int] = {}
+    for index, key in enumerate(train_keys):
+        if key in wanted:
+            first.setdefault(key, index)
+    found = [(index, first[key]) for index, key in enumerate(test_keys) if key in first]
+    examples = tuple((_name(test, index), _name(train, twin)) for index, twin in found[:_EXAMPLES])
+    return Duplicates(len(found), examples, same)
+
+
+def _source(images: ImageSet) -> ImageSet:
+    return images.source if isinstance(images, ResidentSet) else images
+
+
+def _name(images: ImageSet, index: int) -> str:
+    source = _source(images)
+    return str(source.folder / source.files[index].path) if isinstance(source, FileSet) else f"image {index:,}"
+
+
+def _pixel_hashes(pixels: Tensor) -> list[bytes]:
+    """(N, C, H, W) uint8 -> N hashes."""
+
+    def hashes(chunk: Tensor) -> list[bytes]:
+        rows: np.ndarray = chunk.flatten(1).contiguous().numpy()
+        return [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
+
+    chunks = pixels.split(_CHUNK)
+    return [digest for digests in map_chunks(hashes, chunks, _COMPARING) for digest in digests]
+
+
+def _file_hashes(train: FileSet, test: FileSet) -> tuple[list[Key | None], list[Key | None]]:
+    """A key for each file of either set; None where no file of the other set is the same."""
+    train_keys, test_keys = ([(size, b"") if size > 0 else None for size in images.files.num_bytes.tolist()] for images in (train, test))
+    for num_bytes in (_HEAD, -1):
+        shared = {*train_keys} & {*test_keys} - {None}
+        train_keys, test_keys = _refine(train, train_keys, shared, num_bytes), _refine(test, test_keys, shared, num_bytes)
+    return train_keys, test_keys
+
+
+def _refine(images: FileSet, keys: Sequence[Key | None], shared: Set[Key | None], num_bytes: int) -> list[Key | None]:
+    """Tell files with ``shared`` keys apart by their first ``num_bytes``, or all; the others are of no more interest."""
+    places = [place for place, key in enumerate(keys) if key in shared]
+
+    def hashes(chunk: Sequence[int]) -> list[bytes | None]:
+        return [_file_hash(images.folder / images.files[place].path, num_bytes) for place in chunk]
+
+    chunks = [places[start : start + _CHUNK] for start in range(0, len(places), _CHUNK)]
+    digests = [digest for digests in map_chunks(hashes, chunks, _COMPARING) for digest in digests]
+    refined: list[Key | None] = [None] * len(keys)
+    for place, digest in zip(places, digests, strict=True):
+        refined[place] = None if digest is None else (int(images.files.num_bytes[place]), digest)
+    return refined
+
+
+def _file_hash(path: Path, num_bytes: int) -> bytes | None:
+    """Of the beginning, or of everything if ``num_bytes`` is -1; None of a file that cannot be read: who decodes it will say so."""
+    try:
+        with open_regular(path) as file:
+            return hashlib.blake2b(file.read(num_bytes), digest_size=16).digest()
+    except (DataError, OSError):
+        return None

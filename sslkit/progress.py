@@ -1,0 +1,100 @@
+"""How far long work has come that is no training: whoever does it counts, whoever shows it watches, and neither knows the other."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+_SECONDS = 0.25
+"""Between two reports."""
+
+
+class Count(NamedTuple):
+    """How far one piece of work has come.
+
+    Attributes:
+        what: the work, in words, with files as they are named: they may not be printable.
+        done: how many things are done.
+        total: of how many, or None where nobody knows.
+        finished: the work has ended, well or not.
+    """
+
+    what: str
+    done: int
+    total: int | None
+    finished: bool = False
+
+
+Watcher = Callable[[Count], None]
+
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Let ``watcher`` see what is counted meanwhile in this thread: at most a few times a second, and once more when it ends.
+
+    Work that is done within a fraction of a second is not reported. A watcher that raises is dropped with a warning.
+    """
+    before = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(before)
+
+
+@contextmanager
+def counting(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Count things as they are done. Costs next to nothing, above all when nobody watches.
+
+    Count in the thread that entered: others do not see who watches, and the count is not locked.
+
+    Args:
+        what: the work, in words: ``scanning images in photos``.
+        total: how many things there are, where that is known.
+
+    Yields:
+        To be called with the number of things that were done since the last call.
+    """
+    watcher = _watcher.get()
+    if watcher is None:
+        yield _ignore
+        return
+    counter = _Counter(watcher, what, total)
+    try:
+        yield counter.add
+    finally:
+        counter.finish()
+
+
+def _ignore(_num_things: int) -> None:
+    """Tell nobody."""
+
+
+class _Counter:
+    def __init__(self, watcher: Watcher, what: str, total: int | None) -> None:
+        self._watcher: Watcher | None = watcher
+        self._count = Count(what, 0, total)
+        self._reported = time.monotonic()
+        self._any = False
+
+    def add(self, num_things: int) -> None:
+        self._count = self._count._replace(done=self._count.done + num_things)
+        if (now := time.monotonic()) - self._reported >= _SECONDS:
+            self._reported, self._any = now, True
+            self._report(self._count)
+
+    def finish(self) -> None:
+        if self._any:
+            self._report(self._count._replace(finished=True))
+
+    def _report(self, count: Count) -> None:
+        if self._watcher is None:
+            return
+        try:
+            self._watcher(count)
+        except Exception as error:  # as with observers: watching a run never takes it down
+            self._watcher = None
+            warnings.warn(f"progress cannot be shown any more: {error!r}", RuntimeWarning, stacklevel=2)

@@ -1,0 +1,239 @@
+"""Folders of images as users have them, through the command line: what is said, and that a run gets through."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+RECIPE = """name = "tiny"
+
+[data]
+name = "image_folder"
+root = "images"
+image_size = 8
+{data}
+
+[backbone]
+name = "nin"
+num_blocks = 3
+width = 0.05
+
+[stages.probe]
+weights = "random"
+evaluator = {{ name = "linear_probe", layers = ["conv1"], epochs = 1, batch_size = 4 }}
+{stages}
+"""
+SEMI_SUPERVISED = """
+[stages.few]
+weights = "random"
+evaluator = {{ name = "semi_supervised", layers = ["conv1"], labels_per_class = [{}], epochs = 1, batch_size = 2 }}
+"""
+
+Sslkit = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """The folder of the recipe's images, which a test fills."""
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def sslkit_command(tmp_path) -> Sslkit:
+    """Runs one command in a process of its own, on a recipe."""
+
+    def run(command: str, *arguments: str, data: str = "", stages: str = "") -> subprocess.CompletedProcess[str]:
+        (tmp_path / "tiny.toml").write_text(RECIPE.format(data=data, stages=stages))
+        process = [sys.executable, "-m", "sslkit", command, "tiny.toml", *arguments]
+        surroundings = {**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "200"}
+        return subprocess.run(process, cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=False, timeout=120)
+
+    return run
+
+
+def make(folder: Path, *paths: str) -> None:
+    """Each image is another one."""
+    for number, path in enumerate(paths):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng([number, len(path)]).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / path)
+
+
+def classes(split: str, *names: str, num_images: int = 2) -> list[str]:
+    return [f"{split}/{name}/{number}.png" for name in names for number in range(num_images)]
+
+
+# ------------------------------------------------------------------------------------------------------------------ labels
+
+
+@pytest.mark.parametrize(
+    ("paths", "options", "message"),
+    [
+        (
+            ["1.png", "2.png"],
+            {"data": "val_fraction = 0.5"},
+            "stages.probe: the training images have no labels; an evaluation needs class folders or labels",
+        ),
+        (
+            classes("train", "cat"),
+            {},
+            "data: {images}/train has one class folder only: cat; an evaluation needs two classes or more, each in a folder of its own",
+        ),
+        (
+            [*classes("train", "cat", "dog"), "train/stray.png"],
+            {},
+            "data: {images}/train/stray.png lies beside folders of images, so that these are no classes; move it into one",
+        ),
+        (
+            classes("train", "cat", "dog"),
+            {},
+            "stages.probe: there are no labelled test images; give a test split, or set val_fraction where the data has that option",
+        ),
+        (
+            [*classes("train", "cat", "dog"), *classes("test", "cat", "eel")],
+            {},
+            "data: {images}/test has other classes than {images}/train; found 'without images there: dog; only there: eel';"
+            " give both the same class folders",
+        ),
+        (
+            [*classes("train", "cat", "dog"), *classes("test", "cat", "dog")],
+            {"stages": SEMI_SUPERVISED.format("1, 3")},
+            "stages.few.evaluator.labels_per_class: more than the smallest class has; found 3; allowed: at most 2",
+        ),
+        ([], {}, "data: {images} is not a folder; set root in [data] to the folder of the images"),
+        (
+            ["train/.hidden.png"],
+            {},
+            "data: {images}/train holds no images; allowed: files that end in .bmp, .jpeg, .jpg, .png, .webp, at any depth",
+        ),
+        (
+            [*classes("train", "cat", "dog"), *classes("test", "cat", "dog")],
+            {"data": "max_pixels = 0"},
+            "data.max_pixels: must be positive; found 0; allowed: 1 pixel or more",
+        ),
+    ],
+    ids=["none", "one class", "stray image", "no test split", "other classes", "too few", "no folder", "no images", "no pixels"],
+)
+def test_check_says_what_is_wrong_with_images_and_labels(images, sslkit_command, paths, options, message):
+    make(images, *paths)
+    done = sslkit_command("check", **options)
+    assert done.stderr == f"error: {message.format(images=images)}\n"
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+# ------------------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems want file names in UTF-8")
+def test_a_run_gets_through_with_class_folders_of_any_name(images, sslkit_command, tmp_path):
+    strange = sorted(["a b", "a\nb", "\x1b[31mred\x1b[0m", os.fsdecode(b"caf\xe9"), "<b>&amp;|`", "[bold]"])
+    make(images, *classes("train", *strange), *classes("test", *strange))
+    bad = f"train/{strange[0]}/{os.fsdecode(bytes([233, 10, 27]))}[2J.png"
+    (images / bad).write_bytes(b"")
+    done = sslkit_command("run", data='on_error = "skip"')
+    assert (done.returncode, "could not be written" in done.stderr, "Traceback" in done.stderr) == (0, False, False), done.stderr
+    assert "note: skipped 1 file that cannot be decoded, listed in artifact.json; the first is \\x1b[31mred" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    artifact = json.loads((tmp_path / "runs" / "tiny" / "probe" / "artifact.json").read_text())
+    assert artifact["classes"] == strange
+    assert artifact["skipped_files"] == [bad.removeprefix("train/")]
+    page = (tmp_path / "runs" / "tiny" / "report.html").read_text(encoding="utf-8")
+    assert "Confusion matrices" in page  # with the names drawn
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "cannot be decoded (the file is empty)"),
+        (b"hello", "cannot be decoded (no JPEG, PNG, WebP or BMP image)"),
+        (None, "is a named pipe, not a file"),
+    ],
+    ids=["empty", "text", "pipe"],
+)
+def test_a_bad_file_stops_a_run_in_one_line(images, sslkit_command, content, problem):
+    make(images, *classes("train", "cat", "dog"), *classes("test", "cat", "dog"))
+    path = images / "train" / "cat" / "bad.jpg"
+    os.mkfifo(path) if content is None else path.write_bytes(content)
+    done = sslkit_command("run")
+    assert done.returncode == 2
+    assert re.search(rf"^error: {re.escape(f'{path} {problem}')}; .*on_error = \"skip\" in \[data\]$", done.stderr, flags=re.MULTILINE)
+    assert "Traceback" not in done.stderr
+
+
+# -------------------------------------------------------------------------------------------------------------- duplicates
+
+
+def test_test_images_that_are_training_images_are_told_of_once_and_counted(images, sslkit_command, tmp_path):
+    make(images, *classes("train", "cat", "dog", num_images=4), *classes("test", "cat", "dog"))
+    (images / "test" / "dog" / "0.png").write_bytes((images / "train" / "cat" / "3.png").read_bytes())
+    done = sslkit_command("run", stages=SEMI_SUPERVISED.format("1"))
+    assert done.returncode == 0, done.stderr
+    example = f"{images}/test/dog/0.png = {images}/train/cat/3.png"
+    assert done.stderr.count("also training images") == 1
+    assert f"  note: 1 of 4 test images are also training images (same pixels, for example {example})\n" in done.stderr
+    for stage in ("probe", "few"):
+        assert json.loads((tmp_path / "runs" / "tiny" / stage / "artifact.json").read_text())["test_images_in_train"] == 1
+
+
+def test_nothing_is_said_of_images_without_duplicates(images, sslkit_command, tmp_path):
+    make(images, *classes("train", "cat", "dog"), *(f"test/{name}/other{number}.png" for name in ("cat", "dog") for number in range(2)))
+    done = sslkit_command("run")
+    assert done.returncode == 0, done.stderr
+    assert "note:" not in done.stderr
+    assert json.loads((tmp_path / "runs" / "tiny" / "probe" / "artifact.json").read_text())["test_images_in_train"] == 0
+
+
+# ------------------------------------------------------------------------------------------------------------------ Ctrl-C
+
+SLOWLY = """
+import sys, time
+import sslkit.data.{module} as module
+work = module.{name}
+def slow(*arguments, **options):
+    print("begun", flush=True)
+    time.sleep(0.2)
+    return work(*arguments, **options)
+module.{name} = slow
+from sslkit.cli import main
+sys.argv = ["sslkit", "{command}", "tiny.toml"]
+main()
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(("module", "name"), [("image_files", "_num_bytes"), ("file_set", "decode")])
+def test_ctrl_c_ends_a_scan_at_once(images, tmp_path, command, module, name):
+    """1,200 files at 0.2 s would take minutes, which the time limit does not allow."""
+    make(images, *classes("train", "cat", "dog", num_images=600))
+    (tmp_path / "tiny.toml").write_text(RECIPE.format(data='val_fraction = 0.5\non_error = "skip"', stages=""))
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOWLY.format(module=module, name=name, command=command)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.startswith("interrupted")
+    assert "Traceback" not in errors
+
+
+def test_images_are_not_compared_with_themselves(images, sslkit_command, tmp_path):
+    """An evaluation without labels, of a folder without a test split, has one set of images."""
+    make(images, *(f"{number}.png" for number in range(40)))
+    done = sslkit_command("run", 'stages.probe.evaluator={ name = "feature_quality", layers = ["conv1"] }')
+    assert done.returncode == 0, done.stderr
+    assert "also training images" not in done.stderr
+    assert json.loads((tmp_path / "runs" / "tiny" / "probe" / "artifact.json").read_text())["test_images_in_train"] is None
