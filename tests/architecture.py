@@ -100,7 +100,7 @@ MAY_RUN_CODE = {
     "sslkit/class_address.py": {"importlib.import_module"},  # package.module:Class, which the catalog has allowed
     "sslkit/backbones/from_timm.py": {"importlib.import_module"},  # libraries that are heavy to import, by constant names
     "sslkit/data/digits.py": {"importlib.import_module"},
-    "sslkit/data/torchvision_sets.py": {"importlib.import_module"},
+    "sslkit/data/torchvision_sets.py": {"importlib.import_module", "pickle"},  # and CIFAR, arrays alone, after its checksum
     "sslkit/engine/device.py": {"ctypes.CDLL"},  # the C library of this very process
     "sslkit/kernels/native.py": {"subprocess.run", "ctypes.CDLL"},  # the C compiler, and what it made of our sources
     "sslkit/run_record.py": {"subprocess.run"},  # git

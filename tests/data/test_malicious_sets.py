@@ -134,6 +134,19 @@ def test_a_file_that_is_exchanged_after_it_was_checked_is_not_unpickled(tmp_path
     assert not sprung.exists()
 
 
+def test_a_pickle_with_the_right_checksum_still_makes_nothing_but_arrays(tmp_path, monkeypatch, sprung):
+    """MD5 is no longer beyond forging."""
+    root = tmp_path / "data"
+    write_cifar10(root, monkeypatch)
+    path = root / "cifar-10-batches-py" / "data_batch_1"
+    set_trap(path, sprung)
+    checksum = hashlib.md5(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(tv.CIFAR10, "train_list", [["data_batch_1", checksum], *tv.CIFAR10.train_list[1:]])
+    with pytest.raises(DataError, match=r"the files cannot be read \(io\.open is no part of an array\)"):
+        CIFAR10(root=str(root), download=False).load("train")
+    assert not sprung.exists()
+
+
 # ---------------------------------------------------------------------------------------------------------------- archives
 
 
