@@ -27,6 +27,22 @@ class Owner(NamedTuple):
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
+
+LOCK, OWNER = ".lock", ".owner.json"
+
+_PATIENCE = 30.0
+"""Seconds. torch's workers look for their parent every 5."""
+
+
+class Owner(NamedTuple):
+    """The process that a run's folder belongs to."""
+
+    pid: int
+    host: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
     def is_dead(self) -> bool:
         """Whether it ran on this machine and does no longer."""
         if self.host != socket.gethostname():
@@ -98,20 +114,12 @@ class RunLock:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            self._wait_for_orphans()
-        except OSError as error:
-            raise ArtifactError(f"{self._path}: cannot be locked ({error})", fix="choose another folder with --output") from error
-
-    def _wait_for_orphans(self) -> None:
-        """A process that was killed may leave workers that decode images; they hold its claim until they notice."""
-        owner = _owner(self._folder)
-        try:
-            self._lock.acquire(timeout=_PATIENCE if owner is not None and owner.is_dead() else 0)
-        except Timeout:
             raise ArtifactError(
-                f"{self._folder}: {owner or 'another process'} is running in this folder",
+                f"{self._folder}: {_owner(self._folder) or 'another process'} is running in this folder",
                 fix="wait until it ends, or choose another folder with --output",
             ) from None
+        except OSError as error:
+            raise ArtifactError(f"{self._path}: cannot be locked ({error})", fix="choose another folder with --output") from error
 
 
 def _owner(folder: Path) -> Owner | None:

@@ -47,7 +47,7 @@ class Trial:
         self._folder = folder / name
         self._recipe = variant.write(self._folder, name)
         self._random = random.Random(f"{name} {seed}")
-        self._whole = self._folder / "whole"
+        self.whole = self._folder / "whole"
         self.toll = Toll()
         self.seconds = 0.0
         self.writes = 0
@@ -56,7 +56,7 @@ class Trial:
         """The run that nothing happens to, which also says how long it takes and how often it writes."""
         counted = self._folder / "writes"
         began = time.monotonic()
-        code, output = self._start(self._whole, "--count-writes", str(counted)).wait_for_end()
+        code, output = self._start(self.whole, "--count-writes", str(counted)).wait_for_end()
         if code:
             raise RuntimeError(f"{self._recipe}: ends with {code} although nobody disturbs it\n{output}")
         self.seconds = time.monotonic() - began
@@ -91,7 +91,7 @@ class Trial:
                 return
         if killed:
             self.toll.runs += 1
-            self.toll.problems += differences(folder, self._whole)
+            self.toll.problems += differences(folder, self.whole)
 
     def _start_to_kill(self, folder: Path, how: str) -> tuple[int, str]:
         if how == "a random write":
