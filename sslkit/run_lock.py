@@ -14,9 +14,6 @@ from sslkit.errors import ArtifactError, RunFailedError
 
 LOCK, OWNER = ".lock", ".owner.json"
 
-_PATIENCE = 30.0
-"""Seconds. torch's workers look for their parent every 5."""
-
 
 class Owner(NamedTuple):
     """The process that a run's folder belongs to."""
@@ -26,34 +23,6 @@ class Owner(NamedTuple):
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
-
-
-LOCK, OWNER = ".lock", ".owner.json"
-
-_PATIENCE = 30.0
-"""Seconds. torch's workers look for their parent every 5."""
-
-
-class Owner(NamedTuple):
-    """The process that a run's folder belongs to."""
-
-    pid: int
-    host: str
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
-
-    def is_dead(self) -> bool:
-        """Whether it ran on this machine and does no longer."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:  # alive, and another user's
-            return False
-        return False
 
 
 class RunLock:

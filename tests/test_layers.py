@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from sslkit.layers import ConvUnit, init_weights, nin_block
 
@@ -55,6 +56,17 @@ def test_a_hook_on_a_layer_of_a_unit_is_heard(which):
     assert len(heard) == 1
     if which == 2:
         assert heard[0] is y
+
+
+def test_a_hook_on_every_layer_is_heard_by_those_of_a_unit():
+    unit = ConvUnit(3, 4, 1).to(memory_format=torch.channels_last)
+    heard = []
+    handle = register_module_forward_hook(lambda layer, _inputs, _output: heard.append(layer))
+    try:
+        unit(torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last))
+    finally:
+        handle.remove()
+    assert heard == [*unit, unit]
 
 
 def test_a_layer_put_in_the_place_of_batchnorm_is_used():

@@ -58,7 +58,8 @@ class TimmBackbone(Backbone):
             self.feature_info = _layers(outline, model, image)
             self.network = outline if self.mean.is_meta else _create(model, options, cifar_stem, config if pretrained else None)
         if self.feature_info[-1].kind != "vector":
-            self.network.prune_intermediate_layers(1, prune_norm=True, prune_head=True)  # or DDP waits for gradients of unused weights
+            # Or DDP waits for gradients of unused weights. Before 1.0.31, timm leaves the norm of some heads, a ConvNeXt's for one.
+            self.network.prune_intermediate_layers(1, prune_norm=True, prune_head=True)
         self.network.train()
         self.capabilities = frozenset(info.kind for info in self.feature_info)
         if type(self.network) is _timm().models.VisionTransformer:
@@ -105,7 +106,7 @@ class TimmBackbone(Backbone):
 
     def _check_size(self, x: Tensor) -> None:
         size = tuple(x.shape[-2:])
-        if size == self.image[:2] or (self._step and not any(side % self._step for side in size)):
+        if size == (self.image.height, self.image.width) or (self._step and not any(side % self._step for side in size)):
             return
         allowed = f"multiples of {self._step}" if self._step else f"{self.image.height} x {self.image.width}, which it was built for"
         raise BackboneError(f"this {type(self.network).__name__} cannot take these images", found=f"{size[0]} x {size[1]}", allowed=allowed)

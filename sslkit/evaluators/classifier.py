@@ -117,7 +117,7 @@ class Classifier(Objective):
 
     def _condensed(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the trained part of each head takes."""
-        layers = list(self.heads)
+        layers = list(self.heads.keys())  # torch 2.6 cannot trace a list of the ModuleDict itself
         if "images" not in views:
             return {layer: views[f"features.{layer}"] for layer in layers}
         if self._features is None:

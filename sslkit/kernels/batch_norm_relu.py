@@ -108,10 +108,11 @@ def _is_row(tensor: Tensor | None, num_chs: int) -> bool:
 
 def _is_watched() -> bool:
     """Whether somebody records or transforms what is done: a compiler, a tracer, a dispatch mode, torch.func, forward-mode gradients."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return True  # at once, as the compiler of torch 2.6 cannot trace what follows
     function = torch._C._functorch.peek_interpreter_stack()  # noqa: SLF001 # pyright: ignore[reportAttributeAccessIssue]
     transformed = function is not None or forward_ad._current_level >= 0  # noqa: SLF001
-    return traced or transformed or torch._C._len_torch_dispatch_stack() > 0  # noqa: SLF001
+    return transformed or torch._C._len_torch_dispatch_stack() > 0  # noqa: SLF001
 
 
 def _differentiable(
