@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,12 @@ from sslkit.recipe_table import set_key
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _FIXED = ("name", "data", "sweep", "paper", "margins", "observers")
 """What all variants of a recipe have in common."""
+
+MAX_VARIANTS = 1000
+"""Of a sweep: each is checked whole before anything is computed."""
+
+MAX_NAME_LENGTH = 200
+"""Letters of a variant's name, which is a folder's and a file's."""
 
 
 class Variant(NamedTuple):
@@ -52,13 +59,19 @@ def expand(table: Mapping[str, Any]) -> list[Variant]:
     bare = {key: value for key, value in table.items() if key != "sweep"}
     if "sweep" not in table:
         return [Variant((), bare)]
+    axes = _axes(table["sweep"])
+    if (number := math.prod(map(len, axes))) > MAX_VARIANTS:
+        raise RecipeError(f"sweep: makes {number:,} variants", allowed=f"{MAX_VARIANTS:,}", fix="write several recipes")
     variants = []
-    for point in itertools.product(*_axes(table["sweep"])):
+    for point in itertools.product(*axes):
         changed = copy.deepcopy(bare)
         for choice in point:
             for key, value in choice.values.items():
                 set_key(changed, key, copy.deepcopy(value), f"sweep.{choice.label}")
         variants.append(Variant(tuple(choice.label for choice in point), changed))
+        if len(variants[-1].name) > MAX_NAME_LENGTH:
+            fix = "name the variants: [sweep.NAME] with the keys of each"
+            raise RecipeError("sweep: a variant's name is too long for a folder", found=variants[-1].name, fix=fix)
     return variants
 
 
@@ -133,6 +146,8 @@ def _array(key: str, values: Any, arrays: Mapping[str, Any]) -> list[_Choice]:
         raise RecipeError(f'sweep."{key}": must be an array of values', found=values, allowed=allowed)
     last = key.rpartition(".")[2]
     short = last if sum(other.rpartition(".")[2] == last for other in arrays) == 1 else key
+    if not _LABEL.fullmatch(short):
+        raise RecipeError(f'sweep."{key}": this key cannot name a folder', allowed="letters, digits, _, - and .")
     labels = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
     for label, value in zip(labels, values, strict=True):
         if not _LABEL.fullmatch(label):

@@ -15,6 +15,9 @@ from sslkit.data.image_files import SUFFIXES, ImageFile, find_classes, find_imag
 from sslkit.errors import DataError, OptionError
 from sslkit.interfaces import Dataset, ImageSpec, Split
 
+MAX_SIDE = 8192
+"""Pixels: an image of this size takes 200 MB."""
+
 IMAGENET = {  # mean and std; gray: the luma of the means, and of the deviations, for channels are nearly in step
     "rgb": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "gray": ((0.459,), (0.226,)),
@@ -81,6 +84,8 @@ class ImageFolder(Dataset):
             raise OptionError("root", "must be a folder", found=self.root)
         if self.image_size < 1:
             raise OptionError("image_size", "must be positive", found=self.image_size, allowed="1 pixel or more")
+        if self.image_size > MAX_SIDE:
+            raise OptionError("image_size", "is too large", found=self.image_size, allowed=f"at most {MAX_SIDE:,} pixels")
         if self.color not in IMAGENET:
             raise OptionError("color", "is not known", found=self.color, allowed=IMAGENET)
         if not 0 <= self.val_fraction < 1:
