@@ -19,7 +19,7 @@ from sslkit.sweep import Variant, expand, merge
 
 _TOP_KEYS = ("name", "seed", "data", "backbone", "stages", "sweep", "paper", "margins", "observers", *RUNTIME_KEYS)
 
-MAX_STAGES = 5000
+MAX_STAGES = 2000
 """Of all variants: each is a folder, and is checked before anything is computed."""
 
 

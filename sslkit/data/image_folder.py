@@ -109,7 +109,7 @@ class ImageFolder(Dataset):
             DataError: the folder or its images are missing, or the splits do not fit together.
             OptionError: ``val_fraction`` although there is a test split.
         """
-        layout = find_layout(Path(self.root).expanduser().absolute())
+        layout = find_layout(Path(os.path.expanduser(self.root)).absolute())  # noqa: PTH111 - a user that does not exist is no error here
         if layout.test is not None and self.val_fraction:
             fix = "leave it out, or point root at the training folder itself"
             raise OptionError("val_fraction", f"there is a test split already, {layout.test}", found=self.val_fraction, fix=fix)
@@ -159,7 +159,7 @@ def find_layout(root: Path) -> Layout:
     Raises:
         DataError: there is no such folder, or it has a test split but nothing to train on.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112 - a name too long for a folder is none, where Path raises
         raise DataError(f"{root} is not a folder", fix="set root in [data] to the folder of the images")
     train, unlabeled, *tests = (root / name if (root / name).is_dir() else None for name in ("train", "unlabeled", "test", "val"))
     tests = [folder for folder in tests if folder is not None]
