@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sslkit.errors import RecipeError, did_you_mean
-from sslkit.plain_values import MAX_DEPTH, find_unfit
+from sslkit.plain_values import MAX_DEPTH, dotted, find_unfit
 
 MAX_BYTES = 2**20
 """Of a recipe. The longest that ships has 4,000; more would only keep the parser busy."""
@@ -24,7 +24,7 @@ def read_table(path: Path) -> dict[str, Any]:
     Raises:
         RecipeError: it is missing, unreadable, too large or not TOML, or it holds a value that nobody means.
     """
-    return parse_table(_read(path), str(path))
+    return parse_table(read_text(path), str(path))
 
 
 def parse_table(text: str, where: str) -> dict[str, Any]:
@@ -64,7 +64,12 @@ def _check_fit(value: Any, path: str) -> None:
         raise RecipeError(f"{unfit.path}: {unfit.problem}", allowed=unfit.allowed)
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A recipe's text.
+
+    Raises:
+        RecipeError: it is missing, unreadable, too large or not UTF-8.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -148,7 +153,7 @@ def check_keys(table: Mapping[str, Any], allowed: Iterable[str], path: str, *, e
         if key not in allowed:
             there = (elsewhere or {}).get(key)
             fix = f"write {there}.{key}" if there else did_you_mean(key, allowed)
-            raise RecipeError(f"{path}.{key}: unknown key" if path else f"{key}: unknown key", allowed=allowed, fix=fix)
+            raise RecipeError(f"{dotted(path, key)}: unknown key", allowed=allowed, fix=fix)
 
 
 def required(table: Mapping[str, Any], key: str, path: str, fix: str = "") -> Any:

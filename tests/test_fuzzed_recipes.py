@@ -68,7 +68,7 @@ def starts_at_a_key(message: str, table: dict[str, Any]) -> bool:
     known = {printable(path) for path in paths(table)}
     if any(message.startswith(f"{path}:") for path in known):
         return True
-    absent = re.match(r"(?:(?P<above>.*)\.)?(\w+): (missing; required|unknown key|unknown option)", message)
+    absent = re.match(r"(?:(?P<above>.*)\.)?(\w+|\".*\"): (missing; required|unknown key|unknown option)", message)
     return absent is not None and (absent["above"] is None or absent["above"] in known)
 
 
