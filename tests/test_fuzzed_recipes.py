@@ -68,6 +68,8 @@ def starts_at_a_key(message: str, table: dict[str, Any]) -> bool:
     known = {printable(path) for path in paths(table)}
     if any(message.startswith(f"{path}:") for path in known):
         return True
+    if message.endswith(f"is too long a key; allowed: {MAX_KEY_LENGTH} letters"):
+        return True  # and is cut
     absent = re.match(r"(?:(?P<above>.*)\.)?(\w+|\".*\"): (missing; required|unknown key|unknown option)", message)
     return absent is not None and (absent["above"] is None or absent["above"] in known)
 

@@ -54,7 +54,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ArtifactError(f"{path}: no such file") from error
     except RecursionError:
         raise ArtifactError(f"{path}: damaged (its state is nested too deeply)", fix="remove it to start the stage over") from None
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:  # the last is torch's, of shapes it cannot hold
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:  # the last two are torch's, of shapes it cannot hold
         raise ArtifactError(f"{path}: damaged ({error})", fix="remove it to start the stage over") from error
 
 
