@@ -18,6 +18,7 @@ from sslkit.errors import ArtifactError, PluginError, RecipeError
 from sslkit.interfaces import Backbone, ImageSpec, Prediction
 from sslkit.options import build_backbone_options
 from sslkit.plugins import load_catalog
+from sslkit.saved_files import SavedArtifact, read_saved
 
 ARTIFACT = "artifact.json"
 BACKBONE = "backbone.safetensors"
@@ -66,7 +67,7 @@ def load_backbone(
         ArtifactError: there is no backbone, it is damaged, or it cannot be built without ``backbone`` or ``allow_code``.
     """
     folder = _stage_folder(Path(path))
-    record = read_json(folder / ARTIFACT).get("backbone")
+    record = read_artifact(folder).get("backbone")
     if record is None or not (folder / BACKBONE).exists():
         raise ArtifactError(f"{folder}: this stage left no backbone", fix="name a folder of pretraining or fine-tuning")
     network = _rebuild(record, folder, allow_code) if backbone is None else backbone
@@ -99,7 +100,16 @@ def load_predictions(folder: Path) -> dict[str, Predicted]:
         return {}
     tensors, _ = load_tensors(path)
     names = [key.removesuffix("/classes") for key in tensors if key.endswith("/classes")]
-    return {name: Predicted(tensors[f"{name}/classes"].long(), tensors[f"{name}/targets"].long()) for name in names}
+    return {name: _predicted(tensors, name, path) for name in names}
+
+
+def _predicted(tensors: Mapping[str, Tensor], name: str, path: Path) -> Predicted:
+    pair = [tensors.get(f"{name}/{part}") for part in ("classes", "targets")]
+    classes, targets = (torch.empty(0, 0) if labels is None else labels for labels in pair)
+    plain_labels = all(labels.ndim == 1 and labels.dtype == torch.int32 and len(labels) for labels in (classes, targets))
+    if not plain_labels or len(classes) != len(targets) or min(classes.min(), targets.min()) < 0:
+        raise ArtifactError(f"{path}: damaged ({name}: not two classes an image)", fix="start over with --fresh")
+    return Predicted(classes.long(), targets.long())
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -109,13 +119,16 @@ def load_weights(module: nn.Module, path: Path) -> None:
         ArtifactError: the file is missing or damaged, or holds another architecture.
     """
     tensors, _ = load_tensors(path)
+    own = module.state_dict()
+    other = [name for name, tensor in tensors.items() if name in own and tensor.dtype != own[name].dtype]  # torch would convert them
+    reason = f"{other[0]} is {tensors[other[0]].dtype} where {own[other[0]].dtype} belongs" if other else ""
     try:
-        module.load_state_dict(tensors)
+        if not reason:
+            module.load_state_dict(tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise ArtifactError(
-            f"{path}: does not fit {type(module).__name__} ({reason})", fix="build the backbone with the same options"
-        ) from error
+    if reason:
+        raise ArtifactError(f"{path}: does not fit {type(module).__name__} ({reason})", fix="build the backbone with the same options")
 
 
 def save_module(path: Path, module: nn.Module) -> None:
@@ -143,15 +156,16 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: it is missing or damaged.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: no such file", fix="name the folder of a finished stage") from error
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: damaged ({error})", fix=f"remove {path.parent} to run that stage again") from error
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{path}: not a JSON object", fix=f"remove {path.parent} to run that stage again")
-    return value
+    return read_saved(path)
+
+
+def read_artifact(folder: Path) -> dict[str, Any]:
+    """Read what a stage's folder says of it.
+
+    Raises:
+        ArtifactError: it is missing or damaged, or a value has another type than ours.
+    """
+    return read_saved(folder / ARTIFACT, SavedArtifact)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -211,7 +225,7 @@ def _stage_folder(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise ArtifactError(f"{path}: no such folder", fix="name a run's folder or a stage's")
-    stages = sorted(file.parent for file in path.glob(f"*/{ARTIFACT}") if read_json(file).get("kind") == "pretrain")
+    stages = sorted(file.parent for file in path.glob(f"*/{ARTIFACT}") if read_artifact(file.parent).get("kind") == "pretrain")
     if len(stages) != 1:
         raise ArtifactError(f"{path}: no single pretraining stage", found=[stage.name for stage in stages], fix="name a stage's folder")
     return stages[0]

@@ -1,5 +1,6 @@
 """The recipes that ship with sslkit: in the wheel beside the package, in a checkout at the top level."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +33,7 @@ def find_recipe(text: str) -> Path:
     Raises:
         RecipeError: neither.
     """
-    if Path(text).suffix or Path(text).exists():
+    if Path(text).suffix or os.path.exists(text):  # noqa: PTH110 - a name too long for a file is no file, where Path raises
         return Path(text)
     return _bundled(text).path
 

@@ -10,6 +10,9 @@ from typing import ClassVar
 
 _NOTHING = object()
 
+_LONGEST = 2000
+"""Letters of what is wrong: files may hold names without end, and nobody reads on."""
+
 
 class SslkitError(Exception):
     """Every error that sslkit raises on purpose.
@@ -24,6 +27,7 @@ class SslkitError(Exception):
     exit_code: int = 2
 
     def __init__(self, what: str, *, found: object = _NOTHING, allowed: str | Iterable[str] = "", fix: str = "") -> None:
+        what = _cut(what, _LONGEST)
         self.what = what
         parts = [what]
         if found is not _NOTHING:
@@ -113,5 +117,8 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 
 def _shorten(value: object, limit: int = 80) -> str:
     """``repr`` in one line, cut in the middle of nothing that a reader needs."""
-    text = repr(value)
+    return _cut(repr(value), limit)
+
+
+def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."

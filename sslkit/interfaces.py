@@ -168,6 +168,10 @@ class Dataset(ABC):
         return True
 
 
+MAX_CROP_PADDING = 1024
+"""A whole batch is padded at once."""
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class Augment:
@@ -184,6 +188,8 @@ class Augment:
     def __post_init__(self) -> None:
         if self.crop_padding < 0:
             raise OptionError("crop_padding", "must not be negative", found=self.crop_padding, allowed="0 or more pixels")
+        if self.crop_padding > MAX_CROP_PADDING:
+            raise OptionError("crop_padding", "is too large", found=self.crop_padding, allowed=f"at most {MAX_CROP_PADDING:,} pixels")
 
 
 # ------------------------------------------------------------------------------------------------------------- backbones

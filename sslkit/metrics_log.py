@@ -1,11 +1,13 @@
 """``metrics.jsonl``: one JSON object a line, training and held-out metrics by step."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from sslkit.disk import append_line, written_whole
 from sslkit.events import Event, FitStart, HeldoutEnd, Observer, StepEnd
+from sslkit.plain_values import MAX_INTEGER, MIN_INTEGER
 
 
 class MetricsLog(Observer):
@@ -53,8 +55,18 @@ def _is_repeated(line: dict[str, Any], step: int) -> bool:
 
 
 def _parse(line: str) -> dict[str, Any] | None:
-    """None for a line that a crash cut short."""
+    """None for a line that a crash cut short, or that is none of ours."""
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
         return None
+    return value if _is_line(value) else None
+
+
+def _is_line(value: Any) -> bool:
+    """Whether it is an object of ours: where and when, and numbers."""
+    if not isinstance(value, dict) or not isinstance(value.get("split"), str) or not isinstance(value.get("part"), str):
+        return False
+    numbers = [entry for key, entry in value.items() if key not in ("split", "part")]
+    plain = all(type(entry) is float or (type(entry) is int and MIN_INTEGER <= entry <= MAX_INTEGER) for entry in numbers)
+    return plain and type(value.get("step")) is int and math.isfinite(value.get("epoch", math.nan))

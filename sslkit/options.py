@@ -7,7 +7,6 @@ import dataclasses
 import inspect
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -18,6 +17,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, overload
 from sslkit.catalog import KINDS, Catalog
 from sslkit.errors import BackboneError, OptionError, PluginError, RecipeError, did_you_mean
 from sslkit.interfaces import Backbone, ImageSpec
+from sslkit.plain_values import dotted
 from sslkit.schema import (
     ARRAYS,
     REQUIRED,
@@ -189,7 +189,7 @@ def _mapping(annotation: Any, raw: Any, path: str, catalog: Catalog) -> dict[Any
     if not isinstance(raw, Mapping):
         raise RecipeError(f"{path}: must be {words(annotation)}", found=raw)
     key_type, value_type = get_args(annotation) or (str, Any)
-    return {_value(key_type, key, path, catalog): _value(value_type, value, _dotted(path, key), catalog) for key, value in raw.items()}
+    return {_value(key_type, key, path, catalog): _value(value_type, value, dotted(path, key), catalog) for key, value in raw.items()}
 
 
 def _instance(annotation: type, raw: Any, path: str, catalog: Catalog) -> Any:
@@ -208,7 +208,7 @@ def _class_and_options(annotation: type, raw: Any, path: str, catalog: Catalog) 
     elif not isinstance(raw, Mapping):
         raise RecipeError(f"{path or annotation.__name__}: must be {words(annotation)}", found=raw)
     else:
-        at = _dotted(path, "name")
+        at = dotted(path, "name")
     if kind is None:
         return annotation, raw
     if "name" not in raw:
@@ -233,15 +233,15 @@ def _option_values(cls: type, options: Mapping[str, Option], table: Mapping[str,
             raise _unknown_option(cls, options, str(key), path)
     for name, option in options.items():
         if name not in table and option.default is REQUIRED:
-            raise RecipeError(f"{_dotted(path, name)}: missing; required", allowed=words(option.annotation))
-    return {key: _value(options[key].annotation, value, _dotted(path, key), catalog) for key, value in table.items()}
+            raise RecipeError(f"{dotted(path, name)}: missing; required", allowed=words(option.annotation))
+    return {key: _value(options[key].annotation, value, dotted(path, key), catalog) for key, value in table.items()}
 
 
 def _unknown_option(cls: type, options: Mapping[str, Option], key: str, path: str) -> Exception:
     if dataclasses.is_dataclass(cls) and _lacks_annotation(cls, key):
         return PluginError(f"{cls.__name__}.{key}: the option has no annotation", fix="annotate it with its type")
     near = did_you_mean(key, options)
-    return RecipeError(f"{_dotted(path, key)}: unknown option", allowed="" if near else options or "no options", fix=near)
+    return RecipeError(f"{dotted(path, key)}: unknown option", allowed="" if near else options or "no options", fix=near)
 
 
 def _lacks_annotation(cls: type, key: str) -> bool:
@@ -255,15 +255,9 @@ def _construct(cls: Any, positional: tuple[Any, ...], options: Mapping[str, Any]
     try:
         return cls(*positional, **options)
     except OptionError as error:
-        raise RecipeError(f"{_dotted(path, error.option)}: {error.detail}") from error
+        raise RecipeError(f"{dotted(path, error.option)}: {error.detail}") from error
     except (ValueError, TypeError, BackboneError) as error:
         raise RecipeError(f"{path or cls.__name__}: {' '.join(str(error).split())}") from error
-
-
-def _dotted(path: str, key: object) -> str:
-    key = str(key)
-    key = key if re.fullmatch(r"[A-Za-z0-9_.-]+", key) else json.dumps(key, ensure_ascii=False)
-    return f"{path}.{key}" if path else key
 
 
 # ------------------------------------------------------------------------------------------------------- value -> table

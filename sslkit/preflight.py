@@ -89,12 +89,12 @@ def check_data(recipe: Recipe, stage: Stage, data: OpenedDataset) -> None:
 
 def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
     """What the stage's backbone is built for: the data's images, or what the task that first trained it wants."""
-    if isinstance(stage, PretrainStage) and stage.weights == RANDOM:
-        with _at(f"stages.{stage.name}.task"):
-            return stage.task.image_spec(data)
-    if stage.weights == RANDOM:
+    while stage.weights != RANDOM:
+        stage = recipe.stage(stage.weights)
+    if not isinstance(stage, PretrainStage):
         return data
-    return backbone_image(recipe, recipe.stage(stage.weights), data)
+    with _at(f"stages.{stage.name}.task"):
+        return stage.task.image_spec(data)
 
 
 def _meta_backbone(recipe: Recipe, stage: Stage, data: OpenedDataset) -> Backbone:

@@ -1,7 +1,8 @@
 """A recipe: a TOML file, loaded into a frozen value of checked, typed parts."""
 
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from sslkit.stage_parser import RUNTIME_KEYS, StageParser
 from sslkit.sweep import Variant, expand, merge
 
 _TOP_KEYS = ("name", "seed", "data", "backbone", "stages", "sweep", "paper", "margins", "observers", *RUNTIME_KEYS)
+
+MAX_STAGES = 2000
+"""Of all variants: each is a folder, and is checked before anything is computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +96,11 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog) -> Recipe:
         raise RecipeError("observers: must be an array of tables", found=observers, allowed='[{ name = "..." }]')
     parsers = [_parsed(variant, data, catalog) for variant in variants]
     stages = merge(variants, [tuple(parser.stages.values()) for parser in parsers])
-    keys = [stage.key for stage in stages]
+    keys = {stage.key: None for stage in stages}
+    if len(keys) > MAX_STAGES:
+        raise RecipeError(
+            f"stages: are {len(keys):,} with all variants and snapshots", allowed=f"{MAX_STAGES:,}", fix="write several recipes"
+        )
     swept, resolved = "sweep" in table, [parser.resolved() for parser in parsers]
     return Recipe(
         name=name,
@@ -122,16 +130,16 @@ def _figures(table: Mapping[str, Any]) -> dict[str, Any]:
     return {key: dict(table[key]) for key in ("paper", "margins") if key in table}
 
 
-def _paper(table: Mapping[str, Any], stages: Sequence[str]) -> dict[str, float]:
+def _paper(table: Mapping[str, Any], stages: Collection[str]) -> dict[str, float]:
     figures = as_table(table.get("paper", {}), "paper")
     for key, value in figures.items():
         _check_metric(key, "paper", stages)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise RecipeError(f'paper."{key}": must be a number in percent', found=value)
     return {key: float(value) for key, value in figures.items()}
 
 
-def _margins(table: Mapping[str, Any], stages: Sequence[str]) -> dict[str, tuple[str, str]]:
+def _margins(table: Mapping[str, Any], stages: Collection[str]) -> dict[str, tuple[str, str]]:
     margins = as_table(table.get("margins", {}), "margins")
     for label, pair in margins.items():
         if not isinstance(pair, list) or len(pair) != 2:
@@ -141,9 +149,9 @@ def _margins(table: Mapping[str, Any], stages: Sequence[str]) -> dict[str, tuple
     return {label: (pair[0], pair[1]) for label, pair in margins.items()}
 
 
-def _check_metric(key: Any, path: str, stages: Sequence[str]) -> None:
-    """A stage's key may hold dots (``gamma=0.2/probe``), so it is not found by splitting."""
-    if isinstance(key, str) and any(key.startswith(f"{stage}.") for stage in stages):
+def _check_metric(key: Any, path: str, stages: Collection[str]) -> None:
+    """A stage's key may hold dots (``gamma=0.2/probe``), so it is looked for before each of them."""
+    if isinstance(key, str) and any(key[:place] in stages for place, letter in enumerate(key) if letter == "."):
         return
     folder, slash, rest = key.rpartition("/") if isinstance(key, str) else ("", "", "")
     given = folder + slash + rest.partition(".")[0]

@@ -7,6 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from sslkit.errors import RecipeError, did_you_mean
+from sslkit.plain_values import MAX_DEPTH, dotted, find_unfit
+
+MAX_BYTES = 2**20
+"""Of a recipe. The longest that ships has 4,000; more would only keep the parser busy."""
+
+_MAX_DOTS = 1000
+"""In one line: for a key of so many tables tomllib takes a time that grows with the square of their number."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -15,18 +22,71 @@ def read_table(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        RecipeError: it is missing, unreadable or not TOML.
+        RecipeError: it is missing, unreadable, too large or not TOML, or it holds a value that nobody means.
+    """
+    return parse_table(read_text(path), str(path))
+
+
+def parse_table(text: str, where: str) -> dict[str, Any]:
+    """Read TOML.
+
+    Args:
+        text: it.
+        where: it stands; a message about its syntax begins with that, one about a value with the value's dotted path.
+
+    Raises:
+        RecipeError: it is not TOML, or it holds a value that nobody means.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        table = _loads(text, where)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{where}: not valid TOML ({error})") from error
+    _check_fit(table, "")
+    return table
+
+
+def _loads(text: str, where: str) -> dict[str, Any]:
+    """TOML without what only a machine would write; syntax is left to the caller."""
+    if max((line.count(".") for line in text.splitlines()), default=0) > _MAX_DOTS:
+        raise _too_deep(where)
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise _too_deep(where) from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError as error:  # of Python's own: an integer of more than 4,300 digits, a day that no month has
+        raise RecipeError(f"{where}: holds a value that cannot be read ({error})") from error
+
+
+def _check_fit(value: Any, path: str) -> None:
+    if unfit := find_unfit(value, path):
+        raise RecipeError(f"{unfit.path}: {unfit.problem}", allowed=unfit.allowed)
+
+
+def read_text(path: Path) -> str:
+    """A recipe's text.
+
+    Raises:
+        RecipeError: it is missing, unreadable, too large or not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such file", fix="`sslkit recipes` lists the bundled ones") from error
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror or error})", fix="name a TOML file") from error
+    if len(content) > MAX_BYTES:
+        raise RecipeError(f"{path}: is too large for a recipe", allowed=f"{MAX_BYTES:,} bytes")
+    try:
+        return content.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: is not UTF-8 text (byte {error.start})", fix="save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: not valid TOML ({error})") from error
+
+
+def _too_deep(where: str) -> RecipeError:
+    return RecipeError(f"{where}: is nested too deeply", allowed=f"{MAX_DEPTH} levels of tables and arrays")
 
 
 def apply_override(table: dict[str, Any], override: str) -> None:
@@ -40,18 +100,23 @@ def apply_override(table: dict[str, Any], override: str) -> None:
         RecipeError: it has no such form, or goes through a key that is no table.
     """
     key, equals, text = override.partition("=")
+    where = f"override {_short(override)}"
     if not equals or not key.strip():
-        raise RecipeError(f"override {override!r}: must be KEY=VALUE", allowed="for example stages.pretrain.epochs=1")
-    set_key(table, key.strip(), _value(text.strip()), f"override {override!r}")
+        raise RecipeError(f"{where}: must be KEY=VALUE", allowed="for example stages.pretrain.epochs=1")
+    value = _value(text.strip(), where)
+    _check_fit(value, key.strip())
+    set_key(table, key.strip(), value, where)
 
 
 def set_key(table: dict[str, Any], key: str, value: Any, where: str) -> None:
     """Set one dotted key in place, and make the tables above it that are missing.
 
     Raises:
-        RecipeError: it goes through a key that is no table; the message begins with ``where``.
+        RecipeError: it goes through a key that is no table, or through too many; the message begins with ``where``.
     """
     *parents, last = key.split(".")
+    if len(parents) >= MAX_DEPTH:
+        raise _too_deep(where)
     for depth, parent in enumerate(parents):
         below = table.setdefault(parent, {})
         if not isinstance(below, dict):
@@ -60,12 +125,19 @@ def set_key(table: dict[str, Any], key: str, value: Any, where: str) -> None:
     table[last] = value
 
 
-def _value(text: str) -> Any:
+def _value(text: str, where: str) -> Any:
     """A TOML value; a bare word is a string, as the shell has eaten its quotes."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        table = _loads(f"value = {text}", where)
     except tomllib.TOMLDecodeError:
         return text
+    if len(table) > 1:
+        raise RecipeError(f"{where}: must be one value", fix="give each key an argument of its own")
+    return table["value"]
+
+
+def _short(text: str, limit: int = 100) -> str:
+    return repr(text if len(text) <= limit else f"{text[:limit]}...")
 
 
 def check_keys(table: Mapping[str, Any], allowed: Iterable[str], path: str, *, elsewhere: Mapping[str, str] | None = None) -> None:
@@ -81,7 +153,7 @@ def check_keys(table: Mapping[str, Any], allowed: Iterable[str], path: str, *, e
         if key not in allowed:
             there = (elsewhere or {}).get(key)
             fix = f"write {there}.{key}" if there else did_you_mean(key, allowed)
-            raise RecipeError(f"{path}.{key}: unknown key" if path else f"{key}: unknown key", allowed=allowed, fix=fix)
+            raise RecipeError(f"{dotted(path, key)}: unknown key", allowed=allowed, fix=fix)
 
 
 def required(table: Mapping[str, Any], key: str, path: str, fix: str = "") -> Any:

@@ -22,7 +22,7 @@ from sslkit.artifacts import (
     fingerprint,
     load_weights,
     plain,
-    read_json,
+    read_artifact,
     save_module,
     save_predictions,
     state_hash,
@@ -160,7 +160,7 @@ class StageRun:
             begun = {"stage": self.name, "kind": self.kind, "status": "running", "format": FORMAT, "fingerprint": mark}
             write_json(path, {**begun, "identity": identity})
             return {}
-        artifact = read_json(path)
+        artifact = read_artifact(self.folder)
         self._check_format(artifact)
         if artifact.get("fingerprint") != mark:
             keys = "; ".join(differences(artifact.get("identity", {}), identity))

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,12 @@ from sslkit.recipe_table import set_key
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _FIXED = ("name", "data", "sweep", "paper", "margins", "observers")
 """What all variants of a recipe have in common."""
+
+MAX_VARIANTS = 500
+"""Of a sweep: each is checked whole before anything is computed."""
+
+MAX_NAME_LENGTH = 200
+"""Letters of a variant's name, which is a folder's and a file's."""
 
 
 class Variant(NamedTuple):
@@ -34,10 +41,11 @@ class Variant(NamedTuple):
 
 
 class _Choice(NamedTuple):
-    """One point of an axis: what it is called, and the keys that it sets."""
+    """One point of an axis: what it is called, the keys that it sets, and where it stands in the recipe."""
 
     label: str
     values: Mapping[str, Any]
+    path: str
 
 
 def expand(table: Mapping[str, Any]) -> list[Variant]:
@@ -52,13 +60,19 @@ def expand(table: Mapping[str, Any]) -> list[Variant]:
     bare = {key: value for key, value in table.items() if key != "sweep"}
     if "sweep" not in table:
         return [Variant((), bare)]
+    axes = _axes(table["sweep"])
+    if (number := math.prod(map(len, axes))) > MAX_VARIANTS:
+        raise RecipeError(f"sweep: makes {number:,} variants", allowed=f"{MAX_VARIANTS:,}", fix="write several recipes")
     variants = []
-    for point in itertools.product(*_axes(table["sweep"])):
+    for point in itertools.product(*axes):
         changed = copy.deepcopy(bare)
         for choice in point:
             for key, value in choice.values.items():
-                set_key(changed, key, copy.deepcopy(value), f"sweep.{choice.label}")
+                set_key(changed, key, copy.deepcopy(value), choice.path)
         variants.append(Variant(tuple(choice.label for choice in point), changed))
+        if len(variants[-1].name) > MAX_NAME_LENGTH:
+            fix = "name the variants: [sweep.NAME] with the keys of each"
+            raise RecipeError("sweep: a variant's name is too long for a folder", found=variants[-1].name, fix=fix)
     return variants
 
 
@@ -71,6 +85,8 @@ def merge(variants: Sequence[Variant], stages: Sequence[Sequence[Stage]]) -> tup
         variants: of one sweep.
         stages: of each variant, whose keys are unique in it.
     """
+    if not variants[0].labels:  # no sweep, and perhaps many stages
+        return tuple(stages[0])
     by_labels = [
         (variant.labels, {stage.key: identity(stage, own) for stage in own}) for variant, own in zip(variants, stages, strict=True)
     ]
@@ -89,8 +105,11 @@ def identity(stage: Stage, stages: Sequence[Stage]) -> tuple[Stage, ...]:
         stage: one of ``stages``.
         stages: of one recipe, or of one variant.
     """
-    before = () if stage.weights == RANDOM else identity(next(other for other in stages if other.key == stage.weights), stages)
-    return (replace(stage, key=stage.name, weights=RANDOM), *before)
+    by_key = {other.key: other for other in stages}
+    chain = [stage]
+    while chain[-1].weights != RANDOM:  # a loop, for a chain may be longer than Python's stack
+        chain.append(by_key[chain[-1].weights])
+    return tuple(replace(one, key=one.name, weights=RANDOM) for one in chain)
 
 
 def _key(labels: tuple[str, ...], key: str, by_labels: Sequence[tuple[tuple[str, ...], Mapping[str, Any]]]) -> str:
@@ -123,7 +142,7 @@ def _named(variants: Mapping[str, Mapping[str, Any]]) -> list[_Choice]:
             raise RecipeError(f"sweep: {name!r} cannot name a variant", allowed="letters, digits, _, - and .")
         for key in values:
             _check_key(key, f"sweep.{name}")
-    return [_Choice(name, values) for name, values in variants.items()]
+    return [_Choice(name, values, f"sweep.{name}") for name, values in variants.items()]
 
 
 def _array(key: str, values: Any, arrays: Mapping[str, Any]) -> list[_Choice]:
@@ -133,6 +152,8 @@ def _array(key: str, values: Any, arrays: Mapping[str, Any]) -> list[_Choice]:
         raise RecipeError(f'sweep."{key}": must be an array of values', found=values, allowed=allowed)
     last = key.rpartition(".")[2]
     short = last if sum(other.rpartition(".")[2] == last for other in arrays) == 1 else key
+    if not _LABEL.fullmatch(short):
+        raise RecipeError(f'sweep."{key}": this key cannot name a folder', allowed="letters, digits, _, - and .")
     labels = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
     for label, value in zip(labels, values, strict=True):
         if not _LABEL.fullmatch(label):
@@ -140,7 +161,7 @@ def _array(key: str, values: Any, arrays: Mapping[str, Any]) -> list[_Choice]:
             raise RecipeError(f'sweep."{key}": this value cannot name a folder', found=value, allowed="plain numbers and words", fix=fix)
     if len(set(labels)) < len(labels):
         raise RecipeError(f'sweep."{key}": has a value twice', found=values)
-    return [_Choice(f"{short}={label}", {key: value}) for label, value in zip(labels, values, strict=True)]
+    return [_Choice(f"{short}={label}", {key: value}, f'sweep."{key}"') for label, value in zip(labels, values, strict=True)]
 
 
 def _check_key(key: str, path: str) -> None:

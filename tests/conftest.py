@@ -1,4 +1,6 @@
-"""Fixtures of several test modules."""
+"""Fixtures of several test modules, and how long hypothesis searches: a moment in every run of the tests, hours with
+``pytest --hypothesis-profile=campaign``.
+"""
 
 import importlib.metadata
 import sys
@@ -6,8 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.plugin_site import Site
+
+_COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+
+settings.register_profile("short", max_examples=150, derandomize=True, **_COMMON)
+settings.register_profile("campaign", max_examples=20_000, **_COMMON)
+settings.load_profile("short")
 
 
 @pytest.fixture

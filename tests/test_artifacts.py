@@ -166,15 +166,15 @@ def test_pretrained_weights_are_not_fetched_again(tmp_path: Path, monkeypatch: p
     [
         (
             lambda stage: (stage / ARTIFACT).write_text('{"kind": "pre'),
-            r"artifact\.json: damaged \(.*\); remove .*pretrain to run that stage again$",
+            r"artifact\.json: damaged \(.*\); remove it and run the recipe again$",
         ),
         (
             lambda stage: (stage / ARTIFACT).write_text("[1]"),
-            r"artifact\.json: not a JSON object; remove .*pretrain to run that stage again$",
+            r"artifact\.json: not a JSON object; remove it and run the recipe again$",
         ),
         (
             lambda stage: (stage / ARTIFACT).write_bytes(b"\xff\xfe"),
-            r"artifact\.json: damaged \(.*utf-8.*\); remove .*pretrain to run that stage again$",
+            r"artifact\.json: damaged \(.*utf-8.*\); remove it and run the recipe again$",
         ),
         (
             lambda stage: (stage / BACKBONE).unlink(),

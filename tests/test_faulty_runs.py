@@ -150,11 +150,9 @@ def test_a_damaged_artifact_is_named_and_only_its_stage_is_to_be_run_again(recip
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     (folder / "probe" / ARTIFACT).write_text('{"stage": "pro')
-    with pytest.raises(
-        ArtifactError, match=rf"^{folder / 'probe' / ARTIFACT}: damaged \(.*\); remove {folder / 'probe'} to run that stage again$"
-    ):
+    with pytest.raises(ArtifactError, match=rf"^{folder / 'probe' / ARTIFACT}: damaged \(.*\); remove it and run the recipe again$"):
         run_recipe(recipe, output=folder)
-    shutil.rmtree(folder / "probe")
+    (folder / "probe" / ARTIFACT).unlink()
     assert_goes_on(recipe, folder, whole)
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sslkit import cli
+from sslkit import cli, load_recipe
+from sslkit.preflight import backbone_image
+from sslkit.sweep import identity
 
 RECIPE = """
 name = "tiny"
@@ -187,12 +189,66 @@ WRONG_OVERRIDES = {
     "name.x=3": "override 'name.x=3': name is not a table; found 'tiny'",
 }
 
-CASES = {**TYPOS, **WRONG_TYPES, **UNKNOWN_NAMES, **IMPOSSIBLE_VALUES, **WRONG_STAGES, **WRONG_OVERRIDES}
+TOO_LARGE = {
+    "seed=9223372036854775808": "seed: is too large an integer; allowed: 64 bits",
+    "stages.pretrain.epochs=1000001": "stages.pretrain.epochs: are too many; found 1000001; allowed: at most 1,000,000",
+    "stages.pretrain.batch_size=1000001": "stages.pretrain.batch_size: is too large; found 1000001; allowed: at most 1,000,000 images",
+    "stages.pretrain.augment.crop_padding=1025": "stages.pretrain.augment.crop_padding: is too large; found 1025;"
+    " allowed: at most 1,024 pixels",
+    "stages.pretrain.task={ name = 'rotnet', angles = [" + "1, " * 361 + "] }": "stages.pretrain.task.angles: are too many; found 361;"
+    " allowed: at most 360",
+    "backbone.width=1e300": "backbone.width: is out of range; found 1e+300; allowed: 0 < width <= 100",
+    'data={ name = "digits", image_size = 257 }': "data.image_size: the digits have no more to show; found 257; allowed: at most 256 pixels",
+    'data={ name = "image_folder", root = "x", image_size = 8193 }': "data.image_size: is too large; found 8193;"
+    " allowed: at most 8,192 pixels",
+    evaluator('name = "mlp_probe", layers = ["conv2"], hidden = 65537'): "stages.probe.evaluator.hidden: is too large; found 65537;"
+    " allowed: at most 65,536",
+    evaluator('name = "conv_probe", layers = ["conv2"], width = 65537'): "stages.probe.evaluator.width: is too large; found 65537;"
+    " allowed: at most 65,536",
+    evaluator(
+        'name = "semi_supervised", layers = ["conv2"], labels_per_class = [2], selection = "random", num_subsets = 1001'
+    ): "stages.probe.evaluator.num_subsets: are too many; found 1001; allowed: at most 1,000",
+    evaluator(
+        'name = "semi_supervised", layers = ["conv2"], labels_per_class = [2], images_per_epoch = 1000000001'
+    ): "stages.probe.evaluator.images_per_epoch: is too large; found 1000000001; allowed: at most 1,000,000,000",
+    f"sweep={{ seed = {list(range(501))} }}": "sweep: makes 501 variants; allowed: 500; write several recipes",
+}
+
+FOUND_BY_FUZZING = {
+    "device=meta": "device: is not usable on this machine; found 'meta'; allowed: auto, cpu...",
+    "device=hpu": "device: is not usable on this machine; found 'hpu'; allowed: auto, cpu...",
+    "device=mkldnn": "device: is not usable on this machine; found 'mkldnn'; allowed: auto, cpu...",
+    'data={ name = "image_folder", root = "~no_such_user/x" }': "data: ...",
+    f'data={{ name = "image_folder", root = "{"x" * 5000}" }}': "data: ...",
+    "=1": "override '=1': must be KEY=VALUE; ...",
+    "log_every=1\nseed=2": "override 'log_every=1\\nseed=2': must be one value; give each key an argument of its own",
+    'paper={ "probe.conv2.top1" = nan }': 'paper."probe.conv2.top1": must be a number in percent; found nan',
+    'sweep={ "backbone.a/b" = [1] }': 'sweep."backbone.a/b": this key cannot name a folder; allowed: letters, digits, _, - and .',
+    f"sweep={{ {', '.join(f'a{i:09} = [1]' for i in range(20))} }}": "sweep: a variant's name is too long for a folder; ...",
+    "seed=[" + "[" * 5000: "override 'seed=[[[...",
+    "a." * 40 + "b=1": "override 'a.a.a...",
+}
+
+CASES = {**TOO_LARGE, **FOUND_BY_FUZZING, **TYPOS, **WRONG_TYPES, **UNKNOWN_NAMES, **IMPOSSIBLE_VALUES, **WRONG_STAGES, **WRONG_OVERRIDES}
 
 
 @pytest.mark.parametrize(("override", "message"), CASES.items(), ids=CASES.keys())
 def test_a_wrong_key_is_refused_in_one_line(refused: Refused, override: str, message: str):
     assert_message(refused(override), message)
+
+
+def test_a_chain_of_stages_may_be_longer_than_pythons_stack(tmp_path: Path):
+    """That is no wrong recipe, though it once ended in a RecursionError."""
+    links = [f'[stages.s{i}]\nweights = "{f"s{i - 1}" if i else "random"}"\ntask = "rotnet"' for i in range(1500)]
+    (tmp_path / "chain.toml").write_text("\n".join(['name = "chain"', 'data = "digits"', 'backbone = "nin"', *links]))
+    recipe = load_recipe(tmp_path / "chain.toml")
+    assert len(identity(recipe.stages[-1], recipe.stages)) == 1500
+    assert backbone_image(recipe, recipe.stages[-1], recipe.data.image()) == recipe.data.image()
+
+
+def test_an_empty_key_is_shown(refused: Refused, tmp_path: Path):
+    (tmp_path / "empty.toml").write_text('"" = 1')
+    assert refused(path="empty.toml").startswith('"": unknown key; allowed: name, ')
 
 
 def test_the_nearest_name_is_offered(refused: Refused):

@@ -1,6 +1,5 @@
 """The Network in Network in which RotNet was studied on 32 x 32 images."""
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -10,6 +9,8 @@ from sslkit.interfaces import Backbone, FeatureInfo, ImageSpec
 from sslkit.layers import init_weights, nin_block
 
 DEPTHS = (3, 4, 5)
+MAX_WIDTH = 100
+"""A network with 100 times the channels has 10,000 times the weights: ten thousand million."""
 
 
 class NIN(Backbone):
@@ -32,8 +33,8 @@ class NIN(Backbone):
         super().__init__(image)
         if num_blocks not in DEPTHS:
             raise OptionError("num_blocks", "unknown depth", found=num_blocks, allowed=map(str, DEPTHS))
-        if not 0 < width < math.inf:
-            raise OptionError("width", "must be a positive, finite number", found=width)
+        if not 0 < width <= MAX_WIDTH:
+            raise OptionError("width", "is out of range", found=width, allowed=f"0 < width <= {MAX_WIDTH}")
         w96, w160, w192 = (max(1, round(base * width)) for base in (96, 160, 192))
         deep = (w192, w192, w192)
         blocks = {

@@ -14,6 +14,7 @@ from sslkit.errors import OptionError
 from sslkit.interfaces import Dataset, ImageSpec, Split
 
 SIDE = 8  # pixels, as they come
+MAX_SIDE = 256  # pixels; all images are in memory at once
 LEVELS = 16  # the largest value, white
 MEAN, STD = (0.3052,), (0.3760,)  # of the training images
 
@@ -34,6 +35,8 @@ class Digits(Dataset):
     def __post_init__(self) -> None:
         if self.image_size < SIDE:
             raise OptionError("image_size", "the digits are not made smaller", found=self.image_size, allowed=f"{SIDE} pixels or more")
+        if self.image_size > MAX_SIDE:
+            raise OptionError("image_size", "the digits have no more to show", found=self.image_size, allowed=f"at most {MAX_SIDE} pixels")
 
     def image(self) -> ImageSpec:
         """Gray squares, with the statistics of the training images as they come."""

@@ -18,6 +18,9 @@ from sslkit.data.layout import Layout, check_images, check_labels, check_same_cl
 from sslkit.errors import DataError, OptionError
 from sslkit.interfaces import Dataset, ImageSpec, Split
 
+MAX_SIDE = 8192
+"""Pixels: an image of this size takes 200 MB."""
+
 IMAGENET = {  # mean and std; gray: the luma of the means, and of the deviations, for channels are nearly in step
     "rgb": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "gray": ((0.459,), (0.226,)),
@@ -74,6 +77,8 @@ class ImageFolder(Dataset):
             raise OptionError("root", "must be a folder", found=self.root)
         if self.image_size < 1:
             raise OptionError("image_size", "must be positive", found=self.image_size, allowed="1 pixel or more")
+        if self.image_size > MAX_SIDE:
+            raise OptionError("image_size", "is too large", found=self.image_size, allowed=f"at most {MAX_SIDE:,} pixels")
         if self.color not in IMAGENET:
             raise OptionError("color", "is not known", found=self.color, allowed=IMAGENET)
         if not 0 <= self.val_fraction < 1:
@@ -100,7 +105,7 @@ class ImageFolder(Dataset):
                 only, or images beside them.
             OptionError: ``val_fraction`` although there is a test split.
         """
-        layout = find_layout(Path(self.root).expanduser().absolute(), self._scan)
+        layout = find_layout(Path(os.path.expanduser(self.root)).absolute(), self._scan)  # noqa: PTH111 - a user that does not exist is no error here
         if layout.test is not None and self.val_fraction:
             fix = "leave it out, or point root at the training folder itself"
             raise OptionError("val_fraction", f"there is a test split already, {layout.test}", found=self.val_fraction, fix=fix)

@@ -1,5 +1,6 @@
 """Which subfolders of a folder of images are its splits and its classes."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +36,7 @@ def find_layout(root: Path, scan: FolderScan) -> Layout:
     Raises:
         DataError: there is no such folder, or it has a test split but nothing to train on.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112 - a name too long for a folder is none, where Path raises
         raise DataError(f"{root} is not a folder", fix="set root in [data] to the folder of the images")
     train, unlabeled, *tests = (root / name if (root / name).is_dir() else None for name in ("train", "unlabeled", "test", "val"))
     tests = [folder for folder in tests if folder is not None]

@@ -87,7 +87,7 @@ class TorchvisionSet(Dataset):
     @property
     def folder(self) -> Path:
         """The folder of the files, resolved from ``root`` and the environment."""
-        return Path(self.root or os.environ.get("SSLKIT_DATA") or Path("~", ".cache", "sslkit")).expanduser().absolute()
+        return Path(os.path.expanduser(self.root or os.environ.get("SSLKIT_DATA") or "~/.cache/sslkit")).absolute()  # noqa: PTH111 - a user that does not exist is no error here
 
     @final
     def image(self) -> ImageSpec:

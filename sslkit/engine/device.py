@@ -14,6 +14,8 @@ import torch
 
 from sslkit.errors import OptionError
 
+_TYPES = ("cpu", "cuda", "mps", "xpu")
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +62,14 @@ class Runtime:
         """
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        problem = "is not usable on this machine"
+        if self.device.partition(":")[0] not in _TYPES:  # some of torch's other names compute nothing, import or warn
+            raise OptionError("device", problem, found=self.device, allowed=_devices())
         try:
             device = torch.device(self.device)
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise OptionError("device", "is not usable on this machine", found=self.device, allowed=_devices()) from error
+            raise OptionError("device", problem, found=self.device, allowed=_devices()) from error
         return device
 
     def resolve_autocast(self, device: torch.device) -> torch.dtype | None:

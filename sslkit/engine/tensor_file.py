@@ -53,11 +53,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             entry = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-        state = entry["state"]
+        state = {**entry["state"]}  # a TypeError where it is no object
         intact = entry["sha256"] == _checksum(tensors, state)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such file") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except RecursionError:
+        raise ArtifactError(f"{path}: damaged (its values are nested too deeply)", fix=_fix(path)) from None
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:  # the last is torch's, of shapes that it cannot hold
         raise ArtifactError(f"{path}: damaged ({error})", fix=_fix(path)) from error
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: not written by this version of sslkit", fix=_fix(path)) from error

@@ -9,6 +9,11 @@ from sslkit.engine.schedules import Cosine
 from sslkit.errors import OptionError
 from sslkit.interfaces import Augment, OptimizerFactory, Schedule
 
+MAX_EPOCHS = 1_000_000
+MAX_BATCH_SIZE = 1_000_000
+MAX_SNAPSHOTS = 1000
+"""Each is a file."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +62,12 @@ class Training:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise OptionError("epochs", "must be positive", found=self.epochs, allowed="1 or more")
+        if self.epochs > MAX_EPOCHS:
+            raise OptionError("epochs", "are too many", found=self.epochs, allowed=f"at most {MAX_EPOCHS:,}")
         if self.batch_size < 1:
             raise OptionError("batch_size", "must be positive", found=self.batch_size, allowed="1 or more images")
+        if self.batch_size > MAX_BATCH_SIZE:
+            raise OptionError("batch_size", "is too large", found=self.batch_size, allowed=f"at most {MAX_BATCH_SIZE:,} images")
         if self.clip_grad_norm is not None and self.clip_grad_norm <= 0.0:
             raise OptionError("clip_grad_norm", "must be positive", found=self.clip_grad_norm, allowed="a number above 0")
 
@@ -93,6 +102,8 @@ def check_snapshots(epochs: Iterable[int], num_epochs: int) -> list[int]:
         OptionError: one lies outside of the training, or stands there twice.
     """
     snapshots = sorted(epochs)
+    if len(snapshots) > MAX_SNAPSHOTS:
+        raise OptionError("snapshot_epochs", "are too many", found=len(snapshots), allowed=f"at most {MAX_SNAPSHOTS:,}")
     if any(not 0 <= epoch <= num_epochs for epoch in snapshots) or len(set(snapshots)) < len(snapshots):
         raise OptionError("snapshot_epochs", "must be distinct epochs of the training", found=snapshots, allowed=f"0 to {num_epochs}")
     return snapshots

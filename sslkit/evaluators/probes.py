@@ -9,6 +9,9 @@ from sslkit.evaluators.classifier import build_heads, check_head, check_layers, 
 from sslkit.evaluators.heads import HeadKind
 from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
 
+MAX_WIDTH = 65_536
+"""Of hidden layers and blocks: two hidden layers of this width have four thousand million weights."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(Training, Evaluator):
@@ -90,6 +93,8 @@ class ConvProbe(Probe):
 def _check_width(option: str, width: int | None) -> None:
     if width is not None and width < 1:
         raise OptionError(option, "must be positive", found=width, allowed="1 or more")
+    if width is not None and width > MAX_WIDTH:
+        raise OptionError(option, "is too large", found=width, allowed=f"at most {MAX_WIDTH:,}")
 
 
 def _probe(

@@ -17,6 +17,12 @@ from sslkit.evaluators.frozen_trunk import FrozenTrunk
 from sslkit.evaluators.heads import HeadKind
 from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
 
+MAX_SUBSETS = 1000
+"""Each is a classifier to train."""
+
+MAX_IMAGES_PER_EPOCH = 1_000_000_000
+"""The order of an epoch is in memory at once."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,8 @@ class SemiSupervised(Training, Evaluator):
             raise OptionError("num_subsets", "does not fit labels_per_class", found=list(self.num_subsets), allowed=allowed)
         if min(self.subset_counts.values()) < 1:
             raise OptionError("num_subsets", "must be positive", found=self.num_subsets, allowed="1 or more")
+        if max(self.subset_counts.values()) > MAX_SUBSETS:
+            raise OptionError("num_subsets", "are too many", found=self.num_subsets, allowed=f"at most {MAX_SUBSETS:,}")
         if max(self.subset_counts.values()) > 1 and self.selection == "first":
             raise OptionError("num_subsets", "needs random selection", found=self.num_subsets, fix='set selection = "random"')
         if not self.freeze and len(self.layers) != 1:
@@ -64,6 +72,8 @@ class SemiSupervised(Training, Evaluator):
             raise OptionError(
                 "images_per_epoch", "is smaller than a batch", found=self.images_per_epoch, allowed=f"{self.batch_size} or more"
             )
+        if self.images_per_epoch is not None and self.images_per_epoch > MAX_IMAGES_PER_EPOCH:
+            raise OptionError("images_per_epoch", "is too large", found=self.images_per_epoch, allowed=f"at most {MAX_IMAGES_PER_EPOCH:,}")
 
     @property
     def subset_counts(self) -> dict[int, int]:

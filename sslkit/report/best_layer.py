@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sslkit.artifacts import ARTIFACT, read_json
+from sslkit.artifacts import read_artifact
 from sslkit.interfaces import Backbone
 from sslkit.recipe import Recipe
 from sslkit.recipe_stages import RANDOM, EvaluateStage
@@ -22,7 +22,7 @@ def best_layer(folder: Path, recipe: Recipe, layers: Sequence[str]) -> str | Non
     for stage in recipe.stages:
         frozen = isinstance(stage, EvaluateStage) and stage.weights != RANDOM and stage.evaluator.frozen
         if frozen and finished(folder, stage):
-            metrics: Mapping[str, float] = read_json(folder / stage.key / ARTIFACT)["metrics"]
+            metrics: Mapping[str, float] = read_artifact(folder / stage.key).get("metrics", {})
             measured = {layer: metrics[f"{layer}.top1"] for layer in layers if f"{layer}.top1" in metrics}
             found = {layer: max(measured.get(layer, 0.0), found.get(layer, 0.0)) for layer in (*found, *measured)}
     return max(found, key=lambda layer: found[layer], default=None)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sslkit.artifacts import ARTIFACT, Predicted, load_predictions, read_json
+from sslkit.artifacts import Predicted, load_predictions, read_artifact
 from sslkit.recipe import Recipe
 from sslkit.recipe_stages import EvaluateStage, PretrainStage, Stage
 from sslkit.report.canvas import FAINT, HEADING, INK, LINE, MAX_WIDTH, SMALL, Canvas, elided, text_width, viridis
@@ -101,7 +101,7 @@ def _read(folder: Path, stages: Iterable[Stage]) -> list[Matrix]:
 
 
 def _matrix(folder: Path, stage: Stage, name: str, predicted: Predicted) -> Matrix:
-    names = read_json(folder / stage.key / ARTIFACT).get("classes", [])
+    names = read_artifact(folder / stage.key).get("classes", [])
     needed = 1 + int(torch.cat([predicted.classes, predicted.targets]).max())
     classes = tuple(names) if len(names) >= needed else tuple(str(label) for label in range(needed))
     return Matrix(stage.key, name, classes, confusion_matrix(predicted, len(classes)))

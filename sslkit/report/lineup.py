@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from sslkit.artifacts import ARTIFACT, BACKBONE, read_json
+from sslkit.artifacts import BACKBONE, read_artifact
 from sslkit.data.opened import OpenedDataset
 from sslkit.errors import ArtifactError, OptionError
 from sslkit.interfaces import Backbone
@@ -99,7 +99,7 @@ def shortlist(networks: Sequence[Network], num: int) -> list[Network]:
 def finished(folder: Path, stage: Stage) -> bool:
     """Whether a stage is done. One whose artifact is damaged is not: a report shows what is left."""
     try:
-        return read_json(folder / stage.key / ARTIFACT).get("status") == "finished"
+        return read_artifact(folder / stage.key).get("status") == "finished"
     except ArtifactError:
         return False
 

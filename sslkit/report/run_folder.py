@@ -1,17 +1,22 @@
 """A run's folder read back into one value: finished or not, and whatever version of sslkit wrote it."""
 
-import tomllib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sslkit.artifacts import ARTIFACT, METRICS, read_json
-from sslkit.errors import ArtifactError
+from sslkit.artifacts import ARTIFACT, METRICS
+from sslkit.errors import ArtifactError, RecipeError
 from sslkit.metrics_log import read_metrics
+from sslkit.recipe_table import parse_table, read_text
 from sslkit.report.results import Results
 from sslkit.report.stage_key import StageKey, parse_key
+from sslkit.saved_files import SavedArtifact, SavedEnvironment, SavedFigures, SavedFile, SavedResults, check_form, read_saved
+
+_FOLDER = re.compile(r"(?:(?!\.{1,2}(?:/|$))[^/\\\0]{1,255}(?:/(?!$)|$))+")
+"""A path that leads to a folder below: a stage's key decides which files are read."""
 
 
 @dataclass(frozen=True)
@@ -83,31 +88,40 @@ def read_run(folder: Path) -> RunFolder:
         ArtifactError: it is no run's folder, or a file in it is damaged.
     """
     text = _recipe_text(folder)
-    try:
-        recipe = tomllib.loads(text)
-        name, paper, margins = str(recipe["name"]), dict(recipe.get("paper", {})), dict(recipe.get("margins", {}))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{folder / 'recipe.toml'}: damaged ({error})", fix="run the recipe again") from error
-    saved = _optional_json(folder / "results.json")
+    recipe = _recipe(text, folder / "recipe.toml")
+    figures = SavedFigures.model_validate(recipe)
+    saved = _optional(folder / "results.json", SavedResults)
     stages = _stages(folder, saved)
     pending = [stage.key for stage in stages if stage.artifact.get("status", "finished") != "finished"]
     pending += [key for key in saved.get("pending", []) if key not in {stage.key for stage in stages}]
-    results = Results(name, paper, margins, {stage.key: dict(stage.metrics) for stage in stages if stage.key not in pending}, pending)
+    margins = {label: (first, second) for label, (first, second) in figures.margins.items()}
+    results = Results(
+        figures.name, figures.paper, margins, {stage.key: dict(stage.metrics) for stage in stages if stage.key not in pending}, pending
+    )
     finished = bool(saved) and not pending
     variants = tuple(sorted(path.stem for path in folder.glob("variants/*.toml")))
-    return RunFolder(folder, results, stages, finished, recipe, text, variants, _optional_json(folder / "environment.json"))
+    return RunFolder(folder, results, stages, finished, recipe, text, variants, _optional(folder / "environment.json", SavedEnvironment))
 
 
 def _recipe_text(folder: Path) -> str:
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder", fix="name a folder that sslkit run wrote")
     path = folder / "recipe.toml"
+    if not path.exists():
+        raise ArtifactError(f"{folder}: not a run's folder, for it holds no recipe.toml", fix=_advice(folder))
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{folder}: not a run's folder, for it holds no recipe.toml", fix=_advice(folder)) from error
-    except (OSError, ValueError) as error:
+        return read_text(path)
+    except RecipeError as error:
         raise ArtifactError(f"{path}: damaged ({error})", fix="run the recipe again") from error
+
+
+def _recipe(text: str, path: Path) -> dict[str, Any]:
+    try:
+        recipe = parse_table(text, path.name)
+    except RecipeError as error:
+        raise ArtifactError(f"{path}: damaged ({error})", fix="run the recipe again") from error
+    check_form(recipe, SavedFigures, path)
+    return recipe
 
 
 def _advice(folder: Path) -> str:
@@ -123,12 +137,15 @@ def _stages(folder: Path, saved: Mapping[str, Any]) -> tuple[StageFolder, ...]:
     """The stages that results.json knows of, and then those that it lacks: a run that goes on writes it anew, stage by stage."""
     measured = saved.get("stages", {})
     rest = saved["pending"] if "pending" in saved else _on_disk(folder)
+    for key in (*measured, *rest):
+        if not _FOLDER.fullmatch(key):
+            raise ArtifactError(f"{folder / 'results.json'}: damaged (not a stage's key)", found=key, fix="run the recipe again")
     keys = [*measured, *(key for key in rest if key not in measured and (folder / key / ARTIFACT).exists())]
     return tuple(_stage(folder, key, measured.get(key)) for key in keys)
 
 
 def _stage(folder: Path, key: str, metrics: Mapping[str, float] | None) -> StageFolder:
-    artifact = _optional_json(folder / key / ARTIFACT)
+    artifact = _optional(folder / key / ARTIFACT, SavedArtifact)
     return StageFolder(key, folder / key, artifact, artifact.get("metrics", {}) if metrics is None else metrics)
 
 
@@ -138,5 +155,5 @@ def _on_disk(folder: Path) -> list[str]:
     return sorted(keys, key=lambda key: (parse_key(key).series, parse_key(key).epoch or 0))
 
 
-def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+def _optional(path: Path, form: type[SavedFile]) -> dict[str, Any]:
+    return read_saved(path, form) if path.exists() else {}

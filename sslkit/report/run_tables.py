@@ -122,7 +122,7 @@ def _environment_of(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]
 def _distinct(run: RunFolder, part: str, name: str) -> Iterator[str]:
     """What the stages' artifacts say of their task or backbone, each once."""
     tables = [stage.artifact.get("identity", {}).get(part) for stage in run.stages]
-    yield from dict.fromkeys(_described({name: table[name], **table.get("options", table)}, name) for table in tables if table)
+    yield from dict.fromkeys(_described({name: table[name], **(table.get("options", table) or {})}, name) for table in tables if table)
 
 
 def _described(table: Any, name: str) -> str:
@@ -137,7 +137,7 @@ def _toml(value: Any) -> str:
     """A value in one line."""
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
-    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _images(stages: list[StageFolder]) -> str:

