@@ -38,7 +38,7 @@ class RunLock:
         self._folder = folder
         self._path = folder / LOCK
         self._lock = FileLock(self._path)
-        self._identity = (0, 0)
+        self._identity: tuple[int, int] | None = None
 
     def check(self) -> None:
         """Make sure that the folder is still the one that was claimed.
@@ -46,11 +46,7 @@ class RunLock:
         Raises:
             RunFailedError: it was removed, moved, or replaced by another.
         """
-        try:
-            status = self._path.stat()
-        except OSError:
-            status = None
-        if status is None or (status.st_dev, status.st_ino) != self._identity:
+        if _identity(self._path) != self._identity:
             raise RunFailedError(
                 f"{self._folder}: this folder was removed or replaced while the run was in it", fix="put it back, or run the recipe again"
             )
@@ -67,14 +63,13 @@ class RunLock:
         """
         self._acquire()
         try:
-            status = self._path.stat()
-            self._identity = (status.st_dev, status.st_ino)
+            self._identity = _identity(self._path)
             if (dead := _owner(self._folder)) is not None:
                 tell(f"{dead} left this run without finishing: going on in its place")
             write_json(self._folder / OWNER, Owner(os.getpid(), socket.gethostname())._asdict())
             yield
         finally:
-            if _owner(self._folder) == Owner(os.getpid(), socket.gethostname()):  # and not another's, after the folder was replaced
+            if self._identity is not None and _identity(self._path) == self._identity:  # and not another's folder in the place of ours
                 with suppress(OSError):
                     (self._folder / OWNER).unlink()
             self._lock.release()
@@ -89,6 +84,15 @@ class RunLock:
             ) from None
         except OSError as error:
             raise ArtifactError(f"{self._path}: cannot be locked ({error})", fix="choose another folder with --output") from error
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another of its name; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _owner(folder: Path) -> Owner | None:

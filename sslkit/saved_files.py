@@ -1,6 +1,7 @@
 """The JSON files of a run's folder, as somebody else or another version may have written them: read with care, checked against a form."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -150,11 +151,12 @@ def check_form(value: object, form: type[SavedFile], path: Path) -> None:
 
 def _loads(path: Path) -> Any:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ArtifactError(f"{path}: is no file", fix=_FIX)
         with path.open("rb") as file:
-            content = file.read(MAX_JSON_BYTES + 1)
-        if len(content) > MAX_JSON_BYTES:
-            raise ArtifactError(f"{path}: is too large", allowed=f"{MAX_JSON_BYTES:,} bytes")
-        return json.loads(content.decode("utf-8"))
+            if os.fstat(file.fileno()).st_size > MAX_JSON_BYTES:  # asked first: reading up to the limit would reserve as much memory
+                raise ArtifactError(f"{path}: is too large", allowed=f"{MAX_JSON_BYTES:,} bytes")
+            return json.loads(file.read().decode("utf-8"))
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such file", fix="name the folder of a finished stage") from error
     except RecursionError:

@@ -296,7 +296,7 @@ def test_compare_prints_json_or_markdown_alone(sslkit_command):
         (("report", "nowhere"), "nowhere: no such folder; name a folder that sslkit run wrote"),
         (("report", "one/probe"), "one/probe: not a run's folder, for it holds no recipe.toml; name the whole run: "),
         (("report", "one", "one"), "a run is given twice; found ['one', 'one']; name each run's folder once"),
-        (("report", "one", "--output", "tiny.toml"), "the report cannot be written: tiny.toml/tables: cannot be written, "),
+        (("report", "one", "--output", "tiny.toml"), "tiny.toml: the report cannot be written ("),
         (("compare", "one"), "there is nothing to compare with; found ['one']; allowed: two runs or more; name another run's folder"),
         (("compare", "one", "two/../one"), "a run is given twice; found ['one', 'two/../one']; name each run's folder once"),
         (("compare", "one", "."), ".: not a run's folder, for it holds no recipe.toml; name a run in it: one, two"),

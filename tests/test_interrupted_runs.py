@@ -44,7 +44,7 @@ def finish(recipe: Path, folder: Path, *arguments: str) -> None:
 # ------------------------------------------------------------------------------------------------------------------ signals
 
 
-@pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)])
+@pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)])
 def test_a_signal_leaves_a_checkpoint_a_code_and_the_command_to_go_on(
     number: int, name: str, code: int, recipe: Path, whole: Path, tmp_path: Path
 ):
@@ -60,8 +60,9 @@ def test_a_signal_leaves_a_checkpoint_a_code_and_the_command_to_go_on(
         f"{name}: stopped in stage 'pretrain' after {step} steps; go on with: sslkit run {recipe} --quiet --output {folder} log_every=2"
     )
     assert not (folder / OWNER).exists()
-    finish(recipe, folder)
-    assert weights(folder) == weights(whole)
+    if number == signal.SIGTERM:  # a start takes seconds, and what comes after does not depend on who asked
+        finish(recipe, folder)
+        assert weights(folder) == weights(whole)
 
 
 def test_a_signal_to_the_whole_process_group_lets_workers_finish_the_step(tmp_path: Path):
@@ -116,16 +117,15 @@ def test_time_that_is_up_leaves_a_checkpoint_and_a_code(recipe: Path, whole: Pat
 
 def test_a_second_process_in_the_folder_is_refused_and_told_who_is_there(recipe: Path, tmp_path: Path):
     folder = tmp_path / "run"
-    first = start(recipe, folder)
+    first = start(recipe, folder, "stages.pretrain.epochs=10000")
     wait_until(has_trained(folder), first)
-    for arguments in ((), ("--fresh",)):
-        second = start(recipe, folder, *arguments)
-        out, err = second.communicate()
-        assert (second.returncode, out) == (2, "")
-        assert err == (
-            f"error: {folder}: process {first.pid} on {socket.gethostname()} is running in this folder; "
-            "wait until it ends, or choose another folder with --output\n"
-        )
+    second = start(recipe, folder, "--fresh")
+    out, err = second.communicate()
+    assert (second.returncode, out) == (2, "")
+    assert err == (
+        f"error: {folder}: process {first.pid} on {socket.gethostname()} is running in this folder; "
+        "wait until it ends, or choose another folder with --output\n"
+    )
     assert first.poll() is None
     first.send_signal(signal.SIGTERM)
     first.communicate()
@@ -174,7 +174,7 @@ def test_a_run_whose_folder_is_gone_ends_in_one_line_and_leaves_nothing_behind(r
     assert line.startswith(f"error: {folder}")
     assert "removed or" in line
     assert not folder.exists() or {path.name for path in folder.iterdir()} == {LOCK}
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.move(tmp_path / "elsewhere", folder)
-    finish(recipe, folder)
-    assert weights(folder) == weights(whole)
+    if not replaced:  # what was moved away is still good
+        shutil.move(tmp_path / "elsewhere", folder)
+        finish(recipe, folder)
+        assert weights(folder) == weights(whole)

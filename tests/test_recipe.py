@@ -393,6 +393,7 @@ def test_the_resolved_recipe_has_every_default_filled_in():
         "optimizer": {"main": {"name": "sgd", "lr": 0.5, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}},
         "schedule": {"name": "cosine", "final": 0.0, "warmup_epochs": 0.0},
         "augment": {"crop_padding": 0, "horizontal_flip": False},
+        "on_nan": {"retries": 0, "lr_factor": 0.5},
     }
     assert resolved["stages"]["supervised"]["backbone"] == {"name": "nin", "num_blocks": 3, "width": 0.1, "pool_after_conv3": False}
     assert "backbone" not in resolved["stages"]["probe"]

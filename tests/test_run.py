@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 import tomllib
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -34,10 +33,9 @@ from sslkit import (
     run_recipe,
 )
 from sslkit.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS, state_hash
-from sslkit.metrics_log import read_metrics
 from sslkit.recipe import Recipe
 from sslkit.run import RunResult
-from tests.recipes import SMALL, start, steps_logged, weights
+from tests.recipes import SMALL, steps_logged, weights
 
 # Every kind of evaluator once, an epoch each, on 1,438 digits: three steps an epoch.
 RECIPE = """
@@ -496,32 +494,6 @@ def test_a_run_in_a_thread_leaves_signals_alone(load: Callable[..., Recipe], tmp
         thread.start()
         thread.join()
     assert set(results[0].results.stages) == {"pretrain", "probe"}
-
-
-def test_a_killed_run_started_again_ends_with_the_same_bits(load: Callable[..., Recipe], tmp_path: Path):
-    """The promise: SIGKILL at any point, here in mid-pretraining, changes no bit of the weights."""
-    path, folder = tmp_path / "small.toml", tmp_path / "killed"
-    path.write_text(SMALL.replace("epochs = 1\nbatch_size = 500", "epochs = 20\nbatch_size = 500"))
-    process = start(path, folder, "checkpoint_minutes=0")  # one after each of 60 steps
-    try:
-        while not list(folder.glob("pretrain/checkpoint-*")) and process.poll() is None:
-            time.sleep(0.001)
-    finally:
-        process.kill()
-        output = process.communicate()
-    assert process.returncode == -signal.SIGKILL, output
-    assert artifact(folder / "pretrain")["status"] == "running"
-    killed_at = len([line for line in read_metrics(folder / "pretrain" / METRICS) if line["split"] == "train"])
-    assert 0 < killed_at < 60
-
-    process = start(path, folder)
-    output = process.communicate()
-    assert process.returncode == 0, output
-    expected = run_recipe(load(path.read_text()), output=tmp_path / "whole").folder
-    assert weights(folder) == weights(expected)
-    assert json.loads((folder / "results.json").read_text()) == json.loads((expected / "results.json").read_text())
-    assert steps_logged(folder / "pretrain" / METRICS) == steps_logged(expected / "pretrain" / METRICS)
-    assert not list((folder / "pretrain").glob("*.tmp-*"))
 
 
 def test_a_refused_start_leaves_the_record_as_it_was(whole: Whole, tmp_path: Path):

@@ -58,7 +58,7 @@ class AuditReport:
         try:
             write_json(path, self.as_json())
         except StorageError as error:  # the user chose the file
-            raise ArtifactError(str(error), fix="choose another file with --output") from error
+            raise ArtifactError(f"{path}: cannot be written ({error.__cause__})", fix="choose another file with --output") from error
 
 
 def audit_recipe(

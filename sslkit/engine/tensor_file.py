@@ -53,19 +53,25 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             entry = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-        state = {**entry["state"]}  # a TypeError where it is no object
-        intact = entry["sha256"] == _checksum(tensors, state)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such file") from error
     except RecursionError:
         raise ArtifactError(f"{path}: damaged (its values are nested too deeply)", fix=_fix(path)) from None
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:  # the last is torch's, of shapes that it cannot hold
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:  # the last two are torch's, of impossible shapes
         raise ArtifactError(f"{path}: damaged ({error})", fix=_fix(path)) from error
-    except (KeyError, TypeError) as error:
+    return tensors, _checked_state(entry, tensors, path)
+
+
+def _checked_state(entry: Any, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+    """The JSON values, if the checksum fits them and the tensors."""
+    try:
+        state = {**entry["state"]}
+        intact = entry["sha256"] == _checksum(tensors, state)
+    except (KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{path}: not written by this version of sslkit", fix=_fix(path)) from error
     if not intact:
         raise ArtifactError(f"{path}: damaged (its checksum is wrong)", fix=_fix(path))
-    return tensors, state
+    return state
 
 
 def _checksum(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> str:

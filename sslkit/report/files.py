@@ -79,5 +79,7 @@ def _write(report: Report, output: Path) -> ReportFiles:
         write_text(markdown, render_markdown(report))
         write_text(page, render_page(report))
     except StorageError as error:  # the user chose the folder
-        raise ArtifactError(f"the report cannot be written: {error}", fix="choose another folder with --output") from error
+        raise ArtifactError(
+            f"{output}: the report cannot be written ({error.__cause__})", fix="choose another folder with --output"
+        ) from error
     return ReportFiles(page, markdown, tuple(tables))
