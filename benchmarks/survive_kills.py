@@ -9,6 +9,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,28 +71,21 @@ def _survive(name: str, folder: Path, arguments: argparse.Namespace) -> Trial:
 
 
 def _show(trials: dict[str, Trial]) -> None:
-    rows = [
-        [
-            name,
-            str(trial.toll.kills["a random time"]),
-            str(trial.toll.kills["a random write"]),
-            str(trial.toll.runs),
-            len(trial.toll.problems),
-        ]
-        for name, trial in trials.items()
-    ]
-    print(
-        table(
-            ["variant", "kills at a random time", "kills before a random write", "runs that ended", "problems"],
-            [list(map(str, row)) for row in rows],
-        )
-    )
-    moments = sum((trial.toll.moments for trial in trials.values()), start=type(next(iter(trials.values())).toll.moments)())
+    heads = ["variant", "kills at a random time", "right before a random write", "runs that ended", "writes of a run", "differences"]
+    tolls = {name: trial.toll for name, trial in trials.items()}
+    print(table(heads, [_row(name, trial) for name, trial in trials.items()]))
+    moments = sum((toll.moments for toll in tolls.values()), start=Counter())
     print()
     print(table(["killed", "times"], [[moment, str(count)] for moment, count in moments.most_common()]))
-    for name, trial in trials.items():
-        for problem in trial.toll.problems:
+    for name, toll in tolls.items():
+        for problem in toll.problems:
             print(f"{name}: {problem}")
+
+
+def _row(name: str, trial: Trial) -> list[str]:
+    kills = trial.toll.kills
+    counts = (kills["a random time"], kills["a random write"], trial.toll.runs, trial.writes, len(trial.toll.problems))
+    return [name, *map(str, counts)]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sslkit.artifacts import ARTIFACT, BackboneRecord, write_json
 from sslkit.data.opened import OpenedDataset
-from sslkit.disk import make_folder, refuse_links, remove_temporary
+from sslkit.disk import make_folder, refuse_links, remove_temporary, writing
 from sslkit.errors import ArtifactError, RunInterruptedError, StorageError
 from sslkit.events import Event, Notice, Observer, Observers
 from sslkit.networks import begun_with
@@ -187,11 +187,18 @@ def _open_folder(folder: Path, recipe: Recipe, fresh: bool) -> None:
     _check_links(folder, recipe)
     if fresh:
         for stage in recipe.stages:
-            if (folder / stage.key / ARTIFACT).exists():
-                shutil.rmtree(folder / stage.key)
+            _remove_stage(folder / stage.key)
     remove_temporary(folder)
     if not (folder / "recipe.toml").exists():
         write_recipe(folder, recipe)
+
+
+def _remove_stage(folder: Path) -> None:
+    """The artifact goes first: should this be cut short, what is left is no stage that could be taken for finished."""
+    if (folder / ARTIFACT).exists():
+        with writing(folder):
+            (folder / ARTIFACT).unlink()
+            shutil.rmtree(folder)
 
 
 def _check_links(folder: Path, recipe: Recipe) -> None:

@@ -28,7 +28,7 @@ from sslkit.artifacts import (
     state_hash,
     write_json,
 )
-from sslkit.disk import make_folder, refuse_links, remove_temporary
+from sslkit.disk import make_folder, refuse_links, remove_temporary, writing
 from sslkit.engine.device import Runtime, configured, describe_device
 from sslkit.engine.memory import explaining_shortage
 from sslkit.errors import ArtifactError
@@ -157,6 +157,7 @@ class StageRun:
         remove_temporary(self.folder)
         path = self.folder / ARTIFACT
         if not path.exists():
+            self._forget_earlier(self.folder)
             begun = {"stage": self.name, "kind": self.kind, "status": "running", "format": FORMAT, "fingerprint": mark}
             write_json(path, {**begun, "identity": identity})
             return {}
@@ -169,6 +170,12 @@ class StageRun:
                 fix="remove that folder to run this stage again, start over with --fresh, or choose another folder with --output",
             )
         return artifact
+
+    def _forget_earlier(self, folder: Path) -> None:
+        """Checkpoints without an artifact beside them are of nobody knows what: of another recipe, where a new start was cut short."""
+        for leftover in (*folder.glob("checkpoint-*"), folder / METRICS):
+            with writing(leftover):
+                leftover.unlink(missing_ok=True)
 
     def _check_format(self, artifact: Mapping[str, Any]) -> None:
         if (found := artifact.get("format")) != FORMAT:
@@ -234,7 +241,7 @@ class StageRun:
             },
         )
         for leftover in self.folder.glob("checkpoint-*"):
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
         return StageResult(outcome.metrics, backbone, self.folder, mark)
 
     def _finished(self, backbone: Backbone, artifact: Mapping[str, Any], mark: str) -> StageResult:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,33 @@ def test_what_a_kill_left_half_written_is_removed(recipe: Recipe, whole: Path, t
         (folder / place).write_bytes(b"half")
     assert_goes_on(recipe, folder, whole)
     assert not list(folder.rglob("*.tmp-*"))
+
+
+def test_a_new_start_that_is_cut_short_leaves_nothing_that_could_be_taken_for_its_own(recipe: Recipe, whole: Path, tmp_path: Path):
+    """``--fresh`` was killed after it had removed the artifact: what is left is a checkpoint of other options, and their metrics."""
+    folder = tmp_path / "run"
+    stopped = At(StepEnd, "pretrain", 4, lambda: _raise(StorageError("x: full")))
+    other = replace(recipe, stages=tuple(replace(stage, seed=7) for stage in recipe.stages))
+    with pytest.raises(RunFailedError):
+        run_recipe(other, output=folder, observers=[stopped])
+    assert list((folder / "pretrain").glob("checkpoint-*"))
+    (folder / "pretrain" / ARTIFACT).unlink()
+    assert_goes_on(recipe, folder, whole)
+
+
+def test_starting_over_removes_the_artifact_first(recipe: Recipe, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+
+    def killed(path: Path) -> None:
+        assert not (path / ARTIFACT).exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe, output=folder, fresh=True)
+    monkeypatch.undo()
+    assert_goes_on(recipe, folder, whole)
 
 
 def test_a_run_that_fails_lets_go_of_its_folder(recipe: Recipe, whole: Path, tmp_path: Path):
