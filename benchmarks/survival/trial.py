@@ -80,18 +80,26 @@ class Trial:
                 self.toll.moments[moment_of(folder)] += 1
                 killed += 1
             elif code:
-                self.toll.problems.append(f"ended with {code}: {output}")
+                self._note([f"ended with {code}: {output}"], folder)
                 return
             else:
                 break
         else:
             code, output = self._start(folder).wait_for_end()
             if code:
-                self.toll.problems.append(f"ended with {code}: {output}")
+                self._note([f"ended with {code}: {output}"], folder)
                 return
         if killed:
             self.toll.runs += 1
-            self.toll.problems += differences(folder, self.whole)
+            self._note(differences(folder, self.whole), folder)
+
+    def _note(self, problems: list[str], folder: Path) -> None:
+        """Say at once what is wrong, and keep the folder: a moment like this may not come again soon."""
+        if problems:
+            kept = folder.with_name(f"problem-{len(self.toll.problems)}")
+            shutil.copytree(folder, kept, dirs_exist_ok=True)
+            print(f"{kept}: {problems}", file=sys.stderr)
+            self.toll.problems += problems
 
     def _start_to_kill(self, folder: Path, how: str) -> tuple[int, str]:
         if how == "a random write":
