@@ -26,7 +26,7 @@ _REASONS = {
 }
 """By the system's error number: what is wrong, and what to do about it."""
 
-TEMPORARY = "*.tmp-*"
+TEMPORARY = f"*.tmp-{'[0-9a-f]' * 16}"
 """What unfinished files are called; a kill leaves them behind."""
 
 
@@ -88,8 +88,8 @@ def make_folder(path: Path) -> None:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove the unfinished files that a kill has left in a folder. Only for who is alone in it."""
-    for leftover in folder.glob(TEMPORARY):
+    """Remove the unfinished files that a kill has left in a folder, at any depth. Only for who is alone in it."""
+    for leftover in folder.rglob(TEMPORARY):
         leftover.unlink(missing_ok=True)
 
 

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "plugins": "catalog class_address errors hookspecs plugin_lists",
     "schema": "catalog errors interfaces",
     "options": "catalog errors interfaces plain_values schema",
-    "engine": "disk errors events interfaces",
+    "engine": "disk errors events interfaces kernels",
     "data": "errors interfaces progress",
     "backbones": "errors interfaces layers",
     "evaluators": "data engine errors interfaces layers",

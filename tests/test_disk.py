@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sslkit import ArtifactError, StorageError
-from sslkit.disk import append_line, os_error, refuse_links, remove_temporary, writing, written_whole
+from sslkit.disk import TEMPORARY, append_line, os_error, refuse_links, remove_temporary, writing, written_whole
 from tests.disks import file_sizes_limited, fill, make_read_only, small_disk
 
 
@@ -147,8 +147,15 @@ def test_links_are_refused(tmp_path: Path):
         refuse_links(folder)
 
 
-def test_what_a_kill_left_is_removed(tmp_path: Path):
-    for name in ("results.json", "results.json.tmp-0123456789abcdef", "mine.tmp"):
+def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path: Path):
+    (tmp_path / "tables").mkdir()
+    kept = {"results.json", "mine.tmp", "mine.tmp-1", "tables"}
+    for name in (*kept - {"tables"}, "results.json.tmp-0123456789abcdef", "tables/results.csv.tmp-0123456789abcdef"):
         (tmp_path / name).touch()
     remove_temporary(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "mine.tmp"}
+    assert {path.name for path in tmp_path.rglob("*")} == kept
+
+
+def test_what_is_being_written_is_called_so(tmp_path: Path):
+    with written_whole(tmp_path / "file") as file:
+        assert list(tmp_path.glob(TEMPORARY)) == [file]

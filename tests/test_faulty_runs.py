@@ -215,7 +215,9 @@ def test_a_runs_whole_folder_may_be_a_link(recipe: Recipe, whole: Path, tmp_path
 def test_what_a_kill_left_half_written_is_removed(recipe: Recipe, whole: Path, tmp_path: Path):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
-    for place in ("results.json.tmp-0123", "pretrain/checkpoint-000000002.safetensors.tmp-0123"):
+    for place in (
+        f"{name}.tmp-0123456789abcdef" for name in ("results.json", "tables/results.csv", "pretrain/checkpoint-000000002.safetensors")
+    ):
         (folder / place).write_bytes(b"half")
     assert_goes_on(recipe, folder, whole)
     assert not list(folder.rglob("*.tmp-*"))

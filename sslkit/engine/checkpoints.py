@@ -14,6 +14,7 @@ from sslkit.engine.tensor_file import load_tensors, save_tensors
 from sslkit.errors import ArtifactError
 from sslkit.events import CheckpointSaved, Notice
 from sslkit.interfaces import RunContext
+from sslkit.kernels.batch_norm_relu import describe_kernels
 
 FORMAT = 1
 """Of checkpoints; counted up when an older one cannot be read any more."""
@@ -149,7 +150,7 @@ def _remove(paths: Iterable[Path]) -> None:
 
 def _machine(device: torch.device) -> dict[str, str]:
     """What decides rounding: an interrupted run ends with the same bits only where these stay."""
-    return {"torch": torch.__version__, "device": describe_device(device)}
+    return {"torch": torch.__version__, "device": describe_device(device), "cpu_kernels": describe_kernels()}
 
 
 def _check_format(path: Path, state: Mapping[str, Any]) -> None:

@@ -67,7 +67,10 @@ def repeat_a_line(folder: Path) -> None:
         (repeat_a_line, "metrics: linear/metrics.jsonl"),
         (change_a_result, "results.json: stages"),
         (lambda folder: (folder / "linear" / "heads.safetensors").unlink(), "weights: linear/heads.safetensors"),
-        (lambda folder: (folder / "linear" / "heads.safetensors.tmp-1").touch(), "linear/heads.safetensors.tmp-1: left behind"),
+        (
+            lambda folder: (folder / "linear" / "heads.safetensors.tmp-0123456789abcdef").touch(),
+            "linear/heads.safetensors.tmp-0123456789abcdef: left behind",
+        ),
         (lambda folder: (folder / "report.html").unlink(), "report.html: missing"),
         (lambda folder: (folder / "linear" / ARTIFACT).unlink(), "fingerprints: linear"),
     ],
@@ -93,7 +96,7 @@ def test_the_folder_tells_the_moment_of_a_kill(whole: Path, tmp_path: Path):
     artifact = {**read_json(whole / "linear" / ARTIFACT), "status": "running"}
     write_json(folder / "linear" / ARTIFACT, artifact)
     assert moment_of(folder) == "in LinearProbe"
-    (folder / "linear" / "heads.safetensors.tmp-12").touch()
+    (folder / "linear" / "heads.safetensors.tmp-0123456789abcdef").touch()
     assert moment_of(folder) == "while a file was written"
     assert moment_of(whole) == "in the report"
     assert json.loads((whole / "results.json").read_text())["pending"] == []
