@@ -473,7 +473,7 @@ def test_a_crash_while_the_artifact_is_written_loses_nothing(tmp_path: Path, mon
 
 
 def test_half_written_files_of_a_kill_are_swept_away(tmp_path: Path):
-    (tmp_path / "checkpoint.safetensors.tmp-123").write_bytes(b"half")
+    (tmp_path / "checkpoint-000000003.safetensors.tmp-0123456789abcdef").write_bytes(b"half")
     pretrained(output=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [ARTIFACT, BACKBONE, METRICS]
 
