@@ -67,10 +67,10 @@ def run_recipe(
         RunFailedError: a loss diverged, memory or the disk does not suffice, or the folder was removed.
         RunInterruptedError: stopped on request; starting again goes on.
     """
+    request = StopRequest(should_stop or (lambda: False), max_minutes)
     folder = Path("runs") / recipe.name if output is None else Path(output)
     data = OpenedDataset(recipe.data)
     check(recipe, data)
-    request = StopRequest(should_stop or (lambda: False), max_minutes)
     everyone = (RunRecord(folder, recipe), *recipe.observers, *observers)
     _make_folder(folder)
     lock = RunLock(folder)
