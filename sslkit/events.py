@@ -35,13 +35,15 @@ class StageSkipped(Event):
 class FitStart(Event):
     """A training loop begins. ``part`` names the fit where a stage has several (``k20``), and is empty where it has one.
 
-    ``step`` is where it begins: 0, or the step of the checkpoint that it resumes from.
+    ``step`` is where it begins: 0, or the step of the checkpoint that it resumes from. ``measured`` says that held-out images were
+    measured at that step before, where they had to be, and that this does not come again.
     """
 
     part: str
     step: int
     num_steps: int
     num_epochs: int
+    measured: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

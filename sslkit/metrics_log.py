@@ -25,7 +25,7 @@ class MetricsLog(Observer):
     def observe(self, event: Event) -> None:
         """See :class:`Observer`."""
         if isinstance(event, FitStart):
-            self._drop_repeated(event.part, event.step)
+            self._drop_repeated(event)
         elif isinstance(event, StepEnd) and event.metrics:
             self._append("train", event)
         elif isinstance(event, HeldoutEnd):
@@ -35,9 +35,9 @@ class MetricsLog(Observer):
         line = {"split": split, "part": event.part, "step": event.step, "epoch": round(event.epoch, 4), **event.metrics}
         append_line(self._path, json.dumps(line))
 
-    def _drop_repeated(self, part: str, step: int) -> None:
+    def _drop_repeated(self, start: FitStart) -> None:
         lines = read_metrics(self._path)
-        kept = [line for line in lines if line["part"] != part or not _is_repeated(line, step)]
+        kept = [line for line in lines if line["part"] != start.part or not _is_repeated(line, start)]
         with written_whole(self._path) as file:
             file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
@@ -49,9 +49,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [line for line in map(_parse, path.read_text(encoding="utf-8").splitlines()) if line is not None]
 
 
-def _is_repeated(line: dict[str, Any], step: int) -> bool:
-    """Held-out images are measured right after a step and before its checkpoint counts: that measurement comes again."""
-    return line["step"] >= step if line["split"] == "heldout" else line["step"] > step
+def _is_repeated(line: dict[str, Any], start: FitStart) -> bool:
+    """Held-out images are measured right after a step and, but at the beginning of an epoch, before its checkpoint counts: that
+    measurement comes again.
+    """
+    first = start.step + (line["split"] == "train" or start.measured)
+    return line["step"] >= first
 
 
 def _parse(line: str) -> dict[str, Any] | None:

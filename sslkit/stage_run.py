@@ -28,7 +28,7 @@ from sslkit.artifacts import (
     state_hash,
     write_json,
 )
-from sslkit.disk import make_folder, refuse_links, remove_temporary, writing
+from sslkit.disk import make_folder, refuse_links, remove_temporary
 from sslkit.engine.device import Runtime, configured, describe_device
 from sslkit.engine.memory import explaining_shortage
 from sslkit.errors import ArtifactError
@@ -157,7 +157,9 @@ class StageRun:
         remove_temporary(self.folder)
         path = self.folder / ARTIFACT
         if not path.exists():
-            self._forget_earlier(self.folder)
+            # Checkpoints without an artifact beside them are of nobody knows what: of another recipe, where a new start was cut short.
+            _remove_checkpoints(self.folder)
+            (self.folder / METRICS).unlink(missing_ok=True)
             begun = {"stage": self.name, "kind": self.kind, "status": "running", "format": FORMAT, "fingerprint": mark}
             write_json(path, {**begun, "identity": identity})
             return {}
@@ -170,12 +172,6 @@ class StageRun:
                 fix="remove that folder to run this stage again, start over with --fresh, or choose another folder with --output",
             )
         return artifact
-
-    def _forget_earlier(self, folder: Path) -> None:
-        """Checkpoints without an artifact beside them are of nobody knows what: of another recipe, where a new start was cut short."""
-        for leftover in (*folder.glob("checkpoint-*"), folder / METRICS):
-            with writing(leftover):
-                leftover.unlink(missing_ok=True)
 
     def _check_format(self, artifact: Mapping[str, Any]) -> None:
         if (found := artifact.get("format")) != FORMAT:
@@ -240,12 +236,12 @@ class StageRun:
                 "fingerprint": mark,
             },
         )
-        for leftover in self.folder.glob("checkpoint-*"):
-            leftover.unlink(missing_ok=True)
+        _remove_checkpoints(self.folder)
         return StageResult(outcome.metrics, backbone, self.folder, mark)
 
     def _finished(self, backbone: Backbone, artifact: Mapping[str, Any], mark: str) -> StageResult:
         assert self.folder is not None
+        _remove_checkpoints(self.folder)  # of a start that was killed between its last two writes
         path = self.folder / BACKBONE
         trained = None
         if "backbone" in artifact:
@@ -257,3 +253,8 @@ class StageRun:
             load_weights(trained, path)
             trained.eval()
         return StageResult(dict(artifact["metrics"]), trained, self.folder, mark)
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    for path in folder.glob("checkpoint-*"):
+        path.unlink(missing_ok=True)

@@ -223,6 +223,13 @@ def test_what_a_kill_left_half_written_is_removed(recipe: Recipe, whole: Path, t
     assert not list(folder.rglob("*.tmp-*"))
 
 
+def test_checkpoints_that_a_kill_left_in_a_finished_stage_are_removed(recipe: Recipe, whole: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    (folder / "pretrain" / "checkpoint-000000009.safetensors").touch()
+    assert_goes_on(recipe, folder, whole)
+
+
 def test_a_new_start_that_is_cut_short_leaves_nothing_that_could_be_taken_for_its_own(recipe: Recipe, whole: Path, tmp_path: Path):
     """``--fresh`` was killed after it had removed the artifact: what is left is a checkpoint of other options, and their metrics."""
     folder = tmp_path / "run"

@@ -27,6 +27,7 @@ class Bomb:
     def __init__(self, kill_at: int) -> None:
         self.count = 0
         self._kill_at = kill_at
+        self._process = os.getpid()
 
     def wire(self) -> None:
         """Put it into the system's calls."""
@@ -36,7 +37,7 @@ class Bomb:
 
     def _wired(self, call: Callable[..., Any], writes: Callable[[tuple], bool]) -> Callable[..., Any]:
         def called(*arguments: Any, **options: Any) -> Any:
-            if writes(arguments):
+            if os.getpid() == self._process and writes(arguments):  # not in workers, which are forked with the count so far
                 self.count += 1
                 if self.count == self._kill_at:
                     os.kill(os.getpid(), signal.SIGKILL)

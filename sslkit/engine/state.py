@@ -57,6 +57,11 @@ class TrainState:
         return -(-images // self._train.batch_size)
 
     @property
+    def begins_epoch(self) -> bool:
+        """Whether an epoch has been begun, and no batch of it was seen."""
+        return self.order is not None and self.batch == 0
+
+    @property
     def exact_epoch(self) -> float:
         """Epochs completed, with the fraction of the current one."""
         return self.epoch + self.batch / self.num_batches

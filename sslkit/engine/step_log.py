@@ -34,9 +34,15 @@ class StepLog:
             return
         self._begun = True
         state, context = self._state, self._context
-        remaining = (num_epochs - state.epoch) * state.num_batches - state.batch
         context.emit(
-            FitStart(stage=context.stage, part=context.part, step=state.step, num_steps=state.step + remaining, num_epochs=num_epochs)
+            FitStart(
+                stage=context.stage,
+                part=context.part,
+                step=state.step,
+                num_steps=state.step + (num_epochs - state.epoch) * state.num_batches - state.batch,
+                num_epochs=num_epochs,
+                measured=state.begins_epoch and state.step > 0,
+            )
         )
         self.restart_clock()
 

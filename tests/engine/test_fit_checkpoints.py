@@ -16,6 +16,7 @@ from sslkit import (
     FitStart,
     HeldoutEnd,
     Notice,
+    Objective,
     OnNan,
     OptionError,
     RunInterruptedError,
@@ -24,11 +25,14 @@ from sslkit import (
     fit,
 )
 from sslkit.data.loader import Loader
+from sslkit.engine.fit import FitResult
 from sslkit.engine.state import TrainState
 from sslkit.engine.tensor_file import load_tensors, save_tensors
 from sslkit.events import Event
+from sslkit.metrics_log import MetricsLog
 from tests.contract.miniatures.images import tiny_images
 from tests.engine.brightness import CPU, PLAIN_SGD, Brightness, assert_same_state, context_with, logged, run, stop_after, told
+from tests.recipes import steps_logged
 
 # -------------------------------------------------------------------------------------------------- a loss that is not finite
 
@@ -162,13 +166,38 @@ def test_retries_end(tmp_path: Path):
 @pytest.mark.parametrize("checkpoint_minutes", [0, 1e9])
 @pytest.mark.parametrize("stops", [[1] * 12, [4, 1], [5, 2], [6]], ids=str)
 def test_an_interrupted_fit_that_rolls_back_ends_with_the_same_bits(stops: list[int], checkpoint_minutes: float, tmp_path: Path):
+    def forgive(objective: Objective, folder: Path, **options: object) -> FitResult:
+        folder.mkdir(exist_ok=True)
+        log = MetricsLog(folder / "metrics.jsonl")
+        return run(objective, forgiving(2), tiny_images(4), evaluate_every=1, log_every=1, folder=folder, emit=log.observe, **options)
+
     whole, resumed = Fragile(), Fragile()
-    expected = run(whole, forgiving(2), folder=tmp_path / "whole")
+    expected = forgive(whole, tmp_path / "whole")
     for steps in stops:
         with contextlib.suppress(RunInterruptedError):
-            run(Fragile(), forgiving(2), folder=tmp_path / "parts", checkpoint_minutes=checkpoint_minutes, should_stop=stop_after(steps))
-    assert run(resumed, forgiving(2), folder=tmp_path / "parts") == expected
+            forgive(Fragile(), tmp_path / "parts", checkpoint_minutes=checkpoint_minutes, should_stop=stop_after(steps))
+    assert forgive(resumed, tmp_path / "parts") == expected
     assert_same_state(resumed, whole)
+    assert steps_logged(tmp_path / "parts" / "metrics.jsonl") == steps_logged(tmp_path / "whole" / "metrics.jsonl")
+
+
+def test_a_kill_at_the_beginning_of_an_epoch_keeps_what_was_measured_before(tmp_path: Path):
+    """The retreat of the second epoch is the newest checkpoint: the measurement after the first one does not come again."""
+    (tmp_path / "parts").mkdir()
+
+    def killed(event: Event) -> None:
+        MetricsLog(tmp_path / "parts" / "metrics.jsonl").observe(event)
+        if isinstance(event, CheckpointSaved) and event.step == 3:
+            raise KeyboardInterrupt
+
+    options = {"evaluate_every": 1, "log_every": 1}
+    with pytest.raises(KeyboardInterrupt):
+        run(Brightness(), forgiving(1), tiny_images(4), folder=tmp_path / "parts", emit=killed, **options)
+    for name in ("parts", "whole"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        log = MetricsLog(tmp_path / name / "metrics.jsonl")
+        run(Brightness(), forgiving(1), tiny_images(4), folder=tmp_path / name, emit=log.observe, **options)
+    assert steps_logged(tmp_path / "parts" / "metrics.jsonl") == steps_logged(tmp_path / "whole" / "metrics.jsonl")
 
 
 def test_a_roll_back_needs_a_folder():
