@@ -199,7 +199,7 @@ import sslkit.data.{module} as module
 work = module.{name}
 def slow(*arguments, **options):
     print("begun", flush=True)
-    time.sleep(0.2)
+    time.sleep(0.05)
     return work(*arguments, **options)
 module.{name} = slow
 from sslkit.cli import main
@@ -211,8 +211,8 @@ main()
 @pytest.mark.parametrize("command", ["run", "check"])
 @pytest.mark.parametrize(("module", "name"), [("image_files", "_num_bytes"), ("file_set", "decode")])
 def test_ctrl_c_ends_a_scan_at_once(images, tmp_path, command, module, name):
-    """1,200 files at 0.2 s would take minutes, which the time limit does not allow."""
-    make(images, *classes("train", "cat", "dog", num_images=600))
+    """2,400 files at 0.05 s would take two minutes, which the time limit does not allow."""
+    make(images, *classes("train", "cat", "dog", num_images=1200))
     (tmp_path / "tiny.toml").write_text(RECIPE.format(data='val_fraction = 0.5\non_error = "skip"', stages=""))
     process = subprocess.Popen(
         [sys.executable, "-c", SLOWLY.format(module=module, name=name, command=command)],
