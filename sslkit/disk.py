@@ -2,9 +2,8 @@
 
 import errno
 import os
-import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -89,8 +88,18 @@ def make_folder(path: Path) -> None:
 
 def remove_temporary(folder: Path) -> None:
     """Remove the unfinished files that a kill has left in a folder, at any depth. Only for who is alone in it."""
-    for leftover in folder.rglob(TEMPORARY):
-        leftover.unlink(missing_ok=True)
+    remove(folder.rglob(TEMPORARY))
+
+
+def remove(files: Iterable[Path]) -> None:
+    """Remove files, if they are there.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    for path in files:
+        with writing(path):
+            path.unlink(missing_ok=True)
 
 
 def refuse_links(folder: Path) -> None:
@@ -105,12 +114,6 @@ def refuse_links(folder: Path) -> None:
                 f"{path}: is a link, which a run writes into only if it is the run's whole folder",
                 fix="remove the link, or choose another folder with --output",
             )
-
-
-def os_error(message: str) -> OSError:
-    """The system's error out of a message of Rust's (``... (os error 28)``), for libraries that hide it."""
-    found = re.search(r"os error (\d+)", message)
-    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(message)
 
 
 def _flush(path: Path) -> None:

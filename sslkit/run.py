@@ -20,11 +20,13 @@ from sslkit.recipe_stages import RANDOM, PretrainStage, Stage
 from sslkit.recipe_table import read_table
 from sslkit.report.files import write_run_report
 from sslkit.report.results import Results
-from sslkit.run_lock import RunLock
+from sslkit.run_lock import LOCK, RunLock
 from sslkit.run_record import RunRecord, write_recipe
 from sslkit.stage_run import Provenance, StageResult
 from sslkit.stages import evaluate, pretrain
 from sslkit.stopping import StopRequest
+
+_OTHER_FOLDER = "choose another folder with --output"
 
 
 class RunResult(NamedTuple):
@@ -175,11 +177,15 @@ def _weights_mark(stage: Stage, fingerprints: Mapping[str, str]) -> str:
 
 def _make_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise ArtifactError(f"{folder}: is a file", fix="choose another folder with --output")
+        raise ArtifactError(f"{folder}: is a file", fix=_OTHER_FOLDER)
+    if folder.resolve() == Path.cwd():  # an empty variable in --output "$OUT" means it, too
+        raise ArtifactError("the current folder cannot be a run's", fix=_OTHER_FOLDER)
+    if (folder / "recipe.toml").exists() and not any((folder / name).exists() for name in (LOCK, "environment.json")):
+        raise ArtifactError(f"{folder}: holds a recipe.toml that no run wrote, which would be replaced", fix=_OTHER_FOLDER)
     try:
         make_folder(folder)
     except StorageError as error:  # before anything was computed it is the user's to choose another
-        raise ArtifactError(f"{folder}: cannot be written to ({error.__cause__})", fix="choose another folder with --output") from error
+        raise ArtifactError(f"{folder}: cannot be written to ({error.__cause__})", fix=_OTHER_FOLDER) from error
 
 
 def _open_folder(folder: Path, recipe: Recipe, fresh: bool) -> None:
@@ -211,7 +217,7 @@ def _check_links(folder: Path, recipe: Recipe) -> None:
 def _check_owner(folder: Path, recipe: Recipe) -> None:
     """Stages that do not collide would otherwise mix, and results.json would be the new recipe's alone."""
     path = folder / "recipe.toml"
-    owner = read_table(path).get("name") if path.exists() else recipe.name
+    owner = read_table(path).get("name") if path.is_file() else recipe.name
     if owner != recipe.name:
         raise ArtifactError(
             f"{folder}: holds a run of a different recipe (name: {owner!r} -> {recipe.name!r})", fix="choose another folder with --output"

@@ -20,6 +20,9 @@ _PRETRAIN_KEYS = ("task", "evaluate_every", "snapshot_epochs", *TRAINING_KEYS, *
 _EVALUATE_KEYS = ("evaluator", *_COMMON_KEYS)
 
 
+_TAKEN = ("tables", "variants")
+
+
 class StageParser:
     """The stages of one recipe without a sweep, or of one variant.
 
@@ -51,6 +54,8 @@ class StageParser:
     def _add(self, name: str, table: Mapping[str, Any]) -> None:
         """Parse a stage; one that takes each snapshot of another becomes a stage for each."""
         path = f"stages.{name}"
+        if name in _TAKEN:
+            raise RecipeError(f"{path}: is a folder that every run has", found=name, fix="choose another name")
         if "task" in table and "evaluator" in table:
             raise RecipeError(f"{path}: has a task and an evaluator", allowed="one of them", fix="make two stages of it")
         if "task" not in table and "evaluator" not in table:

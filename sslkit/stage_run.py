@@ -16,6 +16,7 @@ from sslkit.artifacts import (
     BACKBONE,
     HEADS,
     METRICS,
+    PREDICTIONS,
     BackboneRecord,
     describe_backbone,
     differences,
@@ -28,7 +29,7 @@ from sslkit.artifacts import (
     state_hash,
     write_json,
 )
-from sslkit.disk import make_folder, refuse_links, remove_temporary
+from sslkit.disk import make_folder, refuse_links, remove, remove_temporary
 from sslkit.engine.device import Runtime, configured, describe_device
 from sslkit.engine.memory import explaining_shortage
 from sslkit.errors import ArtifactError
@@ -159,7 +160,7 @@ class StageRun:
         if not path.exists():
             # Checkpoints without an artifact beside them are of nobody knows what: of another recipe, where a new start was cut short.
             _remove_checkpoints(self.folder)
-            (self.folder / METRICS).unlink(missing_ok=True)
+            remove(self.folder / name for name in (METRICS, BACKBONE, HEADS, PREDICTIONS))
             begun = {"stage": self.name, "kind": self.kind, "status": "running", "format": FORMAT, "fingerprint": mark}
             write_json(path, {**begun, "identity": identity})
             return {}
@@ -174,6 +175,8 @@ class StageRun:
         return artifact
 
     def _check_format(self, artifact: Mapping[str, Any]) -> None:
+        if artifact.get("status") == "finished" and "metrics" not in artifact:
+            raise ArtifactError(f"{self.folder}/{ARTIFACT}: damaged (metrics: missing)", fix="remove it and run the recipe again")
         if (found := artifact.get("format")) != FORMAT:
             raise ArtifactError(
                 f"{self.folder}: was written by another version of sslkit (format {found}, not {FORMAT})",
@@ -256,5 +259,4 @@ class StageRun:
 
 
 def _remove_checkpoints(folder: Path) -> None:
-    for path in folder.glob("checkpoint-*"):
-        path.unlink(missing_ok=True)
+    remove(folder.glob("checkpoint-*"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sslkit import ArtifactError, StorageError
-from sslkit.disk import TEMPORARY, append_line, os_error, refuse_links, remove_temporary, writing, written_whole
+from sslkit.disk import TEMPORARY, append_line, refuse_links, remove_temporary, writing, written_whole
 from tests.disks import file_sizes_limited, fill, make_read_only, small_disk
 
 
@@ -120,12 +120,6 @@ def test_other_errors_keep_the_systems_words():
     ):
         raise OSError(errno.ETXTBSY, os.strerror(errno.ETXTBSY))
     assert StorageError("x").exit_code == 1
-
-
-def test_the_systems_error_is_found_in_a_message_of_rusts():
-    assert os_error("Error while serializing: I/O error: No space left on device (os error 28)").errno == errno.ENOSPC
-    assert os_error("anything else").errno is None
-    assert str(os_error("anything else")) == "anything else"
 
 
 # ------------------------------------------------------------------------------------------------------------------- links

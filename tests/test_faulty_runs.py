@@ -1,6 +1,7 @@
 """Runs whose disk, memory or folder is not what it should be: one clear line, nothing lost, and the next start goes on."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from sslkit import ArtifactError, CheckpointSaved, Event, Observer, RunFailedError, StepEnd, StorageError, load_recipe, run_recipe
+from sslkit import (
+    ArtifactError,
+    CheckpointSaved,
+    Event,
+    Observer,
+    RunFailedError,
+    StepEnd,
+    StorageError,
+    load_recipe,
+    run_recipe,
+    write_report,
+)
 from sslkit.artifacts import ARTIFACT, read_json, write_json
 from sslkit.engine.tensor_file import load_tensors
 from sslkit.recipe import Recipe
@@ -223,6 +235,39 @@ def test_what_a_kill_left_half_written_is_removed(recipe: Recipe, whole: Path, t
     assert not list(folder.rglob("*.tmp-*"))
 
 
+def test_an_artifact_without_metrics_is_damaged(recipe: Recipe, whole: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    artifact = read_json(folder / "probe" / ARTIFACT)
+    del artifact["metrics"]
+    write_json(folder / "probe" / ARTIFACT, artifact)
+    with pytest.raises(ArtifactError, match=r"artifact\.json: damaged \(metrics: missing\); remove it and run the recipe again$"):
+        run_recipe(recipe, output=folder)
+    (folder / "probe" / ARTIFACT).unlink()
+    assert_goes_on(recipe, folder, whole)
+
+
+def test_a_folder_that_holds_ones_own_recipe_is_left_alone(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "recipe.toml").write_text("# mine")
+    with pytest.raises(ArtifactError, match=r"holds a recipe\.toml that no run wrote, which would be replaced; choose another folder"):
+        run_recipe(recipe, output=tmp_path)
+    assert (tmp_path / "recipe.toml").read_text() == "# mine"
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for output in ("", ".", tmp_path / "here"):
+        with pytest.raises(ArtifactError, match=r"^the current folder cannot be a run's; choose another folder with --output$"):
+            run_recipe(recipe, output=output)
+    assert list(tmp_path.joinpath("here").iterdir()) == []
+
+
+def test_a_pipe_in_the_place_of_a_runs_recipe_is_not_waited_for(whole: Path, tmp_path: Path):
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "recipe.toml").unlink()
+    os.mkfifo(tmp_path / "run" / "recipe.toml")
+    with pytest.raises(ArtifactError, match=r"recipe\.toml: is no file; run the recipe again in another folder$"):
+        write_report([tmp_path / "run"])
+
+
 def test_checkpoints_that_a_kill_left_in_a_finished_stage_are_removed(recipe: Recipe, whole: Path, tmp_path: Path):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
@@ -239,6 +284,7 @@ def test_a_new_start_that_is_cut_short_leaves_nothing_that_could_be_taken_for_it
         run_recipe(other, output=folder, observers=[stopped])
     assert list((folder / "pretrain").glob("checkpoint-*"))
     (folder / "pretrain" / ARTIFACT).unlink()
+    (folder / "pretrain" / "heads.safetensors").write_bytes(b"of another evaluator")
     assert_goes_on(recipe, folder, whole)
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def test_a_signal_to_the_whole_process_group_lets_workers_finish_the_step(tmp_pa
     recipe, folder = tmp_path / "small.toml", tmp_path / "run"
     data = f'[data]\nname = "image_folder"\nroot = "{tmp_path / "images"}"\nimage_size = 16\n'
     recipe.write_text(LONG.replace('[data]\nname = "digits"\n', data).replace("batch_size = 500", "batch_size = 4"))
-    command = [os.sys.executable, str(tmp_path / "stream.py"), "run", str(recipe), "--quiet", "--output", str(folder)]
+    command = [sys.executable, str(tmp_path / "stream.py"), "run", str(recipe), "--quiet", "--output", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_until(has_trained(folder), process)
     os.killpg(process.pid, signal.SIGTERM)
@@ -86,6 +87,16 @@ def test_a_signal_to_the_whole_process_group_lets_workers_finish_the_step(tmp_pa
     assert (process.returncode, out) == (143, ""), err
     assert err.startswith("SIGTERM: stopped in stage 'pretrain' after "), err
     assert checkpoints(folder)
+
+
+@pytest.mark.usefixtures("recipe")
+def test_sigterm_before_the_first_stage_is_told_as_well(tmp_path: Path):
+    (tmp_path / "early.py").write_text(
+        "import os, signal\nfrom sslkit import cli, run\nrun.check = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\ncli.main()\n"
+    )
+    command = [sys.executable, "early.py", "run", "small.toml", "--quiet"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "SIGTERM; go on with: sslkit run small.toml --quiet\n")
 
 
 def test_a_second_sigterm_changes_nothing(recipe: Path, tmp_path: Path):
@@ -139,7 +150,7 @@ def test_the_claim_of_a_dead_process_is_taken_over(recipe: Path, tmp_path: Path)
     first.kill()
     first.communicate()
     assert json.loads((folder / OWNER).read_text()) == {"pid": first.pid, "host": socket.gethostname()}
-    command = [os.sys.executable, "-m", "sslkit", "run", str(recipe), "--output", str(folder), "--max-minutes", "0"]
+    command = [sys.executable, "-m", "sslkit", "run", str(recipe), "--output", str(folder), "--max-minutes", "0"]
     second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert second.returncode == 75
     assert f"process {first.pid} on {socket.gethostname()} left this run without finishing: going on in its place" in second.stderr

@@ -502,8 +502,8 @@ def test_of_damaged_checkpoints_the_one_before_is_used(tmp_path: Path):
         watcher = Recorder()
         again = pretrained(output=folder, observers=[watcher], runtime=runtime)
         first, second = (event.message for event in watcher.of(Notice))
-        assert re.fullmatch(rf"{files[2]}: damaged \(.+\); the one before is used", first)
-        assert re.fullmatch(rf"{files[1]}: damaged \(.+\); the one before is used", second)
+        assert re.fullmatch(rf"{files[2]}: damaged \(.+\); it is set aside", first)
+        assert re.fullmatch(rf"{files[1]}: damaged \(.+\); it is set aside", second)
         assert watcher.of(FitStart)[0].step == 3
         assert again.metrics == whole.metrics
         assert (folder / BACKBONE).read_bytes() == (tmp_path / "whole" / BACKBONE).read_bytes()
@@ -662,7 +662,9 @@ def test_files_that_cannot_be_decoded_are_told_and_listed(tmp_path: Path):
 
 def test_a_diverged_run_fails_and_is_not_finished(tmp_path: Path):
     training = Training(epochs=2, batch_size=8, optimizer=SGD(lr=1e30))
-    with pytest.raises(RunFailedError, match=r"^training diverged at step \d: loss .*; lower the learning rate, "):
+    with pytest.raises(
+        RunFailedError, match=r"^training diverged at step \d: loss .*; start over \(--fresh\) with a lower learning rate, "
+    ):
         pretrained(training=training, output=tmp_path)
     assert artifact(tmp_path)["status"] == "running"
     assert not (tmp_path / BACKBONE).exists()

@@ -76,6 +76,7 @@ def evaluator(options: str) -> str:
 
 
 TYPOS = {
+    'stages={ tables = { task = "rotnet" } }': "stages.tables: is a folder that every run has; found 'tables'; choose another name",
     "bakbone=1": "bakbone: unknown key; allowed: name, seed, data, ...",
     "data.image_sise=16": "data.image_sise: unknown option; did you mean 'image_size'?",
     "backbone.num_block=3": "backbone.num_block: unknown option; did you mean 'num_blocks'?",

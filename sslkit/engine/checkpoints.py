@@ -1,14 +1,14 @@
 """The checkpoints of one fit: the last few are kept, a damaged one is passed over."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sslkit.disk import make_folder
+from sslkit.disk import make_folder, remove, writing
 from sslkit.engine.device import describe_device
 from sslkit.engine.tensor_file import load_tensors, save_tensors
 from sslkit.errors import ArtifactError
@@ -69,7 +69,7 @@ class Checkpoints:
             return
         self._write(self._folder / f"{self._prefix}{step:09d}.safetensors", step, tensors, state)
         self._since = time.monotonic()
-        _remove([path for path in self._newest_first() if not _is_retreat(path)][self._context.keep_checkpoints :])
+        remove([path for path in self._newest_first() if not _is_retreat(path)][self._context.keep_checkpoints :])
 
     def save_retreat(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Write what is rolled back to. Later checkpoints led astray and are dropped, and so is the retreat before.
@@ -78,13 +78,13 @@ class Checkpoints:
             StorageError: the disk refuses.
         """
         assert self._folder is not None
-        _remove(path for path in self._newest_first() if _step(path) > step)
+        remove(path for path in self._newest_first() if _step(path) > step)
         path = self._folder / f"{self._prefix}{step:09d}{_RETREAT}.safetensors"
         self._write(path, step, tensors, state)
-        _remove(other for other in self._newest_first() if _is_retreat(other) and other != path)
+        remove(other for other in self._newest_first() if _is_retreat(other) and other != path)
 
     def load_retreat(self) -> Checkpoint | None:
-        """What is rolled back to; None where it was damaged and set aside.
+        """What is rolled back to; None where an earlier start found it damaged and set it aside.
 
         Raises:
             ArtifactError: it is damaged.
@@ -103,11 +103,12 @@ class Checkpoints:
             try:
                 found = Checkpoint(*load_tensors(path))
             except ArtifactError as error:
-                path.replace(path.with_suffix(".damaged"))  # out of the way of those that are counted
-                self._say(f"{error.what}; the one before is used")
+                with writing(path):
+                    path.replace(path.with_suffix(".damaged"))  # out of the way of those that are counted
+                self._say(f"{error.what}; it is set aside")
                 continue
             _check_format(path, found.state)
-            self._compare_machines(found.state[_STAMP])
+            self._compare_machines(found.state.get(_STAMP))
             return found
         if files:
             self._say("no checkpoint can be read: the training begins from the start")
@@ -125,10 +126,11 @@ class Checkpoints:
         save_tensors(path, tensors, {**state, "format": FORMAT, "step": step, _STAMP: _machine(self._context.device)})
         self._context.emit(CheckpointSaved(stage=self._context.stage, part=self._context.part, step=step, path=path))
 
-    def _compare_machines(self, before: Mapping[str, str]) -> None:
+    def _compare_machines(self, before: object) -> None:
         now = _machine(self._context.device)
         if before != now:
-            changes = "; ".join(f"{key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key])
+            known = dict(before) if type(before) is dict else {}
+            changes = "; ".join(f"{key}: {known.get(key)} -> {now[key]}" for key in now if known.get(key) != now[key])
             self._say(f"the checkpoint was written on another machine or version ({changes}): figures may differ in the last digits")
 
     def _say(self, message: str) -> None:
@@ -141,11 +143,6 @@ def _step(path: Path) -> int:
 
 def _is_retreat(path: Path) -> bool:
     return path.stem.endswith(_RETREAT)
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
 
 
 def _machine(device: torch.device) -> dict[str, str]:

@@ -13,7 +13,7 @@ from sslkit.engine.checkpoints import Checkpoints
 from sslkit.engine.features import evaluating
 from sslkit.engine.forward_pass import ForwardPass
 from sslkit.engine.gradients import clip_gradients, gradient_norm
-from sslkit.engine.loss_watch import LossWatch
+from sslkit.engine.loss_watch import REMEDY, LossWatch
 from sslkit.engine.meters import Meters
 from sslkit.engine.predictions import Predictions
 from sslkit.engine.randomness import derive_seed, global_seed, make_generator
@@ -104,15 +104,11 @@ def fit(
             forward=ForwardPass(objective, train.batch_size, context),
             log=StepLog(state, context, lambda: watch.check(checkpoints.latest)),
         )
-        while state.epoch < training.epochs:
+        while True:
             try:
-                _train_epoch(loop)
+                return _train(loop)
             except DivergedError as error:
                 _roll_back(loop, error)
-        loop.log.begin(training.epochs)  # a fit that was finished before is announced too: its last measurement comes again
-        _save(loop)
-        measured = measure(loop.forward, heldout, state, context)
-        return FitResult(measured.metrics, state.step, measured.predictions, state.rollbacks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +126,17 @@ class _Loop:
     watch: LossWatch
     forward: ForwardPass
     log: StepLog
+
+
+def _train(loop: _Loop) -> FitResult:
+    """All epochs that are left, and the measurement after the last."""
+    state, epochs = loop.state, loop.training.epochs
+    while state.epoch < epochs:
+        _train_epoch(loop)
+    loop.log.begin(epochs)  # a fit that was finished before is announced too: its last measurement comes again
+    _save(loop)
+    measured = measure(loop.forward, loop.heldout, state, loop.context)
+    return FitResult(measured.metrics, state.step, measured.predictions, state.rollbacks)
 
 
 def _train_epoch(loop: _Loop) -> None:
@@ -248,7 +255,8 @@ def measure(forward: ForwardPass, heldout: BatchSource | None, state: TrainState
             gathered.add(output.predictions)
     metrics = meters.read()
     if not math.isfinite(metrics["loss"]):
-        raise DivergedError(f"the loss on held-out images is {metrics['loss']} after {state.step} steps", fix="lower the learning rate")
+        where = f"after {state.step} steps, learning rate {learning_rate(state):.4g}"
+        raise DivergedError(f"the loss on held-out images is {metrics['loss']} {where}", fix=REMEDY)
     context.emit(HeldoutEnd(stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, metrics=metrics))
     return Measured(metrics, gathered.read())
 

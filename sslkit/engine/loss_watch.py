@@ -1,6 +1,5 @@
-"""The watch over a fit's loss and gradient: the first step in which one is not finite, found without reading any."""
+"""The watch over a fit's loss and gradient: the first step in which one is not finite or explodes, found without reading any."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +8,11 @@ import torch
 from torch import Tensor
 
 from sslkit.errors import DivergedError
+
+LIMIT = 1e10
+"""A loss or a gradient norm beyond it has exploded: float32 is about to lose it, whatever is minimised."""
+
+REMEDY = "start over (--fresh) with a lower learning rate, warmup_epochs, clip_grad_norm or on_nan"
 
 
 class StepFacts(NamedTuple):
@@ -49,7 +53,7 @@ class LossWatch:
         given = [torch.full_like(self._facts[0, 0], value) for value in (step, lr)]
         measured = [value.detach().to(self._facts.dtype) for value in (loss, gradient_norm)]
         now = torch.stack([self._facts[1], torch.stack([*given, *measured])])
-        self._facts = torch.where(self._facts[1].isfinite().all(), now, self._facts)
+        self._facts = torch.where((self._facts[1, 2:].abs() < LIMIT).all(), now, self._facts)  # NaN is below nothing
 
     def check(self, latest_checkpoint: Callable[[], Path | None]) -> None:
         """Read what was noted; costs a host sync.
@@ -61,7 +65,7 @@ class LossWatch:
             DivergedError: a step was bad; says what is known of it.
         """
         before, last = (StepFacts(*row) for row in self._facts.tolist())
-        if all(map(math.isfinite, last)):
+        if all(abs(value) < LIMIT for value in (last.loss, last.gradient_norm)):
             return
         checkpoint = latest_checkpoint()
         where = f"the last good checkpoint is {checkpoint}" if checkpoint is not None else "there is no checkpoint yet"
@@ -69,5 +73,5 @@ class LossWatch:
         raise DivergedError(
             f"training diverged at step {last.step:.0f}: loss {last.loss:.4g}, gradient norm {last.gradient_norm:.4g},"
             f" learning rate {last.lr:.4g}{earlier}; {where}",
-            fix="lower the learning rate, add warmup_epochs or clip_grad_norm, or let on_nan roll back",
+            fix=REMEDY,
         )

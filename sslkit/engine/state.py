@@ -151,9 +151,14 @@ class TrainState:
         Raises:
             ArtifactError: the checkpoint belongs to another model or to other data.
         """
-        counters = state.get("counters")
-        if counters is None:
-            raise ArtifactError("checkpoint: not one of sslkit's", fix="remove it to start the stage over")
+        try:
+            self._restore(tensors, state)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ArtifactError(f"checkpoint: is none of this fit's ({reason})", fix="remove it to begin from the one before") from error
+
+    def _restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        counters = state["counters"]
         if counters["num_images"] != self._train.num_images:
             raise ArtifactError(
                 "checkpoint: the number of training images changed", found=self._train.num_images, allowed=str(counters["num_images"])
@@ -162,9 +167,11 @@ class TrainState:
         self._restore_optimizers(_below(tensors, "optimizer."), _below(state["optimizer"], "optimizer."))
         self._restore_random(tensors)
         self.meters.restore(_below(tensors, "meter."), self._context.device)
-        self.epoch, self.batch, self.step = counters["epoch"], counters["batch"], counters["step"]
-        self.rollbacks = counters["rollbacks"]
+        self.epoch, self.batch, self.step = (int(counters[name]) for name in ("epoch", "batch", "step"))
+        self.rollbacks = int(counters["rollbacks"])
         self.order = tensors.get("order")
+        if not 0 <= self.epoch <= self._training.epochs or not 0 <= self.batch <= self.num_batches:
+            raise ValueError(f"epoch {self.epoch}, batch {self.batch}")
 
     def _restore_objective(self, tensors: Mapping[str, Tensor]) -> None:
         frozen = {name: tensor for name, tensor in self.objective.state_dict().items() if self._is_frozen(name)}

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from sslkit.disk import os_error, written_whole
+from sslkit.disk import written_whole
 from sslkit.errors import ArtifactError
 
 _ENTRY = "sslkit"
@@ -33,11 +33,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, 
     owned = {name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     values = dict(state or {})
     entry = json.dumps({"sha256": _checksum(owned, values), "state": values})
+    # Not safetensors' own save_file: it writes to a file of a name and with permissions of its own, which a kill would leave behind.
+    content = save(owned, metadata={_ENTRY: entry})
     with written_whole(path) as file:
-        try:
-            save_file(owned, file, metadata={_ENTRY: entry})
-        except SafetensorError as error:
-            raise os_error(str(error)) from error
+        file.write_bytes(content)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -109,6 +109,8 @@ def _recipe_text(folder: Path) -> str:
     path = folder / "recipe.toml"
     if not path.exists():
         raise ArtifactError(f"{folder}: not a run's folder, for it holds no recipe.toml", fix=_advice(folder))
+    if not path.is_file():  # a pipe would be waited for
+        raise ArtifactError(f"{path}: is no file", fix="run the recipe again in another folder")
     try:
         return read_text(path)
     except RecipeError as error:

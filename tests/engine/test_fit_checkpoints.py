@@ -40,7 +40,7 @@ from tests.recipes import steps_logged
 def test_nan_stops_at_the_next_log_and_says_what_is_known(tmp_path: Path):
     message = (
         r"^training diverged at step 5: loss nan, gradient norm nan, learning rate 0\.1; the step before: loss [\d.]+, gradient norm [\d.]+; "
-        r"there is no checkpoint yet; lower the learning rate, add warmup_epochs or clip_grad_norm, or let on_nan roll back$"
+        r"there is no checkpoint yet; start over \(--fresh\) with a lower learning rate, warmup_epochs, clip_grad_norm or on_nan$"
     )
     events: list[Event] = []
     with pytest.raises(DivergedError, match=message):
@@ -89,8 +89,18 @@ def test_a_loss_on_held_out_images_that_is_not_finite_is_no_result():
             views = super().make_views(batch, generator, train=train)
             return views if train else {**views, "targets": views["targets"] * float("inf")}
 
-    with pytest.raises(DivergedError, match="the loss on held-out images is inf after 3 steps"):
+    with pytest.raises(DivergedError, match=r"the loss on held-out images is inf after 3 steps, learning rate 0\.1; start over"):
         run(Unmeasurable(), heldout=tiny_images(4))
+
+
+def test_a_loss_that_explodes_is_divergence_before_it_overflows():
+    class Exploding(Brightness):
+        def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+            output = super().forward(views, phase, schedule)
+            return output._replace(loss=output.loss.detach() * 1e12 + output.loss)
+
+    with pytest.raises(DivergedError, match=r"at step 1: loss [\d.]+e\+1\d, gradient norm \d"):
+        run(Exploding())
 
 
 # ------------------------------------------------------------------------------------------------------------ rolling back
@@ -156,6 +166,21 @@ def test_a_fit_that_rolled_back_is_the_fit_that_had_the_lower_rate_from_that_epo
     slower = Slower(tolerated=1.0)
     run(slower, forgiving(1), folder=tmp_path / "reference")
     assert_same_state(slower, rolled)
+
+
+def test_the_measurement_after_the_last_epoch_may_roll_back_too(tmp_path: Path):
+    class Unmeasurable(Fragile):
+        """Its loss on held-out images is finite from the second attempt on."""
+
+        def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+            output = super().forward(views, phase, schedule)
+            failing = not self.training and self.rates[-1] == (9, 0.1)
+            return output._replace(loss=output.loss * float("inf")) if failing else output
+
+    objective = Unmeasurable(tolerated=1.0)
+    result = run(objective, forgiving(1), tiny_images(4), evaluate_every=3, folder=tmp_path)
+    assert (result.rollbacks, result.steps) == (1, 9)
+    assert objective.rates[-3:] == [(step, 0.05) for step in (7, 8, 9)]
 
 
 def test_retries_end(tmp_path: Path):
@@ -334,6 +359,32 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path):
     ):
         run(Brightness(), folder=tmp_path)
     assert path.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"counters": "x"},
+        {"counters": {"step": 4}},
+        {"counters": {"epoch": 10**6, "batch": 1, "step": 4, "rollbacks": 0, "num_images": 22}},
+        {"counters": {"epoch": 1, "batch": -1, "step": 4, "rollbacks": 0, "num_images": 22}},
+        {"optimizer": {"optimizer.x.y.z": 1}},
+        {"optimizer": 3},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_that_is_intact_and_none_of_ours_is_no_traceback(change: dict, tmp_path: Path):
+    rewritten(interrupted(tmp_path), **change)
+    with pytest.raises(ArtifactError, match=r"^checkpoint: is none of this fit's \(\w+: .*\); remove it to begin from the one before$"):
+        run(Brightness(), folder=tmp_path)
+
+
+@pytest.mark.parametrize("stamp", [None, "x", [1], {}])
+def test_a_stamp_that_is_none_is_another_machines(stamp: object, tmp_path: Path):
+    rewritten(interrupted(tmp_path), written_on=stamp)
+    events: list[Event] = []
+    run(Brightness(), folder=tmp_path, emit=events.append)
+    assert "written on another machine or version (torch: None -> " in next(event.message for event in events if isinstance(event, Notice))
 
 
 def test_a_checkpoint_of_another_machine_is_used_with_a_word_of_warning(tmp_path: Path):

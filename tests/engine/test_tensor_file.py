@@ -1,5 +1,7 @@
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from sslkit import ArtifactError, StorageError
+from sslkit.disk import remove_temporary
 from sslkit.engine.tensor_file import load_tensors, save_tensors
 from tests.disks import small_disk
 
@@ -63,6 +66,33 @@ def test_a_folder_that_is_gone_does_not_come_back(tmp_path: Path):
     with pytest.raises(StorageError, match="its folder is gone"):
         save_tensors(tmp_path / "gone" / "file.safetensors", {"a": torch.zeros(4)})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_have_the_permissions_of_any_other(tmp_path: Path):
+    save_tensors(tmp_path / "ours", {"a": torch.ones(1)})
+    (tmp_path / "other").write_text("x")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+WRITES_FOR_EVER = """
+import sys, torch
+from pathlib import Path
+from sslkit.engine.tensor_file import save_tensors
+while True:
+    save_tensors(Path(sys.argv[1]), {"a": torch.ones(20_000_000)})
+"""
+
+
+def test_a_kill_leaves_nothing_that_the_next_start_does_not_remove(tmp_path: Path):
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", WRITES_FOR_EVER, str(tmp_path / "file")])
+        while not any(path.name != "file" and path.stat().st_size > 0 for path in tmp_path.iterdir()):
+            assert process.poll() is None
+        process.kill()
+        process.wait()
+    assert [path for path in tmp_path.iterdir() if path.name != "file"], "killed in mid-write"
+    remove_temporary(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} <= {"file"}
 
 
 def test_equal_content_makes_equal_bytes(tmp_path: Path):
