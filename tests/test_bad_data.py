@@ -194,7 +194,8 @@ def test_nothing_is_said_of_images_without_duplicates(images, sslkit_command, tm
 # ------------------------------------------------------------------------------------------------------------------ Ctrl-C
 
 SLOWLY = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background has it ignored
 import sslkit.data.{module} as module
 work = module.{name}
 def slow(*arguments, **options):
