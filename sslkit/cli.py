@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Annotated
 import typer
 
 from sslkit.errors import OptionError, RunInterruptedError, SslkitError
+from sslkit.stopping import Terminated, terminable
 
 app = typer.Typer(
     help="Self-supervised learning from recipes: pretrain, probe, fine-tune, few labels.", no_args_is_help=True, add_completion=False
@@ -240,28 +240,19 @@ def _command_to_go_on() -> str:
     return shlex.join(["sslkit", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, where nothing was computed yet that could be kept."""
-
-
-def _terminate(_signal: int, _frame: object) -> None:
-    raise _Terminated
-
-
 @contextmanager
 def _errors(resume: str = "") -> Iterator[None]:
     """One line on stderr and the error's exit code; a traceback would only be for a bug of ours."""
-    if resume:  # a run answers SIGTERM itself once its stages begin
-        signal.signal(signal.SIGTERM, _terminate)
     try:
-        yield
+        with terminable():  # a run answers SIGTERM itself once its stages begin
+            yield
     except SslkitError as error:
         stopped = isinstance(error, RunInterruptedError)
         message = f"{error}; {resume}" if stopped and resume else str(error)
         typer.echo(message if stopped else f"error: {message}", err=True)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt as error:
-        terminated = isinstance(error, _Terminated)
+        terminated = isinstance(error, Terminated)
         what = "SIGTERM" if terminated else "interrupted"
         typer.echo(f"{what}; {resume}" if resume else what, err=True)
         raise typer.Exit(RunInterruptedError.TERMINATED if terminated else RunInterruptedError.CTRL_C) from None

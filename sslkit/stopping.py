@@ -3,14 +3,44 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
 from sslkit.errors import RunInterruptedError
 
+Handler = Callable[[int, FrameType | None], None]
+
 _CODES = {signal.SIGINT: RunInterruptedError.CTRL_C, signal.SIGTERM: RunInterruptedError.TERMINATED}
 _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM where nothing was computed yet that could be kept: like Ctrl-C, it passes everybody who catches errors."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM raise :class:`Terminated` for the time of the block. Only the main thread can listen; in another nothing changes."""
+    with _answering({signal.SIGTERM: _terminate}):
+        yield
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
+@contextmanager
+def _answering(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class StopRequest:
@@ -42,17 +72,8 @@ class StopRequest:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Let signals ask, for the time of the block. Only the main thread can listen; in another nothing changes."""
-        if threading.current_thread() is not threading.main_thread():
+        with _answering(dict.fromkeys(_CODES, self._take)):
             yield
-            return
-        before = {number: signal.getsignal(number) for number in _CODES}
-        for number in _CODES:
-            signal.signal(number, self._take)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
         """Ctrl-C pressed twice stops at once. A second SIGTERM changes nothing: some schedulers send several before they kill."""

@@ -56,7 +56,7 @@ MAY_IMPORT = {
     " stages stopping",
     "console": "audit bundled catalog errors events progress recipe_code report",
     "testing": "data engine errors events interfaces",
-    "cli": "audit bundled console errors events plugins preflight preview recipe report run",
+    "cli": "audit bundled console errors events plugins preflight preview recipe report run stopping",
     "__main__": "cli",
     "builtin": "backbones data engine evaluators hookspecs interfaces",
 }
@@ -102,8 +102,10 @@ MAY_RUN_CODE = {
     "sslkit/__init__.py": {"importlib.import_module"},  # the homes of our own public names
     "sslkit/class_address.py": {"importlib.import_module"},  # package.module:Class, which the catalog has allowed
     "sslkit/backbones/from_timm.py": {"importlib.import_module"},  # libraries that are heavy to import, by constant names
+    "sslkit/backbones/hub_weights.py": {"importlib.import_module"},
     "sslkit/data/digits.py": {"importlib.import_module"},
-    "sslkit/data/torchvision_sets.py": {"importlib.import_module", "pickle"},  # and CIFAR, arrays alone, after its checksum
+    "sslkit/data/array_pickle.py": {"pickle"},  # CIFAR's files, arrays alone, after their checksum
+    "sslkit/data/torchvision_sets.py": {"importlib.import_module"},
     "sslkit/engine/device.py": {"ctypes.CDLL"},  # the C library of this very process
     "sslkit/kernels/native.py": {"subprocess.run", "ctypes.CDLL"},  # the C compiler, and what it made of our sources
     "sslkit/run_record.py": {"subprocess.run"},  # git

@@ -174,6 +174,7 @@ def test_quiet_prints_nothing_on_success(sslkit_command, tmp_path):
 def test_an_interrupted_run_says_so_and_goes_on(sslkit_command, tmp_path):
     (tmp_path / "interrupt.py").write_text(INTERRUPT)
     handler = signal.getsignal(signal.SIGINT)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     command = ("run", "tiny.toml", "--allow-code", "--device", "cpu", 'observers=[{ name = "interrupt:CtrlC", step = 3 }]')
 
     stopped = sslkit_command(*command)
@@ -184,6 +185,7 @@ def test_an_interrupted_run_says_so_and_goes_on(sslkit_command, tmp_path):
     )
     assert stopped.out == ""
     assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGTERM) is on_sigterm
 
     resumed = sslkit_command(*command)
     assert resumed.code == 0

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sslkit.backbones.hub_weights import fetch, file_name
 from sslkit.errors import BackboneError, OptionError
 from sslkit.interfaces import Backbone, FeatureInfo, ImageSpec, LayerKind
 
@@ -137,26 +138,13 @@ def _config(model: str) -> Any:
 def _check_pretrained(model: str, config: Any, cifar_stem: bool) -> None:
     if not config.has_weights:
         raise OptionError("pretrained", f"timm has no weights for {model}", fix="set pretrained = false")
-    if not _file_name(config):
+    if not file_name(config):
         problem = f"timm's weights for {model} would have to be unpickled, which may run code"
         raise OptionError(
             "pretrained", problem, allowed="models with weights in safetensors", fix="choose another, or set pretrained = false"
         )
     if cifar_stem:
         raise OptionError("cifar_stem", "pretrained weights do not fit this stem", fix="set pretrained = false or cifar_stem = false")
-
-
-def _file_name(config: Any) -> str:
-    """How the safetensors of a model are called on the hub; empty where it has none: then timm would unpickle what an address gives it."""
-    if not config.hf_hub_id:
-        return ""
-    name = config.hf_hub_filename or "pytorch_model.bin"
-    known = {"pytorch_model.bin": "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
-    return (
-        name
-        if name.endswith(".safetensors")
-        else known.get(name, f"{name.removesuffix('.bin')}.safetensors" if name.endswith(".bin") else "")
-    )
 
 
 def _outline(model: str, config: Any, image: ImageSpec, cifar_stem: bool) -> tuple[Any, dict[str, Any]]:
@@ -196,31 +184,13 @@ def _load(model: str, options: dict[str, Any], weights: Any) -> Any:
     try:
         # Told which file to read, timm looks for no other: by itself it would unpickle what it finds where there are no safetensors, and
         # some versions without any limits.
-        file = {"file": _fetch(weights), "custom_load": False}
+        file = {"file": fetch(weights), "custom_load": False}
         return _timm().create_model(model, pretrained=True, pretrained_cfg_overlay=file, **options)
     except Exception as error:  # whatever the network, the hub, the disk or a parser raises
         raise BackboneError(
             f"the pretrained weights of timm's {model} could not be fetched ({_reason(error)})",
             fix="set pretrained = false, or put the weights into the cache of the Hugging Face hub (HF_HUB_CACHE)",
         ) from error
-
-
-def _fetch(weights: Any) -> str:
-    """The safetensors of a model, in the cache or out of the hub.
-
-    The hub is asked once for weights that are not in the cache: without a network, it would be tried again for most of a minute.
-    """
-    hub = importlib.import_module("huggingface_hub")
-    repository, _, revision = weights.hf_hub_id.partition("@")
-    place = {"repo_id": repository, "filename": _file_name(weights), "revision": revision or None}
-    cached = hub.try_to_load_from_cache(**place)
-    if isinstance(cached, str):
-        return cached
-    hub.get_hf_file_metadata(hub.hf_hub_url(**{**place, "filename": "config.json"}))
-    try:
-        return hub.hf_hub_download(**place)
-    except hub.utils.EntryNotFoundError as error:
-        raise FileNotFoundError(f"{repository} has no {place['filename']}, and nothing else is read, as it would be unpickled") from error
 
 
 def _replace_stem(network: Any, model: str) -> None:

@@ -2,9 +2,7 @@
 
 import hashlib
 import importlib
-import io
 import os
-import pickle
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -17,6 +15,7 @@ import torch
 from numpy.exceptions import VisibleDeprecationWarning
 from torch import Tensor
 
+from sslkit.data.array_pickle import load_arrays
 from sslkit.data.arrays import ArraySet
 from sslkit.data.safe_extraction import safe_extraction
 from sslkit.errors import DataError, OptionError
@@ -192,22 +191,7 @@ class _Cifar(TorchvisionSet):
         content = path.read_bytes()
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != self.files().unpacked[path]:
             raise DataError(f"{path}: wrong checksum")
-        return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Knows what an array is made of and no other name, so that the checksum is not all that stands between a file and its code."""
-
-    _NAMES = frozenset(
-        {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"), ("__builtin__", "bytes")}
-        | {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
-    )
-
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        """See :class:`pickle.Unpickler`."""
-        if (module_name, global_name) not in self._NAMES:
-            raise pickle.UnpicklingError(f"{module_name}.{global_name} is no part of an array")
-        return super().find_class(module_name, global_name)
+        return load_arrays(content)
 
 
 @final
