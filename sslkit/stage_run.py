@@ -17,6 +17,7 @@ from sslkit.artifacts import (
     HEADS,
     METRICS,
     PREDICTIONS,
+    SNAPSHOTS,
     BackboneRecord,
     describe_backbone,
     differences,
@@ -158,14 +159,14 @@ class StageRun:
         remove_temporary(self.folder)
         path = self.folder / ARTIFACT
         if not path.exists():
-            # Checkpoints without an artifact beside them are of nobody knows what: of another recipe, where a new start was cut short.
+            # What has no artifact beside it is of nobody knows what: of another recipe, where a new start was cut short.
             _remove_checkpoints(self.folder)
-            remove(self.folder / name for name in (METRICS, BACKBONE, HEADS, PREDICTIONS))
+            remove((*(self.folder / name for name in (METRICS, BACKBONE, HEADS, PREDICTIONS)), *(self.folder / SNAPSHOTS).glob("*")))
             begun = {"stage": self.name, "kind": self.kind, "status": "running", "format": FORMAT, "fingerprint": mark}
             write_json(path, {**begun, "identity": identity})
             return {}
         artifact = read_artifact(self.folder)
-        self._check_format(artifact)
+        self._check_artifact(artifact)
         if artifact.get("fingerprint") != mark:
             keys = "; ".join(differences(artifact.get("identity", {}), identity))
             raise ArtifactError(
@@ -174,7 +175,7 @@ class StageRun:
             )
         return artifact
 
-    def _check_format(self, artifact: Mapping[str, Any]) -> None:
+    def _check_artifact(self, artifact: Mapping[str, Any]) -> None:
         if artifact.get("status") == "finished" and "metrics" not in artifact:
             raise ArtifactError(f"{self.folder}/{ARTIFACT}: damaged (metrics: missing)", fix="remove it and run the recipe again")
         if (found := artifact.get("format")) != FORMAT:

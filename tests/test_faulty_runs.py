@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from sslkit import (
     ArtifactError,
     CheckpointSaved,
+    DataError,
     Event,
     Observer,
     RunFailedError,
@@ -24,6 +26,7 @@ from sslkit import (
     write_report,
 )
 from sslkit.artifacts import ARTIFACT, read_json, write_json
+from sslkit.data import resident
 from sslkit.engine.tensor_file import load_tensors
 from sslkit.recipe import Recipe
 from tests.disks import file_sizes_limited, fill, make_read_only, small_disk
@@ -128,6 +131,27 @@ def test_a_report_that_finds_the_disk_full_does_not_take_the_run_down(recipe: Re
         (disk / "filler").unlink()
         assert_goes_on(recipe, disk / "run", whole)
         assert (disk / "run" / "report.html").exists()
+
+
+def test_an_image_that_vanishes_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(resident, "MAX_RESIDENT_BYTES", 0)  # images are decoded as they are needed, as those of a large folder are
+    for split, number in (("train", 40), ("test", 4)):
+        for index in range(number):
+            path = tmp_path / "images" / split / f"class{index % 2}" / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20), (6 * index, 0, 0)).save(path)
+    data = f'name = "image_folder"\nroot = "{tmp_path / "images"}"\nimage_size = 16'
+    (tmp_path / "small.toml").write_text(SMALL.replace('name = "digits"', data).replace("batch_size = 500", "batch_size = 4"))
+    recipe = load_recipe(tmp_path / "small.toml", ["stages.pretrain.epochs=3", "checkpoint_minutes=0"])
+    whole, folder = run_recipe(recipe, output=tmp_path / "whole").folder, tmp_path / "run"
+    image = tmp_path / "images" / "train" / "class1" / "7.png"
+    with pytest.raises(
+        DataError, match=rf"^{image} is gone: it was there when the folder was scanned; .* put the file back, or start over"
+    ):
+        run_recipe(recipe, output=folder, observers=[At(StepEnd, "pretrain", 10, lambda: image.rename(tmp_path / "away.png"))])
+    assert load_tensors(max((folder / "pretrain").glob("checkpoint-*")))[1]["step"] >= 10
+    (tmp_path / "away.png").rename(image)
+    assert_goes_on(recipe, folder, whole)
 
 
 # ------------------------------------------------------------------------------------------------------------------- memory
@@ -284,7 +308,9 @@ def test_a_new_start_that_is_cut_short_leaves_nothing_that_could_be_taken_for_it
         run_recipe(other, output=folder, observers=[stopped])
     assert list((folder / "pretrain").glob("checkpoint-*"))
     (folder / "pretrain" / ARTIFACT).unlink()
-    (folder / "pretrain" / "heads.safetensors").write_bytes(b"of another evaluator")
+    (folder / "pretrain" / "snapshots").mkdir()
+    for name in ("heads.safetensors", "snapshots/epoch-0007.safetensors"):
+        (folder / "pretrain" / name).write_bytes(b"of another recipe")
     assert_goes_on(recipe, folder, whole)
 
 

@@ -23,8 +23,9 @@ _STAMP, _RETREAT = "written_on", "-retreat"
 
 
 class Checkpoint(NamedTuple):
-    """What was read back: the tensors, and the JSON values beside them."""
+    """What was read back: the file, its tensors, and the JSON values beside them."""
 
+    path: Path
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
@@ -90,7 +91,7 @@ class Checkpoints:
             ArtifactError: it is damaged.
         """
         found = [path for path in self._newest_first() if _is_retreat(path)]
-        return Checkpoint(*load_tensors(found[0])) if found else None
+        return Checkpoint(found[0], *load_tensors(found[0])) if found else None
 
     def load_latest(self) -> Checkpoint | None:
         """The newest one that is not damaged; None where there is none, and the fit begins from the start.
@@ -101,7 +102,7 @@ class Checkpoints:
         files = self._newest_first()
         for path in files:
             try:
-                found = Checkpoint(*load_tensors(path))
+                found = Checkpoint(path, *load_tensors(path))
             except ArtifactError as error:
                 with writing(path):
                     path.replace(path.with_suffix(".damaged"))  # out of the way of those that are counted

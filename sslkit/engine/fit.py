@@ -76,7 +76,7 @@ def fit(
         snapshots: networks to keep on the way.
 
     Raises:
-        DivergedError: the loss or its gradient is no longer finite, and all retries of ``on_nan`` are used up.
+        DivergedError: the loss or its gradient is no longer finite, or has exploded, and all retries of ``on_nan`` are used up.
         StorageError: a checkpoint cannot be written; earlier ones are still there.
         RunInterruptedError: the user asked to stop; a checkpoint was written.
     """
@@ -89,7 +89,7 @@ def fit(
     with global_seed(_seed(context, "global"), context.device):
         state = TrainState(objective, train, training, context)
         if (found := checkpoints.load_latest()) is not None:
-            state.restore(*found)
+            state.restore(found)
         watch = LossWatch(context.device)
         loop = _Loop(
             train=train,
@@ -205,7 +205,7 @@ def _roll_back(loop: _Loop, error: DivergedError) -> None:
     retry = state.rollbacks + 1
     if retry > on_nan.retries or (retreat := loop.checkpoints.load_retreat()) is None:
         raise error
-    state.restore(*retreat)
+    state.restore(retreat)
     state.rollbacks = retry
     loop.watch.forget()
     loop.checkpoints.save_retreat(state.step, *state.capture())

@@ -1,12 +1,14 @@
 """Everything about a training loop that must survive an interruption."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
 from sslkit.engine.batch_source import BatchSource
+from sslkit.engine.checkpoints import Checkpoint
 from sslkit.engine.features import extract_features
 from sslkit.engine.meters import Meters
 from sslkit.engine.randomness import derive_seed, make_generator
@@ -145,25 +147,27 @@ class TrainState:
         counters["num_images"] = self._train.num_images
         return tensors, {"counters": counters, "optimizer": numbers}
 
-    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`capture`.
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from what :meth:`capture` gave.
 
         Raises:
             ArtifactError: the checkpoint belongs to another model or to other data.
         """
         try:
-            self._restore(tensors, state)
+            self._restore(*checkpoint)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ArtifactError(f"checkpoint: is none of this fit's ({reason})", fix="remove it to begin from the one before") from error
+            raise ArtifactError(
+                f"{checkpoint.path}: is none of this fit's ({reason})", fix="remove it to begin from the one before"
+            ) from error
 
-    def _restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    def _restore(self, path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         counters = state["counters"]
         if counters["num_images"] != self._train.num_images:
             raise ArtifactError(
-                "checkpoint: the number of training images changed", found=self._train.num_images, allowed=str(counters["num_images"])
+                f"{path}: the number of training images changed", found=self._train.num_images, allowed=str(counters["num_images"])
             )
-        self._restore_objective(_below(tensors, "objective."))
+        self._restore_objective(path, _below(tensors, "objective."))
         self._restore_optimizers(_below(tensors, "optimizer."), _below(state["optimizer"], "optimizer."))
         self._restore_random(tensors)
         self.meters.restore(_below(tensors, "meter."), self._context.device)
@@ -173,12 +177,12 @@ class TrainState:
         if not 0 <= self.epoch <= self._training.epochs or not 0 <= self.batch <= self.num_batches:
             raise ValueError(f"epoch {self.epoch}, batch {self.batch}")
 
-    def _restore_objective(self, tensors: Mapping[str, Tensor]) -> None:
+    def _restore_objective(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
         frozen = {name: tensor for name, tensor in self.objective.state_dict().items() if self._is_frozen(name)}
         try:
             self.objective.load_state_dict({**tensors, **frozen})
         except RuntimeError as error:
-            raise ArtifactError(f"checkpoint: does not fit the model ({str(error).splitlines()[-1].strip()})") from error
+            raise ArtifactError(f"{path}: does not fit the model ({str(error).splitlines()[-1].strip()})") from error
 
     def _is_frozen(self, name: str) -> bool:
         return name.startswith(tuple(f"{module}." for module in self.objective.frozen))

@@ -18,7 +18,7 @@ MAX_SNAPSHOTS = 1000
 @final
 @dataclass(frozen=True, kw_only=True)
 class OnNan:
-    """What to do when the loss or its gradient is no longer finite.
+    """What to do when the loss or its gradient is no longer finite, or explodes.
 
     The fit goes back to the beginning of the epoch in which that happened, and on with a lower learning rate.
 
@@ -48,7 +48,7 @@ class Training:
         schedule: of the learning rate.
         augment: done once per image, on training images only.
         clip_grad_norm: gradients of a phase are scaled down to this 2-norm where they are longer; None: never.
-        on_nan: what to do when the loss or its gradient is no longer finite.
+        on_nan: what to do when the loss or its gradient is no longer finite, or explodes.
     """
 
     epochs: int = 100

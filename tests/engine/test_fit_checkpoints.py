@@ -374,8 +374,9 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path):
     ids=str,
 )
 def test_a_checkpoint_that_is_intact_and_none_of_ours_is_no_traceback(change: dict, tmp_path: Path):
-    rewritten(interrupted(tmp_path), **change)
-    with pytest.raises(ArtifactError, match=r"^checkpoint: is none of this fit's \(\w+: .*\); remove it to begin from the one before$"):
+    path = interrupted(tmp_path)
+    rewritten(path, **change)
+    with pytest.raises(ArtifactError, match=rf"^{path}: is none of this fit's \(\w+: .*\); remove it to begin from the one before$"):
         run(Brightness(), folder=tmp_path)
 
 
@@ -404,14 +405,16 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path):
     interrupted(tmp_path)
     other = Brightness()
     other.head = nn.Linear(8, 2)
-    with pytest.raises(ArtifactError, match=r"checkpoint: does not fit the model \(.*head\.bias.*\)"):
+    with pytest.raises(ArtifactError, match=r"checkpoint-000000004\.safetensors: does not fit the model \(.*head\.bias.*\)"):
         run(other, folder=tmp_path)
 
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path):
     interrupted(tmp_path)
     loader = Loader(tiny_images(21), batch_size=8, device=CPU)
-    with pytest.raises(ArtifactError, match="checkpoint: the number of training images changed; found 21; allowed: 22"):
+    with pytest.raises(
+        ArtifactError, match=r"checkpoint-000000004\.safetensors: the number of training images changed; found 21; allowed: 22"
+    ):
         fit(Brightness(), loader, None, Training(epochs=3, batch_size=8), context_with(folder=tmp_path))
 
 
