@@ -80,7 +80,7 @@ class RunFailedError(SslkitError):
 
 
 class DivergedError(RunFailedError):
-    """The loss or its gradient is no longer finite."""
+    """The loss or its gradient is no longer finite, or has exploded."""
 
 
 class StorageError(RunFailedError):

@@ -103,17 +103,17 @@ class Observer(ABC):
 
 
 class Observers:
-    """Passes events on to several observers; one that raises is dropped with a warning, and the run goes on.
-
-    Raises:
-        StorageError: an observer of the run's own records could not write to the run's folder.
-    """
+    """Passes events on to several observers; one that raises is dropped with a warning, and the run goes on."""
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self._observers = list(observers)
 
     def emit(self, event: Event) -> None:
-        """Tell everyone."""
+        """Tell everyone.
+
+        Raises:
+            StorageError: an observer of the run's own records could not write to the run's folder.
+        """
         for observer in list(self._observers):
             try:
                 observer.observe(event)

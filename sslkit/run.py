@@ -61,7 +61,7 @@ def run_recipe(
         fresh: remove what earlier starts of these stages left in the folder.
         observers: told of every event, beside the recipe's own.
         max_minutes: stop after so many minutes, at the end of a step; None: no limit.
-        should_stop: asked after every step; None: Ctrl-C and SIGTERM stop after the step they fall in.
+        should_stop: asked after every step, and after every batch that is only measured; None: Ctrl-C and SIGTERM stop after the step they fall in.
 
     Raises:
         RecipeError: the recipe does not fit the data or the machine; nothing was computed.

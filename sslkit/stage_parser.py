@@ -21,6 +21,7 @@ _EVALUATE_KEYS = ("evaluator", *_COMMON_KEYS)
 
 
 _TAKEN = ("tables", "variants")
+"""Folders that a run makes beside those of its stages."""
 
 
 class StageParser:

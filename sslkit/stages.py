@@ -62,7 +62,7 @@ def pretrain(
         seed: of all randomness.
         runtime: device, precision and the like.
         observers: told of every event.
-        should_stop: asked after every step.
+        should_stop: asked after every step, and after every batch that is only measured.
         provenance: where the backbone comes from.
 
     Returns:
