@@ -1,5 +1,5 @@
-"""Speed on a CUDA device: the part of its peak that is used, against the compute limit and the job as commonly written, and the time of
-100 epochs on CIFAR-10, for pretraining and the convolutional probe.
+"""Speed on a CUDA device: eager, compiled and as CUDA graphs, against the compute limit and the job as commonly written: images a second,
+the part of the GPU's peak that is used, and the time of 100 epochs on CIFAR-10 with what comes before the first step counted in.
 
 python benchmarks/gpu.py --quick
 python benchmarks/gpu.py --json gpu.json
@@ -17,22 +17,28 @@ import torch
 
 from measurement.environment import describe_environment, describe_in_a_line
 from measurement.flops import flops_per_image, peak_of
+from measurement.gate import Slice
+from measurement.interleave import Plan, Record
 from measurement.jobs import measure
 from measurement.results import JobResult, Spread, cell, number, plain, table, write_json
-from measurement.script import Parser, plan, report_problems, run_script, workload
+from measurement.script import Parser, positive, report_problems, run_script, workload
+from measurement.syncs import syncs_per_step
 from measurement.workload import JobName
 
 JOBS: tuple[JobName, ...] = ("pretrain", "conv_probe")
-VARIANTS = ("limit", "sslkit", "common")
-REFERENCES = ("limit", "common")
+VARIANTS = ("eager", "compiled", "CUDA graphs", "limit", "limit, CUDA graphs", "common")
+REFERENCES = ("limit", "limit, CUDA graphs", "common")
 EPOCH = 50_000
 """Images of CIFAR-10."""
+
+_WARM_UP_STEPS = 400
+"""An epoch of CIFAR-10: what its smaller last batch needs is not seen before."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     arguments = _arguments(argv)
-    if not torch.cuda.is_available():
+    if arguments.device == "cuda" and not torch.cuda.is_available():
         print("error: torch sees no CUDA device; benchmarks/throughput.py measures on a CPU", file=sys.stderr)
         return 2
     return run_script(lambda: _gpu(arguments))
@@ -42,39 +48,80 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_plan()
     parser.add_sizes()
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=JOBS, help="which (default: both)")
+    parser.add_argument(
+        "--ready-within", type=positive(float), default=300.0, help="seconds in which a variant must have warmed up (default 300)"
+    )
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: only to rehearse")
     return parser.parse_args(argv)
 
 
 def _gpu(arguments: argparse.Namespace) -> int:
+    device = torch.device(arguments.device)
     results: dict[str, JobResult] = {}
     flops: dict[str, float] = {}
+    report: dict[str, Any] = {}
+
+    def keep(result: JobResult) -> None:
+        """Everything so far, after each round: who stops this script has what was measured until then."""
+        results[result.job] = result
+        report.update(build_report(results, flops, torch.cuda.get_device_name() if device.type == "cuda" else "", arguments.batch_size))
+        write_json(arguments.json, report)
+
     with workload(arguments) as common:
-        for job in JOBS:
-            flops[job] = flops_per_image(replace(common, job=job))
-            results[job] = measure(replace(common, job=job), VARIANTS, plan(arguments, seconds=2.0 if arguments.quick else None))
-    report = build_report(results, flops, torch.cuda.get_device_name())
-    write_json(arguments.json, report)
+        for job in arguments.jobs:
+            work = replace(common, job=job, device=device)
+            flops[job] = flops_per_image(replace(work, device=torch.device("cpu")))
+            keep(measure(work, VARIANTS, _plan(arguments), on_round=keep))
+        if device.type == "cuda":
+            report["syncs_per_step"] = syncs_per_step(replace(common, device=device))
+            write_json(arguments.json, report)
     _show(report)
     return report_problems(results)
 
 
-def build_report(results: Mapping[str, JobResult], flops: Mapping[str, float], gpu: str) -> dict[str, Any]:
-    """Everything, by job and variant."""
+def _plan(arguments: argparse.Namespace) -> Plan:
+    """All variants warm up together, for a GPU machine has cores for that, and its minutes are dear."""
+    rounds = arguments.rounds or (3 if arguments.quick else 5)
+    seconds = (1.5 if arguments.quick else 5.0) if arguments.seconds is None else arguments.seconds
+    warm_up = Slice(_WARM_UP_STEPS if arguments.device == "cuda" else 2)
+    return Plan(rounds, Slice(1, seconds), warm_up=warm_up, pause=0.3, ready_within=arguments.ready_within)
+
+
+def build_report(results: Mapping[str, JobResult], flops: Mapping[str, float], gpu: str, batch_size: int) -> dict[str, Any]:
+    """Everything, by job and variant.
+
+    Args:
+        results: by job.
+        flops: of one source image, by job.
+        gpu: its name; empty where there is none.
+        batch_size: source images a step.
+    """
     peak = peak_of(gpu)
     jobs = {job: result.as_json(REFERENCES) for job, result in results.items()}
     for job, result in results.items():
-        for variant in result.records:
-            jobs[job][variant] |= use_of(result.rate(variant), flops[job], peak)
-    return {"jobs": jobs, "flop_per_image": dict(flops), "gpu": gpu, "peak_flop_per_s": peak, "environment": describe_environment()}
+        for variant, record in result.records.items():
+            jobs[job][variant] |= use_of(result.rate(variant), flops[job], peak, ready=ready_seconds(record))
+    steps = {job: compiling_pays_from(result.records, batch_size) for job, result in results.items()}
+    return {
+        "jobs": jobs,
+        "compiling_pays_from_steps": steps,
+        "flop_per_image": dict(flops),
+        "batch_size": batch_size,
+        "gpu": gpu,
+        "peak_flop_per_s": peak,
+        "environment": describe_environment(),
+    }
 
 
-def use_of(rate: Spread | None, flops: float, peak: float | None) -> dict[str, Any]:
+def use_of(rate: Spread | None, flops: float, peak: float | None, *, ready: float | None) -> dict[str, Any]:
     """What a rate means.
 
     Args:
         rate: source images a second.
         flops: of one source image.
         peak: FLOP/s of the GPU, if it is known.
+        ready: seconds before the first step.
     """
     if rate is None:
         return {}
@@ -82,34 +129,55 @@ def use_of(rate: Spread | None, flops: float, peak: float | None) -> dict[str, A
         "mfu": plain(rate.times(flops / peak)) if peak else None,
         "tflop_per_s": plain(rate.times(flops / 1e12)),
         "s_per_epoch": EPOCH / rate.median,
-        "s_per_100_epochs": 100 * EPOCH / rate.median,
+        "s_before_first_step": ready,
+        "s_per_100_epochs": 100 * EPOCH / rate.median + (ready or 0.0),
     }
 
 
+def ready_seconds(record: Record) -> float | None:
+    """Seconds before the first step: set-up, and compiling where there is any. None where it was not measured.
+
+    An upper bound: all variants warm up at the same time.
+    """
+    if record.warm_up is None or not record.slices:
+        return None
+    seconds_per_image = sum(part.seconds for part in record.slices) / sum(part.images for part in record.slices)
+    return max(0.0, record.warm_up.seconds - record.warm_up.images * seconds_per_image)
+
+
+def compiling_pays_from(records: Mapping[str, Record], batch_size: int) -> int | None:
+    """The optimizer steps after which the compiled variant has caught up with the eager one; None where it never does, or is not known."""
+    eager, compiled = (records.get(name) for name in ("eager", "compiled"))
+    if eager is None or compiled is None or not eager.rates or not compiled.rates:
+        return None
+    delay = (ready_seconds(compiled) or 0.0) - (ready_seconds(eager) or 0.0)
+    gain = batch_size / (sum(eager.rates) / len(eager.rates)) - batch_size / (sum(compiled.rates) / len(compiled.rates))
+    return None if gain <= 0 else max(0, round(delay / gain))
+
+
 def _show(report: Mapping[str, Any]) -> None:
-    heads = [
-        "job",
-        "variant",
-        "MFU",
-        "over limit",
-        "over common",
-        "TFLOP/s",
-        "images/s",
-        "s an epoch",
-        "s for 100",
-        "peak GPU, MiB",
-        "problem",
-    ]
-    keys = ["mfu", "over_limit", "over_common", "tflop_per_s", "images_per_s", "s_per_epoch", "s_per_100_epochs", "peak_gpu_mib"]
+    print(gpu_table(report))
+    if report["peak_flop_per_s"] is None:
+        print(f"\nthe peak of this GPU ({report['gpu']}) is not in the table of benchmarks/measurement/flops.py: no MFU")
+    for job, steps in report["compiling_pays_from_steps"].items():
+        print(f"\n{job}: compiling {'does not pay' if steps is None else f'pays from {steps:,} steps on'}")
+    if "syncs_per_step" in report:
+        print(f"\nhost syncs in a step of pretraining: {report['syncs_per_step']}")
+    print(f"\nmedian (minimum to maximum) over the rounds; {describe_in_a_line(report['environment'])}")
+
+
+def gpu_table(report: Mapping[str, Any]) -> str:
+    """The variants of each job, as Markdown."""
+    heads = ["job", "variant", "MFU", *(f"over {name}" for name in REFERENCES), "TFLOP/s", "images/s", "s before the first step"]
+    heads += ["s for 100 epochs", "peak GPU, MiB", "problem"]
+    keys = ["mfu", *(f"over_{name}" for name in REFERENCES), "tflop_per_s", "images_per_s", "s_before_first_step"]
+    keys += ["s_per_100_epochs", "peak_gpu_mib"]
     rows = [
         [job, variant, *(_text(described.get(key)) for key in keys), described.get("problem", "")]
         for job, variants in report["jobs"].items()
         for variant, described in variants.items()
     ]
-    print(table(heads, rows))
-    if report["peak_flop_per_s"] is None:
-        print(f"\nthe peak of this GPU ({report['gpu']}) is not in the table of benchmarks/measurement/flops.py: no MFU")
-    print(f"\nmedian (minimum to maximum) over the rounds; {describe_in_a_line(report['environment'])}")
+    return table(heads, rows)
 
 
 def _text(value: Any) -> str:

@@ -10,13 +10,14 @@ import argparse
 import re
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reproduction.document import CPU_SUFFIX, render
 from reproduction.pack import export_runs, import_runs
 from reproduction.records import Record, collect, load_records, save_records
 from reproduction.runner import Reproduction
-from reproduction.tables import Cell, Table, paper_tables
+from reproduction.tables import Cell, Table, by_interest, paper_tables
 from sslkit.artifacts import write_text
 from sslkit.console import ProgressDisplay, make_console
 from sslkit.errors import SslkitError
@@ -54,9 +55,8 @@ def _arguments() -> argparse.Namespace:
 
 def _reproduce(arguments: argparse.Namespace) -> int:
     suffix = CPU_SUFFIX if arguments.cpu else ""
-    recipes = _recipes(suffix, arguments.overrides)
-    tables = _tables(recipes, cpu=arguments.cpu)
-    cells = [cell for table in tables for cell in table.cells() if not arguments.only or cell.recipe in arguments.only]
+    recipes = load_recipes(suffix, arguments.overrides)
+    cells = [cell for cell in by_interest(tables_of(recipes, cpu=arguments.cpu)) if not arguments.only or cell.recipe in arguments.only]
     folder = arguments.results / "results"
     records = load_records(folder)
     missing = [cell for cell in cells if cell._replace(recipe=cell.recipe + suffix) not in records]
@@ -72,7 +72,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     def take_over(name: str) -> None:
         own = [cell for cell in cells if cell.recipe == name]
         for record in collect(
-            reproduction.folder(name), name + suffix, own, data=arguments.data, command=_command(name + suffix, arguments)
+            reproduction.folder(name), name + suffix, own, data=arguments.data, command=command(name + suffix, arguments.overrides)
         ):
             records[record.cell] = record
         save_records(folder, records.values())
@@ -84,7 +84,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         for name in reproduction.run(missing, lambda: time.monotonic() > deadline):
             take_over(name)
     display.close()
-    write_text(arguments.results / "results.md", _document(records))
+    write_text(arguments.results / "results.md", document(records))
     if arguments.archive_out:
         print(f"{arguments.archive_out}: {export_runs(arguments.runs, arguments.archive_out) / 2**20:.1f} MiB")
     left = [cell for cell in cells if cell._replace(recipe=cell.recipe + suffix) not in records]
@@ -92,29 +92,40 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _recipes(suffix: str, overrides: list[str]) -> dict[str, Recipe]:
-    """The recipes by the name that cells know them by."""
+def load_recipes(suffix: str, overrides: Sequence[str], folder: Path = ROOT / "recipes") -> dict[str, Recipe]:
+    """The recipes by the name that cells know them by.
+
+    Args:
+        suffix: of the recipes' files.
+        overrides: of every recipe.
+        folder: where the files are.
+
+    Raises:
+        RecipeError: an override does not fit.
+    """
     names = dict.fromkeys(cell.recipe for table in paper_tables(()) for cell in table.cells())
     names["rotnet_trajectory"] = None
-    return {name: load_recipe(ROOT / "recipes" / f"{name}{suffix}.toml", overrides) for name in names}
+    return {name: load_recipe(folder / f"{name}{suffix}.toml", overrides) for name in names}
 
 
-def _tables(recipes: dict[str, Recipe], *, cpu: bool) -> list[Table]:
+def tables_of(recipes: Mapping[str, Recipe], *, cpu: bool) -> list[Table]:
+    """Every table and figure of the paper, with the snapshots that the recipes keep."""
     pretraining = recipes["rotnet_trajectory"].stage("pretrain")
     assert isinstance(pretraining, PretrainStage)
     return paper_tables(pretraining.snapshot_epochs, CPU_SCHEDULES if cpu else None)
 
 
-def _document(records: dict[Cell, Record]) -> str:
-    full, cpu = _recipes("", []), _recipes(CPU_SUFFIX, [])
+def document(records: Mapping[Cell, Record]) -> str:
+    """The text of ``docs/results.md``."""
+    full, cpu = load_recipes("", []), load_recipes(CPU_SUFFIX, [])
     paper = {Cell(name, metric): value for name, recipe in full.items() for metric, value in recipe.paper.items()}
-    return render(records, _tables(full, cpu=False), _tables(cpu, cpu=True), paper)
+    return render(records, tables_of(full, cpu=False), tables_of(cpu, cpu=True), paper)
 
 
-def _command(recipe: str, arguments: argparse.Namespace) -> str:
+def command(recipe: str, overrides: Sequence[str]) -> str:
     """What repeats the run elsewhere: folders of this machine are left open."""
-    overrides = [re.sub(r'root = "[^"]*"', 'root = "<folder>"', override) for override in arguments.overrides]
-    return " ".join(["sslkit", "run", f"recipes/{recipe}.toml", *(f"'{override}'" for override in overrides)])
+    shown = [re.sub(r'root = "[^"]*"', 'root = "<folder>"', override) for override in overrides]
+    return " ".join(["sslkit", "run", f"recipes/{recipe}.toml", *(f"'{override}'" for override in shown)])
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ def run_recipe(
     observers: Iterable[Observer] = (),
     max_minutes: float | None = None,
     should_stop: Callable[[], bool] | None = None,
+    report: bool = True,
 ) -> RunResult:
     """Run a recipe's stages in order.
 
@@ -62,6 +63,7 @@ def run_recipe(
         observers: told of every event, beside the recipe's own.
         max_minutes: stop after so many minutes, at the end of a step; None: no limit.
         should_stop: asked after every step, and after every batch that is only measured; None: Ctrl-C and SIGTERM stop after the step they fall in.
+        report: write ``report.html`` and its tables at the end.
 
     Raises:
         RecipeError: the recipe does not fit the data or the machine; nothing was computed.
@@ -71,7 +73,7 @@ def run_recipe(
     """
     request = StopRequest(should_stop or (lambda: False), max_minutes)
     folder = Path("runs") / recipe.name if output is None else Path(output)
-    data = OpenedDataset(recipe.data)
+    data = recipe.data if isinstance(recipe.data, OpenedDataset) else OpenedDataset(recipe.data)
     check(recipe, data)
     everyone = (RunRecord(folder, recipe), *recipe.observers, *observers)
     _make_folder(folder)
@@ -88,7 +90,8 @@ def run_recipe(
         except RunInterruptedError as error:
             raise request.explained(error) from None
         write_recipe(folder, recipe)  # the paper's figures and margins may change without running anything
-        _report(folder, recipe, data, everyone)
+        if report:
+            _report(folder, recipe, data, everyone)
     return RunResult(folder, results)
 
 

@@ -1,5 +1,6 @@
 """What a figure needs beside it: the resolved recipe, and the environment it was computed in."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -65,10 +66,12 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
 
 
 def checkout_commit() -> str:
-    """The commit of sslkit's own checkout, with ``-dirty`` where files differ from it; empty for an installed wheel."""
+    """The commit of sslkit's own checkout, with ``-dirty`` where files differ from it. For an installed wheel, what the environment
+    variable ``SSLKIT_COMMIT`` says that it was built from, or nothing.
+    """
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
-        return ""
+        return os.environ.get("SSLKIT_COMMIT", "")
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,7 +1,7 @@
 """Variants in turns: A B C, A B C ... Machines drift by ten percent within minutes, but hardly between two slices beside each other."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -19,12 +19,15 @@ class Plan(NamedTuple):
         slice: what a variant does in a turn.
         warm_up: what it does before the first, its set-up included.
         pause: seconds between two turns, in which the last one's loader workers fill their queues and fall silent.
+        ready_within: seconds in which all variants warm up at the same time; one that takes longer is left out. None: one warms up
+            after the other, for as long as it takes, as on a CPU, where they would only slow each other down.
     """
 
     rounds: int
     slice: Slice = Slice()
     warm_up: Slice = Slice()
     pause: float = 1.0
+    ready_within: float | None = None
 
 
 @dataclass
@@ -33,10 +36,12 @@ class Record:
 
     Attributes:
         slices: one a round.
+        warm_up: set-up, and compiling where there is any, counted in.
         problem: why there are none, or no more of them; empty where all went well.
     """
 
     slices: list[Measured] = field(default_factory=list)
+    warm_up: Measured | None = None
     problem: str = ""
 
     @property
@@ -45,8 +50,15 @@ class Record:
         return [] if self.problem else [part.images / part.seconds for part in self.slices]
 
 
-def interleave(variants: Sequence[Variant], plan: Plan) -> dict[str, Record]:
+def interleave(
+    variants: Sequence[Variant], plan: Plan, *, on_round: Callable[[Mapping[str, Record]], None] = lambda _records: None
+) -> dict[str, Record]:
     """Measure variants in turns. One that fails is left out from then on; the others go on.
+
+    Args:
+        variants: what to measure.
+        plan: how.
+        on_round: called after the warm-up and after each round with all that is known so far.
 
     Returns:
         What became of each, by name.
@@ -54,19 +66,40 @@ def interleave(variants: Sequence[Variant], plan: Plan) -> dict[str, Record]:
     records = {variant.name: Record() for variant in variants}
     with ExitStack() as stack:
         workers = {variant.name: stack.enter_context(Worker(variant)) for variant in variants}
-        for turn in range(1 + plan.rounds):
+        _warm_up(workers, records, plan)
+        on_round(records)
+        time.sleep(plan.pause)
+        for _ in range(plan.rounds):
             for name, record in records.items():
                 if not record.problem:
-                    _take_turn(workers[name], record, plan, warm_up=turn == 0)
+                    workers[name].ask(plan.slice)
+                    if (measured := _answer(workers[name], record)) is not None:
+                        record.slices.append(measured)
+                    time.sleep(plan.pause)
+            on_round(records)
     return records
 
 
-def _take_turn(worker: Worker, record: Record, plan: Plan, *, warm_up: bool) -> None:
+def _warm_up(workers: Mapping[str, Worker], records: Mapping[str, Record], plan: Plan) -> None:
+    if plan.ready_within is None:
+        for name, worker in workers.items():
+            worker.ask(plan.warm_up)
+            records[name].warm_up = _answer(worker, records[name])
+        return
+    deadline = time.monotonic() + plan.ready_within
+    for worker in workers.values():
+        worker.ask(plan.warm_up)
+    for name, worker in workers.items():
+        if worker.is_ready(max(0.0, deadline - time.monotonic())):
+            records[name].warm_up = _answer(worker, records[name])
+        else:
+            records[name].problem = f"failed: was not ready within {plan.ready_within:.0f} seconds"
+            worker.stop()  # what it is still busy with would disturb the others
+
+
+def _answer(worker: Worker, record: Record) -> Measured | None:
     try:
-        measured = worker.run(plan.warm_up if warm_up else plan.slice)
+        return worker.answer()
     except RunFailedError as error:
         record.problem = f"failed: {error}"
-        return
-    if not warm_up:
-        record.slices.append(measured)
-    time.sleep(plan.pause)
+        return None

@@ -1,6 +1,6 @@
 """Which variants each job has, and a job measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -14,7 +14,11 @@ from measurement.workload import JobName, Workload
 ENTRIES: Mapping[str, str] = {
     "limit": "measurement.limit:run",
     "unfused limit": "measurement.limit:run_unfused",
+    "limit, CUDA graphs": "measurement.limit:run_graphs",
     "sslkit": "measurement.product:run",
+    "eager": "measurement.product:run_eager",
+    "compiled": "measurement.product:run_compiled",
+    "CUDA graphs": "measurement.product:run_graphs",
     "unobserved": "measurement.product:run_bare",
     "common": "measurement.common:run",
     peer.NAME: "measurement.peer:run",
@@ -54,9 +58,22 @@ def plan_for(device: torch.device, *, rounds: int, seconds: float, quick: bool) 
     return Plan(rounds, Slice(1, seconds), warm_up=Slice(steps))
 
 
-def measure(workload: Workload, variants: Sequence[str], plan: Plan) -> JobResult:
-    """Measure variants of a job in turns. One that cannot be measured has a problem in its record, and is not left out."""
+def measure(
+    workload: Workload, variants: Sequence[str], plan: Plan, *, on_round: Callable[[JobResult], None] = lambda _result: None
+) -> JobResult:
+    """Measure variants of a job in turns. One that cannot be measured has a problem in its record, and is not left out.
+
+    Args:
+        workload: the job.
+        variants: names of ``ENTRIES``.
+        plan: how to measure.
+        on_round: called after each round with all that is known so far.
+    """
     missing = {peer.NAME: peer.problem()} if peer.NAME in variants else {}
     runnable = [name for name in variants if not missing.get(name)]
-    measured = interleave([Variant(name, ENTRIES[name], workload) for name in runnable], plan)
-    return JobResult(workload.job, {name: measured.get(name) or Record(problem=missing[name]) for name in variants})
+
+    def result(measured: Mapping[str, Record]) -> JobResult:
+        return JobResult(workload.job, {name: measured.get(name) or Record(problem=missing[name]) for name in variants})
+
+    entries = [Variant(name, ENTRIES[name], workload) for name in runnable]
+    return result(interleave(entries, plan, on_round=lambda measured: on_round(result(measured))))

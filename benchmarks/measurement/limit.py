@@ -28,7 +28,17 @@ def run(workload: Workload, gate: Gate) -> None:
     keep_freed_memory()
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    (_extract if workload.job == "features" else _train)(workload, gate)
+    if workload.job == "features":
+        _extract(workload, gate)
+    else:
+        _train(workload, gate, graphs=False)
+
+
+def run_graphs(workload: Workload, gate: Gate) -> None:
+    """A job that trains, replayed as a CUDA graph."""
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    _train(workload, gate, graphs=True)
 
 
 def run_unfused(workload: Workload, gate: Gate) -> None:
@@ -60,14 +70,16 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device))
 
 
-def _train(workload: Workload, gate: Gate) -> None:
+def _train(workload: Workload, gate: Gate, *, graphs: bool) -> None:
     objective = build_objective(workload)
     views = make_views(objective, workload)
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
-    forward = _compiled(objective, workload.device)
+    forward = _compiled(objective, workload.device, mode="reduce-overhead" if graphs else "default")
     while True:
         optimizer.zero_grad(set_to_none=True)
+        if graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         with autocast(workload.device):
             output = forward(views, objective.phases[0], {})
         output.loss.backward()
@@ -101,5 +113,5 @@ def _channels_last(module: Module) -> Module:
     return module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stub lacks this overload
 
 
-def _compiled(module: nn.Module, device: torch.device) -> Callable[..., Any]:
-    return torch.compile(module) if device.type == "cuda" else module  # on a CPU it does not pay for convolutions
+def _compiled(module: nn.Module, device: torch.device, mode: str = "default") -> Callable[..., Any]:
+    return torch.compile(module, mode=mode) if device.type == "cuda" else module  # on a CPU it does not pay for convolutions

@@ -51,6 +51,21 @@ def run(workload: Workload, gate: Gate) -> None:
     _observed(workload, gate, checkpoint_minutes=0.5)
 
 
+def run_eager(workload: Workload, gate: Gate) -> None:
+    """As :func:`run`, a stage that trains, not compiled."""
+    _observed(workload, gate, checkpoint_minutes=0.5, compile=False)
+
+
+def run_compiled(workload: Workload, gate: Gate) -> None:
+    """As :func:`run_eager`, but compiled."""
+    _observed(workload, gate, checkpoint_minutes=0.5, compile=True)
+
+
+def run_graphs(workload: Workload, gate: Gate) -> None:
+    """As :func:`run_compiled`, and replayed as a CUDA graph."""
+    _observed(workload, gate, checkpoint_minutes=0.5, compile=True, cuda_graphs=True)
+
+
 def run_without_checkpoints(workload: Workload, gate: Gate) -> None:
     """As :func:`run`, but only the log and the progress display."""
     _observed(workload, gate, checkpoint_minutes=1e9)
@@ -78,12 +93,12 @@ class _Gatekeeper(Observer):
             self._gate.step(event.num_images)
 
 
-def _observed(workload: Workload, gate: Gate, *, checkpoint_minutes: float) -> None:
+def _observed(workload: Workload, gate: Gate, **options: Any) -> None:
+    runtime = Runtime(device=str(workload.device), **options)
     with Path(os.devnull).open("w") as nowhere:
         observers = [ProgressDisplay(Console(file=nowhere)), _Gatekeeper(gate)]
         while True:  # small data may be trained to the end
             with TemporaryDirectory(dir=workload.folder) as folder:
-                runtime = Runtime(checkpoint_minutes=checkpoint_minutes)
                 _stage(workload, output=f"{folder}/stage", runtime=runtime, observers=observers)
 
 

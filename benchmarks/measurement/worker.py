@@ -59,19 +59,33 @@ class Worker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+        self._connection.close()
+
+    def stop(self) -> None:
+        """Kill it, if it still runs."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        self._connection.close()
 
-    def run(self, wanted: Slice) -> Measured:
-        """Do one slice of work.
+    def ask(self, wanted: Slice) -> None:
+        """Ask for one slice of work, and return at once."""
+        with suppress(BrokenPipeError):  # the reason may still lie in the pipe
+            self._connection.send(wanted)
+
+    def is_ready(self, seconds: float) -> bool:
+        """Whether there is an answer to take within so many seconds, be it that the variant has failed."""
+        try:
+            return self._connection.poll(seconds)
+        except (EOFError, OSError):
+            return True
+
+    def answer(self) -> Measured:
+        """Wait for the slice that was asked for.
 
         Raises:
             RunFailedError: the variant failed, died or is stuck.
         """
-        with suppress(BrokenPipeError):  # the reason may still lie in the pipe
-            self._connection.send(wanted)
         try:
             if not self._connection.poll(_PATIENCE):
                 raise RunFailedError(f"no answer for {_PATIENCE:.0f} seconds")

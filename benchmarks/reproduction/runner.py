@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from reproduction.tables import Cell
+from sslkit import Dataset
 from sslkit.artifacts import ARTIFACT, read_json
+from sslkit.data.opened import OpenedDataset
 from sslkit.errors import RunInterruptedError
 from sslkit.events import Observer
 from sslkit.recipe import Recipe
@@ -41,7 +43,11 @@ class Reproduction:
     """
 
     def __init__(self, recipes: Mapping[str, Recipe], runs: Path, observers: Sequence[Observer] = ()) -> None:
-        self._recipes = recipes
+        opened: dict[Dataset, OpenedDataset] = {}  # decoded once for all recipes, not once a stage
+        self._recipes = {
+            name: dataclasses.replace(recipe, data=opened.setdefault(recipe.data, OpenedDataset(recipe.data)))
+            for name, recipe in recipes.items()
+        }
         self._runs = runs
         self._observers = observers
 
@@ -66,6 +72,7 @@ class Reproduction:
                     output=self.folder(name),
                     observers=self._observers,
                     should_stop=should_stop,
+                    report=False,
                 )
             except RunInterruptedError:
                 return

@@ -1,6 +1,6 @@
 """The tables and figures of the RotNet paper (arXiv:1803.07728), cell by cell: which metric of which recipe belongs where."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 
@@ -72,6 +72,18 @@ def paper_tables(snapshot_epochs: tuple[int, ...], schedules: Mapping[str, str] 
         _schedules(SCHEDULES if schedules is None else schedules),
         _trajectory(snapshot_epochs),
     ]
+
+
+def by_interest(tables: Iterable[Table]) -> list[Cell]:
+    """All cells in the order in which they are worth measuring: the comparison before all, and in it RotNet's own probes, for which the
+    pretraining that most other tables share has to be done anyway.
+    """
+    cells = [cell for table in tables for cell in table.cells()]
+    first = [Cell("rotnet_cifar10", METHODS[method]) for method in _MEASURED_FIRST]
+    return list(dict.fromkeys([*(cell for cell in first if cell in cells), *cells]))
+
+
+_MEASURED_FIRST = ("RotNet + conv", "RotNet + non-linear", "Random Init. + conv", "RotNet + conv (fine-tuned)")
 
 
 def _comparison() -> Table:

@@ -126,7 +126,8 @@ def test_a_worker_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> No
         from measurement.gate import Slice
         from measurement.worker import Variant, Worker
         with Worker(Variant("steady", "made_up_jobs:steady", sys.argv[1])) as worker:
-            worker.run(Slice(10**9))
+            worker.ask(Slice(10**9))
+            worker.answer()
     """)
     log = tmp_path / "log"
     paths = os.pathsep.join([str(tmp_path), str(BENCHMARKS)])

@@ -83,8 +83,8 @@ def record(metric: str, value: float, recipe: str = "rotnet_depths_cpu", **optio
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_cell_is_a_metric_of_a_stage_that_its_recipe_has(suffix: str):
-    recipes = reproduce._recipes(suffix, [])
-    tables = reproduce._tables(recipes, cpu=bool(suffix))
+    recipes = reproduce.load_recipes(suffix, [])
+    tables = reproduce.tables_of(recipes, cpu=bool(suffix))
     for name, recipe in recipes.items():
         metrics = [cell.metric for table in tables for cell in table.cells() if cell.recipe == name]
         assert metrics
@@ -94,10 +94,10 @@ def test_every_cell_is_a_metric_of_a_stage_that_its_recipe_has(suffix: str):
 
 
 def test_every_figure_of_the_paper_is_in_a_table():
-    tables = reproduce._tables(reproduce._recipes("", []), cpu=False)
+    tables = reproduce.tables_of(reproduce.load_recipes("", []), cpu=False)
     cells = {cell for table in tables for cell in table.cells()}
     shown_by_depth = {f"mlp_probe.conv{layer}.top1" for layer in (1, 3, 4)}  # of the comparison's network, which is that of 4 blocks
-    for name, recipe in reproduce._recipes("", []).items():
+    for name, recipe in reproduce.load_recipes("", []).items():
         assert {metric for metric in recipe.paper if Cell(name, metric) not in cells} <= shown_by_depth
     assert len({cell for table in tables[:3] for cell in table.cells()}) == 6 + 12 + 4
 
@@ -120,7 +120,7 @@ def test_the_papers_figures_are_those_of_the_paper():
 
 def test_equal_pretraining_is_known_as_equal_across_recipes(tmp_path: Path):
     """The network with 4 blocks and 4 rotations belongs to five recipes: a machine with little time must train it once."""
-    recipes = reproduce._recipes("", [])
+    recipes = reproduce.load_recipes("", [])
     done = tmp_path / "rotnet_cifar10" / "pretrain"
     done.mkdir(parents=True)
     (done / "artifact.json").write_text('{"status": "finished"}')
@@ -262,8 +262,8 @@ def test_a_claim_is_judged_by_the_figures(values: tuple[float, float, float], ho
 
 
 def test_every_claim_can_hold_and_can_fail():
-    recipes = reproduce._recipes("_cpu", [])
-    cells = [cell for table in reproduce._tables(recipes, cpu=True) for cell in table.cells()]
+    recipes = reproduce.load_recipes("_cpu", [])
+    cells = [cell for table in reproduce.tables_of(recipes, cpu=True) for cell in table.cells()]
     good = {"conv2": 70.0, "conv_finetune": 80.0, "mlp_finetune": 80.0, "random": 40.0, "supervised": 50.0, "rotations4": 75.0}
 
     def value(metric: str) -> float:
@@ -278,12 +278,12 @@ def test_every_claim_can_hold_and_can_fail():
 
 def test_the_committed_document_is_that_of_the_committed_records():
     records = load_records(ROOT / "docs" / "results")
-    assert reproduce._document(records) == (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert reproduce.document(records) == (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
-def test_machine_paths_stay_out_of_commands(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sys.argv", ["reproduce.py", "--cpu", 'data={ name = "image_folder", root = "/home/me/x", image_size = 32 }'])
-    assert reproduce._command("a_cpu", reproduce._arguments()) == (
+def test_machine_paths_stay_out_of_commands():
+    overrides = ['data={ name = "image_folder", root = "/home/me/x", image_size = 32 }']
+    assert reproduce.command("a_cpu", overrides) == (
         'sslkit run recipes/a_cpu.toml \'data={ name = "image_folder", root = "<folder>", image_size = 32 }\''
     )
 

@@ -1,0 +1,53 @@
+"""How often a step of sslkit's training loop makes the host wait for the GPU."""
+
+import warnings
+from contextlib import suppress
+
+import torch
+
+from measurement.product import AUGMENT
+from measurement.workload import Workload
+from sslkit import DataInfo, Loader, RunContext, StepEnd, Training, fit
+from sslkit.engine.device import Runtime
+from sslkit.errors import RunInterruptedError
+from sslkit.events import Event
+from sslkit_rotnet import RotNet
+
+_FIRST, _STEPS = 5, 20
+"""Steps before counting begins, in which kernels are chosen and images are checked once; and steps counted."""
+
+
+def syncs_per_step(work: Workload) -> float:
+    """Of pretraining, between two steps that are logged. Only on CUDA: other devices have no count.
+
+    Raises:
+        RuntimeError: there is no CUDA device.
+    """
+    images = work.data().load("pretrain")
+    assert images is not None
+    objective = RotNet().build_objective(work.network(images.image), DataInfo(images.image, len(images)))
+    loader = Loader(images, batch_size=work.batch_size, device=work.device, options=AUGMENT)
+    seen = 0
+
+    def count(event: Event) -> None:
+        nonlocal seen
+        if isinstance(event, StepEnd):
+            seen = event.step
+            torch.cuda.set_sync_debug_mode("warn" if _FIRST <= seen < _FIRST + _STEPS else "default")
+
+    context = RunContext(
+        stage="syncs",
+        seed=0,
+        device=work.device,
+        autocast=Runtime().resolve_autocast(work.device),
+        log_every=1_000_000,
+        emit=count,
+        should_stop=lambda: seen >= _FIRST + _STEPS,
+    )
+    try:
+        with warnings.catch_warnings(record=True) as caught, suppress(RunInterruptedError):
+            warnings.simplefilter("always")
+            fit(objective, loader, None, Training(batch_size=work.batch_size, epochs=1000), context)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught) / _STEPS

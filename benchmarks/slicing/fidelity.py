@@ -1,0 +1,132 @@
+"""The third part of a slice: figures of the paper that are missing, the most informative first, until the time is up.
+
+    python -m slicing.fidelity --images images --runs runs --out results --seconds 300 --data "CIFAR-10 (JPEG)" compile=true
+
+After each stage the records, the reference network and the runs, for the next slice to resume, are in the folder of the results.
+"""
+
+import argparse
+import dataclasses
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+from publish_weights import DATA
+from sslkit.publication import TrainingData, publish_backbone
+
+from reproduce import ROOT, command, load_recipes, tables_of
+from reproduction.pack import export_runs, import_runs
+from reproduction.records import Record, collect, load_records
+from reproduction.runner import Reproduction
+from reproduction.tables import Cell, by_interest
+from slicing.layout import MAX_FILE, RECORDS, REFERENCE, RUNS, WEIGHTS
+from slicing.rehearsal import write_small
+from slicing.results import write_result
+from sslkit.artifacts import ARTIFACT, read_artifact
+from sslkit.events import Event, Observer, StageEnd, StageStart
+from sslkit.recipe import Recipe
+
+
+def main() -> int:
+    """Returns 0: what does not fit is left for the next slice."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of every recipe")
+    parser.add_argument("--images", type=Path, required=True, help="train/<class>/* and test/<class>/*")
+    parser.add_argument("--data", required=True, help="what the records say that the images are")
+    parser.add_argument("--runs", type=Path, required=True, help="where the run folders are, or will be")
+    parser.add_argument("--earlier", type=Path, help="an archive of runs to resume")
+    parser.add_argument("--out", type=Path, required=True, help="for the results")
+    parser.add_argument("--seconds", type=float, required=True, help="stop after so many")
+    parser.add_argument("--rehearse", action="store_true", help="with small copies of the recipes")
+    arguments = parser.parse_args()
+    deadline = time.monotonic() + arguments.seconds
+    if arguments.earlier is not None:
+        import_runs(arguments.earlier, arguments.runs)
+    recipes = _recipes(arguments)
+    cells = by_interest(tables_of(recipes, cpu=False))
+    known = load_records(ROOT / "docs" / "results")
+    missing = [cell for cell in cells if cell not in known]
+    reproduction = Reproduction(recipes, arguments.runs, [_Log()])
+    results = _Results(arguments, reproduction, cells)
+    for name in dict.fromkeys(cell.recipe for cell in missing):  # of an earlier slice, whose last moments were lost
+        results.take_over(name)
+    for name in reproduction.run([cell for cell in missing if cell not in results.records], lambda: time.monotonic() > deadline):
+        results.take_over(name)
+        results.export()
+    results.export()  # the checkpoint of the stage that was stopped
+    print(f"{len(results.records)} figures measured, {len([cell for cell in missing if cell not in results.records])} missing")
+    return 0
+
+
+def _recipes(arguments: argparse.Namespace) -> dict[str, Recipe]:
+    """At the paper's size, or small, on the images that are given. One checkpoint is enough to be carried away."""
+    images = f'data={{ name = "image_folder", root = "{arguments.images}", image_size = 32 }}'
+    overrides = [images, "keep_checkpoints=1", *arguments.overrides]
+    if not arguments.rehearse:
+        return load_recipes("", overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        for path in (ROOT / "recipes").glob("*.toml"):
+            write_small(path, Path(folder))
+        return load_recipes("", overrides, Path(folder))
+
+
+class _Results:
+    """What is handed back after each stage."""
+
+    def __init__(self, arguments: argparse.Namespace, reproduction: Reproduction, cells: list[Cell]) -> None:
+        self.records: dict[Cell, Record] = {}
+        self._arguments = arguments
+        self._reproduction = reproduction
+        self._cells = cells
+
+    def take_over(self, name: str) -> None:
+        """Write the records of a recipe's finished stages, and the reference network with what is known of it."""
+        arguments = self._arguments
+        own = [cell for cell in self._cells if cell.recipe == name]
+        repeats = command(name, [f'data={{ name = "image_folder", root = "{arguments.images}", image_size = 32 }}'])
+        for record in collect(self._reproduction.folder(name), name, own, data=arguments.data, command=repeats):
+            self.records[record.cell] = record
+        write_result(arguments.out / RECORDS, {"records": [dataclasses.asdict(record) for record in self.records.values()]})
+        if name == REFERENCE:
+            self._publish(self._reproduction.folder(name) / "pretrain")
+
+    def export(self) -> None:
+        """Pack the runs for the next slice."""
+        with tempfile.TemporaryDirectory() as folder:
+            export_runs(self._arguments.runs, Path(folder) / RUNS, max_bytes=MAX_FILE)
+            _hand_over(Path(folder) / RUNS, self._arguments.out)
+
+    def _publish(self, stage: Path) -> None:
+        if not (stage / ARTIFACT).exists() or read_artifact(stage)["status"] != "finished":
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            words = self._arguments.data
+            data = DATA.get(words, TrainingData(words, f"{words}.", "Under which terms the images may be used is not known."))
+            publish_backbone(stage, Path(folder), name=REFERENCE, data=data)
+            with tarfile.open(Path(folder) / WEIGHTS, "w") as archive:
+                for path in sorted(Path(folder).glob(f"{REFERENCE}.*")):
+                    archive.add(path, path.name)
+            _hand_over(Path(folder) / WEIGHTS, self._arguments.out)
+
+
+def _hand_over(path: Path, folder: Path) -> None:
+    """Whole or not at all: the two may be on different disks."""
+    partial = folder / ".partial"
+    partial.write_bytes(path.read_bytes())
+    partial.replace(folder / path.name)
+
+
+class _Log(Observer):
+    """A line when a stage begins and when it ends."""
+
+    def observe(self, event: Event) -> None:
+        if isinstance(event, StageStart):
+            print(f"{event.folder}", flush=True)
+        elif isinstance(event, StageEnd):
+            print(f"{event.stage}: {event.seconds:.1f} s, {dict(event.metrics)}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

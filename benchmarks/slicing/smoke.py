@@ -1,0 +1,108 @@
+"""The first part of a slice: does it work at all on this device?
+
+    python -m slicing.smoke --out smoke.json --tests tests --device cuda
+
+A tiny run is killed in the middle and resumed, and must end with the bits of one that was not; then the tests that need a GPU run.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from measurement.environment import describe_environment
+from slicing import each_test
+from slicing.results import write_result
+from survival.trial import Trial
+from survival.variants import Variant
+
+RECIPE = """
+device = "DEVICE"
+deterministic = true
+compile = false
+log_every = 1
+checkpoint_minutes = 0
+
+[data]
+name = "digits"
+
+[backbone]
+name = "nin"
+num_blocks = 3
+width = 0.1
+
+[stages.pretrain]
+task = { name = "rotnet" }
+augment = { crop_padding = 1 }
+epochs = 3
+batch_size = 128
+evaluate_every = 1
+
+[stages.conv]
+weights = "pretrain"
+evaluator = { name = "conv_probe", layers = ["conv2"], epochs = 1, batch_size = 128, augment = { crop_padding = 1 } }
+
+[stages.knn]
+weights = "pretrain"
+evaluator = { name = "knn", layers = ["conv2"] }
+"""
+"""Not compiled: three processes would each compile it."""
+
+
+def main() -> int:
+    """Returns 1 if a run lost something or a test failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tests", type=Path, required=True, help="the folder of the tests")
+    parser.add_argument("--device", default="cuda")
+    arguments = parser.parse_args()
+    report: dict[str, Any] = {"environment": describe_environment(), "resumed": None, "tests": []}
+    write_result(arguments.out, report)
+    with tempfile.TemporaryDirectory(prefix="sslkit-smoke-") as folder:
+        report["resumed"] = resume(Path(folder), arguments.device)
+        write_result(arguments.out, report)
+        run_tests(arguments.tests, Path(folder) / "tests.jsonl", report, arguments.out)
+    failed = [test["name"] for test in report["tests"] if test["outcome"] == "failed"]
+    print(f"killed and resumed: {'same bits' if not report['resumed']['problems'] else report['resumed']['problems']}")
+    print(f"{len(report['tests'])} tests for a GPU, failed: {failed or 'none'}")
+    return int(bool(failed or report["resumed"]["problems"]))
+
+
+def resume(folder: Path, device: str) -> dict[str, Any]:
+    """Run the recipe undisturbed, then killed right before a random write and resumed; compare what both left."""
+    trial = Trial("smoke", Variant(RECIPE.replace("DEVICE", device)), folder, seed=0)
+    try:
+        trial.run_whole()
+        trial.survive(times=0, writes=1)
+    except RuntimeError as error:  # a run that fails although nobody disturbs it: the tests may tell why
+        return {"problems": [str(error)], "kills": 0}
+    toll = trial.toll
+    return {"problems": toll.problems, "kills": sum(toll.kills.values()), "killed": list(toll.moments), "seconds": round(trial.seconds, 1)}
+
+
+def run_tests(folder: Path, log: Path, report: dict[str, Any], out: Path) -> None:
+    """Run the tests that are marked ``gpu``, and write what became of each as soon as it has ended."""
+    options = ["-m", "gpu", "-p", each_test.__name__, f"--each-test={log}", "-W", "default", "-p", "no:cacheprovider", "--no-header"]
+    process = subprocess.Popen([sys.executable, "-m", "pytest", *options, str(folder)], cwd=folder.parent, stdout=sys.stderr)
+    while process.poll() is None:
+        time.sleep(0.5)
+        _take_over(log, report, out)
+    _take_over(log, report, out)
+    if process.returncode not in (0, 1, 5):  # failed tests are in the report; 5: there are none
+        report["tests"].append({"name": "pytest", "outcome": "failed", "reason": f"exit code {process.returncode}"})
+        write_result(out, report)
+
+
+def _take_over(log: Path, report: dict[str, Any], out: Path) -> None:
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    if len(lines) > len(report["tests"]):
+        report["tests"] = [json.loads(line) for line in lines]
+        write_result(out, report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
