@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sslkit.bundled import bundled_weights
 from sslkit.disk import make_folder, written_whole
 from sslkit.engine.tensor_file import load_tensors, save_tensors
-from sslkit.errors import ArtifactError, PluginError, RecipeError
+from sslkit.errors import ArtifactError, PluginError, RecipeError, did_you_mean
 from sslkit.interfaces import Backbone, ImageSpec, Prediction
 from sslkit.options import build_backbone_options
 from sslkit.plugins import load_catalog
 from sslkit.saved_files import SavedArtifact, read_saved
+from sslkit.weights_file import read_weights
 
 ARTIFACT = "artifact.json"
 BACKBONE = "backbone.safetensors"
@@ -55,10 +57,12 @@ class Predicted(NamedTuple):
 def load_backbone(
     path: str | os.PathLike[str], *, snapshot: int | None = None, backbone: Backbone | None = None, allow_code: bool = False
 ) -> Backbone:
-    """Read a backbone that a stage left, in eval mode, on the CPU.
+    """Read a backbone that a stage left, or one that ships with sslkit, in eval mode, on the CPU.
 
     Args:
-        path: a stage's folder, or a run's folder if just one of its stages pretrained.
+        path: a stage's folder, or a run's folder if just one of its stages pretrained; or the name of bundled weights, or the path of
+            another file that :func:`sslkit.publication.publish_backbone` wrote. Bundled weights are hidden by a run's or a stage's
+            folder of their name, and by nothing else.
         snapshot: the network after so many epochs, out of the stage's ``snapshot_epochs``; None: the final one.
         backbone: an object to read the weights into; needed where it was made in Python.
         allow_code: import the classes that the artifact names as ``module:Class``. Only for artifacts you trust.
@@ -66,12 +70,17 @@ def load_backbone(
     Raises:
         ArtifactError: there is no backbone, it is damaged, or it cannot be built without ``backbone`` or ``allow_code``.
     """
-    folder = _stage_folder(Path(path))
-    record = read_artifact(folder).get("backbone")
-    if record is None or not (folder / BACKBONE).exists():
-        raise ArtifactError(f"{folder}: this stage left no backbone", fix="name a folder of pretraining or fine-tuning")
-    network = _rebuild(record, folder, allow_code) if backbone is None else backbone
-    load_weights(network, weights_path(folder, snapshot))
+    place = _find(os.fspath(path))
+    if place.is_file():
+        if snapshot is not None:
+            raise ArtifactError(f"{path}: has no snapshots", found=snapshot, fix="leave snapshot out, or name a stage's folder")
+        weights = read_weights(place)
+        record, tensors, file = weights.backbone, weights.tensors, place
+    else:
+        record, file = _record(place), weights_path(place, snapshot)
+        tensors, _ = load_tensors(file)
+    network = _rebuild(record, place, allow_code) if backbone is None else backbone
+    _read_into(network, tensors, file)
     return network.eval()
 
 
@@ -121,6 +130,10 @@ def load_weights(module: nn.Module, path: Path) -> None:
         ArtifactError: the file is missing or damaged, or holds another architecture.
     """
     tensors, _ = load_tensors(path)
+    _read_into(module, tensors, path)
+
+
+def _read_into(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     own = module.state_dict()
     other = [name for name, tensor in tensors.items() if name in own and tensor.dtype != own[name].dtype]  # torch would convert them
     reason = f"{other[0]} is {tensors[other[0]].dtype} where {own[other[0]].dtype} belongs" if other else ""
@@ -221,16 +234,40 @@ def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _find(text: str) -> Path:
+    """A stage's folder, or a file of weights."""
+    bundled = bundled_weights()
+    if text in bundled and not _stages(Path(text)):
+        return bundled[text]
+    if not os.path.exists(text):  # noqa: PTH110 - a name too long for a file is no file, where Path raises
+        if Path(text).name == text:
+            fix = did_you_mean(text, bundled) or "name a run's folder or a stage's"
+            raise ArtifactError(f"{text}: no such folder, and no bundled weights of this name", allowed=bundled, fix=fix)
+        raise ArtifactError(f"{text}: no such folder", fix="name a run's folder or a stage's")
+    return Path(text) if Path(text).is_file() else _stage_folder(Path(text))
+
+
 def _stage_folder(path: Path) -> Path:
     """The folder itself, or the one stage of a run that pretrained."""
     if (path / ARTIFACT).exists():
         return path
-    if not path.is_dir():
-        raise ArtifactError(f"{path}: no such folder", fix="name a run's folder or a stage's")
-    stages = sorted(file.parent for file in path.glob(f"*/{ARTIFACT}") if read_artifact(file.parent).get("kind") == "pretrain")
+    stages = [stage for stage in _stages(path) if read_artifact(stage).get("kind") == "pretrain"]
     if len(stages) != 1:
         raise ArtifactError(f"{path}: no single pretraining stage", found=[stage.name for stage in stages], fix="name a stage's folder")
     return stages[0]
+
+
+def _stages(path: Path) -> list[Path]:
+    """The folder itself if it is a stage's, and those of stages in it."""
+    return sorted(file.parent for pattern in (ARTIFACT, f"*/{ARTIFACT}") for file in path.glob(pattern))
+
+
+def _record(folder: Path) -> Mapping[str, Any]:
+    """How to build the backbone that a stage left."""
+    record = read_artifact(folder).get("backbone")
+    if record is None or not (folder / BACKBONE).exists():
+        raise ArtifactError(f"{folder}: this stage left no backbone", fix="name a folder of pretraining or fine-tuning")
+    return record
 
 
 def _rebuild(record: Mapping[str, Any], folder: Path, allow_code: bool) -> Backbone:

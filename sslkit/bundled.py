@@ -1,4 +1,4 @@
-"""The recipes that ship with sslkit: in the wheel beside the package, in a checkout at the top level."""
+"""The recipes and weights that ship with sslkit: in the wheel beside the package, in a checkout at the top level."""
 
 import os
 import shutil
@@ -25,6 +25,11 @@ class BundledRecipe(NamedTuple):
 def bundled_recipes() -> list[BundledRecipe]:
     """All of them, by name."""
     return [BundledRecipe(path.stem, path, _summary(path)) for path in sorted(_folder().glob("*.toml"))]
+
+
+def bundled_weights() -> dict[str, Path]:
+    """The files of pretrained backbones, by name; each has a model card beside it, ``<name>.md``."""
+    return {path.stem: path for path in sorted(_folder().glob("weights/*.safetensors"))}
 
 
 def find_recipe(text: str) -> Path:

@@ -89,6 +89,13 @@ class SavedArtifact(SavedFile):
     snapshot_epochs: list[int] = []
 
 
+class SavedWeights(SavedFile):
+    """The header of a file of weights."""
+
+    backbone: SavedBackbone
+    origin: dict[str, Any]
+
+
 class SavedResults(SavedFile):
     """results.json."""
 
@@ -100,6 +107,8 @@ class SavedResults(SavedFile):
 class SavedEnvironment(SavedFile):
     """environment.json."""
 
+    started: str = ""
+    commit: str = ""
     devices: list[str] = []
     versions: dict[str, str] = {}
     plugins: dict[str, str] = {}

@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "data": "errors interfaces progress",
     "backbones": "errors interfaces layers",
     "evaluators": "data engine errors interfaces layers",
-    "artifacts": "disk engine errors interfaces options plugins saved_files",
+    "weights_file": "engine errors plain_values saved_files",
+    "artifacts": "bundled disk engine errors interfaces options plugins saved_files weights_file",
     "stage_run": "artifacts disk engine errors events interfaces metrics_log",
     "stages": "artifacts data disk engine errors events interfaces stage_run",
     "recipe_table": "errors plain_values",
@@ -43,6 +44,7 @@ MAY_IMPORT = {
     "stage_parser": "catalog engine errors interfaces options recipe_stages recipe_table",
     "recipe_code": "catalog class_address errors",
     "recipe": "catalog errors events interfaces options plugins recipe_code recipe_stages recipe_table stage_parser sweep",
+    "publication": "artifacts disk errors interfaces recipe_table saved_files weights_file",
     "preflight": "data errors interfaces recipe recipe_stages stages",
     "networks": "artifacts data engine interfaces options preflight recipe recipe_stages",
     "report": "artifacts data disk engine errors interfaces metrics_log networks plugins preflight recipe recipe_stages recipe_table"
