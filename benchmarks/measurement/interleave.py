@@ -36,13 +36,13 @@ class Record:
 
     Attributes:
         slices: one a round.
-        warm_up: set-up, and compiling where there is any, counted in.
         problem: why there are none, or no more of them; empty where all went well.
+        warm_up: what came before the first, set-up and compiling counted in.
     """
 
     slices: list[Measured] = field(default_factory=list)
-    warm_up: Measured | None = None
     problem: str = ""
+    warm_up: Measured | None = None
 
     @property
     def rates(self) -> list[float]:

@@ -40,11 +40,14 @@ class Reproduction:
         recipes: by the name that cells know them by.
         runs: the folder.
         observers: told of every event.
+
+    Attributes:
+        recipes: as given, with equal data opened once.
     """
 
     def __init__(self, recipes: Mapping[str, Recipe], runs: Path, observers: Sequence[Observer] = ()) -> None:
         opened: dict[Dataset, OpenedDataset] = {}  # decoded once for all recipes, not once a stage
-        self._recipes = {
+        self.recipes = {
             name: dataclasses.replace(recipe, data=opened.setdefault(recipe.data, OpenedDataset(recipe.data)))
             for name, recipe in recipes.items()
         }
@@ -53,7 +56,7 @@ class Reproduction:
 
     def folder(self, recipe: str) -> Path:
         """The run's folder of a recipe."""
-        return self._runs / self._recipes[recipe].name
+        return self._runs / self.recipes[recipe].name
 
     def run(self, missing: Sequence[Cell], should_stop: Callable[[], bool]) -> Iterator[str]:
         """Measure missing cells in their order, until told to stop.
@@ -62,7 +65,7 @@ class Reproduction:
             The name of the recipe, after each of its stages that is finished.
         """
         for name, stage in self._needed(missing):
-            recipe = self._recipes[name]
+            recipe = self.recipes[name]
             chain = with_upstream(recipe, stage)
             for needed in chain:
                 self._reuse(recipe, needed)
@@ -80,7 +83,7 @@ class Reproduction:
 
     def _needed(self, missing: Sequence[Cell]) -> Iterator[tuple[str, Stage]]:
         for name in dict.fromkeys(cell.recipe for cell in missing):
-            for stage in stages_of(self._recipes[name], [cell.metric for cell in missing if cell.recipe == name]):
+            for stage in stages_of(self.recipes[name], [cell.metric for cell in missing if cell.recipe == name]):
                 yield name, stage
 
     def _reuse(self, recipe: Recipe, stage: Stage) -> None:
@@ -89,7 +92,7 @@ class Reproduction:
         if (target / ARTIFACT).exists():
             return
         wanted = identity(stage, recipe.stages)
-        for other in self._recipes.values():
+        for other in self.recipes.values():
             for candidate in other.stages:
                 source = self._runs / other.name / candidate.key
                 if other.data == recipe.data and identity(candidate, other.stages) == wanted and _is_finished(source):

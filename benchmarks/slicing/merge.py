@@ -127,7 +127,7 @@ def _read_weights(path: Path, folder: Path, rehearsal: bool) -> list[Path]:
         files = [folder / f"{REFERENCE}.{ending}" for ending in ("safetensors", "md")]
         origin = read_weights(files[0]).origin
     except (OSError, tarfile.TarError, ArtifactError) as error:
-        raise SliceError(f"{path}: damaged ({error}); copy the results again") from None
+        raise SliceError(f"{path}: damaged ({' '.join(str(error).split())}); copy the results again") from None
     if strangers := sorted(found.name for found in folder.iterdir() if found not in files):
         raise SliceError(f"{path}: holds {', '.join(strangers)} beside the network and its card")
     if (size := files[0].stat().st_size) > MAX_WEIGHTS:

@@ -313,17 +313,46 @@ def test_only_peaks_that_are_known_are_used(name: str, peak: float | None) -> No
 
 
 def test_utilisation_is_work_over_peak() -> None:
-    results = {"pretrain": JobResult("pretrain", {"limit": record(100), "sslkit": record(50), "common": record(problem="failed: x")})}
-    report = gpu.build_report(results, {"pretrain": 9.89e12}, "NVIDIA H200")
+    results = {"pretrain": JobResult("pretrain", {"limit": record(100), "compiled": record(50), "common": record(problem="failed: x")})}
+    report = gpu.build_report(results, {"pretrain": 9.89e12}, "NVIDIA H200", 128)
     described = report["jobs"]["pretrain"]
-    assert described["sslkit"]["mfu"]["median"] == pytest.approx(0.5)
-    assert described["sslkit"]["tflop_per_s"]["median"] == pytest.approx(494.5)
-    assert described["sslkit"]["s_per_epoch"] == 1000
-    assert described["sslkit"]["s_per_100_epochs"] == 100_000
+    assert described["compiled"]["mfu"]["median"] == pytest.approx(0.5)
+    assert described["compiled"]["tflop_per_s"]["median"] == pytest.approx(494.5)
+    assert described["compiled"]["s_per_epoch"] == 1000
+    assert described["compiled"]["s_per_100_epochs"] == 100_000  # nobody measured what came before the first step
     assert described["common"]["problem"] == "failed: x"
-    unknown = gpu.build_report(results, {"pretrain": 9.89e12}, "Abacus")["jobs"]["pretrain"]["limit"]
+    unknown = gpu.build_report(results, {"pretrain": 9.89e12}, "Abacus", 128)["jobs"]["pretrain"]["limit"]
     assert unknown["mfu"] is None
     assert unknown["tflop_per_s"]["median"] == pytest.approx(989)
+
+
+def test_compiling_is_counted_and_pays_from_some_step_on() -> None:
+    """128 images a step: 0.2 s eager, after 5 s; 0.1 s compiled, after 45 s. So 400 steps later both have done as many."""
+
+    def ready(seconds_a_step: float, before: float) -> Record:
+        steps = [Measured(images=1280, steps=10, seconds=10 * seconds_a_step, peak_rss=0, peak_gpu=0)] * 2
+        return Record(steps, warm_up=Measured(images=2560, steps=20, seconds=before + 20 * seconds_a_step, peak_rss=0, peak_gpu=0))
+
+    records = {"eager": ready(0.2, 5.0), "compiled": ready(0.1, 45.0)}
+    report = gpu.build_report({"pretrain": JobResult("pretrain", records)}, {"pretrain": 1.0}, "", 128)
+    assert report["compiling_pays_from_steps"] == {"pretrain": 400}
+    found = report["jobs"]["pretrain"]["compiled"]
+    assert found["s_before_first_step"] == pytest.approx(45)
+    assert found["s_per_100_epochs"] == pytest.approx(45 + 100 * 50_000 / 1280)
+    assert gpu.compiling_pays_from({"eager": ready(0.1, 5.0), "compiled": ready(0.2, 1.0)}, 128) is None
+    assert gpu.compiling_pays_from({"eager": ready(0.1, 5.0), "compiled": Record(problem="failed: x")}, 128) is None
+    assert gpu.compiling_pays_from({"eager": ready(0.1, 5.0)}, 128) is None
+
+
+def test_a_rehearsal_on_a_cpu_writes_what_it_has_after_each_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[dict] = []
+    monkeypatch.setattr(gpu, "VARIANTS", ("eager", "limit"))
+    monkeypatch.setattr(gpu, "write_json", lambda _path, report: written.append(json.loads(json.dumps(report))))
+    sizes = ["--width", "0.05", "--batch-size", "4", "--images", "8", "--rounds", "2", "--seconds", "0"]
+    assert gpu.main(["--device", "cpu", "--jobs", "pretrain", *sizes]) == 0
+    rounds = [len(report["jobs"]["pretrain"]["eager"]["images_per_s_by_round"]) for report in written]
+    assert rounds == [0, 1, 2, 2]
+    assert "syncs_per_step" not in written[-1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -131,7 +131,7 @@ def test_equal_pretraining_is_known_as_equal_across_recipes(tmp_path: Path):
         "rotnet_few_labels": "pretrain",
         "rotnet_schedules": "fifth/pretrain",
     }
-    for recipe in recipes.values():
+    for recipe in reproduction.recipes.values():
         for stage in recipe.stages:
             reproduction._reuse(recipe, stage)
     found = {path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("artifact.json")}
