@@ -1,6 +1,7 @@
 """A plugin of pytest: one line of JSON for each test as soon as it has ended. pytest's own reports come when all have."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,12 @@ _LONG = 2000
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """See pytest."""
-    parser.addoption("--each-test", type=Path, help="append a line for each test to this file")
+    parser.addoption("--each-test", default=os.devnull, help="append a line for each test to this file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """See pytest."""
-    config.pluginmanager.register(_Lines(config.getoption("--each-test")))
+    config.pluginmanager.register(_Lines(Path(str(config.getoption("--each-test")))))
 
 
 class _Lines:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Mapping
 from email.message import Message
 from email.parser import Parser
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
-try:
+if TYPE_CHECKING or find_spec("packaging"):
     from packaging.requirements import Requirement
     from packaging.tags import Tag, sys_tags
     from packaging.utils import canonicalize_name, parse_wheel_filename
-except ImportError:  # pip always brings a copy
+else:  # pip brings a copy
     from pip._vendor.packaging.requirements import Requirement
     from pip._vendor.packaging.tags import Tag, sys_tags
     from pip._vendor.packaging.utils import canonicalize_name, parse_wheel_filename

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from sslkit.weights_file import read_weights
 
 from gpu import gpu_table
 from measurement.environment import describe_in_a_line
@@ -21,6 +20,7 @@ from slicing.results import read_result
 from sslkit import load_recipe
 from sslkit.artifacts import write_json, write_text
 from sslkit.errors import ArtifactError
+from sslkit.weights_file import read_weights
 
 ROOT = Path(__file__).parents[2]
 

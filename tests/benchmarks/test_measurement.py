@@ -41,6 +41,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 JOBS = """
 import os
+import time
 from pathlib import Path
 
 
@@ -73,6 +74,11 @@ def dying(log, gate):
 
 def ending(log, gate):
     pass
+
+
+def late(log, gate):
+    write(log, "late")
+    time.sleep(600)
 """
 
 
@@ -118,6 +124,24 @@ def test_variants_take_turns_and_a_failing_one_does_not_stop_the_others(tmp_path
     assert records["dying"].problem == "failed: the process died, exit code 7"
     assert records["ending"].problem == "failed: ended although more was asked for"
     assert not any(is_alive(int(pid)) for _, pid in lines)
+
+
+def test_variants_warm_up_together_and_who_is_late_is_left_out_and_stopped(tmp_path: Path) -> None:
+    """The one that never gets ready is the first that is waited for: the others must not pay for it."""
+    log = tmp_path / "log"
+    seen = []
+    plan = Plan(1, Slice(2), warm_up=Slice(1), pause=0.0, ready_within=15.0)
+    records = interleave(
+        variants(log, "late", "raising", "quick"),
+        plan,
+        on_round=lambda found: seen.append({name: len(record.slices) for name, record in found.items()}),
+    )
+    assert records["late"].problem == "failed: was not ready within 15 seconds"
+    assert records["raising"].problem.startswith("failed: ValueError")  # in the round, after a step of warm-up
+    assert records["quick"].warm_up is not None
+    assert records["quick"].warm_up.images == 5
+    assert seen == [{"late": 0, "raising": 0, "quick": 0}, {"late": 0, "raising": 0, "quick": 1}]
+    assert not any(is_alive(int(line.split()[1])) for line in log.read_text().splitlines())
 
 
 def test_a_worker_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
@@ -344,7 +368,7 @@ def test_compiling_is_counted_and_pays_from_some_step_on() -> None:
     assert gpu.compiling_pays_from({"eager": ready(0.1, 5.0)}, 128) is None
 
 
-def test_a_rehearsal_on_a_cpu_writes_what_it_has_after_each_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rehearsal_on_a_cpu_writes_what_it_has_after_each_round(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[dict] = []
     monkeypatch.setattr(gpu, "VARIANTS", ("eager", "limit"))
     monkeypatch.setattr(gpu, "write_json", lambda _path, report: written.append(json.loads(json.dumps(report))))

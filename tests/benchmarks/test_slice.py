@@ -1,6 +1,7 @@
 """A slice: what is packed, installed, run within its budgets and merged, and what is refused on the way."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,13 @@ from packaging.tags import Tag
 from packaging.utils import parse_wheel_filename
 from PIL import Image
 
+import reproduce
 import slice as script
 from slicing import install, pack, rehearsal, run
 from slicing import merge as merging
 from slicing.errors import SliceError
 from slicing.install import Wheel, missing
-from slicing.layout import MANIFEST, RESULTS
+from slicing.layout import MANIFEST, MAX_FILE, MAX_WEIGHTS, RESULTS
 from slicing.run import fastest
 from sslkit.recipe_table import read_table
 
@@ -138,17 +141,21 @@ def index(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
+    return draw_archive(tmp_path)
+
+
+def draw_archive(target: Path) -> Path:
     """Images of ten classes, as few as a rehearsal takes."""
     for split in ("train", "test"):
         for label in range(10):
-            folder = tmp_path / "images" / split / f"class{label}"
+            folder = target / "images" / split / f"class{label}"
             folder.mkdir(parents=True)
             for index in range(40):
                 Image.new("RGB", (32, 32), (20 * label, 6 * index, 99)).save(folder / f"{index:04d}.jpg")
-    with tarfile.open(tmp_path / "images.tar.xz", "w:xz") as file:
+    with tarfile.open(target / "images.tar.xz", "w:xz") as file:
         for split in ("train", "test"):
-            file.add(tmp_path / "images" / split, split)
-    return tmp_path / "images.tar.xz"
+            file.add(target / "images" / split, split)
+    return target / "images.tar.xz"
 
 
 def wheels_in(folder: Path) -> set[str]:
@@ -294,8 +301,8 @@ run.run(Path({str(folder)!r}), Path({str(out)!r}), minutes=5, parts=["smoke"], d
     assert {path.name for path in out.iterdir()} <= set(RESULTS)
 
 
-def _wait(condition: Any) -> None:
-    deadline = time.monotonic() + 60
+def _wait(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -556,6 +563,82 @@ def test_a_rehearsal_is_not_taken_for_a_result(results: Path, checkout: Path) ->
 def test_the_committed_section_is_that_of_the_committed_reports() -> None:
     text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     assert text.partition(merging.BEGIN + "\n")[2].partition(merging.END)[0] == merging.gpu_section(ROOT / "docs")
+
+
+# --------------------------------------------------------------------------------------------------------------- the whole of it
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as it is carried to the other machine, with ten classes of colours."""
+    folder = tmp_path_factory.mktemp("rehearsal")
+    archive = draw_archive(folder)
+    command = [sys.executable, str(BENCHMARKS / "slice.py"), "pack", str(folder / "packed"), "--images", str(archive), "--dirty"]
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    subprocess.run([*command, "--python", python, "--data", "ten colours"], check=True, capture_output=True, cwd=folder)
+    return folder
+
+
+def start(rehearsed: Path, out: Path, *options: str) -> subprocess.Popen:
+    """What is started there: the folder's own script, in another folder, with no index to ask."""
+    command = [sys.executable, str(rehearsed / "packed" / "slice.py"), "run", "--from", str(rehearsed / "packed"), "--out", str(out)]
+    environment = {**os.environ, "PIP_NO_INDEX": "1", "PYTHONPATH": ""}
+    return subprocess.Popen([*command, "--device", "cpu", "--rehearse", *options], cwd=rehearsed, env=environment)
+
+
+def merge_rehearsal(out: Path, checkout: Path) -> list[str]:
+    return merging.merge(out, checkout=checkout, rehearsal=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_rehearsal_fills_what_is_missing_and_the_next_slice_resumes_it(rehearsed: Path, checkout: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    assert start(rehearsed, first, "--minutes", "20", "--parts", "smoke", "speed", "fidelity").wait() in (
+        0,
+        1,
+    )  # a slow machine drops variants
+    state = state_of(first)
+    assert state["installed"][0].startswith("sslkit ")
+    assert (state["parts"]["smoke"]["status"], state["parts"]["fidelity"]["status"]) == ("done", "done")
+    assert json.loads((first / "smoke.json").read_text())["resumed"]["problems"] == []
+    assert json.loads((first / "speed.json").read_text())["jobs"]["pretrain"]["eager"]["images_per_s"]["median"] > 0
+    records = json.loads((first / "records.json").read_text())["records"]
+    assert {record["recipe"] for record in records} == set(reproduce.load_recipes("", []))
+    assert {record["commit"] for record in records} == {state["commit"]}
+    assert sorted(path.name for path in first.iterdir()) == sorted(RESULTS)
+    assert all(path.stat().st_size <= MAX_FILE for path in first.iterdir())
+    merge_rehearsal(first, checkout)
+    assert "ten colours" in (checkout / "docs" / "results.md").read_text()
+    assert (checkout / "recipes" / "weights" / "rotnet_cifar10.safetensors").stat().st_size <= MAX_WEIGHTS
+
+    # Carried along, nothing of it is trained again.
+    shutil.copyfile(checkout / "benchmarks" / "earlier.tar", rehearsed / "packed" / "earlier.tar")
+    second = tmp_path / "second"
+    assert start(rehearsed, second, "--minutes", "10", "--parts", "fidelity").wait() == 0
+    (rehearsed / "packed" / "earlier.tar").unlink()
+    assert "pretrain" not in state_of(second)["parts"]["fidelity"]["output"].replace("/pretrain/", "")
+    again = json.loads((second / "records.json").read_text())["records"]
+    assert {(r["recipe"], r["metric"]): r["value"] for r in again} == {(r["recipe"], r["metric"]): r["value"] for r in records}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("part", ["smoke", "speed", "fidelity"])
+def test_killed_in_a_part_what_was_written_is_merged_and_nothing_else(part: str, rehearsed: Path, checkout: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start(rehearsed, out, "--minutes", "20", "--parts", part)
+    first_result = {"smoke": "smoke.json", "speed": "speed.json", "fidelity": "weights.tar"}[part]
+    _wait((out / first_result).exists, seconds=600)
+    process.kill()
+    process.wait()
+    assert state_of(out)["parts"][part]["status"] == "running"
+    merge_rehearsal(out, checkout)
+    written = {path.name for path in (checkout / "docs").rglob("*.json")} | {path.name for path in (checkout / "recipes").rglob("*.md")}
+    expected = {"smoke": {"gpu_smoke.json"}, "speed": {"gpu.json"}, "fidelity": {"rotnet_cifar10.json", "rotnet_cifar10.md"}}
+    for name, files in expected.items():
+        assert (files <= written) == (name == part)
+        assert not files & written or name == part
 
 
 # ------------------------------------------------------------------------------------------------------------------ the command
