@@ -165,10 +165,12 @@ def _alone(recipe: Mapping[str, Any], stage: str) -> str:
     """The recipe of a stage and those that it starts from, without the folders of this machine."""
     stages = recipe["stages"]
     wanted = [stage]
-    while (earlier := stages[wanted[0]]["weights"].partition("@")[0]) in stages:
+    while (earlier := stages[wanted[0]]["weights"].partition("@")[0]) in stages:  # pretrain@5 is a snapshot of pretrain
         wanted.insert(0, earlier)
     settings = {key: value for key, value in recipe.items() if key not in {"data", "stages", "paper", "margins", "observers"}}
-    data = {key: f"/path/to/{Path(value).name}" if "/" in str(value) else value for key, value in recipe["data"].items()}
+    data = {
+        key: f"/path/to/{Path(value).name}" if isinstance(value, str) and "/" in value else value for key, value in recipe["data"].items()
+    }
     return tomli_w.dumps({**settings, "data": data, "stages": {key: stages[key] for key in wanted}})
 
 

@@ -3,7 +3,9 @@
 """
 
 import importlib.metadata
+import os
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,3 +31,17 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     yield Site(tmp_path)
     for name in [name for name, module in sys.modules.items() if str(tmp_path) in str(getattr(module, "__file__", ""))]:
         del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def cifar10_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CIFAR-10 as JPEG files: a folder with ``train`` and ``test``, unpacked if it is an archive."""
+    if not (found := os.environ.get("SSLKIT_CIFAR10_JPEG")):
+        pytest.skip("SSLKIT_CIFAR10_JPEG does not name CIFAR-10 as JPEG files (a folder with train/ and test/, or a .tar.xz)")
+    place = Path(found).expanduser()
+    if place.is_dir():
+        return place
+    folder = tmp_path_factory.mktemp("cifar10")
+    with tarfile.open(place) as archive:
+        archive.extractall(folder, filter="data")
+    return next(path.parent for path in folder.rglob("train") if path.is_dir())

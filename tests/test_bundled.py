@@ -1,5 +1,8 @@
-"""The recipes that ship: each loads, would work on data of its size, says what it is, and is in the wheel."""
+"""The recipes and weights that ship: each loads, would work on data of its size, says what it is, and is in the wheel."""
 
+import hashlib
+import math
+import re
 import tomllib
 import zipfile
 from collections.abc import Sequence
@@ -10,14 +13,18 @@ import torch
 from hatchling.builders.wheel import WheelBuilder
 from torch import Tensor
 
-from sslkit import ImageSet, ImageSpec, OptionError, RecipeError, Split, load_recipe
-from sslkit.bundled import BundledRecipe, bundled_recipes, copy_recipe, find_recipe
+from sslkit import ImageSet, ImageSpec, OptionError, RecipeError, Split, load_backbone, load_recipe
+from sslkit.bundled import BundledRecipe, bundled_recipes, bundled_weights, copy_recipe, find_recipe
 from sslkit.data.opened import OpenedDataset
 from sslkit.preflight import check
+from sslkit.weights_file import read_weights
+from tests.model_cards import FACTS, read_card
 
 ROOT = Path(__file__).parents[1]
 BUNDLED = bundled_recipes()
+WEIGHTS = bundled_weights()
 every_recipe = pytest.mark.parametrize("bundled", BUNDLED, ids=[recipe.name for recipe in BUNDLED])
+every_weights = pytest.mark.parametrize("name", WEIGHTS)
 
 
 class Labels(ImageSet):
@@ -82,6 +89,54 @@ def test_the_check_could_fail():
         check(recipe, LabelsOfCifar(recipe.data))
 
 
+# ------------------------------------------------------------------------------------------------------------------ weights
+
+
+def test_a_trained_backbone_ships():
+    assert "rotnet_cifar10_cpu" in WEIGHTS
+
+
+def test_weights_are_the_ones_of_the_repository_each_with_its_card():
+    folder = ROOT / "recipes" / "weights"
+    assert [path.resolve() for path in WEIGHTS.values()] == sorted(folder.glob("*.safetensors"))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{name}{end}" for name in WEIGHTS for end in (".md", ".safetensors"))
+
+
+@every_weights
+def test_each_is_small_and_loads_by_its_name(name):
+    assert WEIGHTS[name].stat().st_size <= 3_000_000
+    backbone = load_backbone(name)
+    image = backbone.image
+    images = torch.randint(0, 256, (2, image.num_chs, image.height, image.width), dtype=torch.uint8)
+    with torch.no_grad():
+        assert all(torch.isfinite(backbone.embed(images, layer)).all() for layer in backbone.layer_names)
+
+
+@every_weights
+def test_each_has_a_card_that_says_everything_of_this_very_file(name):
+    path = WEIGHTS[name]
+    card, origin = read_card(path.with_suffix(".md")), read_weights(path).origin
+    assert card.facts.keys() == FACTS
+    assert all(card.facts.values())
+    assert card.facts["SHA-256 of the file"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert card.facts["SHA-256 of the trained state"] == origin["sha256"]
+    assert card.facts["File"] == f"{name}.safetensors, {path.stat().st_size:,} bytes"
+    assert re.fullmatch(r"[0-9a-f]{7,40}", card.facts["Commit"]), "trained by sources that no commit has"
+    assert "pretrain" in {stage for stage, _ in card.metrics}
+    assert all(math.isfinite(value) for value in card.metrics.values())
+    assert card.front["license"] == "apache-2.0"
+    assert len(card.sections["Licence"]) > 100
+
+
+@every_weights
+def test_each_can_be_trained_again_from_its_card(name, tmp_path):
+    path = WEIGHTS[name]
+    (tmp_path / "again.toml").write_text(read_card(path.with_suffix(".md")).recipe, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "again.toml")
+    pretraining, record = recipe.stages[-1], read_weights(path).backbone
+    assert (pretraining.backbone.name, pretraining.backbone.options) == (record["class"], record["options"])
+
+
 # ----------------------------------------------------------------------------------------------------------- finding, copying
 
 
@@ -124,14 +179,22 @@ def test_an_unknown_recipe_is_not_copied(tmp_path):
 # ----------------------------------------------------------------------------------------------------------------- the wheel
 
 
-def test_the_wheel_holds_recipes_plugins_and_the_reports_template(tmp_path):
+def shipped() -> dict[str, bytes]:
+    """The recipes, and the weights with their cards, by their paths below ``recipes``."""
+    weights = [path.with_suffix(end) for path in WEIGHTS.values() for end in (".safetensors", ".md")]
+    files = {recipe.path.name: recipe.path for recipe in BUNDLED} | {f"weights/{path.name}": path for path in weights}
+    return {name: path.read_bytes() for name, path in files.items()}
+
+
+def test_the_wheel_holds_recipes_weights_plugins_and_templates(tmp_path):
     wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
     with zipfile.ZipFile(wheel) as file:
         names = set(file.namelist())
         recipes = {name: file.read(name) for name in names if name.startswith("sslkit/_recipes/")}
-    assert recipes == {f"sslkit/_recipes/{recipe.path.name}": recipe.path.read_bytes() for recipe in BUNDLED}
+    assert recipes == {f"sslkit/_recipes/{name}": content for name, content in shipped().items()}
     assert {"sslkit/cli.py", "sslkit/testing/__init__.py", "sslkit_rotnet/task.py"} <= names
     templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sslkit" / "report" / "templates").iterdir()}
     assert "sslkit/report/templates/page.html.jinja" in templates
+    assert "sslkit/model_card.md.jinja" in names
     assert templates <= names
     assert not [name for name in names if name.startswith(("tests/", "plugins/", "benchmarks/")) or name.endswith(".pyc")]

@@ -1,7 +1,6 @@
 import os
 import re
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,6 @@ from sslkit.data.file_set import FileSet
 from sslkit.data.image_folder import ImageFolder
 from sslkit.errors import DataError, OptionError
 from tests.data.other_user import as_nobody, shared_folder
-
-CIFAR10_JPEG = os.environ.get("SSLKIT_CIFAR10_JPEG")
 
 
 def make(root: Path, *paths: str) -> None:
@@ -340,21 +337,6 @@ def test_wrong_options_are_refused(options, message):
         ImageFolder(**{"root": "images", **options})
 
 
-@pytest.fixture(scope="module")
-def cifar10_folder(tmp_path_factory) -> Path:
-    """A folder with ``train`` and ``test``, unpacked if it is an archive."""
-    place = Path(CIFAR10_JPEG or "").expanduser()
-    if place.is_dir():
-        return place
-    folder = tmp_path_factory.mktemp("cifar10")
-    with tarfile.open(place) as archive:
-        archive.extractall(folder, filter="data")
-    return next(path.parent for path in folder.rglob("train") if path.is_dir())
-
-
-@pytest.mark.skipif(
-    not CIFAR10_JPEG, reason="SSLKIT_CIFAR10_JPEG does not name CIFAR-10 as JPEG files (a folder with train/ and test/, or a .tar.xz)"
-)
 def test_cifar10_as_files(cifar10_folder):
     data = ImageFolder(root=str(cifar10_folder), image_size=32)
     train, test = data.load("train"), data.load("test")
