@@ -86,9 +86,11 @@ def _answer(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespa
 def _pack(arguments: argparse.Namespace) -> int:
     from slicing.pack import pack
 
-    images = arguments.images or Path(os.environ.get("SSLKIT_CIFAR10_JPEG", ""))
+    given = arguments.images or os.environ.get("SSLKIT_CIFAR10_JPEG")
+    if not given:
+        raise SliceError("--images: is missing; give an archive, or set SSLKIT_CIFAR10_JPEG")
     packed = pack(
-        arguments.folder, images=images, data=arguments.data, earlier=arguments.earlier, python=arguments.python, dirty=arguments.dirty
+        arguments.folder, images=Path(given), data=arguments.data, earlier=arguments.earlier, python=arguments.python, dirty=arguments.dirty
     )
     print(packed)
     return 0

@@ -41,7 +41,7 @@ def pack(folder: Path, *, images: Path, data: str, earlier: Path | None = None, 
         SliceError: a file is missing, the checkout has uncommitted changes, pip fails, or the folder would be too large.
     """
     if not images.is_file():
-        raise SliceError(f"--images: no such file; found {str(images)!r}; give an archive, or set SSLKIT_CIFAR10_JPEG")
+        raise SliceError(f"--images: no such file; found {str(images)!r}; give an archive with train/<class>/* and test/<class>/*")
     if earlier is not None and not earlier.is_file():
         raise SliceError(f"--earlier: no such file; found {str(earlier)!r}")
     commit = checkout_commit()

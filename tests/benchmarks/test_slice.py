@@ -199,7 +199,7 @@ def test_packing_again_replaces_the_folder_and_carries_earlier_runs(archive: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"images": Path("nowhere.tar")}, "--images: no such file; found 'nowhere.tar'; give an archive, or set SSLKIT_CIFAR10_JPEG"),
+        ({"images": Path("nowhere.tar")}, "--images: no such file; found 'nowhere.tar'; give an archive with train/<class>/* and test/<class>/*"),
         ({"earlier": Path("nowhere.tar")}, "--earlier: no such file; found 'nowhere.tar'"),
         ({"folder": ROOT / "docs"}, f"{ROOT / 'docs'}: holds something that was not packed by this script; name another folder"),
     ],
@@ -649,14 +649,18 @@ def test_killed_in_a_part_what_was_written_is_merged_and_nothing_else(part: str,
     [
         (
             ["pack", "x", "--images", "nowhere"],
-            "error: --images: no such file; found 'nowhere'; give an archive, or set SSLKIT_CIFAR10_JPEG",
+            "error: --images: no such file; found 'nowhere'; give an archive with train/<class>/* and test/<class>/*",
         ),
         (["run", "--from", "nowhere", "--minutes", "1", "--out", "x"], f"error: {Path('nowhere', 'manifest.json')}: no such file"),
         (["merge", "nowhere"], f"error: {Path('nowhere', 'slice.json')}: no such file"),
+        (["pack", "x"], "error: --images: is missing; give an archive, or set SSLKIT_CIFAR10_JPEG"),
         (["merge"], "error: the following arguments are required: DIR"),
     ],
 )
-def test_a_users_mistake_is_one_line(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_users_mistake_is_one_line(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSLKIT_CIFAR10_JPEG", raising=False)
     try:
         code = script.main(options)
     except SystemExit as stopped:
