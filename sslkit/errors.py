@@ -80,7 +80,7 @@ class RunFailedError(SslkitError):
 
 
 class DivergedError(RunFailedError):
-    """The loss or its gradient is no longer finite, or has exploded."""
+    """The loss, its gradient or the weights are no longer finite, or have exploded."""
 
 
 class StorageError(RunFailedError):

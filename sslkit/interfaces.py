@@ -386,17 +386,17 @@ class Mean(NamedTuple):
 
     Attributes:
         total: 0-dim tensor, the sum of the values.
-        num: 0-dim tensor, how many there were.
+        num: how many there were: a number where it is known without reading a tensor, else a 0-dim tensor.
     """
 
     total: Tensor
-    num: Tensor
+    num: Tensor | float
 
     @classmethod
     def of(cls, values: Tensor) -> "Mean":
         """The mean of all elements of ``values`` (any shape), detached."""
         values = values.detach().float()
-        return cls(values.sum(), torch.full((), values.numel(), dtype=torch.float32, device=values.device))
+        return cls(values.sum(), values.numel())
 
 
 class Prediction(NamedTuple):

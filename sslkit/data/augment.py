@@ -10,17 +10,15 @@ from sslkit.interfaces import Augment
 
 
 class Draws(NamedTuple):
-    """The random choices of one batch.
+    """The random choices of one batch; None where the options leave nothing to choose.
 
     Attributes:
-        top: (N,) int64, the first row of each crop in the padded image.
-        left: (N,) int64, its first column.
+        offsets: (2, N) int64, the first row and the first column of each crop in the padded image.
         flip: (N,) bool, which images to mirror.
     """
 
-    top: Tensor
-    left: Tensor
-    flip: Tensor
+    offsets: Tensor | None
+    flip: Tensor | None
 
 
 def augment(images: Tensor, options: Augment, generator: Generator) -> Tensor:
@@ -38,23 +36,27 @@ def augment(images: Tensor, options: Augment, generator: Generator) -> Tensor:
 
 
 def draw(num_images: int, options: Augment, generator: Generator) -> Draws:
-    """Draw for ``num_images`` images. The number of draws does not depend on the options, so that runs stay comparable."""
-    offsets = torch.randint(0, 2 * options.crop_padding + 1, (2, num_images), generator=generator, device=generator.device)
-    flip = torch.rand(num_images, generator=generator, device=generator.device) < 0.5
-    return Draws(offsets[0], offsets[1], flip)
+    """Draw what the options ask for, and nothing else, for ``num_images`` images."""
+    device, offsets, flip = generator.device, None, None
+    if options.crop_padding:
+        offsets = torch.randint(0, 2 * options.crop_padding + 1, (2, num_images), generator=generator, device=device)
+    if options.horizontal_flip:
+        flip = torch.rand(num_images, generator=generator, device=device) < 0.5
+    return Draws(offsets, flip)
 
 
 def apply_draws(images: Tensor, options: Augment, draws: Draws) -> Tensor:
     """Crop and flip (N, C, H, W) uint8 images as drawn."""
-    if options.crop_padding:
-        images = _crop(images, options.crop_padding, draws.top, draws.left)
-    if options.horizontal_flip:
+    if draws.offsets is not None:
+        images = _crop(images, options.crop_padding, draws.offsets)
+    if draws.flip is not None:
         images = torch.where(draws.flip[:, None, None, None], images.flip(-1), images)
     return images
 
 
-def _crop(images: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
+def _crop(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
     """Pad with zeros and gather one window an image: a view of all windows, indexed once, no loop over images."""
     height, width = images.shape[-2:]
     windows = F.pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 2p+1, 2p+1, H, W), no copy
+    top, left = offsets
     return windows[torch.arange(len(images), device=images.device), :, top, left]

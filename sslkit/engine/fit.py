@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sslkit.engine.batch_source import BatchSource
 from sslkit.engine.checkpoints import Checkpoints
@@ -76,7 +76,8 @@ def fit(
         snapshots: networks to keep on the way.
 
     Raises:
-        DivergedError: the loss or its gradient is no longer finite, or has exploded, and all retries of ``on_nan`` are used up.
+        DivergedError: the loss, its gradient or the weights are no longer finite, or have exploded, and all retries of ``on_nan`` are
+            used up.
         StorageError: a checkpoint cannot be written; earlier ones are still there.
         RunInterruptedError: the user asked to stop; a checkpoint was written.
     """
@@ -90,7 +91,6 @@ def fit(
         state = TrainState(objective, train, training, context)
         if (found := checkpoints.load_latest()) is not None:
             state.restore(found)
-        watch = LossWatch(context.device)
         loop = _Loop(
             train=train,
             heldout=heldout,
@@ -100,9 +100,9 @@ def fit(
             snapshots=snapshots or Snapshots(),
             checkpoints=checkpoints,
             state=state,
-            watch=watch,
             forward=ForwardPass(objective, train.batch_size, context),
-            log=StepLog(state, context, lambda: watch.check(checkpoints.latest)),
+            log=StepLog(state, context, LossWatch(checkpoints.latest)),
+            parameters=tuple(objective.parameters()),
         )
         while True:
             try:
@@ -123,9 +123,9 @@ class _Loop:
     snapshots: Snapshots
     checkpoints: Checkpoints
     state: TrainState
-    watch: LossWatch
     forward: ForwardPass
     log: StepLog
+    parameters: tuple[nn.Parameter, ...]
 
 
 def _train(loop: _Loop) -> FitResult:
@@ -155,11 +155,12 @@ def _train_epoch(loop: _Loop) -> None:
         state.update_schedule()
         with torch.no_grad():
             views = objective.make_views(batch, state.device_generator("views"), train=True)
+        logged = loop.log.due
         for phase in objective.phases:
-            _step(loop, phase, views, len(batch.indices))
+            _step(loop, phase, views, len(batch.indices), logged=logged)
         state.step += 1
         state.batch += 1
-        loop.log.step(len(batch.indices))
+        loop.log.step(len(batch.indices), logged=logged)
 
         # Once in a while, and when asked to stop: a checkpoint.
         stop = context.should_stop()
@@ -168,25 +169,25 @@ def _train_epoch(loop: _Loop) -> None:
         if stop:
             raise RunInterruptedError(f"stopped in stage {context.stage!r} after {state.step} steps")
 
-    loop.watch.check(loop.checkpoints.latest)  # within its epoch, to whose beginning a fit rolls back
+    loop.log.check()  # within its epoch, to whose beginning a fit rolls back
     # Done before the epoch is counted: a checkpoint never lies between the two, so a resumed run repeats it.
     _pause(loop, state.epoch + 1)
     state.end_epoch()
 
 
-def _step(loop: _Loop, phase: str, views: dict[str, Tensor], num_images: int) -> None:
+def _step(loop: _Loop, phase: str, views: dict[str, Tensor], num_images: int, *, logged: bool) -> None:
     """One phase: forward, backward, optimiser."""
-    state, context = loop.state, loop.context
+    state, context, max_norm = loop.state, loop.context, loop.training.clip_grad_norm
     objective, optimizer = state.objective, state.optimizers[phase]
     objective.on_before_step(phase, state)
-    objective.zero_grad(set_to_none=True)  # of every phase: a GAN's generator leaves gradients in its discriminator
+    for parameter in loop.parameters:  # of every phase: a GAN's generator leaves gradients in its discriminator
+        parameter.grad = None
     with _autocast(context):
         output = loop.forward(views, phase, state.schedule_tensors, num_images=num_images)
     output.loss.backward()
-    norm = gradient_norm(optimizer, context.device)
-    loop.watch.note(state.step + 1, learning_rate(state), output.loss, norm)
-    if loop.training.clip_grad_norm is not None:
-        clip_gradients(optimizer, loop.training.clip_grad_norm, norm)
+    norm = gradient_norm(optimizer, context.device) if logged or max_norm is not None else None  # else nobody looks at it
+    if norm is not None and max_norm is not None:
+        clip_gradients(optimizer, max_norm, norm)
     optimizer.step()
     with torch.no_grad():
         objective.on_after_step(phase, state)
@@ -207,7 +208,6 @@ def _roll_back(loop: _Loop, error: DivergedError) -> None:
         raise error
     state.restore(retreat)
     state.rollbacks = retry
-    loop.watch.forget()
     loop.checkpoints.save_retreat(state.step, *state.capture())
     message = (
         f"{error.what}. Back to step {state.step}, and on at {state.lr_factor:.3g} of the learning rate: retry {retry} of {on_nan.retries}"
@@ -247,11 +247,11 @@ def measure(forward: ForwardPass, heldout: BatchSource | None, state: TrainState
             if context.should_stop():
                 raise RunInterruptedError(f"stopped in stage {context.stage!r} while measuring, after {state.step} steps")
             views = objective.make_views(batch, generator, train=False)
+            num_images = len(batch.indices)
             with _autocast(context):
-                output = forward(views, phase, state.schedule_tensors, num_images=len(batch.indices))
-            loss = output.loss.detach().float()  # bfloat16 cannot count beyond 256
-            count = torch.full_like(loss, len(batch.indices))
-            meters.add({"loss": Mean(loss * count, count), **output.metrics})
+                output = forward(views, phase, state.schedule_tensors, num_images=num_images)
+            loss = Mean(output.loss.float() * num_images, num_images)  # bfloat16 cannot count beyond 256
+            meters.add({"loss": loss, **output.metrics})
             gathered.add(output.predictions)
     metrics = meters.read()
     if not math.isfinite(metrics["loss"]):
@@ -276,7 +276,7 @@ def _pause(loop: _Loop, epoch: int) -> None:
 
 
 def _save(loop: _Loop) -> None:
-    loop.watch.check(loop.checkpoints.latest)
+    loop.log.check()
     loop.checkpoints.save(loop.state.step, *loop.state.capture())
 
 

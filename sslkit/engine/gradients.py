@@ -1,4 +1,6 @@
-"""The gradients of an optimiser's parameters: how long they are, and how long they may be."""
+"""The parameters of optimisers and their gradients: how long they are, and how long gradients may be."""
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -14,6 +16,11 @@ def gradient_norm(optimizer: torch.optim.Optimizer, device: torch.device) -> Ten
 def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float, norm: Tensor) -> None:
     """Scale all gradients together so that their norm, which is ``norm``, is at most ``max_norm`` (Pascanu et al. 2013, arXiv:1211.5063)."""
     clip_grads_with_norm_(_parameters(optimizer), max_norm, norm)
+
+
+def weight_norm(optimizers: Iterable[torch.optim.Optimizer]) -> Tensor:
+    """2-norm of all trained parameters together."""
+    return get_total_norm([parameter for optimizer in optimizers for parameter in _parameters(optimizer)])
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -1,77 +1,72 @@
-"""The watch over a fit's loss and gradient: the first step in which one is not finite or explodes, found without reading any."""
+"""The watch over a fit: the first step in which the loss, its gradient or the weights are not finite, or explode."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 from sslkit.errors import DivergedError
 
 LIMIT = 1e10
-"""A loss or a gradient norm beyond it has exploded: float32 is about to lose it, whatever is minimised."""
+"""A loss or a norm beyond it has exploded: float32 is about to lose it, whatever is minimised."""
 
 REMEDY = "start over (--fresh) with a lower learning rate, warmup_epochs, clip_grad_norm or on_nan"
 
 
 class StepFacts(NamedTuple):
-    """What is known of a step.
+    """What is known of a phase's step.
 
     Attributes:
+        phase: of the objective.
         step: counted from 1.
         lr: of the first parameter group.
         loss: the value that was minimised.
-        gradient_norm: 2-norm over all parameters of the phase, before clipping.
+        gradient_norm: 2-norm over all parameters of the phase, before clipping; None: not computed in this step.
+        weight_norm: 2-norm over all trained parameters, after the step; None: not computed after this step.
     """
 
-    step: float
+    phase: str
+    step: int
     lr: float
     loss: float
-    gradient_norm: float
+    gradient_norm: float | None = None
+    weight_norm: float | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing that is known has exploded; NaN is below no limit."""
+        return all(abs(value) < LIMIT for value in (self.loss, self.gradient_norm, self.weight_norm) if value is not None)
+
+    def __str__(self) -> str:
+        norms = {"gradient": self.gradient_norm, "weight": self.weight_norm}
+        return f"loss {self.loss:.4g}" + "".join(f", {name} norm {norm:.4g}" for name, norm in norms.items() if norm is not None)
 
 
 class LossWatch:
-    """Keeps the facts of the last step, and of the first bad one with the step before it, on the device. Costs no host sync.
+    """Looks at steps in their order, long after they were made, and remembers each phase's last one.
 
     Args:
-        device: of the loss.
+        latest_checkpoint: is asked for the one to be named.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        # Steps are exact in float32 up to 16 million; Apple's GPUs have no float64.
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._facts = torch.zeros(2, len(StepFacts._fields), dtype=dtype, device=device)  # of the step before, of the step
+    def __init__(self, latest_checkpoint: Callable[[], Path | None]) -> None:
+        self._latest_checkpoint = latest_checkpoint
+        self._before: dict[str, StepFacts] = {}
 
     def forget(self) -> None:
         """Begin anew, after a roll-back."""
-        self._facts = torch.zeros_like(self._facts)
+        self._before = {}
 
-    def note(self, step: int, lr: float, loss: Tensor, gradient_norm: Tensor) -> None:
-        """Take note of a step, unless an earlier one was bad already."""
-        # Filled on the device: a number that is sent there from memory can make a GPU wait.
-        given = [torch.full_like(self._facts[0, 0], value) for value in (step, lr)]
-        measured = [value.detach().to(self._facts.dtype) for value in (loss, gradient_norm)]
-        now = torch.stack([self._facts[1], torch.stack([*given, *measured])])
-        self._facts = torch.where((self._facts[1, 2:].abs() < LIMIT).all(), now, self._facts)  # NaN is below nothing
-
-    def check(self, latest_checkpoint: Callable[[], Path | None]) -> None:
-        """Read what was noted; costs a host sync.
-
-        Args:
-            latest_checkpoint: is asked for the one to be named.
+    def see(self, facts: StepFacts) -> None:
+        """Look at the next step of a phase.
 
         Raises:
-            DivergedError: a step was bad; says what is known of it.
+            DivergedError: it is bad; says what is known of it.
         """
-        before, last = (StepFacts(*row) for row in self._facts.tolist())
-        if all(abs(value) < LIMIT for value in (last.loss, last.gradient_norm)):
+        before = self._before.get(facts.phase)
+        self._before[facts.phase] = facts
+        if facts.good:
             return
-        checkpoint = latest_checkpoint()
+        checkpoint = self._latest_checkpoint()
         where = f"the last good checkpoint is {checkpoint}" if checkpoint is not None else "there is no checkpoint yet"
-        earlier = f"; the step before: loss {before.loss:.4g}, gradient norm {before.gradient_norm:.4g}" if before.step else ""
-        raise DivergedError(
-            f"training diverged at step {last.step:.0f}: loss {last.loss:.4g}, gradient norm {last.gradient_norm:.4g},"
-            f" learning rate {last.lr:.4g}{earlier}; {where}",
-            fix=REMEDY,
-        )
+        earlier = "" if before is None else f"; the step before: {before}"
+        raise DivergedError(f"training diverged at step {facts.step}: {facts}, learning rate {facts.lr:.4g}{earlier}; {where}", fix=REMEDY)

@@ -83,6 +83,8 @@ def _start_momenta(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -
     """From zero, which is where momenta begin. torch's fused kernel cannot take parameters with a momentum together with some that
     have none yet: a head that was reset, or a layer that gets its first gradient late.
     """
+    if len(optimizer.state) == sum(len(group["params"]) for group in optimizer.param_groups):
+        return  # nearly always: all have one
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.grad is not None and optimizer.state[parameter].get("momentum_buffer") is None:

@@ -78,6 +78,11 @@ class TrainState:
         """The completed part of the whole fit, in [0, 1]."""
         return self.exact_epoch / self._training.epochs
 
+    @property
+    def ends_with_next_step(self) -> bool:
+        """Whether one step is left of the whole fit."""
+        return self.batch + 1 == self.num_batches and self.epoch + 1 == self._training.epochs
+
     def generator(self, purpose: str) -> Generator:
         """See :class:`~sslkit.interfaces.TrainContext`."""
         return self._generator(f"objective/{purpose}", torch.device("cpu"))  # apart from the loop's own
@@ -170,7 +175,7 @@ class TrainState:
         self._restore_objective(path, _below(tensors, "objective."))
         self._restore_optimizers(_below(tensors, "optimizer."), _below(state["optimizer"], "optimizer."))
         self._restore_random(tensors)
-        self.meters.restore(_below(tensors, "meter."), self._context.device)
+        self.meters.restore(_below(tensors, "meter."))
         self.epoch, self.batch, self.step = (int(counters[name]) for name in ("epoch", "batch", "step"))
         self.rollbacks = int(counters["rollbacks"])
         self.order = tensors.get("order")

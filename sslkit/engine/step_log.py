@@ -1,29 +1,33 @@
-"""The log of a training loop: what observers hear of steps, and means that are read once in a while."""
+"""The log of a training loop: what observers hear of steps, and what is measured in them, read once in a while."""
 
 import time
-from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
+from sslkit.engine.gradients import weight_norm
+from sslkit.engine.loss_watch import LossWatch, StepFacts
 from sslkit.engine.state import TrainState
 from sslkit.events import FitStart, StepEnd
 from sslkit.interfaces import Mean, RunContext, StepOutput
 
+MAX_WAITING = 1000
+"""Steps that may wait on the device to be read: with a huge ``log_every`` they would fill it."""
+
 
 class StepLog:
-    """Tells observers of steps, and reads metrics every ``log_every`` of them.
+    """Tells observers of steps, and reads what was measured in them every ``log_every`` of them.
 
     Args:
         state: of the loop.
         context: where it runs.
-        check: is called before metrics are read, and raises if they are void.
+        watch: sees each step once it is read.
     """
 
-    def __init__(self, state: TrainState, context: RunContext, check: Callable[[], None]) -> None:
+    def __init__(self, state: TrainState, context: RunContext, watch: LossWatch) -> None:
         self._state = state
         self._context = context
-        self._check = check
+        self._watch = watch
+        self._waiting: list[tuple[str, int, float]] = []  # phase, step and learning rate
         self._begun = False
         self._images = 0
         self._since = time.perf_counter()
@@ -49,20 +53,52 @@ class StepLog:
     def begin_again(self) -> None:
         """After a roll-back: what was told of later steps is void, and the next ``begin`` says from where it goes on."""
         self._begun = False
+        self._waiting = []
+        self._watch.forget()
 
     def restart_clock(self) -> None:
         """Leave what was no training out of the throughput."""
         self._images = 0
         self._since = time.perf_counter()
 
-    def note(self, phase: str, output: StepOutput, gradient_norm: Tensor) -> None:
-        """Add a step's loss and metrics to the means, without reading them."""
-        prefix = f"{phase}_" if len(self._state.optimizers) > 1 else ""
-        metrics = {"loss": _one(output.loss.detach()), "gradient_norm": _one(gradient_norm.detach()), **output.metrics}
-        self._state.meters.add({f"{prefix}{name}": mean for name, mean in metrics.items()})
+    @property
+    def due(self) -> bool:
+        """Whether metrics are read after the coming step. A short fit must leave a line too."""
+        return (self._state.step + 1) % self._context.log_every == 0 or self._state.ends_with_next_step
 
-    def step(self, num_images: int) -> None:
+    def note(self, phase: str, output: StepOutput, gradient_norm: Tensor | None) -> None:
+        """Add a step's loss and metrics to the means, without reading them."""
+        state = self._state
+        measured = {"loss": output.loss} if gradient_norm is None else {"loss": output.loss, "gradient_norm": gradient_norm}
+        metrics = {name: Mean(value, 1) for name, value in measured.items()} | output.metrics
+        if len(state.optimizers) > 1:
+            metrics = {f"{phase}_{name}": mean for name, mean in metrics.items()}
+        state.meters.add(metrics, watched=list(measured.values()))
+        self._waiting.append((phase, state.step + 1, learning_rate(state)))
+
+    def check(self) -> None:
+        """Read what was noted, and look at it and at the weights; costs a host sync.
+
+        A gradient whose norm nobody asked for shows in the next step's loss, or in the weights if there was none.
+
+        Raises:
+            DivergedError: a step was bad.
+        """
+        waiting, self._waiting = self._waiting, []
+        watched = self._state.meters.settle()
+        if not waiting:
+            return
+        steps = [StepFacts(*noted, *values) for noted, values in zip(waiting, watched, strict=True)]
+        steps[-1] = steps[-1]._replace(weight_norm=float(weight_norm(self._state.optimizers.values())))
+        for facts in steps:
+            self._watch.see(facts)
+
+    def step(self, num_images: int, *, logged: bool) -> None:
         """After an optimiser step.
+
+        Args:
+            num_images: that it was made with.
+            logged: whether metrics are read: what ``due`` said before it.
 
         Raises:
             DivergedError: out of ``check``, before the numbers of a diverged step are logged.
@@ -70,8 +106,9 @@ class StepLog:
         state, context = self._state, self._context
         self._images += num_images
         metrics: dict[str, float] = {}
-        if state.step % context.log_every == 0 or state.progress >= 1.0:  # a short fit must leave a line too
-            self._check()
+        if logged or len(self._waiting) >= MAX_WAITING:
+            self.check()
+        if logged:
             metrics = {**state.meters.read(), "lr": learning_rate(state), "images_per_second": self._throughput()}
             state.meters.clear()
             self.restart_clock()
@@ -88,7 +125,3 @@ class StepLog:
 def learning_rate(state: TrainState) -> float:
     """Of the first parameter group: the one that is logged."""
     return next(iter(state.optimizers.values())).param_groups[0]["lr"]
-
-
-def _one(value: Tensor) -> Mean:
-    return Mean(value, torch.ones_like(value))

@@ -61,12 +61,13 @@ class FeatureBank:
 
     def batches(self, order: Tensor, *, start: int = 0, generator: Generator | None = None) -> Iterator[Batch]:
         """See :class:`~sslkit.engine.batch_source.BatchSource`."""
+        options = self._options
         first_rows = self._first_rows[order.to(self.device)]  # sent once: a GPU that is sent each batch's indices waits each time
         blank = torch.empty(self.batch_size, 0, *self._images.image[:2], dtype=torch.uint8, device=self.device)
         for begin in range(start * self.batch_size, len(order), self.batch_size):
             chunk = first_rows[begin : begin + self.batch_size]
-            draws = _no_draws(len(chunk), self._options, self.device) if generator is None else draw(len(chunk), self._options, generator)
-            yield Batch(blank[: len(chunk)], chunk + copy_numbers(draws, self._options))
+            copies = plain_copy(options) if generator is None else copy_numbers(draw(len(chunk), options, generator), options)
+            yield Batch(blank[: len(chunk)], chunk + copies)
 
     def in_order(self) -> Iterator[Batch]:
         """Every image of the bank once, in index order, not augmented."""
@@ -123,7 +124,8 @@ class FeatureBank:
         for batch in loader.batches(self._members):
             rows = torch.arange(len(batch.images) * copies, device=self.device)
             for part in rows.tensor_split(-(-len(rows) // self.batch_size)):
-                yield apply_draws(batch.images[part // copies], self._options, Draws(*(values[part % copies] for values in draws)))
+                drawn = Draws(*(None if values is None else values[..., part % copies] for values in draws))
+                yield apply_draws(batch.images[part // copies], self._options, drawn)
 
 
 class _Shelf:
@@ -157,21 +159,25 @@ def num_copies(options: Augment) -> int:
     return (2 * options.crop_padding + 1) ** 2 * (1 + options.horizontal_flip)
 
 
-def copy_numbers(draws: Draws, options: Augment) -> Tensor:
-    """The copies that draws make: (N,) int64 below ``num_copies``, in the order of :func:`all_draws`."""
-    crops = draws.top * (2 * options.crop_padding + 1) + draws.left
-    return 2 * crops + draws.flip if options.horizontal_flip else crops
+def plain_copy(options: Augment) -> int:
+    """The copy that is the image as it is: not mirrored, with the crop in the middle."""
+    num_crops = (2 * options.crop_padding + 1) ** 2
+    return num_crops // 2 * (1 + options.horizontal_flip)
+
+
+def copy_numbers(draws: Draws, options: Augment) -> Tensor | int:
+    """The copies that draws make: (N,) int64 below ``num_copies``, in the order of :func:`all_draws`; 0 where nothing is drawn."""
+    crops = 0
+    if draws.offsets is not None:
+        top, left = draws.offsets
+        crops = top * (2 * options.crop_padding + 1) + left
+    return crops if draws.flip is None else 2 * crops + draws.flip
 
 
 def all_draws(options: Augment, device: torch.device) -> Draws:
     """The draws that make each copy once: ``num_copies`` of them."""
     side = 2 * options.crop_padding + 1
     numbers = torch.arange(num_copies(options), device=device)
-    crops = numbers // 2 if options.horizontal_flip else numbers
-    return Draws(crops // side, crops % side, (numbers % 2).bool() & options.horizontal_flip)
-
-
-def _no_draws(num_images: int, options: Augment, device: torch.device) -> Draws:
-    """The draws that leave images as they are."""
-    offsets = torch.full((num_images,), options.crop_padding, device=device)
-    return Draws(offsets, offsets, torch.zeros(num_images, dtype=torch.bool, device=device))
+    crops = numbers // (1 + options.horizontal_flip)
+    offsets = torch.stack([crops // side, crops % side]) if options.crop_padding else None
+    return Draws(offsets, numbers % 2 == 1 if options.horizontal_flip else None)

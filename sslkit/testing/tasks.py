@@ -140,7 +140,8 @@ def _check_output(output: StepOutput) -> None:
     require(output.loss.ndim == 0, f"the loss must be a scalar, and has the shape {tuple(output.loss.shape)}")
     require(output.loss.isfinite(), f"the loss must be finite, and is {float(output.loss.detach())}")
     for name, mean in output.metrics.items():
-        require(isinstance(mean, Mean) and mean.total.ndim == mean.num.ndim == 0, f"metric {name!r} must be a Mean of scalars: Mean.of(x)")
+        scalars = isinstance(mean, Mean) and isinstance(mean.total, Tensor) and mean.total.ndim == torch.as_tensor(mean.num).ndim == 0
+        require(scalars, f"metric {name!r} must be a Mean of scalars: Mean.of(x)")
         require(not mean.total.requires_grad, f"metric {name!r} must be detached: Mean.of(x)")
         require(math.isfinite(float(mean.total / mean.num)), f"metric {name!r} must be finite")
     for name, (logits, targets) in output.predictions.items():

@@ -1,14 +1,10 @@
 import copy
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Generator, Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sslkit import (
     SGD,
@@ -166,64 +162,6 @@ def test_channels_last_changes_the_layout_and_nothing_else():
         torch.testing.assert_close(parameter, dict(plain.named_parameters())[name], rtol=1e-4, atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------------ what costs time
-
-
-class Operations(TorchDispatchMode):
-    """Counts what torch is asked to do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        self.counts[str(operation)] += 1
-        return operation(*args, **(kwargs or {}))
-
-
-class Reads(TorchFunctionMode):
-    """Counts the times that a value is read, for which a GPU must be waited for."""
-
-    READING = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        self.count += getattr(function, "__name__", "") in self.READING
-        return function(*args, **(kwargs or {}))
-
-
-class Counts(NamedTuple):
-    operations: Counter[str]
-    reads: int
-
-
-def count(batch_size: int, objective: Objective | None = None) -> Counts:
-    training = Training(epochs=1, batch_size=batch_size, augment=Augment(crop_padding=2, horizontal_flip=True))
-    with Operations() as operations, Reads() as reads:
-        assert run(objective or Brightness(), training, log_every=1000).steps == -(-22 // batch_size)
-    return Counts(operations.counts, reads.count)
-
-
-class Reading(Brightness):
-    def on_after_step(self, phase, context) -> None:
-        float(self.head.bias)
-
-
-def test_no_value_is_read_in_a_step():
-    few, many = count(11).reads, count(2).reads
-    assert few == many > 0, "only at the end of an epoch"
-    assert count(2, Reading()).reads - count(11, Reading()).reads == 9, "11 steps against 2"
-
-
-def test_nothing_is_done_image_by_image_in_a_step():
-    few, many, larger = (count(batch_size).operations for batch_size in (11, 2, 22))
-    per_step = (many.total() - few.total()) / 9  # 11 steps against 2
-    assert few.total() - larger.total() == pytest.approx(per_step, abs=1), "a step costs the same for 2, 11 and 22 images"
-
-
 # ----------------------------------------------------------------------------------------------------------------- clipping
 
 
@@ -247,6 +185,34 @@ def test_the_norm_before_clipping_is_logged():
     run(Brightness(), Training(epochs=1, batch_size=22, clip_grad_norm=1e-3), emit=events.append, log_every=1)
     (norm,) = logged(events, "gradient_norm")
     assert norm > 1e-2
+
+
+class Measured(Brightness):
+    """Measures the gradients of each step itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms: list[float] = []
+
+    def on_after_step(self, phase, context) -> None:
+        squares = [parameter.grad.square().sum() for parameter in self.parameters() if parameter.grad is not None]
+        self.norms.append(math.sqrt(sum(map(float, squares))))
+
+
+def test_the_norm_of_the_logged_step_is_logged():
+    objective = Measured()
+    events: list[Event] = []
+    run(objective, log_every=2, emit=events.append)
+    assert logged(events, "gradient_norm") == pytest.approx([objective.norms[step - 1] for step in (2, 4, 6, 8, 9)])
+
+
+def test_clipped_the_norm_is_a_mean_like_other_metrics():
+    objective = Measured()
+    events: list[Event] = []
+    training = Training(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), clip_grad_norm=1e9)  # which clips nothing
+    run(objective, training, log_every=2, emit=events.append)
+    pairs = [objective.norms[:2], objective.norms[2:4], objective.norms[4:6], objective.norms[6:8], objective.norms[8:]]
+    assert logged(events, "gradient_norm") == pytest.approx([sum(pair) / len(pair) for pair in pairs])
 
 
 @pytest.mark.parametrize("limit", [0.0, -1.0])

@@ -1,7 +1,9 @@
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +32,7 @@ from sslkit.engine.state import TrainState
 from sslkit.engine.tensor_file import load_tensors, save_tensors
 from sslkit.events import Event
 from sslkit.metrics_log import MetricsLog
+from tests.contract.families import FAMILIES, build
 from tests.contract.miniatures.images import tiny_images
 from tests.engine.brightness import CPU, PLAIN_SGD, Brightness, assert_same_state, context_with, logged, run, stop_after, told
 from tests.recipes import steps_logged
@@ -37,15 +40,30 @@ from tests.recipes import steps_logged
 # -------------------------------------------------------------------------------------------------- a loss that is not finite
 
 
-def test_nan_stops_at_the_next_log_and_says_what_is_known(tmp_path: Path):
+NUMBER = r"[\d.]+(e[+-]\d+)?"
+REMEDY = r"start over \(--fresh\) with a lower learning rate, warmup_epochs, clip_grad_norm or on_nan$"
+
+
+@pytest.mark.parametrize(
+    ("log_every", "clip", "known", "before"),
+    [
+        (3, None, "", ""),
+        (3, 1e9, ", gradient norm nan", f", gradient norm {NUMBER}"),
+        (1, None, ", gradient norm nan, weight norm nan", f", gradient norm {NUMBER}, weight norm {NUMBER}"),
+    ],
+    ids=["logged later", "clipped", "logged at once"],
+)
+def test_nan_stops_at_the_next_log_and_says_what_is_known(log_every: int, clip: float | None, known: str, before: str, tmp_path: Path):
+    """The norm of a gradient is known where it was logged or clipped, that of the weights after the last step that was looked at."""
     message = (
-        r"^training diverged at step 5: loss nan, gradient norm nan, learning rate 0\.1; the step before: loss [\d.]+, gradient norm [\d.]+; "
-        r"there is no checkpoint yet; start over \(--fresh\) with a lower learning rate, warmup_epochs, clip_grad_norm or on_nan$"
+        rf"^training diverged at step 5: loss nan{known}, learning rate 0\.1; the step before: loss {NUMBER}{before}; "
+        rf"there is no checkpoint yet; {REMEDY}"
     )
     events: list[Event] = []
+    training = Training(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), clip_grad_norm=clip)
     with pytest.raises(DivergedError, match=message):
-        run(Brightness(poisoned_step=5), log_every=3, folder=tmp_path, emit=events.append)
-    assert told(events)[-1] == ("StepEnd", 5)
+        run(Brightness(poisoned_step=5), training, log_every=log_every, folder=tmp_path, emit=events.append)
+    assert told(events)[-1] == ("StepEnd", 5 if log_every == 3 else 4)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -73,14 +91,97 @@ def test_the_first_bad_step_is_named_even_if_later_losses_recover():
         run(Recovering(poisoned_step=2), log_every=1000)
 
 
-def test_a_gradient_that_overflows_under_a_finite_loss_is_divergence():
-    class Steep(Brightness):
+class Steep(Brightness):
+    """In one step the loss is as ever and its gradient is not.
+
+    Args:
+        step: counted from 1.
+        slope: its gradient by the head's bias.
+    """
+
+    def __init__(self, step: int, slope: float) -> None:
+        super().__init__()
+        self._step, self._slope = step, slope
+
+    def on_before_step(self, phase, context) -> None:
+        self._steep = context.step + 1 == self._step
+
+    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+        output = super().forward(views, phase, schedule)
+        if not self._steep:
+            return output
+        nothing = (self.head.bias - self.head.bias.detach()).sum()
+        nothing.register_hook(lambda gradient: self._slope * gradient)
+        return output._replace(loss=output.loss + nothing)
+
+
+def steep_fit(step: int, slope: float, *, clip: float | None = None, **options: Any) -> None:
+    training = Training(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), clip_grad_norm=clip)
+    run(Steep(step, slope), training, **options)
+
+
+@pytest.mark.parametrize("slope", [float("nan"), 1e15])
+def test_a_gradient_that_overflows_under_a_finite_loss_is_divergence(slope: float):
+    """It is named with its norm in a step that is logged or clipped, without it in the last step of an epoch, and else by what it does to
+    the loss of the next step.
+    """
+    shown = "nan" if math.isnan(slope) else r"\d(\.\d+)?e\+1\d"
+    with pytest.raises(DivergedError, match=rf"at step 4: loss 0\.\d+, gradient norm {shown}, weight norm {shown}, learning rate"):
+        steep_fit(4, slope, log_every=1)
+    with pytest.raises(
+        DivergedError, match=rf"at step 4: loss 0\.\d+, gradient norm {shown}, learning rate .*before: loss 0\.\d+, gradient"
+    ):
+        steep_fit(4, slope, log_every=1000, clip=1e9)
+    with pytest.raises(DivergedError, match=rf"at step 6: loss 0\.\d+, weight norm {shown}, learning rate .*before: loss 0\.\d+; there"):
+        steep_fit(6, slope, log_every=1000)
+    with pytest.raises(DivergedError, match=r"at step 5: loss (nan|\S+e\+\d\d), learning rate 0\.1; the step before: loss 0\.\d+; there"):
+        steep_fit(4, slope, log_every=1000)
+
+
+@pytest.mark.parametrize("options", [{"checkpoint_minutes": 0}, {"should_stop": stop_after(5)}], ids=["each step", "asked to stop"])
+def test_a_gradient_that_overflows_never_reaches_a_checkpoint(options: dict, tmp_path: Path):
+    """Not even that of the very step, whose loss was finite."""
+    with pytest.raises(DivergedError, match=r"at step 5: loss 0\.\d+, weight norm nan, learning rate"):
+        steep_fit(5, float("nan"), log_every=1000, folder=tmp_path, **options)
+    paths = sorted(tmp_path.iterdir())
+    assert [load_tensors(path)[1]["step"] for path in paths] == ([3, 4] if "checkpoint_minutes" in options else [])
+    assert all(tensor.isfinite().all() for path in paths for tensor in load_tensors(path)[0].values())
+
+
+def test_weights_that_are_not_finite_are_found_where_no_loss_shows_them(tmp_path: Path):
+    """A parameter that the loss of one step uses, and no other's."""
+
+    class Seldom(Brightness):
+        def __init__(self) -> None:
+            super().__init__()
+            self.offset = nn.Parameter(torch.zeros(()))
+
+        def on_before_step(self, phase, context) -> None:
+            self._uses_offset = context.step == 1
+
         def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
             output = super().forward(views, phase, schedule)
-            return output._replace(loss=output.loss + torch.sqrt(0 * self.head.bias.sum()))
+            return output._replace(loss=output.loss + self.offset.sqrt() * 0) if self._uses_offset else output
 
-    with pytest.raises(DivergedError, match=r"at step 1: loss 0\.\d+, gradient norm nan"):
-        run(Steep())
+    with pytest.raises(DivergedError, match=r"at step 3: loss 0\.\d+, weight norm nan, "):
+        run(Seldom(), log_every=1000, folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_step_before_is_that_of_the_same_phase():
+    objective = build(FAMILIES["gan"])
+    forward = objective.forward
+    calls: list[str] = []
+
+    def poisoned(views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+        calls.append(phase)
+        output = forward(views, phase, schedule)
+        loss = 0 * output.loss + (1 if phase == "discriminator" else 2)
+        return output._replace(loss=loss * float("nan") if len(calls) == 5 else loss)
+
+    objective.forward = poisoned
+    with pytest.raises(DivergedError, match=r"at step 3: loss nan, learning rate 0\.1; the step before: loss 1; there"):
+        run(objective, log_every=1000)
 
 
 def test_a_loss_on_held_out_images_that_is_not_finite_is_no_result():
@@ -99,7 +200,7 @@ def test_a_loss_that_explodes_is_divergence_before_it_overflows():
             output = super().forward(views, phase, schedule)
             return output._replace(loss=output.loss.detach() * 1e12 + output.loss)
 
-    with pytest.raises(DivergedError, match=r"at step 1: loss [\d.]+e\+1\d, gradient norm \d"):
+    with pytest.raises(DivergedError, match=r"at step 1: loss [\d.]+e\+1\d, learning rate 0\.1"):
         run(Exploding())
 
 
@@ -166,6 +267,25 @@ def test_a_fit_that_rolled_back_is_the_fit_that_had_the_lower_rate_from_that_epo
     slower = Slower(tolerated=1.0)
     run(slower, forgiving(1), folder=tmp_path / "reference")
     assert_same_state(slower, rolled)
+
+
+@pytest.mark.parametrize("log_every", [1, 1000])
+@pytest.mark.parametrize("step", [4, 5, 6])
+def test_a_gradient_that_is_not_finite_rolls_back_to_the_beginning_of_its_own_epoch(step: int, log_every: int, tmp_path: Path):
+    """The last step's too: the next loss, which would show it, is one of the next epoch."""
+
+    class SteepAtFirst(Steep):
+        def on_before_step(self, phase, context) -> None:
+            assert isinstance(context, TrainState)
+            super().on_before_step(phase, context)
+            self._steep = self._steep and context.rollbacks == 0
+
+    objective = SteepAtFirst(step, float("nan"))
+    events: list[Event] = []
+    result = run(objective, forgiving(1), folder=tmp_path, emit=events.append, log_every=log_every)
+    assert [event.step for event in events if isinstance(event, FitStart)] == [0, 3]
+    assert (result.steps, result.rollbacks) == (9, 1)
+    assert all(tensor.isfinite().all() for tensor in objective.state_dict().values())
 
 
 def test_the_measurement_after_the_last_epoch_may_roll_back_too(tmp_path: Path):

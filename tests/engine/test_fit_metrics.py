@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -8,8 +8,11 @@ from torch import Generator, Tensor
 from sslkit import (
     Batch,
     CheckpointSaved,
+    DivergedError,
     FitStart,
     HeldoutEnd,
+    Mean,
+    Objective,
     RunInterruptedError,
     StepEnd,
     StepOutput,
@@ -17,7 +20,9 @@ from sslkit import (
     fit,
 )
 from sslkit.data.loader import Loader
+from sslkit.engine import step_log
 from sslkit.events import Event
+from tests.contract.families import FAMILIES, build
 from tests.contract.miniatures.images import tiny_images
 from tests.engine.brightness import CPU, IMAGES, PLAIN_SGD, Brightness, context_with, logged, run, stop_after, told
 
@@ -105,6 +110,100 @@ def test_metrics_are_means_since_they_were_last_read():
     assert all(event.metrics["images_per_second"] > 0 for event in steps if event.metrics)
     bright = logged(every_step, "too_bright")
     assert logged(every_other, "too_bright")[1] == pytest.approx((6 * bright[2] + 8 * bright[3]) / 14)
+
+
+class Sporadic(Brightness):
+    """Measures other things in odd steps than in even ones, and counts one of them itself."""
+
+    def on_before_step(self, phase, context) -> None:
+        self._odd = context.step % 2 == 0
+
+    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+        output = super().forward(views, phase, schedule)
+        dark = (views["targets"] < 0.5).sum()
+        counted = {"spread": Mean(views["targets"].std() * dark, dark)}
+        return output._replace(metrics={**output.metrics, **counted} if self._odd else {"error": Mean.of(output.loss.sqrt())})
+
+
+def adversarial() -> Objective:
+    return build(FAMILIES["gan"])
+
+
+def recorded(objective: Objective) -> list[tuple[str, StepOutput]]:
+    """What every forward pass from now on returns, by phase."""
+    passes: list[tuple[str, StepOutput]] = []
+    forward = objective.forward
+
+    def record(views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+        passes.append((phase, forward(views, phase, schedule)))
+        return passes[-1][1]
+
+    objective.forward = record
+    return passes
+
+
+def naive_means(passes: list[tuple[str, StepOutput]], *, prefixed: bool) -> dict[str, float]:
+    """With Python's numbers, pass after pass."""
+    totals: dict[str, float] = {}
+    counts: dict[str, float] = {}
+    for phase, output in passes:
+        for name, (total, num) in {"loss": Mean(output.loss.detach(), 1), **output.metrics}.items():
+            key = f"{phase}_{name}" if prefixed else name
+            totals[key] = totals.get(key, 0.0) + float(total)
+            counts[key] = counts.get(key, 0.0) + float(num)
+    return {key: totals[key] / counts[key] for key in totals if counts[key]}
+
+
+@pytest.mark.parametrize("log_every", [1, 2, 4, 1000])
+@pytest.mark.parametrize("make", [Brightness, Sporadic, adversarial])
+def test_what_is_logged_equals_plain_means_over_the_steps(make: Callable[[], Objective], log_every: int):
+    objective = make()
+    passes = recorded(objective)
+    events: list[Event] = []
+    run(objective, log_every=log_every, emit=events.append)
+    lines = [event for event in events if isinstance(event, StepEnd) and event.metrics]
+    phases = len(objective.phases)
+    since = 0
+    for line in lines:
+        expected = naive_means(passes[phases * since : phases * line.step], prefixed=phases > 1)
+        norms = {name for name in line.metrics if name.endswith("gradient_norm")}
+        assert len(norms) == phases
+        assert {name: line.metrics[name] for name in line.metrics.keys() - norms - {"lr", "images_per_second"}} == expected
+        since = line.step
+    assert since == 9
+
+
+@pytest.mark.parametrize("stops", [[2, 3], [1] * 8, [6]], ids=str)
+@pytest.mark.parametrize("make", [Sporadic, adversarial])
+def test_what_is_logged_does_not_depend_on_interruptions(make: Callable[[], Objective], stops: list[int], tmp_path: Path):
+    def lines(events: list[Event]) -> list[tuple[int, dict[str, float]]]:
+        found = [(event.step, dict(event.metrics)) for event in events if isinstance(event, StepEnd) and event.metrics]
+        assert all(metrics.pop("images_per_second") > 0 for _, metrics in found)
+        return found
+
+    whole: list[Event] = []
+    parts: list[Event] = []
+    run(make(), log_every=4, emit=whole.append)
+    for steps in stops:
+        with pytest.raises(RunInterruptedError):
+            run(make(), log_every=4, emit=parts.append, folder=tmp_path, should_stop=stop_after(steps))
+    run(make(), log_every=4, emit=parts.append, folder=tmp_path)
+    assert lines(parts) == lines(whole)
+    assert [step for step, _ in lines(whole)] == [4, 8, 9]
+
+
+def test_steps_that_are_never_logged_do_not_pile_up(monkeypatch: pytest.MonkeyPatch):
+    """Read now and then, in the middle of an epoch: what is logged in the end is the same."""
+    logs: list[list[Event]] = []
+    for limit in (1000, 4):
+        monkeypatch.setattr(step_log, "MAX_WAITING", limit)
+        logs.append([])
+        run(Sporadic(), Training(epochs=2, batch_size=2, optimizer=PLAIN_SGD), log_every=10**9, emit=logs[-1].append)
+    (few,), (many,) = (logged(events, "loss") for events in logs)
+    assert few == many
+    with pytest.raises(DivergedError, match="at step 2: loss nan"):
+        run(Brightness(poisoned_step=2), Training(epochs=2, batch_size=2), log_every=10**9, emit=logs[-1].append)
+    assert told(logs[-1])[-1] == ("StepEnd", 3), "found after step 4 of 11"
 
 
 def test_events_tell_the_story_in_order(tmp_path: Path):

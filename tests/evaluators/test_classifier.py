@@ -73,7 +73,7 @@ def test_the_loss_is_the_sum_of_each_heads_cross_entropy():
         expected += sum(losses) / len(losses)
         correct = sum(row.index(max(row)) == label for row, label in zip(logits, labels, strict=True))
         total, num = output.metrics[f"{layer}.top1"]
-        assert (total.item(), num.item()) == (100.0 * correct, 9)
+        assert (total.item(), num) == (100.0 * correct, 9)
     assert output.loss.item() == pytest.approx(expected, rel=1e-5)
     assert set(output.metrics) == {"stem.top1", "body.top1"}
 

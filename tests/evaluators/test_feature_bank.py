@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 from sslkit import Augment, RunInterruptedError
 from sslkit.data.augment import Draws, draw
 from sslkit.data.loader import Loader
-from sslkit.evaluators.feature_bank import FeatureBank, all_draws, copy_numbers, num_copies
+from sslkit.evaluators.feature_bank import FeatureBank, all_draws, copy_numbers, num_copies, plain_copy
 from tests.contract.miniatures.images import TinyImages
 from tests.evaluators.labeled import CPU, context
 
@@ -41,22 +41,37 @@ def build(images: TinyImages, augment: Augment, *, members: list[int] | None = N
 # ------------------------------------------------------------------------------------------------------------------ copies
 
 
+def choices(draws: Draws, number: int) -> list[tuple[int | None, int | None, bool]]:
+    """Top, left and flip of each image."""
+    offsets = [(None, None)] * number if draws.offsets is None else draws.offsets.T.tolist()
+    flips = [False] * number if draws.flip is None else draws.flip.tolist()
+    return [(top, left, flip) for (top, left), flip in zip(offsets, flips, strict=True)]
+
+
+def numbers_of(draws: Draws, augment: Augment, number: int) -> list[int]:
+    return (torch.zeros(number, dtype=torch.int64) + copy_numbers(draws, augment)).tolist()
+
+
 @pytest.mark.parametrize(("augment", "number"), list(zip(AUGMENTS, [1, 9, 2, 50], strict=True)))
 def test_every_copy_is_drawn_by_one_set_of_draws(augment: Augment, number: int):
     draws = all_draws(augment, CPU)
-    assert num_copies(augment) == number == len(set(zip(*(values.tolist() for values in draws), strict=True)))
-    assert copy_numbers(draws, augment).tolist() == list(range(number))
+    assert num_copies(augment) == number == len(set(choices(draws, number)))
+    assert numbers_of(draws, augment, number) == list(range(number))
+
+
+@EVERY_AUGMENT
+def test_one_copy_is_the_image_as_it_is(augment: Augment):
+    middle = augment.crop_padding if augment.crop_padding else None
+    assert choices(all_draws(augment, CPU), num_copies(augment))[plain_copy(augment)] == (middle, middle, False)
 
 
 @EVERY_AUGMENT
 def test_what_the_loader_draws_is_one_of_the_copies(augment: Augment):
     draws = draw(500, augment, Generator().manual_seed(0))
-    numbers = copy_numbers(draws, augment)
-    assert set(numbers.tolist()) == set(range(num_copies(augment)))
-    found = Draws(*(values[numbers] for values in all_draws(augment, CPU)))
-    assert torch.equal(found.top, draws.top)
-    assert torch.equal(found.left, draws.left)
-    assert not augment.horizontal_flip or torch.equal(found.flip, draws.flip)
+    numbers = numbers_of(draws, augment, 500)
+    assert set(numbers) == set(range(num_copies(augment)))
+    copies = choices(all_draws(augment, CPU), num_copies(augment))
+    assert [copies[number] for number in numbers] == choices(draws, 500)
 
 
 # ----------------------------------------------------------------------------------------------------------------- batches

@@ -235,6 +235,24 @@ def test_an_exported_backbone_of_another_architecture_is_found():
     assert broken_promise(check_pretext_task, Task(objective=ExportsAnother)).startswith(f"Task: {promise}Error(s) in loading")
 
 
+class MetricCountedByATensor(Flipped):
+    def forward(self, views, phase, schedule):
+        output = super().forward(views, phase, schedule)
+        first = views["labels"] == 0
+        return output._replace(metrics={"first": Mean((output.loss.detach() * first).sum(), first.sum())})
+
+
+class MetricCountsAVector(Flipped):
+    def forward(self, views, phase, schedule):
+        return super().forward(views, phase, schedule)._replace(metrics={"top1": Mean(torch.zeros(()), torch.ones(2))})
+
+
+def test_the_count_of_a_metric_is_a_number_or_a_scalar():
+    check_pretext_task(Task(objective=MetricCountedByATensor))
+    promise = "metric 'top1' must be a Mean of scalars: Mean.of(x)"
+    assert broken_promise(check_pretext_task, Task(objective=MetricCountsAVector)) == f"Task: {promise}"
+
+
 def test_parameters_may_be_said_to_have_no_gradient():
     check_pretext_task(Task())
     check_pretext_task(Task(objective=UnusedLayer), without_gradient=["spare."])
