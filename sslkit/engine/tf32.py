@@ -1,4 +1,4 @@
-"""TF32, the format in which GPUs since NVIDIA's Ampere can multiply float32: with 10 bits of mantissa instead of 23."""
+"""TF32, the format in which GPUs since NVIDIA's Ampere can multiply float32: with 11 significant bits instead of 24."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
