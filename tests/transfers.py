@@ -1,7 +1,8 @@
 """What makes a GPU wait, or the host wait for it: values that go from one to the other in the middle of a step."""
 
+import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -50,3 +51,10 @@ class _NoCopies(TorchDispatchMode):
         if len(devices) > 1:
             raise AssertionError(f"{func} copies between {' and '.join(sorted(devices))}")
         return out
+
+
+def on_waiting(reaction: Literal["error", "warn", "default"]) -> None:
+    """What torch does from now on where the host would wait for a GPU."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype", UserWarning)
+        torch.cuda.set_sync_debug_mode(reaction)
