@@ -366,16 +366,21 @@ def _to_color(x: Tensor, color: Color) -> Tensor:
 
 def _luma(rgb: Tensor) -> Tensor:
     """ITU-R BT.601 luma, which is what PIL's mode L holds."""
-    return (rgb * rgb.new_tensor([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    return _weighted(rgb, 0.299, 0.587, 0.114)
 
 
 def _lightness(rgb: Tensor) -> Tensor:
     """CIE 1976 L* / 100 of sRGB (IEC 61966-2-1) under D65."""
     linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    luminance = (linear * rgb.new_tensor([0.2126, 0.7152, 0.0722]).reshape(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    luminance = _weighted(linear, 0.2126, 0.7152, 0.0722)
     delta = 6 / 29
     root = torch.where(luminance > delta**3, luminance.clamp_min(delta**3) ** (1 / 3), luminance / (3 * delta**2) + 4 / 29)
     return 1.16 * root - 0.16
+
+
+def _weighted(rgb: Tensor, red: float, green: float, blue: float) -> Tensor:
+    """The channels' sum, (N, 1, H, W). The weights are numbers, as a GPU would wait for a tensor of them that comes from memory."""
+    return red * rgb[:, :1] + green * rgb[:, 1:2] + blue * rgb[:, 2:]
 
 
 # --------------------------------------------------------------------------------------------------------- pretext tasks

@@ -31,8 +31,8 @@ from sslkit.artifacts import (
     write_json,
 )
 from sslkit.disk import make_folder, refuse_links, remove, remove_temporary
+from sslkit.engine.breakdown import explaining_breakdown
 from sslkit.engine.device import Runtime, configured, describe_device
-from sslkit.engine.memory import explaining_shortage
 from sslkit.errors import ArtifactError
 from sslkit.events import Notice, Observer, Observers, StageEnd, StageSkipped, StageStart
 from sslkit.interfaces import Backbone, Prediction, RunContext
@@ -123,7 +123,7 @@ class StageRun:
             message = f"skipped {len(skipped)} file{'s' * (len(skipped) > 1)} that cannot be decoded, listed in {ARTIFACT}; the first is {skipped[0]}"
             observers.emit(Notice(stage=self.name, message=message))
         started = time.perf_counter()
-        with configured(self.runtime, device), explaining_shortage(self._describe(identity), device):
+        with explaining_breakdown(self._describe(identity), device), configured(self.runtime, device):
             outcome = work(self._place(copy.deepcopy(backbone), device), context)
         # Seconds of earlier, interrupted starts are not in the sum: nobody measured them.
         seconds = time.perf_counter() - started

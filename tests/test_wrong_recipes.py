@@ -129,7 +129,7 @@ UNKNOWN_NAMES = {
     'observers=["tensorbord"]': "observers[0]: no observer is called 'tensorbord'; ...",
     "device=gpu": "device: is not usable on this machine; found 'gpu'; allowed: auto, cpu...",
     "stages.probe.device=gpu": "stages.probe.device: is not usable on this machine; found 'gpu'; allowed: auto, cpu...",
-    "precision=float8": "precision: unknown choice; found 'float8'; allowed: 'auto', 'bfloat16', 'float32'; did you mean 'float32'?",
+    "precision=float8": "precision: unknown choice; found 'float8'; allowed: 'auto', 'bfloat16', 'tf32', 'float32'; did you mean 'float32'?",
     "compile=maybe": "compile: unknown choice; found 'maybe'; allowed: 'auto', true or false",
     'backbone={ name = "timm", model = "resnet-18" }': "backbone.model: timm ...",
     "backbone=my_nets:MyNet": "backbone: 'my_nets:MyNet' does not exist: my_nets has no 'MyNet'",

@@ -13,6 +13,7 @@ from sslkit.audit.samples import Samples, draw_samples
 from sslkit.catalog import Catalog
 from sslkit.data.arrays import ArraySet
 from sslkit.data.loader import Loader
+from sslkit.engine.breakdown import explaining_breakdown
 from sslkit.engine.device import Runtime, configured
 from sslkit.engine.fit import fit
 from sslkit.engine.randomness import derive_seed, global_seed
@@ -72,7 +73,7 @@ def audit_task(
     runtime = runtime or Runtime()
     context = _context(runtime, options.seed, name, Observers(observers))
     fitted = _training(options, training or Training())
-    with configured(runtime, context.device):
+    with explaining_breakdown(f"the audit of {type(task).__name__}", context.device), configured(runtime, context.device):
         return tuple(
             finding
             for source in options.sources

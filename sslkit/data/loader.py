@@ -14,6 +14,9 @@ from sslkit.data.augment import augment
 from sslkit.errors import DataError, RunFailedError
 from sslkit.interfaces import Augment, Batch, ImageSet
 
+_SHARE = 0.25
+"""Of a GPU's free memory that one image set may take."""
+
 
 class Loader:
     """Draws batches from one image set.
@@ -30,7 +33,7 @@ class Loader:
         self.batch_size = batch_size
         self.device = device
         self.options = Augment() if options is None else options
-        self._pixels = None if images.pixels is None else images.pixels.to(device)
+        self._pixels = images.pixels.to(device) if images.pixels is not None and _fits(images.pixels, device) else None
 
     @property
     def num_images(self) -> int:
@@ -74,8 +77,17 @@ class Loader:
         for decoded in _from_workers(loader):
             if isinstance(decoded, DataError):
                 raise decoded
-            images, indices = decoded
-            yield Batch(images.to(self.device, non_blocking=True), indices.to(self.device, non_blocking=True))
+            # Of pinned memory alone: torch keeps that from being used again before the copy is done.
+            images, indices = (tensor.to(self.device, non_blocking=loader.pin_memory) for tensor in decoded)
+            yield Batch(images, indices)
+
+
+def _fits(pixels: Tensor, device: torch.device) -> bool:
+    """Whether pixels leave a GPU most of its free memory. Batches are the same, kept there or sent as they are needed."""
+    if device.type != "cuda":
+        return True
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's, from earlier stages
+    return pixels.nbytes <= (torch.cuda.mem_get_info(device)[0] + unused) * _SHARE
 
 
 def usable_cores() -> int:

@@ -3,8 +3,10 @@
 import ctypes
 import os
 import platform
+import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,9 +14,14 @@ from typing import Literal, final
 
 import torch
 
+from sslkit.engine.tf32 import tf32
 from sslkit.errors import OptionError
 
 _TYPES = ("cpu", "cuda", "mps", "xpu")
+
+_WORKSPACES = "CUBLAS_WORKSPACE_CONFIG"
+_REPRODUCIBLE = (":4096:8", ":16:8")
+"""Sizes and numbers of work spaces with which cuBLAS gives the same bits every time."""
 
 
 @final
@@ -24,7 +31,8 @@ class Runtime:
 
     Attributes:
         device: ``auto`` (cuda, then mps, then cpu), or a torch device (``cuda:1``).
-        precision: ``auto`` (bfloat16 autocast where the hardware has it), ``bfloat16`` or ``float32``.
+        precision: ``auto`` (bfloat16 autocast where the hardware has it, else float32), ``bfloat16``, ``tf32`` (float32, but products
+            in TF32 on NVIDIA GPUs that have it) or ``float32`` (in full, everywhere). What autocast leaves alone is float32 in full.
         compile: compile the objective's forward pass; ``auto``: on CUDA.
         cuda_graphs: record the compiled pass once and replay it, which saves launches; on CUDA, for views of a fixed size.
         deterministic: only deterministic kernels, which may be slower.
@@ -36,7 +44,7 @@ class Runtime:
     """
 
     device: str = "auto"
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    precision: Literal["auto", "bfloat16", "tf32", "float32"] = "auto"
     compile: bool | Literal["auto"] = "auto"
     cuda_graphs: bool = False
     deterministic: bool = False
@@ -84,28 +92,54 @@ class Runtime:
 
 def has_bfloat16(device: torch.device) -> bool:
     """Whether ``device`` computes in bfloat16 faster than in float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cuda":  # is_bf16_supported() would ask the current device, which may be another
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and bool({"amx_bf16", "avx512_bf16"} & cpu_flags())
 
 
 @contextmanager
 def configured(runtime: Runtime, device: torch.device) -> Iterator[None]:
-    """Apply what torch holds as global state for the time of a stage, and put it back."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
-    if runtime.keep_memory and device.type == "cpu":
-        keep_freed_memory()
-    if runtime.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses; read when CUDA starts
-    torch.use_deterministic_algorithms(runtime.deterministic)
-    torch.set_float32_matmul_precision("highest" if runtime.deterministic else "high")
-    torch.backends.cudnn.benchmark = not runtime.deterministic
-    try:
+    """Apply what torch holds as global state for the time of a stage, and put it back. What was compiled in it is forgotten.
+
+    Raises:
+        OptionError: the environment stands against ``deterministic``.
+    """
+    with ExitStack() as stack:
+        if device.type == "cpu" and runtime.keep_memory:
+            keep_freed_memory()
+        if device.type == "cuda":
+            _prepare_cuda(runtime, device, stack)
+        stack.enter_context(tf32(allowed=runtime.precision == "tf32" and device.type == "cuda"))
+        _set_deterministic(runtime.deterministic, stack)
+        stack.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+        torch.backends.cudnn.benchmark = not runtime.deterministic
+        if runtime.resolve_compile(device):
+            stack.callback(_forget_compiled)
         yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.set_float32_matmul_precision(before[1])
-        torch.backends.cudnn.benchmark = before[2]
+
+
+def _set_deterministic(wanted: bool, stack: ExitStack) -> None:
+    enabled, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if wanted or enabled:  # else left alone: torch would import its compiler to tell it
+        stack.callback(torch.use_deterministic_algorithms, enabled, warn_only=warn_only)
+        torch.use_deterministic_algorithms(wanted)
+
+
+def _forget_compiled() -> None:
+    """Torch compiles a function for 8 networks, and after that runs it uncompiled without a word: a sweep would get there."""
+    if "torch._dynamo" in sys.modules:  # else nothing was compiled, and the compiler takes seconds to import
+        torch.compiler.reset()
+
+
+def _prepare_cuda(runtime: Runtime, device: torch.device, stack: ExitStack) -> None:
+    # Read once, at the first product in this process: a later stage may be deterministic where this one is not.
+    workspaces = os.environ.setdefault(_WORKSPACES, _REPRODUCIBLE[0])
+    if runtime.deterministic and workspaces not in _REPRODUCIBLE:
+        problem = f"needs another {_WORKSPACES} in the environment"
+        raise OptionError("deterministic", problem, found=workspaces, allowed=_REPRODUCIBLE)
+    stack.enter_context(torch.cuda.device(device))  # what takes no device, as pinned memory, would be of the first GPU
+    stack.enter_context(warnings.catch_warnings())
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)  # torch.compile advises what precision rules out
 
 
 @cache

@@ -11,6 +11,9 @@ from sslkit.engine.folding import folded
 from sslkit.errors import RunInterruptedError
 from sslkit.interfaces import Backbone, pool
 
+_WAITING = 64 * 2**20
+"""Bytes of features that wait on the device to be fetched at once: to fetch those of each batch would make a GPU wait each time."""
+
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
@@ -48,12 +51,24 @@ def extract_features(
         RunInterruptedError: the user asked to stop.
     """
     network = folded(backbone, layers)
-    parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    fetched: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    waiting: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     with torch.no_grad(), evaluating(network), torch.autocast(loader.device.type, dtype=autocast, enabled=autocast is not None):
         for batch in loader.in_order():
             features = network(batch.images, layers)
             for layer in layers:
-                parts[layer].append(pool(features[layer], backbone.layer(layer).kind).float().cpu())
+                waiting[layer].append(pool(features[layer], backbone.layer(layer).kind).float())
+            if sum(part.nbytes for parts in waiting.values() for part in parts) >= _WAITING:
+                _fetch(waiting, fetched)
             if should_stop():
                 raise RunInterruptedError("stopped while computing features")
-    return {layer: torch.cat(chunks) for layer, chunks in parts.items()}
+    _fetch(waiting, fetched)
+    return {layer: torch.cat(parts) for layer, parts in fetched.items()}
+
+
+def _fetch(waiting: dict[str, list[Tensor]], fetched: dict[str, list[Tensor]]) -> None:
+    """Move what is waiting to the CPU."""
+    for layer, parts in waiting.items():
+        if parts:
+            fetched[layer].append(torch.cat(parts).cpu())
+            parts.clear()

@@ -48,5 +48,9 @@ class ForwardPass:
 
 
 def compile_objective(objective: Objective, *, cuda_graphs: bool) -> Any:
-    """``torch.compile``; with CUDA graphs the whole pass is recorded once and replayed, which needs fixed shapes."""
-    return torch.compile(objective, mode="reduce-overhead" if cuda_graphs else "default")
+    """``torch.compile``; with CUDA graphs the whole pass is recorded once and replayed, which needs fixed shapes.
+
+    Shapes are fixed in any case: those of full batches. Not told so, torch compiles a fit whose batches are of another size than an
+    earlier fit's for batches of any size, which is slower.
+    """
+    return torch.compile(objective, dynamic=False, mode="reduce-overhead" if cuda_graphs else "default")

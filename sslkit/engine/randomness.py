@@ -21,9 +21,27 @@ def make_generator(seed: int, device: torch.device | str = "cpu") -> Generator:
 
 @contextmanager
 def global_seed(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Seed torch's global generators, which initialisers and dropout draw from, and put their states back afterwards."""
-    place = torch.device(device)
-    devices = [place] if place.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    """Seed torch's global generators, which initialisers and dropout draw from, and put their states back afterwards.
+
+    Those of other devices are left alone, as ``torch.manual_seed`` would not: within a fit on a GPU, work on the CPU moves no dropout.
+    """
+    generators = global_generators(torch.device(device))
+    states = [generator.get_state() for generator in generators]
+    for generator in generators:
+        generator.manual_seed(seed)
+    try:
         yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+
+def global_generators(device: torch.device) -> list[Generator]:
+    """Torch's own, of the CPU and of ``device``."""
+    if device.type == "cpu":
+        return [torch.default_generator]
+    if device.type == "mps":
+        return [torch.default_generator, torch.mps._get_default_mps_generator()]  # noqa: SLF001 - torch has no public name for it
+    module = torch.get_device_module(device)
+    module.init()
+    return [torch.default_generator, module.default_generators[module.current_device() if device.index is None else device.index]]

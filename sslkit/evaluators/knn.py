@@ -1,7 +1,5 @@
 """Weighted nearest neighbours in feature space: no training, no hyper-parameter that matters much."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
@@ -11,6 +9,7 @@ from torch.nn import functional as F
 
 from sslkit.data.loader import Loader
 from sslkit.engine.features import extract_features
+from sslkit.engine.tf32 import tf32
 from sslkit.errors import DataError, OptionError
 from sslkit.evaluators.classifier import check_layers
 from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, Prediction, RunContext
@@ -87,7 +86,7 @@ def vote(bank: Tensor, labels: Tensor, queries: Tensor, num_classes: int, *, k: 
     """
     bank = F.normalize(bank, dim=1)
     parts = []
-    with _full_precision():
+    with tf32(allowed=False):  # it keeps three digits of a similarity, and neighbours differ in later ones
         for chunk in F.normalize(queries, dim=1).split(_NUM_QUERIES):
             similarity, neighbours = _nearest(bank, chunk, k)
             votes = torch.zeros(len(chunk), num_classes, dtype=bank.dtype, device=bank.device)
@@ -107,14 +106,3 @@ def _nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         best, kept = best.topk(min(k, best.shape[1]), dim=1)
         rows = rows.gather(1, kept)
     return best, rows
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Products in float32 where the stage allows TF32: that keeps three digits of a similarity, and neighbours differ in later ones."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

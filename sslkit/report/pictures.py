@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from sslkit.data.opened import OpenedDataset
+from sslkit.engine.tf32 import tf32
 from sslkit.errors import SslkitError
 from sslkit.recipe import Recipe
 from sslkit.recipe_stages import PretrainStage
@@ -40,9 +41,12 @@ def draw_pictures(folder: Path, recipe: Recipe, data: OpenedDataset) -> Iterator
         What each pretext task sees; first-layer filters; attention maps; nearest neighbours; confusion matrices.
     """
     for draw in _Drawings(folder, recipe, data).all():
-        with suppress(SslkitError):  # damaged weights, images that are gone: the other pictures may need neither
-            if (picture := draw()) is not None:
-                yield picture
+        picture = None
+        # Damaged weights, images that are gone: the other pictures may need neither.
+        with suppress(SslkitError), tf32(allowed=False):
+            picture = draw()
+        if picture is not None:
+            yield picture
 
 
 class _Drawings:

@@ -60,13 +60,15 @@ def build(family: Family, seed: int = 0) -> Objective:
         return family.task.build_objective(backbone, DataInfo(images.image, len(images)))
 
 
-def train(objective: Objective, family: Family, *, resident: bool = True, **context: object) -> FitResult:
+def train(
+    objective: Objective, family: Family, *, resident: bool = True, device: torch.device = CPU, measure: bool = True, **context: object
+) -> FitResult:
     """Three epochs of three steps: the last batch of an epoch is smaller, and no checkpoint but those asked for."""
     images = tiny_images(22, resident=resident)
-    loader = Loader(images, batch_size=8, device=CPU, options=Augment(crop_padding=2, horizontal_flip=True))
-    heldout = Loader(tiny_images(10, seed=1), batch_size=8, device=CPU)
+    loader = Loader(images, batch_size=8, device=device, options=Augment(crop_padding=2, horizontal_flip=True))
+    heldout = Loader(tiny_images(10, seed=1), batch_size=8, device=device) if measure else None
     training = Training(epochs=EPOCHS, batch_size=8, optimizer=family.optimizer)
-    options = {"stage": "pretrain", "seed": 3, "device": CPU, "checkpoint_minutes": 1e9, "log_every": 2, **context}
+    options = {"stage": "pretrain", "seed": 3, "device": device, "checkpoint_minutes": 1e9, "log_every": 2, **context}
     return fit(objective, loader, heldout, training, RunContext(**options), evaluate_every=1)
 
 

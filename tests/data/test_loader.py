@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Generator
 
+import sslkit.data.loader as module
 from sslkit import Augment, Batch, DataError, RunFailedError
 from sslkit.data.loader import Loader
 from tests.contract.miniatures.images import TinyImages, tiny_images
@@ -121,3 +122,47 @@ class Signalled(TinyImages):
 def test_a_worker_leaves_signals_to_the_run():
     images = Signalled(tiny_images(3).read(range(3)), resident=False)
     assert sum(len(batch.indices) for batch in Loader(images, batch_size=2, device=CPU).in_order()) == 3
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "free", "reserved", "allocated", "expected"),
+    [
+        (1 * GIB, 4 * GIB, 0, 0, True),
+        (1 * GIB + 1, 4 * GIB, 0, 0, False),
+        (2 * GIB, 1 * GIB, 8 * GIB, 1 * GIB, True),  # torch keeps what an earlier stage has left
+        (2 * GIB, 1 * GIB, 8 * GIB, 3 * GIB, False),
+    ],
+)
+def test_images_leave_a_gpu_most_of_its_free_memory(
+    num_bytes: int, free: int, reserved: int, allocated: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in {"mem_get_info": (free, 80 * GIB), "memory_reserved": reserved, "memory_allocated": allocated}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _device, value=value: value)
+    pixels = torch.empty(num_bytes, dtype=torch.uint8, device="meta")
+    assert module._fits(pixels, torch.device("cuda")) == expected
+    assert module._fits(pixels, CPU)
+
+
+def test_images_that_do_not_fit_are_sent_as_they_are_needed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_fits", lambda *_: False)
+    sent = loader(resident=True)
+    monkeypatch.undo()
+    epochs = [list(source.batches(ORDER, generator=Generator().manual_seed(1))) for source in (sent, loader(resident=True))]
+    assert_same(*epochs)
+
+
+def test_copies_are_waited_for_where_memory_is_not_pinned(monkeypatch: pytest.MonkeyPatch):
+    """Else it may be used again before it was copied."""
+    sent: list[bool] = []
+    to = torch.Tensor.to
+
+    def record(tensor: torch.Tensor, *arguments: object, non_blocking: bool = False) -> torch.Tensor:
+        sent.append(non_blocking)
+        return to(tensor, *arguments)
+
+    monkeypatch.setattr(torch.Tensor, "to", record)
+    list(loader(resident=False).in_order())
+    assert sent == [False] * 6

@@ -1,5 +1,10 @@
+import os
 import platform
+import sys
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -36,11 +41,16 @@ def test_precision_follows_the_hardware(flags: set[str], expected: bool, monkeyp
     assert Runtime().resolve_autocast(CPU) == (torch.bfloat16 if expected else None)
     assert Runtime(precision="bfloat16").resolve_autocast(CPU) is torch.bfloat16
     assert Runtime(precision="float32").resolve_autocast(CPU) is None
+    assert Runtime(precision="tf32").resolve_autocast(CPU) is None
 
 
-def test_emulated_bfloat16_does_not_count(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: including_emulation)
-    assert not has_bfloat16(CUDA)
+@pytest.mark.parametrize(("capability", "expected"), [((7, 0), False), ((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_emulated_bfloat16_does_not_count(capability: tuple[int, int], expected: bool, monkeypatch: pytest.MonkeyPatch):
+    """Nor does what another GPU of the machine can do."""
+    capabilities = {torch.device("cuda:1"): capability, CUDA: (9, 9)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert has_bfloat16(torch.device("cuda:1")) == expected
     assert not has_bfloat16(torch.device("mps"))
 
 
@@ -62,22 +72,120 @@ def test_numbers_are_checked(options: dict, message: str):
         Runtime(**options)
 
 
-def _global_settings() -> tuple[bool, str, bool]:
-    return torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+class Settings(NamedTuple):
+    """What torch holds as global state."""
+
+    deterministic: bool
+    warns_only: bool
+    benchmark: bool
+    matmul: str
+    convolution: bool
 
 
-@pytest.mark.parametrize(("deterministic", "inside"), [(True, (True, "highest", False)), (False, (False, "high", True))])
-def test_settings_hold_for_the_time_of_a_stage(deterministic: bool, inside: tuple[bool, str, bool]):
-    before = _global_settings()
+def settings() -> Settings:
+    return Settings(
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+    )
+
+
+@pytest.fixture
+def imagined_gpu(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """A CUDA device as far as global settings go; the devices that were made the current one."""
+    chosen: list[object] = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext(chosen.append(device)))
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that what a stage sets is removed after the test
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    return chosen
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_settings_hold_for_the_time_of_a_stage(deterministic: bool):
+    before = settings()
     runtime = Runtime(deterministic=deterministic, keep_memory=False)
     with configured(runtime, CPU):
-        assert _global_settings() == inside
-    assert _global_settings() == before
+        assert settings() == Settings(deterministic, False, not deterministic, "highest", False)
+    assert settings() == before
     with pytest.raises(RuntimeError, match="the stage failed"), configured(runtime, CPU):
         raise RuntimeError("the stage failed")
-    assert _global_settings() == before
+    assert settings() == before
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_other_settings_than_the_default_are_put_back_too(deterministic: bool):
+    before = settings()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = True
+    try:
+        chosen = settings()
+        with configured(Runtime(deterministic=deterministic), CPU):
+            assert settings()[:3] == (deterministic, False, not deterministic)
+        assert settings() == chosen
+    finally:
+        torch.use_deterministic_algorithms(before.deterministic, warn_only=before.warns_only)
+        torch.backends.cudnn.benchmark = before.benchmark
+
+
+@pytest.mark.usefixtures("imagined_gpu")
+@pytest.mark.parametrize("precision", ["auto", "bfloat16", "tf32", "float32"])
+def test_tf32_is_allowed_to_those_who_ask_for_it(precision: Any):
+    before = settings()
+    for device in (CUDA, CPU):
+        allowed = precision == "tf32" and device == CUDA
+        with configured(Runtime(precision=precision), device):
+            assert settings()[3:] == ("high" if allowed else "highest", allowed)
+    assert settings() == before
+
+
+def test_the_gpu_of_a_stage_is_the_current_one(imagined_gpu: list[object]):
+    with configured(Runtime(), torch.device("cuda:1")):
+        assert imagined_gpu == [torch.device("cuda:1")]
+
+
+@pytest.mark.usefixtures("imagined_gpu")
+def test_a_later_stage_may_be_deterministic():
+    """cuBLAS looks at the environment once, when it is first used."""
+    with configured(Runtime(deterministic=False), CUDA):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    with configured(Runtime(deterministic=True), CUDA):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.usefixtures("imagined_gpu")
+def test_an_environment_that_rules_determinism_out_is_refused(monkeypatch: pytest.MonkeyPatch):
+    before = settings()
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:2")
+    message = r"^deterministic: needs another CUBLAS_WORKSPACE_CONFIG in the environment; found ':4096:2'; allowed: :4096:8, :16:8$"
+    with pytest.raises(OptionError, match=message), configured(Runtime(deterministic=True), CUDA):
+        pass
+    assert settings() == before
+    with configured(Runtime(), CUDA):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:2"
+
+
+@pytest.mark.usefixtures("imagined_gpu")
+def test_advice_to_use_tf32_is_not_passed_on():
+    advice = "TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled."
+    with configured(Runtime(), CUDA):
+        warnings.warn(advice, UserWarning, stacklevel=1)
+    with pytest.warns(UserWarning, match="TensorFloat32"), configured(Runtime(), CPU):
+        warnings.warn(advice, UserWarning, stacklevel=1)
+
+
+@pytest.mark.parametrize(("compiles", "calls"), [(True, 1), (False, 0)])
+def test_what_a_stage_compiled_is_forgotten(compiles: bool, calls: int, monkeypatch: pytest.MonkeyPatch):
+    called: list[bool] = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: called.append(True))
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)
+    with configured(Runtime(compile=compiles), CPU):
+        assert not called
+    assert len(called) == calls
+
+
+@pytest.mark.usefixtures("imagined_gpu")
 @pytest.mark.parametrize(("keep", "device", "calls"), [(True, CPU, 1), (False, CPU, 0), (True, CUDA, 0)])
 def test_the_allocator_is_set_on_a_cpu_alone(keep: bool, device: torch.device, calls: int, monkeypatch: pytest.MonkeyPatch):
     called: list[bool] = []

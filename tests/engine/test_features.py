@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+import sslkit.engine.features as module
 from sslkit.data.loader import Loader
 from sslkit.engine.features import evaluating, extract_features
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
@@ -42,3 +44,20 @@ def test_features_under_autocast_are_float32():
     exact = extract_features(backbone, Loader(images, batch_size=4, device=CPU), ["body"], None)["body"]
     assert not torch.equal(features, exact)
     torch.testing.assert_close(features, exact, rtol=0.05, atol=0.05)
+
+
+def test_features_are_fetched_a_few_batches_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    """Each time a GPU waits; on the other hand its memory may not hold those of all images."""
+    images = tiny_images(11)
+    backbone = TinyConv(images.image)
+    fetch, fetched = module._fetch, []
+    monkeypatch.setattr(module, "_fetch", lambda *arguments: fetched.append(True) or fetch(*arguments))
+    found = []
+    for waiting, times in ((64 * 2**20, 1), (1, 4), (2 * 4 * (4 + 8) * 4, 2)):  # bytes of two batches of four, float32
+        monkeypatch.setattr(module, "_WAITING", waiting)
+        fetched.clear()
+        found.append(extract_features(backbone, Loader(images, batch_size=4, device=CPU), ["stem", "body"], None))
+        assert len(fetched) == times
+    for layer, size in {"stem": 4, "body": 8}.items():
+        assert found[0][layer].shape == (11, size)
+        assert all(torch.equal(other[layer], found[0][layer]) for other in found)

@@ -18,14 +18,12 @@ from sslkit import (
     StepEnd,
     StepOutput,
     Training,
-    fit,
 )
-from sslkit.data.loader import Loader
 from sslkit.engine import forward_pass
 from sslkit.engine.randomness import derive_seed, make_generator
 from sslkit.events import Event
 from tests.contract.miniatures.images import tiny_images
-from tests.engine.brightness import IMAGES, PLAIN_SGD, Brightness, assert_same_state, context_with, logged, run
+from tests.engine.brightness import IMAGES, PLAIN_SGD, Brightness, assert_same_state, logged, run
 
 # ------------------------------------------------------------------------------------------------- steps against plain torch
 
@@ -288,27 +286,6 @@ def test_only_full_batches_are_compiled_and_each_mode_once(monkeypatch: pytest.M
     run(Brightness(), heldout=tiny_images(20), compile=True)  # batches of 8, 8, 6 and, held out, 8, 8, 4
     assert set(calls) == {(True, 8), (False, 8)}
     assert len(graphs) == 2
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("options", [{}, {"compile": True}, {"compile": True, "cuda_graphs": True}], ids=["eager", "compiled", "graphs"])
-def test_a_step_never_waits_for_the_gpu(options: dict[str, bool]):
-    """From the second step on: compiling and the check of the first images may wait."""
-    cuda = torch.device("cuda")
-
-    def forbid_waiting(event: Event) -> None:
-        if isinstance(event, StepEnd):
-            torch.cuda.set_sync_debug_mode("error" if 3 <= event.step < 8 else "default")
-
-    images = tiny_images(64)
-    loader = Loader(images, batch_size=8, device=cuda, options=Augment(crop_padding=2, horizontal_flip=True))
-    context = context_with(device=cuda, channels_last=True, autocast=torch.bfloat16, log_every=1000, emit=forbid_waiting, **options)
-    try:
-        result = fit(Brightness().cuda(), loader, None, Training(epochs=1, batch_size=8), context)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert result.steps == 8
 
 
 class Unscaled(Brightness):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+import sslkit.report.pictures as module
 from sslkit import Arrays, Dataset, ImageSet, ImageSpec, Split, run_recipe
 from sslkit.artifacts import ARTIFACT, BACKBONE
 from sslkit.data.opened import OpenedDataset
@@ -100,6 +101,16 @@ def test_drawing_leaves_no_trace(finished_run: Path):
     assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == before
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_networks_are_compared_in_float32(finished_run: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever torch allows a GPU outside of a stage: TF32 in convolutions."""
+    inside: list[bool] = []
+    monkeypatch.setattr(module, "draw_neighbours", lambda *_: inside.append(torch.backends.cudnn.allow_tf32))
+    before = torch.backends.cudnn.allow_tf32
+    outside = [torch.backends.cudnn.allow_tf32 for _ in draw_pictures(finished_run, RECIPE, OpenedDataset(RECIPE.data))]
+    assert inside == [False]
+    assert set(outside) == {before}
 
 
 def test_no_image_is_decoded_twice(finished_run: Path):

@@ -1,0 +1,64 @@
+"""What a device broke down on, said in words that help: memory that does not suffice, a kernel that does not exist, one that failed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from sslkit.errors import RunFailedError
+
+_SHORTAGE = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",  # cuDNN's, when none of its algorithms gets its work space
+    "Unable to find a valid cuDNN algorithm",
+)
+_NOT_DETERMINISTIC = " does not have a deterministic implementation"
+_CUBLAS_BEGAN_EARLIER = "CUBLAS_WORKSPACE_CONFIG"
+_FAILED_KERNEL = "CUDA error: "
+
+
+@contextmanager
+def explaining_breakdown(work: str, device: torch.device) -> Iterator[None]:
+    """Turn what a device refuses into one line that says what to do.
+
+    Args:
+        work: what was being done, with the sizes that decide how much memory it takes.
+        device: where.
+
+    Raises:
+        RunFailedError: memory did not suffice, an operation has no deterministic kernel and needs one, or a kernel failed.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        explained = _explain(error, work, device)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _explain(error: Exception, work: str, device: torch.device) -> RunFailedError | None:
+    text = str(error)
+    # torch has a class of its own for GPUs alone, and libraries beneath it have none.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in text for sign in _SHORTAGE):
+        return RunFailedError(
+            f"out of memory on {device} in {work}", fix="lower batch_size or image_size, or take a smaller backbone; checkpoints are kept"
+        )
+    if _NOT_DETERMINISTIC in text:
+        operation = text.partition(_NOT_DETERMINISTIC)[0].split()[-1]
+        return RunFailedError(f"{operation} has no deterministic kernel on {device}, in {work}", fix="set deterministic = false there")
+    if _CUBLAS_BEGAN_EARLIER in text:
+        return RunFailedError(
+            f"deterministic products are not to be had on {device} any more, in {work}: this process has multiplied there before",
+            fix="set CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment",
+        )
+    if _FAILED_KERNEL in text:  # is heard of later, anywhere: the traceback shows an innocent
+        reason = text.partition(_FAILED_KERNEL)[2].splitlines()[0]
+        return RunFailedError(
+            f"{device} failed in {work}: {reason}",
+            fix='often an index or a label out of range, which device = "cpu" names; checkpoints are kept',
+        )
+    return None
