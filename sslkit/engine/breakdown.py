@@ -33,20 +33,24 @@ def explaining_breakdown(work: str, device: torch.device) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        explained = _explain(error, work, device)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _shortage(work, device) from error
+    except RuntimeError as error:
+        explained = _explain(str(error), work, device)
         if explained is None:
             raise
         raise explained from error
 
 
-def _explain(error: Exception, work: str, device: torch.device) -> RunFailedError | None:
-    text = str(error)
-    # torch has a class of its own for GPUs alone, and libraries beneath it have none.
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in text for sign in _SHORTAGE):
-        return RunFailedError(
-            f"out of memory on {device} in {work}", fix="lower batch_size or image_size, or take a smaller backbone; checkpoints are kept"
-        )
+def _shortage(work: str, device: torch.device) -> RunFailedError:
+    return RunFailedError(
+        f"out of memory on {device} in {work}", fix="lower batch_size or image_size, or take a smaller backbone; checkpoints are kept"
+    )
+
+
+def _explain(text: str, work: str, device: torch.device) -> RunFailedError | None:
+    if any(sign in text for sign in _SHORTAGE):  # torch has a class of its own for GPUs alone, and libraries beneath it have none
+        return _shortage(work, device)
     if _NOT_DETERMINISTIC in text:
         operation = text.partition(_NOT_DETERMINISTIC)[0].split()[-1]
         return RunFailedError(f"{operation} has no deterministic kernel on {device}, in {work}", fix="set deterministic = false there")

@@ -48,6 +48,7 @@ def _convolution() -> bool:
 def _newer_switches() -> list[Any]:
     """All that the old ones move; none before torch 2.9."""
     backends: Any = torch.backends
-    if not hasattr(backends.cudnn, "conv"):
+    try:
+        return [backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    except AttributeError:
         return []
-    return [backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn]
