@@ -135,7 +135,7 @@ def _train(loop: _Loop) -> FitResult:
         _train_epoch(loop)
     loop.log.begin(epochs)  # a fit that was finished before is announced too: its last measurement comes again
     _save(loop)
-    measured = measure(loop.forward, loop.heldout, state, loop.context)
+    measured = measure(loop.heldout, state, loop.context)
     return FitResult(measured.metrics, state.step, measured.predictions, state.rollbacks)
 
 
@@ -223,8 +223,10 @@ class Measured(NamedTuple):
     predictions: dict[str, Prediction]
 
 
-def measure(forward: ForwardPass, heldout: BatchSource | None, state: TrainState, context: RunContext) -> Measured:
+def measure(heldout: BatchSource | None, state: TrainState, context: RunContext) -> Measured:
     """Loss, metrics and predictions on held-out images, in eval mode, with the same draws every time.
+
+    Never compiled: to compile the forward pass once more, for eval mode, takes longer than it saves in a few passes over held-out images.
 
     Returns:
         Nothing if there are no held-out images, or the objective has no ``heldout_phase``.
@@ -249,7 +251,7 @@ def measure(forward: ForwardPass, heldout: BatchSource | None, state: TrainState
             views = objective.make_views(batch, generator, train=False)
             num_images = len(batch.indices)
             with _autocast(context):
-                output = forward(views, phase, state.schedule_tensors, num_images=num_images)
+                output = objective(views, phase, state.schedule_tensors)
             loss = Mean(output.loss.float() * num_images, num_images)  # bfloat16 cannot count beyond 256
             meters.add({"loss": loss, **output.metrics})
             gathered.add(output.predictions)
@@ -268,7 +270,7 @@ def _pause(loop: _Loop, epoch: int) -> None:
         loop.snapshots.keep(epoch, loop.state.objective.exported_backbone())
     if loop.state.progress < 1.0 and (kept or (epoch > 0 and epoch % loop.evaluate_every == 0)):
         try:
-            measure(loop.forward, loop.heldout, loop.state, loop.context)
+            measure(loop.heldout, loop.state, loop.context)
         except RunInterruptedError:
             _save(loop)
             raise

@@ -12,7 +12,7 @@ from sslkit.interfaces import Objective, RunContext, StepOutput
 
 
 class ForwardPass:
-    """Calls ``Objective.forward``: compiled on full batches, as it is on a smaller last one, for which nothing is compiled again.
+    """Calls ``Objective.forward`` in training: compiled on full batches, as it is on a smaller last one, for which nothing is compiled again.
 
     Which of the two depends on the number of images alone, so that a resumed epoch computes what an uninterrupted one does.
 

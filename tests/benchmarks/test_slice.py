@@ -199,7 +199,10 @@ def test_packing_again_replaces_the_folder_and_carries_earlier_runs(archive: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"images": Path("nowhere.tar")}, "--images: no such file; found 'nowhere.tar'; give an archive with train/<class>/* and test/<class>/*"),
+        (
+            {"images": Path("nowhere.tar")},
+            "--images: no such file; found 'nowhere.tar'; give an archive with train/<class>/* and test/<class>/*",
+        ),
         ({"earlier": Path("nowhere.tar")}, "--earlier: no such file; found 'nowhere.tar'"),
         ({"folder": ROOT / "docs"}, f"{ROOT / 'docs'}: holds something that was not packed by this script; name another folder"),
     ],
