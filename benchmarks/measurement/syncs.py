@@ -16,13 +16,12 @@ from sslkit_rotnet import RotNet
 _FIRST, _STEPS = 5, 20
 """Steps before counting begins, in which kernels are chosen and images are checked once; and steps counted."""
 
+_SIGN = "called a synchronizing CUDA operation"
+"""Of torch's warnings, of which one says that the mode itself is a prototype."""
+
 
 def syncs_per_step(work: Workload) -> float:
-    """Of pretraining, between two steps that are logged. Only on CUDA: other devices have no count.
-
-    Raises:
-        RuntimeError: there is no CUDA device.
-    """
+    """Of pretraining, between two steps that are logged. On CUDA alone: nothing counts them elsewhere."""
     images = work.data().load("pretrain")
     assert images is not None
     objective = RotNet().build_objective(work.network(images.image), DataInfo(images.image, len(images)))
@@ -44,10 +43,10 @@ def syncs_per_step(work: Workload) -> float:
         emit=count,
         should_stop=lambda: seen >= _FIRST + _STEPS,
     )
-    try:
-        with warnings.catch_warnings(record=True) as caught, suppress(RunInterruptedError):
-            warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as caught, suppress(RunInterruptedError):
+        warnings.simplefilter("always")
+        try:
             fit(objective, loader, None, Training(batch_size=work.batch_size, epochs=1000), context)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(warning.message) for warning in caught) / _STEPS
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum(_SIGN in str(warning.message) for warning in caught) / _STEPS

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import gpu
 import scaling
@@ -32,6 +34,7 @@ from measurement.overhead import Overhead
 from measurement.plain import PlainNIN, classifier
 from measurement.results import JobResult, Spread, ratios, table
 from measurement.script import workload
+from measurement.syncs import syncs_per_step
 from measurement.worker import Variant
 from measurement.workload import JobName, Workload
 from sslkit import Batch, DataInfo, RunFailedError
@@ -366,6 +369,31 @@ def test_compiling_is_counted_and_pays_from_some_step_on() -> None:
     assert gpu.compiling_pays_from({"eager": ready(0.1, 5.0), "compiled": ready(0.2, 1.0)}, 128) is None
     assert gpu.compiling_pays_from({"eager": ready(0.1, 5.0), "compiled": Record(problem="failed: x")}, 128) is None
     assert gpu.compiling_pays_from({"eager": ready(0.1, 5.0)}, 128) is None
+
+
+@pytest.mark.parametrize("waits", [0, 3])
+def test_syncs_are_counted_while_torch_is_asked_to_tell_of_them(waits: int, tiny: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch as on a GPU: it warns that the mode is new, and then of each time that the host waits, here in the optimizer."""
+    mode = "default"
+
+    def set_mode(wanted: str) -> None:
+        nonlocal mode
+        mode = wanted
+        warnings.warn(
+            "Synchronization debug mode is a prototype feature and does not yet detect all synchronizing operations", stacklevel=1
+        )
+
+    def step(*_arguments: object) -> None:
+        for _ in range(waits if mode == "warn" else 0):
+            warnings.warn("called a synchronizing CUDA operation (Triggered internally ...)", stacklevel=1)
+
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    handle = register_optimizer_step_post_hook(step)
+    try:
+        assert syncs_per_step(tiny) == waits
+    finally:
+        handle.remove()
+    assert mode == "default"
 
 
 def test_a_rehearsal_on_a_cpu_writes_what_it_has_after_each_round(monkeypatch: pytest.MonkeyPatch) -> None:
