@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from measurement.gate import Gate
 from measurement.workload import HEADS, Workload
 from sslkit import Arrays, Backbone, Batch, DataInfo, Objective, RunContext
-from sslkit.engine.device import has_bfloat16, keep_freed_memory
+from sslkit.engine.device import Runtime, configured, has_bfloat16
 from sslkit.engine.folding import folded
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures, build_heads
 from sslkit.interfaces import LabeledData
@@ -25,20 +25,17 @@ Module = TypeVar("Module", bound=nn.Module)
 
 def run(workload: Workload, gate: Gate) -> None:
     """See :class:`measurement.worker.Variant`."""
-    keep_freed_memory()
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
-    if workload.job == "features":
-        _extract(workload, gate)
-    else:
-        _train(workload, gate, graphs=False)
+    with configured(Runtime(), workload.device):
+        if workload.job == "features":
+            _extract(workload, gate)
+        else:
+            _train(workload, gate, graphs=False)
 
 
 def run_graphs(workload: Workload, gate: Gate) -> None:
     """A job that trains, replayed as a CUDA graph."""
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
-    _train(workload, gate, graphs=True)
+    with configured(Runtime(), workload.device):
+        _train(workload, gate, graphs=True)
 
 
 def run_unfused(workload: Workload, gate: Gate) -> None:

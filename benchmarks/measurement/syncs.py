@@ -8,7 +8,7 @@ import torch
 from measurement.product import AUGMENT
 from measurement.workload import Workload
 from sslkit import DataInfo, Loader, RunContext, StepEnd, Training, fit
-from sslkit.engine.device import Runtime
+from sslkit.engine.device import Runtime, configured
 from sslkit.errors import RunInterruptedError
 from sslkit.events import Event
 from sslkit_rotnet import RotNet
@@ -43,7 +43,7 @@ def syncs_per_step(work: Workload) -> float:
         emit=count,
         should_stop=lambda: seen >= _FIRST + _STEPS,
     )
-    with warnings.catch_warnings(record=True) as caught, suppress(RunInterruptedError):
+    with configured(Runtime(), work.device), warnings.catch_warnings(record=True) as caught, suppress(RunInterruptedError):
         warnings.simplefilter("always")
         try:
             fit(objective, loader, None, Training(batch_size=work.batch_size, epochs=1000), context)

@@ -287,7 +287,8 @@ def _seed(context: RunContext, purpose: str) -> int:
 
 
 def _autocast(context: RunContext) -> torch.autocast:
-    return torch.autocast(context.device.type, dtype=context.autocast, enabled=context.autocast is not None)
+    # Not cached: before torch 2.11, weights that a teacher's pass without gradient had cast first got none in the student's.
+    return torch.autocast(context.device.type, dtype=context.autocast, enabled=context.autocast is not None, cache_enabled=False)
 
 
 def _to_channels_last(objective: Objective) -> None:

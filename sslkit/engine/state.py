@@ -11,9 +11,10 @@ from sslkit.engine.batch_source import BatchSource
 from sslkit.engine.checkpoints import Checkpoint
 from sslkit.engine.features import extract_features
 from sslkit.engine.meters import Meters
-from sslkit.engine.randomness import derive_seed, make_generator
+from sslkit.engine.randomness import derive_seed, global_generators, make_generator
 from sslkit.engine.training import Training
 from sslkit.errors import ArtifactError, RunFailedError
+from sslkit.events import Notice
 from sslkit.interfaces import Objective, RunContext
 
 
@@ -134,9 +135,7 @@ class TrainState:
         tensors = {f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items() if not self._is_frozen(name)}
         tensors |= {f"generator.{name}": generator.get_state() for name, generator in self._generators.items()}
         tensors |= {f"meter.{name}": pair for name, pair in self.meters.state().items()}
-        tensors["random.cpu"] = torch.get_rng_state()
-        if self._context.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self._context.device)
+        tensors |= {f"random.{generator.device.type}": generator.get_state() for generator in global_generators(self._context.device)}
         if self.order is not None:
             tensors["order"] = self.order
         numbers: dict[str, dict[str, Any]] = {}
@@ -194,12 +193,17 @@ class TrainState:
 
     def _restore_random(self, tensors: Mapping[str, Tensor]) -> None:
         self._generators.clear()  # rolled back to a time before one was first used, it begins from its seed again
+        device, written_on = self._context.device, _below(tensors, "random.")
         for name, value in _below(tensors, "generator.").items():
             purpose, _, kind = name.rpartition("@")
-            self._generator(purpose, torch.device("cpu") if kind == "cpu" else self._context.device).set_state(value)
-        torch.set_rng_state(tensors["random.cpu"])
-        if "random.cuda" in tensors and self._context.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random.cuda"], self._context.device)
+            if kind in ("cpu", device.type):
+                self._generator(purpose, torch.device("cpu") if kind == "cpu" else device).set_state(value)
+        generators = {generator.device.type: generator for generator in global_generators(device)}
+        for kind in generators.keys() & written_on.keys():
+            generators[kind].set_state(written_on[kind])
+        if generators.keys() != written_on.keys():
+            message = f"the checkpoint was written on {_device_of(written_on)}: what is drawn on {device.type} begins anew from its seed"
+            self._context.emit(Notice(stage=self._context.stage, message=message))
 
     def _restore_optimizers(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         entries: dict[str, dict[int, dict[str, Any]]] = {phase: {} for phase in self.optimizers}
@@ -216,6 +220,11 @@ class TrainState:
             seed = derive_seed(self._context.seed, self._context.stage, self._context.part, purpose)
             self._generators[key] = make_generator(seed, device)
         return self._generators[key]
+
+
+def _device_of(states: Mapping[str, Tensor]) -> str:
+    """The kind of device that a checkpoint's global generators belong to, beside the CPU's."""
+    return next((kind for kind in states if kind != "cpu"), "cpu")
 
 
 def _build_optimizers(objective: Objective, training: Training) -> dict[str, torch.optim.Optimizer]:

@@ -288,6 +288,24 @@ def test_only_full_batches_of_training_are_compiled(monkeypatch: pytest.MonkeyPa
     assert len(graphs) == 1
 
 
+class SeenTwice(Brightness):
+    """First without gradient, as a teacher that shares its weights sees, then with it."""
+
+    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+        with torch.no_grad():
+            super().forward(views, phase, schedule)
+        return super().forward(views, phase, schedule)
+
+
+def test_weights_that_autocast_saw_without_gradient_get_one_later():
+    """Before torch 2.11 the cast weights of the first pass were used in the second, and nothing was trained."""
+    once, twice = Brightness(), SeenTwice()
+    run(once, autocast=torch.bfloat16)
+    run(twice, autocast=torch.bfloat16)
+    for (name, one), two in zip(once.named_parameters(), twice.parameters(), strict=True):
+        assert torch.equal(one, two), name
+
+
 class Unscaled(Brightness):
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         views = super().make_views(batch, generator, train=train)

@@ -521,6 +521,19 @@ def test_a_checkpoint_of_another_machine_is_used_with_a_word_of_warning(tmp_path
     )
 
 
+def test_a_checkpoint_of_a_gpu_is_resumed_on_a_cpu_and_its_draws_begin_anew(tmp_path: Path):
+    """As one is that was written in another place: the states of a GPU's generators are of another size."""
+    path = interrupted(tmp_path)
+    tensors, state = load_tensors(path)
+    state_of_a_gpu = torch.zeros(16, dtype=torch.uint8)
+    save_tensors(path, {**tensors, "random.cuda": state_of_a_gpu, "generator.augment@cuda": state_of_a_gpu}, state)
+    events: list[Event] = []
+    resumed = Brightness()
+    assert run(resumed, folder=tmp_path, emit=events.append).steps == 9
+    (notice,) = [event for event in events if isinstance(event, Notice)]
+    assert notice.message == "the checkpoint was written on cuda: what is drawn on cpu begins anew from its seed"
+
+
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path):
     interrupted(tmp_path)
     other = Brightness()
