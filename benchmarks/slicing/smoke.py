@@ -18,39 +18,7 @@ from measurement.environment import describe_environment
 from slicing import each_test
 from slicing.results import write_result
 from survival.trial import Trial
-from survival.variants import Variant
-
-RECIPE = """
-device = "DEVICE"
-deterministic = true
-compile = false
-log_every = 1
-checkpoint_minutes = 0
-
-[data]
-name = "digits"
-
-[backbone]
-name = "nin"
-num_blocks = 3
-width = 0.1
-
-[stages.pretrain]
-task = { name = "rotnet" }
-augment = { crop_padding = 1 }
-epochs = 2
-batch_size = 128
-evaluate_every = 1
-
-[stages.conv]
-weights = "pretrain"
-evaluator = { name = "conv_probe", layers = ["conv2"], epochs = 1, batch_size = 128, augment = { crop_padding = 1 } }
-
-[stages.knn]
-weights = "pretrain"
-evaluator = { name = "knn", layers = ["conv2"] }
-"""
-"""Not compiled: three processes would each compile it."""
+from survival.variants import deterministic_on
 
 
 def main() -> int:
@@ -82,7 +50,7 @@ def main() -> int:
 
 def resume(folder: Path, device: str) -> dict[str, Any]:
     """Run the recipe undisturbed, then killed right before a random write and resumed; compare what both left."""
-    trial = Trial("smoke", Variant(RECIPE.replace("DEVICE", device)), folder, seed=0)
+    trial = Trial("smoke", deterministic_on(device), folder, seed=0)
     try:
         trial.run_whole()
         trial.survive(times=0, writes=1)

@@ -164,6 +164,21 @@ def _draw_images(folder: Path) -> None:
             write_png(pixels.to(torch.uint8), str(path))
 
 
+def deterministic_on(device: str) -> Variant:
+    """Small enough for a minute on any device. Not compiled: each process would compile it again."""
+    settings = f'device = "{device}"\ndeterministic = true\ncompile = false'
+    probes = """
+[stages.conv]
+weights = "pretrain"
+evaluator = { name = "conv_probe", layers = ["conv2"], epochs = 1, batch_size = 500, augment = { crop_padding = 1 } }
+
+[stages.knn]
+weights = "pretrain"
+evaluator = { name = "knn", layers = ["conv2"] }
+"""
+    return Variant(_HEAD.replace('device = "cpu"', settings) + _PRETRAIN + probes)
+
+
 VARIANTS = {
     "evaluators": Variant(_HEAD + _PRETRAIN + _EVALUATORS),
     "sweep": Variant(_HEAD + _SWEEP),
