@@ -2,7 +2,8 @@
 
     python -m slicing.smoke --out smoke.json --tests tests --device cuda
 
-A tiny run is killed in the middle and resumed, and must end with the bits of one that was not; then the tests that need a GPU run.
+A tiny run is killed in the middle and resumed, and must end with the bits of one that was not. At the same time the tests that need a GPU
+run.
 """
 
 import argparse
