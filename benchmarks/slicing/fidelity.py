@@ -7,6 +7,7 @@ After each stage the records, the reference network and the runs, for the next s
 
 import argparse
 import dataclasses
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -14,8 +15,6 @@ import time
 from pathlib import Path
 
 from publish_weights import DATA
-from sslkit.publication import TrainingData, publish_backbone
-
 from reproduce import ROOT, command, load_recipes, tables_of
 from reproduction.pack import export_runs, import_runs
 from reproduction.records import Record, collect, load_records
@@ -25,7 +24,9 @@ from slicing.layout import MAX_FILE, RECORDS, REFERENCE, RUNS, WEIGHTS
 from slicing.rehearsal import write_small
 from slicing.results import write_result
 from sslkit.artifacts import ARTIFACT, read_artifact
+from sslkit.bundled import bundled_weights
 from sslkit.events import Event, Observer, StageEnd, StageStart
+from sslkit.publication import TrainingData, publish_backbone
 from sslkit.recipe import Recipe
 
 
@@ -45,11 +46,10 @@ def main() -> int:
     if arguments.earlier is not None:
         import_runs(arguments.earlier, arguments.runs)
     recipes = _recipes(arguments)
-    cells = by_interest(tables_of(recipes, cpu=False))
     known = load_records(ROOT / "docs" / "results")
-    missing = [cell for cell in cells if cell not in known]
+    missing = [cell for cell in by_interest(tables_of(recipes, cpu=False)) if cell not in known]
     reproduction = Reproduction(recipes, arguments.runs, [_Log()])
-    results = _Results(arguments, reproduction, cells)
+    results = _Results(arguments, reproduction, missing)
     for name in dict.fromkeys(cell.recipe for cell in missing):  # of an earlier slice, whose last moments were lost
         results.take_over(name)
     for name in reproduction.run([cell for cell in missing if cell not in results.records], lambda: time.monotonic() > deadline):
@@ -87,7 +87,7 @@ class _Results:
         own = [cell for cell in self._cells if cell.recipe == name]
         repeats = command(name, [f'data={{ name = "image_folder", root = "{arguments.images}", image_size = 32 }}'])
         for record in collect(self._reproduction.folder(name), name, own, data=arguments.data, command=repeats):
-            self.records[record.cell] = record
+            self.records.setdefault(record.cell, record)  # the first one knows the commit: what lies beside the run is of its last start
         write_result(arguments.out / RECORDS, {"records": [dataclasses.asdict(record) for record in self.records.values()]})
         if name == REFERENCE:
             self._publish(self._reproduction.folder(name) / "pretrain")
@@ -104,6 +104,8 @@ class _Results:
         with tempfile.TemporaryDirectory() as folder:
             words = self._arguments.data
             data = DATA.get(words, TrainingData(words, f"{words}.", "Under which terms the images may be used is not known."))
+            if (known := bundled_weights().get(REFERENCE)) is not None:  # the same weights, if an earlier slice trained them: it knows when
+                shutil.copy(known, folder)
             publish_backbone(stage, Path(folder), name=REFERENCE, data=data)
             with tarfile.open(Path(folder) / WEIGHTS, "w") as archive:
                 for path in sorted(Path(folder).glob(f"{REFERENCE}.*")):
