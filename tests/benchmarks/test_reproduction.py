@@ -14,7 +14,7 @@ from reproduction.document import render
 from reproduction.pack import export_runs, import_runs
 from reproduction.records import Record, collect, load_records, save_records
 from reproduction.runner import Reproduction, stages_of, with_upstream
-from reproduction.tables import Cell, Table, paper_tables
+from reproduction.tables import Cell, Table, by_interest, paper_tables
 from sslkit import Observer, StageStart, load_catalog, load_recipe
 from sslkit.events import Event
 from sslkit.recipe import Recipe, parse_recipe
@@ -188,6 +188,46 @@ def test_out_of_time_it_stops_and_goes_on_later_with_the_same_figures(through_ar
     assert found == expected
     assert len(found) == 2
     assert found[1][2] is not None  # two subsets have a spread
+
+
+def test_an_archive_holds_what_fits_pretraining_first_and_equal_stages_once(tmp_path: Path):
+    runs = tmp_path / "runs"
+    stages = {
+        "a/finetune": ("evaluate", "f1"),
+        "a/pretrain": ("pretrain", "p1"),
+        "b/pretrain": ("pretrain", "p1"),  # taken over from a
+        "b/wide": ("pretrain", "p2"),
+    }
+    for key, (kind, fingerprint) in stages.items():
+        (runs / key).mkdir(parents=True)
+        (runs / key / "artifact.json").write_text(json.dumps({"kind": kind, "status": "finished", "fingerprint": fingerprint}))
+        (runs / key / "backbone.safetensors").write_bytes(b"x" * 40_000)
+        (runs / key / "heads.safetensors").write_bytes(b"x" * 40_000)  # nothing starts from them
+    (runs / "a" / "environment.json").write_text("{}")
+
+    def packed(max_bytes: int | None) -> set[str]:
+        archive = tmp_path / "runs.tar"
+        size = export_runs(runs, archive, max_bytes=max_bytes)
+        assert max_bytes is None or size <= max_bytes
+        import_runs(archive, tmp_path / str(max_bytes))
+        return {path.relative_to(tmp_path / str(max_bytes)).as_posix() for path in (tmp_path / str(max_bytes)).rglob("*.*")}
+
+    whole = {f"{key}/{name}" for key in ("a/finetune", "a/pretrain", "b/wide") for name in ("artifact.json", "backbone.safetensors")}
+    assert packed(None) == whole | {"a/environment.json"}
+    assert packed(120_000) == {path for path in whole if "finetune" not in path} | {"a/environment.json"}
+    assert packed(70_000) == {"a/environment.json", "a/pretrain/artifact.json", "a/pretrain/backbone.safetensors"}
+
+
+def test_rotnets_own_probes_are_measured_before_all_else():
+    cells = by_interest(reproduce.tables_of(reproduce.load_recipes("", []), cpu=False))
+    assert [cell.metric for cell in cells[:4]] == [
+        "conv_probe.conv2.top1",
+        "mlp_probe.conv2.top1",
+        "random_conv_probe.conv2.top1",
+        "conv_finetune.conv2.top1",
+    ]
+    assert {cell.recipe for cell in cells[:6]} == {"rotnet_cifar10"}
+    assert len(set(cells)) == len(cells)
 
 
 # --------------------------------------------------------------------------------------------------------------------- records
