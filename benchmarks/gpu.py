@@ -91,6 +91,8 @@ def _plan(arguments: argparse.Namespace) -> Plan:
 def build_report(results: Mapping[str, JobResult], flops: Mapping[str, float], gpu: str, batch_size: int) -> dict[str, Any]:
     """Everything, by job and variant.
 
+    Images are source images: pretraining sees each in four views.
+
     Args:
         results: by job.
         flops: of one source image, by job.
@@ -101,7 +103,7 @@ def build_report(results: Mapping[str, JobResult], flops: Mapping[str, float], g
     jobs = {job: result.as_json(REFERENCES) for job, result in results.items()}
     for job, result in results.items():
         for variant, record in result.records.items():
-            jobs[job][variant] |= use_of(result.rate(variant), flops[job], peak, ready=ready_seconds(record))
+            jobs[job][variant] |= use_of(result.rate(variant), flops[job], peak, before=record.before_first)
     steps = {job: compiling_pays_from(result.records, batch_size) for job, result in results.items()}
     return {
         "jobs": jobs,
@@ -114,14 +116,14 @@ def build_report(results: Mapping[str, JobResult], flops: Mapping[str, float], g
     }
 
 
-def use_of(rate: Spread | None, flops: float, peak: float | None, *, ready: float | None) -> dict[str, Any]:
+def use_of(rate: Spread | None, flops: float, peak: float | None, *, before: float | None) -> dict[str, Any]:
     """What a rate means.
 
     Args:
         rate: source images a second.
         flops: of one source image.
         peak: FLOP/s of the GPU, if it is known.
-        ready: seconds before the first step.
+        before: seconds from the start of the process to the end of its first step.
     """
     if rate is None:
         return {}
@@ -129,20 +131,9 @@ def use_of(rate: Spread | None, flops: float, peak: float | None, *, ready: floa
         "mfu": plain(rate.times(flops / peak)) if peak else None,
         "tflop_per_s": plain(rate.times(flops / 1e12)),
         "s_per_epoch": EPOCH / rate.median,
-        "s_before_first_step": ready,
-        "s_per_100_epochs": 100 * EPOCH / rate.median + (ready or 0.0),
+        "s_to_first_step": before,
+        "s_per_100_epochs": 100 * EPOCH / rate.median + (before or 0.0),
     }
-
-
-def ready_seconds(record: Record) -> float | None:
-    """Seconds before the first step: set-up, and compiling where there is any. None where it was not measured.
-
-    An upper bound: all variants warm up at the same time.
-    """
-    if record.warm_up is None or not record.slices:
-        return None
-    seconds_per_image = sum(part.seconds for part in record.slices) / sum(part.images for part in record.slices)
-    return max(0.0, record.warm_up.seconds - record.warm_up.images * seconds_per_image)
 
 
 def compiling_pays_from(records: Mapping[str, Record], batch_size: int) -> int | None:
@@ -150,7 +141,7 @@ def compiling_pays_from(records: Mapping[str, Record], batch_size: int) -> int |
     eager, compiled = (records.get(name) for name in ("eager", "compiled"))
     if eager is None or compiled is None or not eager.rates or not compiled.rates:
         return None
-    delay = (ready_seconds(compiled) or 0.0) - (ready_seconds(eager) or 0.0)
+    delay = (compiled.before_first or 0.0) - (eager.before_first or 0.0)
     gain = batch_size / (sum(eager.rates) / len(eager.rates)) - batch_size / (sum(compiled.rates) / len(compiled.rates))
     return None if gain <= 0 else max(0, round(delay / gain))
 
@@ -168,9 +159,9 @@ def _show(report: Mapping[str, Any]) -> None:
 
 def gpu_table(report: Mapping[str, Any]) -> str:
     """The variants of each job, as Markdown."""
-    heads = ["job", "variant", "MFU", *(f"over {name}" for name in REFERENCES), "TFLOP/s", "images/s", "s before the first step"]
+    heads = ["job", "variant", "MFU", *(f"over {name}" for name in REFERENCES), "TFLOP/s", "source images/s", "s to the first step"]
     heads += ["s for 100 epochs", "peak GPU, MiB", "problem"]
-    keys = ["mfu", *(f"over_{name}" for name in REFERENCES), "tflop_per_s", "images_per_s", "s_before_first_step"]
+    keys = ["mfu", *(f"over_{name}" for name in REFERENCES), "tflop_per_s", "images_per_s", "s_to_first_step"]
     keys += ["s_per_100_epochs", "peak_gpu_mib"]
     rows = [
         [job, variant, *(_text(described.get(key)) for key in keys), described.get("problem", "")]

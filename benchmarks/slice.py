@@ -9,6 +9,7 @@ docs/offline.md explains each step. `run --device cpu --rehearse` does the same 
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,13 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument(
         "--earlier", type=Path, metavar="ARCHIVE", help="runs of an earlier slice to resume (default: benchmarks/earlier.tar, if it exists)"
     )
-    pack.add_argument("--python", default="3.12", metavar="VERSION", help="of the machine (default: %(default)s); Linux on x86_64")
+    pack.add_argument(
+        "--python", type=_python, default="3.12", metavar="VERSION", help="of the machine (default: %(default)s); Linux on x86_64"
+    )
     pack.add_argument("--dirty", action="store_true", help="pack uncommitted changes too; what they measure cannot be merged")
     _answer(pack, _pack)
 
     run = commands.add_parser("run", help="install, measure, and write each result as soon as it exists")
     run.add_argument("--from", dest="folder", type=Path, required=True, metavar="FOLDER", help="that `pack` made")
-    run.add_argument("--minutes", type=float, required=True, help="for everything, the installation included")
+    run.add_argument("--minutes", type=_positive, required=True, help="for everything, the installation included")
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the results: at most 8 files of at most 16 MiB")
     run.add_argument(
         "--parts", nargs="+", default=["smoke", "speed", "fidelity"], choices=["smoke", "speed", "fidelity"], help="which (default: all)"
@@ -77,6 +80,18 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--rehearsal", action="store_true", help="merge a rehearsal into a copy of the checkout, given by --into")
     _answer(merge, _merge)
     return parser
+
+
+def _positive(text: str) -> float:
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"must be positive; found {text}")
+    return float(text)
+
+
+def _python(text: str) -> str:
+    if not re.fullmatch(r"3\.\d+", text):
+        raise argparse.ArgumentTypeError(f"is no version; found {text}; allowed 3.11, 3.12 ...")
+    return text
 
 
 def _answer(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:

@@ -37,9 +37,9 @@ def describe_environment() -> dict[str, Any]:
 def describe_in_a_line(environment: dict[str, Any]) -> str:
     """The least that must stand under a table."""
     versions = environment["versions"]
-    device, flags = environment["device"], " ".join(environment["flags"])
+    device, flags = environment["device"], f" ({' '.join(environment['flags'])})" if environment["flags"] else ""
     commit = environment["commit"] or "no commit"
-    return f"{device} ({flags}); torch {versions['torch']}, sslkit {versions['sslkit']} {commit}, {environment['date'][:10]}"
+    return f"{device}{flags}; torch {versions['torch']}, sslkit {versions['sslkit']} {commit}, {environment['date'][:10]}"
 
 
 def _version(name: str) -> str:

@@ -24,6 +24,7 @@ class Measured(NamedTuple):
         seconds: wall time, all work of a GPU included.
         peak_rss: bytes resident at most so far, of the job's own process: loader workers are not in it.
         peak_gpu: bytes of a GPU allocated at most so far; 0 on a CPU.
+        first_step: when the job's first step had ended, in seconds of the system's monotonic clock.
     """
 
     images: int
@@ -31,6 +32,7 @@ class Measured(NamedTuple):
     seconds: float
     peak_rss: int
     peak_gpu: int
+    first_step: float = 0.0
 
 
 class Gate:
@@ -44,6 +46,7 @@ class Gate:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._first_step = 0.0
         self._open()
 
     def step(self, num_images: int) -> None:
@@ -54,6 +57,9 @@ class Gate:
         """
         self._images += num_images
         self._steps += 1
+        if not self._first_step:
+            _await_gpu()
+            self._first_step = time.monotonic()
         if self._steps < self._wanted.steps or time.perf_counter() - self._since < self._wanted.seconds:
             return
         self._connection.send(self._measured())
@@ -70,7 +76,7 @@ class Gate:
     def _measured(self) -> Measured:
         peak_gpu = _await_gpu()
         seconds = time.perf_counter() - self._since
-        return Measured(self._images, self._steps, seconds, peak_rss(), peak_gpu)
+        return Measured(self._images, self._steps, seconds, peak_rss(), peak_gpu, self._first_step)
 
 
 def _await_gpu() -> int:

@@ -37,12 +37,13 @@ class Record:
     Attributes:
         slices: one a round.
         problem: why there are none, or no more of them; empty where all went well.
-        warm_up: what came before the first, set-up and compiling counted in.
+        before_first: seconds from the start of its process to the end of its first step: imports, set-up and compiling. An upper bound
+            where others warmed up at the same time.
     """
 
     slices: list[Measured] = field(default_factory=list)
     problem: str = ""
-    warm_up: Measured | None = None
+    before_first: float | None = None
 
     @property
     def rates(self) -> list[float]:
@@ -84,17 +85,22 @@ def _warm_up(workers: Mapping[str, Worker], records: Mapping[str, Record], plan:
     if plan.ready_within is None:
         for name, worker in workers.items():
             worker.ask(plan.warm_up)
-            records[name].warm_up = _answer(worker, records[name])
+            _note_start(worker, records[name])
         return
     deadline = time.monotonic() + plan.ready_within
     for worker in workers.values():
         worker.ask(plan.warm_up)
     for name, worker in workers.items():
         if worker.is_ready(max(0.0, deadline - time.monotonic())):
-            records[name].warm_up = _answer(worker, records[name])
+            _note_start(worker, records[name])
         else:
             records[name].problem = f"failed: was not ready within {plan.ready_within:.0f} seconds"
             worker.stop()  # what it is still busy with would disturb the others
+
+
+def _note_start(worker: Worker, record: Record) -> None:
+    if (measured := _answer(worker, record)) is not None:
+        record.before_first = measured.first_step - worker.started
 
 
 def _answer(worker: Worker, record: Record) -> Measured | None:

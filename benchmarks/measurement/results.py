@@ -1,6 +1,5 @@
 """What was measured: rates and ratios, by round, then as median, minimum and maximum; as JSON and as a table."""
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from measurement.interleave import Record
+from sslkit import artifacts
 
 MIB = 2**20
 
@@ -125,7 +125,6 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def write_json(path: Path | None, report: Mapping[str, Any]) -> None:
-    """Write a report where a file was asked for."""
+    """Write a report where a file was asked for, whole or not at all."""
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        artifacts.write_json(path, report)

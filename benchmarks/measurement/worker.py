@@ -40,9 +40,13 @@ class Worker:
 
     Args:
         variant: what to run.
+
+    Attributes:
+        started: when, in seconds of the system's monotonic clock.
     """
 
     def __init__(self, variant: Variant) -> None:
+        self.started = time.monotonic()
         self._connection, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
@@ -105,6 +109,7 @@ def main(connection: Connection) -> None:
         pkgutil.resolve_name(variant.entry)(variant.workload, Gate(connection))
         connection.send("ended although more was asked for")
     except Exception as error:
+        traceback.print_exc()
         connection.send(_one_line(error))
 
 

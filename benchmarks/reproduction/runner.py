@@ -58,28 +58,52 @@ class Reproduction:
         """The run's folder of a recipe."""
         return self._runs / self.recipes[recipe].name
 
-    def run(self, missing: Sequence[Cell], should_stop: Callable[[], bool]) -> Iterator[str]:
+    def run(
+        self, missing: Sequence[Cell], should_stop: Callable[[], bool], *, on_error: Callable[[str, Exception], None] | None = None
+    ) -> Iterator[str]:
         """Measure missing cells in their order, until told to stop.
 
+        Args:
+            missing: what to measure.
+            should_stop: asked after every step.
+            on_error: is told of a stage that failed, which is then tried again without compiling, and left out if that fails too.
+                None: what failed is raised.
+
         Yields:
-            The name of the recipe, after each of its stages that is finished.
+            The name of the recipe, after each of its stages that is finished, those counted in that only others start from.
         """
         for name, stage in self._needed(missing):
-            recipe = self.recipes[name]
-            chain = with_upstream(recipe, stage)
+            chain = with_upstream(self.recipes[name], stage)
             for needed in chain:
-                self._reuse(recipe, needed)
+                self._reuse(self.recipes[name], needed)
+            for end, needed in enumerate(chain, start=1):
+                if needed is not stage and _is_finished(self.folder(name) / needed.key):
+                    continue
+                try:
+                    done = self._run(name, chain[:end], should_stop, on_error)
+                except RunInterruptedError:
+                    return
+                if not done:
+                    break
+                yield name
+
+    def _run(
+        self, name: str, stages: Sequence[Stage], should_stop: Callable[[], bool], on_error: Callable[[str, Exception], None] | None
+    ) -> bool:
+        """Run some stages of a recipe; returns whether they are finished."""
+        for attempt in (stages, _uncompiled(stages)):
+            recipe = dataclasses.replace(self.recipes[name], stages=tuple(attempt))
             try:
-                run_recipe(
-                    dataclasses.replace(recipe, stages=tuple(chain)),
-                    output=self.folder(name),
-                    observers=self._observers,
-                    should_stop=should_stop,
-                    report=False,
-                )
+                run_recipe(recipe, output=self.folder(name), observers=self._observers, should_stop=should_stop, report=False)
             except RunInterruptedError:
-                return
-            yield name
+                raise
+            except Exception as error:
+                if on_error is None:
+                    raise
+                on_error(f"{name}, {stages[-1].key}", error)
+            else:
+                return True
+        return False
 
     def _needed(self, missing: Sequence[Cell]) -> Iterator[tuple[str, Stage]]:
         for name in dict.fromkeys(cell.recipe for cell in missing):
@@ -98,6 +122,11 @@ class Reproduction:
                 if other.data == recipe.data and identity(candidate, other.stages) == wanted and _is_finished(source):
                     shutil.copytree(source, target, dirs_exist_ok=True)
                     return
+
+
+def _uncompiled(stages: Sequence[Stage]) -> list[Stage]:
+    """The same stages: compiling is no part of what a stage is known by."""
+    return [dataclasses.replace(stage, runtime=dataclasses.replace(stage.runtime, compile=False)) for stage in stages]
 
 
 def _is_finished(folder: Path) -> bool:

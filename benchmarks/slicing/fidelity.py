@@ -1,6 +1,6 @@
 """The third part of a slice: figures of the paper that are missing, the most informative first, until the time is up.
 
-    python -m slicing.fidelity --images images --runs runs --out results --seconds 300 --data "CIFAR-10 (JPEG)" compile=true
+    python -m slicing.fidelity --images images --runs runs --out results --until SECONDS --data "CIFAR-10 (JPEG)" compile=true
 
 After each stage the records, the reference network and the runs, for the next slice to resume, are in the folder of the results.
 """
@@ -8,11 +8,14 @@ After each stage the records, the reference network and the runs, for the next s
 import argparse
 import dataclasses
 import shutil
+import signal
 import sys
 import tarfile
 import tempfile
 import time
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from publish_weights import DATA
 from reproduce import ROOT, command, load_recipes, tables_of
@@ -40,10 +43,10 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, required=True, help="where the run folders are, or will be")
     parser.add_argument("--earlier", type=Path, help="an archive of runs to resume")
     parser.add_argument("--out", type=Path, required=True, help="for the results")
-    parser.add_argument("--seconds", type=float, required=True, help="stop after so many")
+    parser.add_argument("--until", type=float, required=True, help="on the system's monotonic clock: stop then")
     parser.add_argument("--rehearse", action="store_true", help="with small copies of the recipes")
     arguments = parser.parse_args()
-    deadline = time.monotonic() + arguments.seconds
+    signal.signal(signal.SIGTERM, _end)
     if arguments.earlier is not None:
         import_runs(arguments.earlier, arguments.runs)
     recipes = _recipes(arguments)
@@ -53,18 +56,31 @@ def main() -> int:
     results = _Results(arguments, reproduction, missing)
     for name in dict.fromkeys(cell.recipe for cell in missing):  # of an earlier slice, whose last moments were lost
         results.take_over(name)
-    for name in reproduction.run([cell for cell in missing if cell not in results.records], lambda: time.monotonic() > deadline):
-        results.take_over(name)
-        results.export()
-    results.export()  # the checkpoint of the stage that was stopped
+    left = [cell for cell in missing if cell not in results.records]
+    try:
+        for name in reproduction.run(left, lambda: time.monotonic() > arguments.until, on_error=_tell):
+            results.take_over(name)
+            results.export()
+    finally:
+        results.export()  # the checkpoint of the stage that was stopped
     print(f"{len(results.records)} figures measured, {len([cell for cell in missing if cell not in results.records])} missing")
     return 0
+
+
+def _end(*_arguments: object) -> NoReturn:
+    """Of SIGTERM: what is finished, and the last checkpoint, are still handed over."""
+    raise SystemExit(1)
+
+
+def _tell(stage: str, error: Exception) -> None:
+    print(f"{stage} failed:", flush=True)
+    traceback.print_exception(error, file=sys.stdout)
 
 
 def _recipes(arguments: argparse.Namespace) -> dict[str, Recipe]:
     """At the paper's size, or small, on the images that are given. One checkpoint is enough to be carried away."""
     images = f'data={{ name = "image_folder", root = "{arguments.images}", image_size = 32 }}'
-    overrides = [images, "keep_checkpoints=1", *arguments.overrides]
+    overrides = [images, "keep_checkpoints=1", "checkpoint_minutes=1", *arguments.overrides]
     if not arguments.rehearse:
         return load_recipes("", overrides)
     with tempfile.TemporaryDirectory() as folder:

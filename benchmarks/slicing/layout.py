@@ -10,7 +10,9 @@ MAX_PACKED = 45 * MIB
 SLICE = "slice.json"
 """Of the results: which slice, on what machine, and what became of each part."""
 SMOKE, SPEED, RECORDS, WEIGHTS, RUNS = "smoke.json", "speed.json", "records.json", "weights.tar", "runs.tar"
-RESULTS = (SLICE, SMOKE, SPEED, RECORDS, WEIGHTS, RUNS)
+LOG = "log.txt"
+"""Everything that the parts print."""
+RESULTS = (SLICE, SMOKE, SPEED, RECORDS, WEIGHTS, RUNS, LOG)
 MAX_FILE = 16 * MIB
 """Of one result; that which cannot be bounded otherwise, the runs, is packed by it."""
 

@@ -1,6 +1,7 @@
 """What a slice brought home, taken into the documents: refused as a whole if anything in it could not be traced, and never twice."""
 
 import re
+import statistics
 import tarfile
 import tempfile
 from collections.abc import Callable, Mapping
@@ -62,12 +63,11 @@ def merge(results: Path, *, checkout: Path | None = None, rehearsal: bool = Fals
     entry |= {"gpu": environment["gpu"], "versions": environment["versions"], "python": environment["python"]}
     entry["parts"] = {part: {key: facts.get(key) for key in ("status", "seconds")} for part, facts in found["parts"].items()}
     write_json(ledger_path, {"slices": [*ledger["slices"], entry]})  # last: a merge that was cut short can be repeated
+    lines += [f"{path.name}: not taken over, no slice writes it" for path in sorted(results.iterdir()) if path.name not in RESULTS]
     return [*lines, f"{target / 'docs'}: rewritten; look at the changes, and commit them"]
 
 
 def _check_slice(results: Path, found: Mapping[str, Any], target: Path, rehearsal: bool) -> None:
-    if strangers := sorted(path.name for path in results.iterdir() if path.name not in (*RESULTS, ".partial")):
-        raise SliceError(f"{results}: holds files that no slice writes; found {', '.join(strangers)}; allowed {', '.join(RESULTS)}")
     if rehearsal and target == ROOT:
         raise SliceError("--rehearsal: what was rehearsed must not be taken for a result; give a copy of the checkout with --into")
     if found.get("rehearsal", True) != rehearsal:
@@ -186,29 +186,50 @@ def gpu_section(docs: Path) -> str:
         speed=reports["gpu"],
         smoke=reports["gpu_smoke"],
         table=gpu_table(reports["gpu"]) if reports["gpu"] else "",
-        goals=goals(reports["gpu"], records),
+        goals=goals(reports["gpu"], records, _trained_in(docs.parent)),
         describe=describe_in_a_line,
     )
 
 
-def goals(speed: Mapping[str, Any] | None, records: Mapping[Cell, Record]) -> list[tuple[str, str, str]]:
-    """Each goal, whether it was reached, and the result that says so."""
+def _trained_in(checkout: Path) -> float | None:
+    path = checkout / "recipes" / "weights" / f"{REFERENCE}.safetensors"
+    return read_weights(path).origin["seconds"] if path.exists() else None
+
+
+def goals(speed: Mapping[str, Any] | None, records: Mapping[Cell, Record], trained_in: float | None) -> list[tuple[str, str, str]]:
+    """Each goal, whether it was reached, and the result that says so.
+
+    Args:
+        speed: the report of the speed part, if there is one.
+        records: at the paper's size.
+        trained_in: seconds that the reference network's pretraining took, if it was; else they are projected from the rate.
+    """
     variants = (speed or {}).get("jobs", {}).get("pretrain", {})
-    seconds = [
-        variants[name]["s_per_100_epochs"] for name in ("eager", "compiled", "CUDA graphs") if "s_per_100_epochs" in variants.get(name, {})
-    ]
-    limits = {"compiled": "over_limit", "CUDA graphs": "over_limit, CUDA graphs"}
-    shares = [spread["median"] for name, limit in limits.items() if (spread := variants.get(name, {}).get(limit))]
+    projected = [variants[name]["s_per_100_epochs"] for name in _OURS if "s_per_100_epochs" in variants.get(name, {})]
+    seconds, how = (min(projected, default=None), "{:.0f} s, projected") if trained_in is None else (trained_in, "{:.0f} s")
     probe = records.get(Cell(REFERENCE, "conv_probe.conv2.top1"))
-    syncs = (speed or {}).get("syncs_per_step")
-    text = "RotNet's 100 epochs in at most 150 s, aiming for 100; start-up and compiling counted in"
+    text = "RotNet's 100 epochs in at most 150 s, aiming for 100; compiling counted in"
     return [
-        (text, *_judged(min(seconds, default=None), lambda found: found <= 150, "{:.0f} s")),
+        (text, *_judged(seconds, lambda found: found <= 150, how)),
         ("the conv probe's 100 epochs in at most 40 s", *_judged(probe and probe.seconds, lambda found: found <= 40, "{:.0f} s")),
-        ("at least 0.97 of the resident limit", *_judged(max(shares, default=None), lambda found: found >= 0.97, "{:.3f}")),
-        ("no host sync in a step", *_judged(syncs, lambda found: found == 0, "{:g} a step")),
+        ("at least 0.97 of the resident limit", *_judged(_over_limit(variants), lambda found: found >= 0.97, "{:.3f}")),
+        ("no host sync in a step", *_judged((speed or {}).get("syncs_per_step"), lambda found: found == 0, "{:g} a step")),
         ("the paper's comparison within 0.5 points", *_against_the_paper(records)),
     ]
+
+
+_OURS, _LIMITS = ("eager", "compiled", "CUDA graphs"), ("limit", "limit, CUDA graphs")
+
+
+def _over_limit(variants: Mapping[str, Any]) -> float | None:
+    """Our best way over the best limit: median of the rounds."""
+    ours, limits = (
+        [rates for name in names if (rates := variants.get(name, {}).get("images_per_s_by_round"))] for names in (_OURS, _LIMITS)
+    )
+    if not ours or not limits:
+        return None
+    best, limit = (max(rates, key=statistics.median) for rates in (ours, limits))
+    return statistics.median(one / other for one, other in zip(best, limit, strict=False))
 
 
 def _judged(found: float | None, reached: Callable[[float], bool], words: str) -> tuple[str, str]:

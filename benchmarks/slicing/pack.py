@@ -1,13 +1,15 @@
 """One folder with all that a machine without network lacks."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from slicing.errors import SliceError
 from slicing.install import PROJECT, Requirement, Wheel, canonicalize_name
@@ -47,6 +49,7 @@ def pack(folder: Path, *, images: Path, data: str, earlier: Path | None = None, 
     commit = checkout_commit()
     if not dirty and (not commit or commit.endswith("-dirty")):
         raise SliceError(f"results need the commit that made them; found {commit or 'no checkout'!r}; commit first, or try with --dirty")
+    _check_images(images)
     _make_anew(folder)
     _pack_wheels(folder / WHEELS, python)
     _pack_source(folder)
@@ -63,6 +66,17 @@ def pack(folder: Path, *, images: Path, data: str, earlier: Path | None = None, 
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return _described(folder, commit)
+
+
+def _check_images(archive: Path) -> None:
+    """On the other machine it would take minutes to find out."""
+    try:
+        with tarfile.open(archive) as file:
+            splits = {parts[0] for member in file if member.isfile() and len(parts := PurePosixPath(member.name).parts) == 3}
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise SliceError(f"--images: {archive} cannot be read ({' '.join(str(error).split())})") from None
+    if lacking := {"train", "test"} - splits:
+        raise SliceError(f"--images: {archive} has no {' and no '.join(f'{split}/<class>/<image>' for split in sorted(lacking))}")
 
 
 def _make_anew(folder: Path) -> None:
@@ -144,4 +158,5 @@ def _described(folder: Path, commit: str) -> str:
             f"{folder}: is too large; found {total / MIB:.1f} MiB; allowed {MAX_PACKED / MIB:.0f}; the largest files: {largest}"
         )
     wheels = len(list((folder / WHEELS).glob("*.whl")))
-    return f"{folder}: {total / MIB:.1f} MiB, {len(sizes)} files, {wheels} wheels, commit {commit or 'unknown'}"
+    warning = "" if re.fullmatch("[0-9a-f]+", commit) else "; what it measures cannot be merged"
+    return f"{folder}: {total / MIB:.1f} MiB, {len(sizes)} files, {wheels} wheels, commit {commit or 'unknown'}{warning}"

@@ -25,15 +25,18 @@ from typing import Any
 
 from slicing.errors import SliceError
 from slicing.install import install
-from slicing.layout import EARLIER, IMAGES, MANIFEST, SLICE, SMOKE, SOURCE, SPEED, WHEELS
+from slicing.layout import EARLIER, IMAGES, LOG, MANIFEST, SLICE, SMOKE, SOURCE, SPEED, WHEELS
 from slicing.results import read_result, write_result
 
 BUDGETS = {"smoke": 60.0, "speed": 90.0}
 """Seconds. What is left belongs to fidelity."""
 
-_LAST = 15.0
+_LAST = 20.0
 """Seconds that fidelity leaves over: it stops between two steps, and hands over a checkpoint and the runs."""
-_GRACE = 5.0
+_GRACE = 10.0
+"""Seconds between the signal that ends a part and the one that kills it."""
+_PATIENCE = 180.0
+"""Seconds that starting up may take before something is wrong."""
 _TAIL = 4000
 """Letters of a part's output that are kept."""
 _REHEARSED_PER_CLASS = 40
@@ -60,7 +63,7 @@ def run(folder: Path, out: Path, *, minutes: float, parts: Sequence[str], device
     manifest = read_result(folder / MANIFEST)
     if "commit" not in manifest:
         raise SliceError(f"{folder}: is not whole; pack it again")
-    if (out / SLICE).exists():
+    if (out / SLICE).exists() and read_result(out / SLICE).get("environment") is not None:  # else it did not get as far as to begin
         raise SliceError(f"{out}: holds the results of another slice; name another folder")
     with tempfile.TemporaryDirectory(prefix="sslkit-slice-", ignore_cleanup_errors=True) as work:
         diary = _Diary(out / SLICE, manifest, minutes, rehearse)
@@ -71,13 +74,13 @@ def run(folder: Path, out: Path, *, minutes: float, parts: Sequence[str], device
         diary.write()
         unpacking = _Unpacking(folder / IMAGES / manifest["images"]["file"], Path(work) / "images", rehearse)
         for part in parts:
+            if part == "fidelity":
+                unpacking.wait()
             left = deadline - time.monotonic() - (_LAST if part == "fidelity" else _GRACE)
             budget = min(BUDGETS.get(part, left), left)
             if budget <= 0:
                 diary.note(part, status="no time left")
                 continue
-            if part == "fidelity":
-                unpacking.wait()
             command = _command(part, folder.resolve(), Path(work), out.resolve(), budget, device, rehearse, manifest["images"]["data"])
             _run_part(part, command, environment, source, budget + (_LAST if part == "fidelity" else 0.0), diary)
     print("\n".join(diary.lines()))
@@ -88,12 +91,12 @@ def _command(part: str, folder: Path, work: Path, out: Path, budget: float, devi
     if part == "smoke":
         return ["-m", "slicing.smoke", "--out", f"{out / SMOKE}", "--tests", f"{folder / SOURCE / 'tests'}", "--device", device]
     if part == "speed":
-        size = ["--width", "0.1", "--images", "512", "--rounds", "2", "--seconds", "0.2"] if rehearse else ["--quick"]
-        options = ["--jobs", "pretrain", "--device", device.partition(":")[0], "--ready-within", f"{0.6 * budget:.0f}"]
+        size = ["--width", "0.1", "--images", "512", "--rounds", "2", "--seconds", "0.2"] if rehearse else ["--quick", "--seconds", "1"]
+        options = ["--jobs", "pretrain", "--device", device.partition(":")[0], "--ready-within", f"{budget / 2:.0f}"]
         return [f"{folder / SOURCE / 'benchmarks' / 'gpu.py'}", "--json", f"{out / SPEED}", *options, *size]
     earlier = ["--earlier", f"{folder / EARLIER}"] if (folder / EARLIER).exists() else []
     places = ["--images", f"{work / 'images'}", "--runs", f"{work / 'runs'}", "--out", f"{out}", *earlier]
-    options = ["--seconds", f"{budget:.0f}", "--data", data, *(["--rehearse"] if rehearse else [])]
+    options = ["--until", f"{time.monotonic() + budget:.1f}", "--data", data, *(["--rehearse"] if rehearse else [])]
     return ["-m", "slicing.fidelity", *places, *options, f"device={device}", *fastest(out / SPEED)]
 
 
@@ -102,9 +105,10 @@ def fastest(speed: Path) -> list[str]:
 
     CUDA graphs are left out: figures are to come from the settings that people get by default.
     """
-    if not speed.exists():
+    try:
+        variants = read_result(speed)["jobs"]["pretrain"]
+    except (SliceError, KeyError):
         return []
-    variants = read_result(speed)["jobs"].get("pretrain", {})
     seconds = {name: variants[name].get("s_per_100_epochs") for name in ("eager", "compiled") if name in variants}
     known = {name: value for name, value in seconds.items() if value is not None}
     return [f"compile={str(min(known, key=lambda name: known[name]) == 'compiled').lower()}"] if known else []
@@ -151,7 +155,8 @@ def _run_part(part: str, command: Sequence[str], environment: dict[str, str], so
     """Start a part, wait as long as its budget allows, then stop it and all that it has started."""
     began = time.monotonic()
     diary.note(part, status="running", budget=round(budget))
-    with tempfile.TemporaryFile() as output:
+    with diary.path.with_name(LOG).open("ab+") as output:
+        start = output.tell()
         process = subprocess.Popen(
             [sys.executable, *command],
             cwd=source,
@@ -168,7 +173,7 @@ def _run_part(part: str, command: Sequence[str], environment: dict[str, str], so
         except subprocess.TimeoutExpired:
             _stop(process)
             status = "cut off"
-        output.seek(0)
+        output.seek(start)
         text = output.read().decode(errors="replace")[-_TAIL:]
     diary.note(part, status=status, seconds=round(time.monotonic() - began, 1), output=text)
 
@@ -207,7 +212,10 @@ def _environment(work: Path, source: Path, commit: str) -> dict[str, str]:
 def _facts(environment: dict[str, str], source: Path, device: str) -> dict[str, Any]:
     """Device and versions, read by a program that has what was installed."""
     command = [sys.executable, "-m", "slicing.facts"]
-    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False, timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise SliceError(f"torch did not start within {_PATIENCE:.0f} seconds here") from None
     if done.returncode:
         raise SliceError(f"sslkit cannot be imported here ({' '.join(done.stderr.split()[-40:])})")
     facts = json.loads(done.stdout)

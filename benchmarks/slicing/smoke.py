@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--tests", type=Path, required=True, help="the folder of the tests")
     parser.add_argument("--device", default="cuda")
     arguments = parser.parse_args()
-    report: dict[str, Any] = {"environment": describe_environment(), "resumed": None, "tests": []}
+    report: dict[str, Any] = {"environment": describe_environment(), "resumed": None, "collected": 0, "tests": []}
     write_result(arguments.out, report)
     # At the same time: starting programs is most of what either does.
     with tempfile.TemporaryDirectory(prefix="sslkit-smoke-") as folder, ThreadPoolExecutor() as pool:
@@ -38,13 +38,15 @@ def main() -> int:
         ended = False
         while not ended:
             ended = not wait([resumed, tests], timeout=0.5).not_done
-            found = {**report, "tests": read_tests(log), "resumed": resumed.result() if resumed.done() else None}
+            found = {**report, **read_tests(log), "resumed": resumed.result() if resumed.done() else None}
             if found != report:
                 report = found
                 write_result(arguments.out, report)
     failed = [test["name"] for test in report["tests"] if test["outcome"] == "failed"]
     print(f"killed and resumed: {'same bits' if not report['resumed']['problems'] else report['resumed']['problems']}")
-    print(f"{len(report['tests'])} tests for a GPU, failed: {failed or 'none'}; pytest ended with {tests.result()}")
+    print(
+        f"{len(report['tests'])} of {report['collected']} tests for a GPU ended, failed: {failed or 'none'}; pytest ended with {tests.result()}"
+    )
     fine = not report["resumed"]["problems"] and tests.result() in (0, 5)  # 5: there are none
     return int(not fine)
 
@@ -68,9 +70,10 @@ def run_tests(folder: Path, log: Path) -> int:
     return subprocess.run(command, cwd=folder.parent, stdout=sys.stderr, check=False).returncode
 
 
-def read_tests(log: Path) -> list[dict[str, Any]]:
-    """What became of each test so far."""
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+def read_tests(log: Path) -> dict[str, Any]:
+    """How many tests there are, and what became of each that has ended."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    return {"collected": sum(line.get("collected", 0) for line in lines), "tests": [line for line in lines if "name" in line]}
 
 
 if __name__ == "__main__":

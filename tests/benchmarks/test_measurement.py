@@ -141,8 +141,10 @@ def test_variants_warm_up_together_and_who_is_late_is_left_out_and_stopped(tmp_p
     )
     assert records["late"].problem == "failed: was not ready within 15 seconds"
     assert records["raising"].problem.startswith("failed: ValueError")  # in the round, after a step of warm-up
-    assert records["quick"].warm_up is not None
-    assert records["quick"].warm_up.images == 5
+    before = records["quick"].before_first
+    assert before is not None
+    assert 0 < before < 15
+    assert records["late"].before_first is None
     assert seen == [{"late": 0, "raising": 0, "quick": 0}, {"late": 0, "raising": 0, "quick": 1}]
     assert not any(is_alive(int(line.split()[1])) for line in log.read_text().splitlines())
 
@@ -358,13 +360,13 @@ def test_compiling_is_counted_and_pays_from_some_step_on() -> None:
 
     def ready(seconds_a_step: float, before: float) -> Record:
         steps = [Measured(images=1280, steps=10, seconds=10 * seconds_a_step, peak_rss=0, peak_gpu=0)] * 2
-        return Record(steps, warm_up=Measured(images=2560, steps=20, seconds=before + 20 * seconds_a_step, peak_rss=0, peak_gpu=0))
+        return Record(steps, before_first=before)
 
     records = {"eager": ready(0.2, 5.0), "compiled": ready(0.1, 45.0)}
     report = gpu.build_report({"pretrain": JobResult("pretrain", records)}, {"pretrain": 1.0}, "", 128)
     assert report["compiling_pays_from_steps"] == {"pretrain": 400}
     found = report["jobs"]["pretrain"]["compiled"]
-    assert found["s_before_first_step"] == pytest.approx(45)
+    assert found["s_to_first_step"] == pytest.approx(45)
     assert found["s_per_100_epochs"] == pytest.approx(45 + 100 * 50_000 / 1280)
     assert gpu.compiling_pays_from({"eager": ready(0.1, 5.0), "compiled": ready(0.2, 1.0)}, 128) is None
     assert gpu.compiling_pays_from({"eager": ready(0.1, 5.0), "compiled": Record(problem="failed: x")}, 128) is None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import reproduce
+from reproduction import runner
 from reproduction.claims import judge
 from reproduction.document import render
 from reproduction.pack import export_runs, import_runs
@@ -152,7 +153,7 @@ def test_what_one_recipe_has_trained_is_not_trained_again(tmp_path: Path):
     reproduction = Reproduction(recipes, tmp_path, [started])
     finished = list(reproduction.run([cell for recipe in recipes.values() for cell in cells_of(recipe)], lambda: False))
     assert started.stages == ["pretrain", "probe", "few", "probe"]  # the few labels are the same in both
-    assert finished == ["one", "one", "two", "two"]
+    assert finished == ["one", "one", "one", "two", "two"]  # pretraining counted in where it was done
     for name, recipe in recipes.items():
         records = collect(tmp_path / name, name, cells_of(recipe), data="digits", command="x")
         assert [found.cell for found in records] == cells_of(recipe)
@@ -168,7 +169,7 @@ def test_only_what_is_missing_is_measured(tmp_path: Path):
 def test_out_of_time_it_stops_and_goes_on_later_with_the_same_figures(through_archive: bool, tmp_path: Path):
     cells = cells_of(tiny("one"))
     whole = Reproduction({"one": tiny("one")}, tmp_path / "whole")
-    assert len(list(whole.run(cells, lambda: False))) == 2
+    assert len(list(whole.run(cells, lambda: False))) == 3
 
     def stop_after(questions: int) -> Callable[[], bool]:
         answers = iter(range(questions))
@@ -180,7 +181,7 @@ def test_out_of_time_it_stops_and_goes_on_later_with_the_same_figures(through_ar
         assert export_runs(parts, tmp_path / "runs.tar.gz") > 0
         parts = tmp_path / "elsewhere"
         import_runs(tmp_path / "runs.tar.gz", parts)
-    assert list(Reproduction({"one": tiny("one")}, parts).run(cells, lambda: False)) == ["one", "one"]
+    assert list(Reproduction({"one": tiny("one")}, parts).run(cells, lambda: False)) == ["one", "one", "one"]
     found, expected = (
         [(r.metric, r.value, r.spread) for r in collect(folder / "one", "one", cells, data="digits", command="x")]
         for folder in (parts, tmp_path / "whole")
@@ -188,6 +189,54 @@ def test_out_of_time_it_stops_and_goes_on_later_with_the_same_figures(through_ar
     assert found == expected
     assert len(found) == 2
     assert found[1][2] is not None  # two subsets have a spread
+
+
+def test_finished_pretraining_is_told_of_before_its_first_probe_begins(tmp_path: Path):
+    """It takes longest: who hands results over after each stage must not lose it with a probe that is cut off."""
+    reproduction = Reproduction({"one": tiny("one")}, tmp_path)
+    stages = reproduction.run(cells_of(tiny("one"))[:1], (tmp_path / "one" / "pretrain" / "backbone.safetensors").exists)
+    assert next(stages) == "one"
+    assert json.loads((tmp_path / "one" / "pretrain" / "artifact.json").read_text())["status"] == "finished"
+    assert list(stages) == []  # stopped in the probe
+    assert not (tmp_path / "one" / "probe" / "heads.safetensors").exists()
+
+
+class Failing:
+    """Fails where a compiler might: in a stage that is compiled, or in any."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, stage: str, *, compiled_alone: bool) -> None:
+        self.tried: list[bool] = []
+        whole = runner.run_recipe
+
+        def run_recipe(recipe: Recipe, **options: Any) -> Any:
+            if recipe.stages[-1].key == stage:
+                compiled = bool(recipe.stages[-1].runtime.compile)
+                self.tried.append(compiled)
+                if compiled or not compiled_alone:
+                    raise RuntimeError("no such kernel")
+            return whole(recipe, **options)
+
+        monkeypatch.setattr(runner, "run_recipe", run_recipe)
+
+
+@pytest.mark.parametrize("compiled_alone", [True, False])
+def test_a_stage_that_fails_is_tried_uncompiled_and_the_others_go_on(compiled_alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    failing = Failing(monkeypatch, "probe", compiled_alone=compiled_alone)
+    reproduction = Reproduction({"one": tiny("one")}, tmp_path)
+    problems: list[str] = []
+    finished = list(
+        reproduction.run(cells_of(tiny("one")), lambda: False, on_error=lambda stage, error: problems.append(f"{stage}: {error}"))
+    )
+    assert failing.tried == [True, False]
+    assert problems == ["one, probe: no such kernel"] * (1 if compiled_alone else 2)
+    assert finished == ["one"] * (3 if compiled_alone else 2)
+    assert (tmp_path / "one" / "few" / "artifact.json").exists()
+
+
+def test_a_stage_that_fails_is_raised_where_nobody_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    Failing(monkeypatch, "probe", compiled_alone=True)
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        list(Reproduction({"one": tiny("one")}, tmp_path).run(cells_of(tiny("one")), lambda: False))
 
 
 def test_an_archive_holds_what_fits_pretraining_first_and_equal_stages_once(tmp_path: Path):
