@@ -12,11 +12,10 @@ from sslkit.backbones.nin import NIN
 from sslkit.data.arrays import ArraySet
 from sslkit.data.augment import Draws, apply_draws
 from sslkit.engine.gradients import clip_gradients, gradient_norm
-from sslkit.engine.loss_watch import LossWatch
 from sslkit.engine.meters import Meters
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures
 from sslkit.evaluators.heads import HeadKind, build_head
-from sslkit.interfaces import DataInfo
+from sslkit.interfaces import DataInfo, Mean
 from sslkit_rotnet import RotNet
 from tests.transfers import NoTransfers
 
@@ -60,17 +59,16 @@ def test_a_step_neither_sends_nor_reads_a_value(build: Callable[[], Objective]):
     batch = Batch(torch.empty(4, 3, 32, 32, dtype=torch.uint8, device=META), torch.empty(4, dtype=torch.int64, device=META))
     [groups] = objective.parameter_groups().values()
     optimizer = SGD().build(groups)
-    watch, meters = LossWatch(META), Meters()
+    meters = Meters()
     with NoTransfers():
-        for step in range(2):
+        for _ in range(2):
             views = objective.make_views(batch, Generator(), train=True)
             objective.zero_grad(set_to_none=True)
             output = objective(views, "main", {})
             output.loss.backward()
             norm = gradient_norm(optimizer, META)
-            watch.note(step, 0.1, output.loss, norm)
             clip_gradients(optimizer, 1.0, norm)
-            meters.add(output.metrics)
+            meters.add({"loss": Mean(output.loss, 1), **output.metrics}, [output.loss, norm])
 
 
 @pytest.mark.parametrize("color", ["rgb", "gray", "lightness"])
@@ -87,7 +85,7 @@ def test_images_are_prepared_where_they_are(color: str, num_chs: int, dtype: tor
 def test_images_are_augmented_where_they_are():
     options = Augment(crop_padding=2, horizontal_flip=True)
     images = torch.empty(4, 3, 8, 8, dtype=torch.uint8, device=META)
-    draws = Draws(*torch.empty(2, 4, dtype=torch.int64, device=META), torch.empty(4, dtype=torch.bool, device=META))
+    draws = Draws(torch.empty(2, 4, dtype=torch.int64, device=META), torch.empty(4, dtype=torch.bool, device=META))
     with NoTransfers():
         assert apply_draws(images, options, draws).shape == images.shape
 

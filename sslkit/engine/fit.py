@@ -102,7 +102,7 @@ def fit(
             state=state,
             forward=ForwardPass(objective, train.batch_size, context),
             log=StepLog(state, context, LossWatch(checkpoints.latest)),
-            parameters=tuple(objective.parameters()),
+            parameters=tuple(objective.parameters()),  # once: a walk through all modules takes as long as many an operation
         )
         while True:
             try:

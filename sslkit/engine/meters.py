@@ -24,7 +24,7 @@ class Meters:
             watched: 0-dim tensors that are handed back as they are.
         """
         counts = {name: None if isinstance(mean.num, Tensor) else mean.num for name, mean in metrics.items()}
-        scalars = [part for mean in metrics.values() for part in mean if isinstance(part, Tensor)]
+        scalars = [_exact(part) for mean in metrics.values() for part in mean if isinstance(part, Tensor)]
         with torch.no_grad():
             values = torch.stack([*watched, *scalars])  # a copy: a CUDA graph writes the next step's into the same memory
         self._waiting.append(_Row(len(watched), counts, values))
@@ -82,3 +82,8 @@ class _Row(NamedTuple):
     num_watched: int
     counts: Mapping[str, float | None]
     values: Tensor
+
+
+def _exact(value: Tensor) -> Tensor:
+    """An integer beside losses would become float32, which cannot count beyond 16 million. Apple's GPUs have nothing longer."""
+    return value if value.is_floating_point() or value.device.type == "mps" else value.double()

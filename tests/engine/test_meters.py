@@ -27,6 +27,14 @@ def test_counts_stay_exact_beyond_what_float32_holds(count: Tensor | float):
     assert meters.read()["n"] == (3 * (2**24 + 2) + 1) / (3 * 2**24 + 1)
 
 
+def test_integers_stay_exact_beside_losses():
+    meters = Meters()
+    pixels = 2**25 + 1
+    meters.add({"loss": Mean(torch.tensor(0.5), 1), "top1": Mean(torch.tensor(pixels), torch.tensor(pixels))}, [torch.tensor(0.5)])
+    meters.add({"loss": Mean(torch.tensor(0.5), 1), "top1": Mean(torch.tensor(0), 1)})
+    assert meters.read() == {"loss": 0.5, "top1": pixels / (pixels + 1)}
+
+
 def test_what_was_never_counted_is_left_out():
     meters = Meters()
     assert meters.read() == {}
