@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sslkit-smoke-") as folder, ThreadPoolExecutor() as pool:
         log = Path(folder) / "tests.jsonl"
         resumed, tests = pool.submit(resume, Path(folder), arguments.device), pool.submit(run_tests, arguments.tests, log)
+        both: list[Future[Any]] = [resumed, tests]
         ended = False
         while not ended:
-            ended = not wait([resumed, tests], timeout=0.5).not_done
+            ended = not wait(both, timeout=0.5).not_done
             found = {**report, **read_tests(log), "resumed": resumed.result() if resumed.done() else None}
             if found != report:
                 report = found
