@@ -104,7 +104,8 @@ def build_report(results: Mapping[str, JobResult], flops: Mapping[str, float], g
     for job, result in results.items():
         for variant, record in result.records.items():
             jobs[job][variant] |= use_of(result.rate(variant), flops[job], peak, before=record.before_first)
-    steps = {job: compiling_pays_from(result.records, batch_size) for job, result in results.items()}
+    compared = {job: result for job, result in results.items() if result.rate("eager") and result.rate("compiled")}
+    steps = {job: compiling_pays_from(result.records, batch_size) for job, result in compared.items()}
     return {
         "jobs": jobs,
         "compiling_pays_from_steps": steps,
@@ -137,10 +138,8 @@ def use_of(rate: Spread | None, flops: float, peak: float | None, *, before: flo
 
 
 def compiling_pays_from(records: Mapping[str, Record], batch_size: int) -> int | None:
-    """The optimizer steps after which the compiled variant has caught up with the eager one; None where it never does, or is not known."""
-    eager, compiled = (records.get(name) for name in ("eager", "compiled"))
-    if eager is None or compiled is None or not eager.rates or not compiled.rates:
-        return None
+    """The optimizer steps after which the compiled variant has caught up with the eager one; None: it never does."""
+    eager, compiled = records["eager"], records["compiled"]
     delay = (compiled.before_first or 0.0) - (eager.before_first or 0.0)
     gain = batch_size / (sum(eager.rates) / len(eager.rates)) - batch_size / (sum(compiled.rates) / len(compiled.rates))
     return None if gain <= 0 else max(0, round(delay / gain))

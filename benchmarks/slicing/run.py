@@ -92,7 +92,8 @@ def _command(part: str, folder: Path, work: Path, out: Path, budget: float, devi
         return ["-m", "slicing.smoke", "--out", f"{out / SMOKE}", "--tests", f"{folder / SOURCE / 'tests'}", "--device", device]
     if part == "speed":
         size = ["--width", "0.1", "--images", "512", "--rounds", "2", "--seconds", "0.2"] if rehearse else ["--quick", "--seconds", "1"]
-        options = ["--jobs", "pretrain", "--device", device.partition(":")[0], "--ready-within", f"{budget / 2:.0f}"]
+        ready = budget * (0.75 if rehearse else 0.5)
+        options = ["--jobs", "pretrain", "--device", device.partition(":")[0], "--ready-within", f"{ready:.0f}"]
         return [f"{folder / SOURCE / 'benchmarks' / 'gpu.py'}", "--json", f"{out / SPEED}", *options, *size]
     earlier = ["--earlier", f"{folder / EARLIER}"] if (folder / EARLIER).exists() else []
     places = ["--images", f"{work / 'images'}", "--runs", f"{work / 'runs'}", "--out", f"{out}", *earlier]

@@ -369,8 +369,8 @@ def test_compiling_is_counted_and_pays_from_some_step_on() -> None:
     assert found["s_to_first_step"] == pytest.approx(45)
     assert found["s_per_100_epochs"] == pytest.approx(45 + 100 * 50_000 / 1280)
     assert gpu.compiling_pays_from({"eager": ready(0.1, 5.0), "compiled": ready(0.2, 1.0)}, 128) is None
-    assert gpu.compiling_pays_from({"eager": ready(0.1, 5.0), "compiled": Record(problem="failed: x")}, 128) is None
-    assert gpu.compiling_pays_from({"eager": ready(0.1, 5.0)}, 128) is None
+    unknown = {"eager": ready(0.1, 5.0), "compiled": Record(problem="failed: x")}
+    assert gpu.build_report({"pretrain": JobResult("pretrain", unknown)}, {"pretrain": 1.0}, "", 128)["compiling_pays_from_steps"] == {}
 
 
 @pytest.mark.parametrize("waits", [0, 3])
