@@ -52,12 +52,15 @@ def merge(results: Path, *, checkout: Path | None = None, rehearsal: bool = Fals
     ledger = read_result(ledger_path) if ledger_path.exists() else {"slices": []}
     if any(entry["id"] == found["id"] for entry in ledger["slices"]):
         raise SliceError(f"{results}: was merged before; docs/{LEDGER} has it")
+    performance = target / "docs" / "performance.md"
+    before, after = _around_gpu_section(performance)
     smoke, speed = (_read_report(results / name, rehearsal) for name in (SMOKE, SPEED))
     records = _read_records(results / RECORDS, rehearsal)
     with tempfile.TemporaryDirectory() as folder:
         weights = _read_weights(results / WEIGHTS, Path(folder), rehearsal)
         lines = [*_write(target, smoke, speed, records), *_write_binary(target, weights, results / RUNS)]
-    _rewrite(target)
+    write_text(target / "docs" / "results.md", document(load_records(target / "docs" / "results")))
+    write_text(performance, f"{before}{BEGIN}\n{gpu_section(target / 'docs')}{END}{after}")
     environment = found["environment"]
     entry = {key: found[key] for key in ("id", "started", "commit", "minutes")}
     entry |= {"gpu": environment["gpu"], "versions": environment["versions"], "python": environment["python"]}
@@ -162,17 +165,13 @@ def _write_binary(target: Path, weights: list[Path], runs: Path) -> list[str]:
     return lines
 
 
-def _rewrite(target: Path) -> None:
-    """Both documents, from the files beside them alone."""
-    docs = target / "docs"
-    records = load_records(docs / "results")
-    write_text(docs / "results.md", document(records))
-    path = docs / "performance.md"
+def _around_gpu_section(path: Path) -> tuple[str, str]:
+    """What stands before and after the part of docs/performance.md that is written here."""
     before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
         raise SliceError(f"{path}: lacks the lines between which this is written: {BEGIN} and {END}")
-    write_text(path, f"{before}{BEGIN}\n{gpu_section(docs)}{END}{after}")
+    return before, after
 
 
 def gpu_section(docs: Path) -> str:

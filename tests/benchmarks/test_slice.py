@@ -596,6 +596,15 @@ def test_damaged_results_are_refused_whole(name: str, content: bytes, message: s
     assert snapshot(checkout) == before
 
 
+def test_a_document_without_a_place_for_results_is_found_before_anything_is_written(results: Path, checkout: Path) -> None:
+    path = checkout / "docs" / "performance.md"
+    path.write_text(path.read_text().replace(merging.END, ""))
+    before = snapshot(checkout)
+    with pytest.raises(SliceError, match=r"performance\.md: lacks the lines between which this is written"):
+        merging.merge(results, checkout=checkout)
+    assert snapshot(checkout) == before
+
+
 def test_a_rehearsal_is_not_taken_for_a_result(results: Path, checkout: Path) -> None:
     change(results / "slice.json", rehearsal=True)
     with pytest.raises(SliceError, match="results: is a rehearsal; add --rehearsal --into COPY"):
