@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from sslkit.data.opened import OpenedDataset
+from sslkit.engine.breakdown import explaining_breakdown
 from sslkit.errors import BackboneError, DataError, OptionError, RecipeError
 from sslkit.interfaces import Backbone, ImageSpec, Split
 from sslkit.recipe import Recipe
@@ -23,9 +24,10 @@ def check(recipe: Recipe, data: OpenedDataset) -> None:
     Raises:
         RecipeError: starts with the dotted path of the option at fault.
         DataError: the data is missing or unfit.
+        RunFailedError: the images do not fit into memory.
     """
     for split in _splits(recipe):
-        with _at("data"):
+        with _at("data"), explaining_breakdown(f"reading the {split} images", torch.device("cpu")):
             data.load(split)
     for stage in recipe.stages:
         check_device(recipe, stage)

@@ -10,13 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from sslkit import (
     ArtifactError,
     CheckpointSaved,
     DataError,
+    Dataset,
     Event,
+    ImageSet,
+    ImageSpec,
     Observer,
     RunFailedError,
     StepEnd,
@@ -27,7 +31,11 @@ from sslkit import (
 )
 from sslkit.artifacts import ARTIFACT, read_json, write_json
 from sslkit.data import resident
+from sslkit.data.digits import Digits
+from sslkit.data.opened import OpenedDataset
 from sslkit.engine.tensor_file import load_tensors
+from sslkit.interfaces import Split
+from sslkit.preflight import check
 from sslkit.recipe import Recipe
 from tests.disks import file_sizes_limited, fill, make_read_only, small_disk
 from tests.recipes import SMALL, steps_logged, weights
@@ -161,9 +169,10 @@ import resource, sys
 from pathlib import Path
 from sslkit import cli, run  # with all that they import: what is left is for the run alone
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**30,) * 2)
 cli.main()
 """
+"""Address space, not memory, is what can be limited: each thread reserves tens of MiB of it, so there is one."""
 
 
 def test_memory_that_does_not_suffice_is_said_with_what_to_lower(tmp_path: Path):
@@ -172,12 +181,28 @@ def test_memory_that_does_not_suffice_is_said_with_what_to_lower(tmp_path: Path)
     )
     (tmp_path / "short.py").write_text(SHORT_OF_MEMORY)
     command = [sys.executable, "short.py", "run", "small.toml", "--quiet", "stages.pretrain.batch_size=1000", 'precision="float32"']
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert done.stderr == (
         "error: out of memory on cpu in stage 'pretrain' (batch_size 1000, images of 64 x 64 pixels); "
         "lower batch_size or image_size, or take a smaller backbone; checkpoints are kept\n"
     )
+
+
+class TooManyImages(Dataset):
+    """Images that no memory holds."""
+
+    def image(self) -> ImageSpec:
+        return Digits().image()
+
+    def load(self, split: Split) -> ImageSet | None:
+        torch.empty(2**50, dtype=torch.uint8)
+
+
+def test_memory_that_does_not_suffice_for_the_images_is_said_as_well(recipe: Recipe):
+    with pytest.raises(RunFailedError, match=r"^out of memory on cpu in reading the pretrain images; lower batch_size or image_size"):
+        check(recipe, OpenedDataset(TooManyImages()))
 
 
 # ------------------------------------------------------------------------------------------------------------------- folder
