@@ -75,6 +75,8 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = 
         with progress_on_stderr():
             unchecked = check_recipe(loaded)
         typer.echo(f"{recipe}: fine, {len(loaded.stages)} stages: {', '.join(stage.key for stage in loaded.stages)}")
+        for note in loaded.notes:
+            typer.echo(f"note: {note}")
         if unchecked:
             typer.echo(f"not checked: {unchecked}")
 

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Recipe:
         variants: the recipe of each variant of a sweep, as plain values with every default filled in; empty without a sweep.
         versions: of the distributions whose classes a stage names, by the stage's key.
         code: what is not sslkit's own; no part of what the recipe says.
+        notes: what is probably not meant although it is allowed, a sentence each.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Recipe:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     versions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     code: RecipeCode = field(default_factory=RecipeCode, compare=False)
+    notes: tuple[str, ...] = ()
 
     def stage(self, key: str) -> Stage:
         """One stage by its key."""
@@ -113,7 +115,18 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog) -> Recipe:
         variants={variant.name: own for variant, own in zip(variants, resolved, strict=True)} if swept else {},
         versions={stage.key: _versions(stage, data, catalog) for stage in stages},
         code=code_of(resolved, catalog),
+        notes=tuple(_notes(parsers)),
     )
+
+
+def _notes(parsers: Iterable[StageParser]) -> Iterator[str]:
+    """What is allowed, but probably not meant."""
+    used: dict[str, bool] = {}
+    for parser in parsers:
+        used |= {path: used.get(path, False) or begins for path, begins in parser.pretrained.items()}
+    for path, begins in used.items():
+        if not begins:
+            yield f'{path}.pretrained: no stage begins with these weights, as "random" ones are never pretrained; set weights = "backbone"'
 
 
 def _parsed(variant: Variant, data: Dataset, catalog: Catalog) -> StageParser:

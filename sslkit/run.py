@@ -14,9 +14,9 @@ from sslkit.disk import make_folder, refuse_links, remove_temporary, writing
 from sslkit.errors import ArtifactError, RunInterruptedError, StorageError
 from sslkit.events import Event, Notice, Observer, Observers
 from sslkit.networks import begun_with
-from sslkit.preflight import check
+from sslkit.preflight import check, fetch_weights
 from sslkit.recipe import Recipe
-from sslkit.recipe_stages import RANDOM, PretrainStage, Stage
+from sslkit.recipe_stages import BEGINNINGS, PretrainStage, Stage
 from sslkit.recipe_table import read_table
 from sslkit.report.files import write_run_report
 from sslkit.report.results import Results
@@ -75,6 +75,7 @@ def run_recipe(
     folder = Path("runs") / recipe.name if output is None else Path(output)
     data = recipe.data if isinstance(recipe.data, OpenedDataset) else OpenedDataset(recipe.data)
     check(recipe, data)
+    fetch_weights(recipe, data)
     everyone = (RunRecord(folder, recipe), *recipe.observers, *observers)
     _make_folder(folder)
     lock = RunLock(folder)
@@ -85,6 +86,8 @@ def run_recipe(
 
     with lock.held(lambda message: _notify(everyone, "run", message)), request.listening() if should_stop is None else nullcontext():
         _open_folder(folder, recipe, fresh)
+        for note in recipe.notes:
+            _notify(everyone, "run", note)
         try:
             results = _run_stages(recipe, data, folder, everyone, stop)
         except RunInterruptedError as error:
@@ -172,8 +175,8 @@ class _Renaming(Observer):
 
 def _weights_mark(stage: Stage, fingerprints: Mapping[str, str]) -> str:
     """What the network that a stage begins with is known by in its fingerprint."""
-    if stage.weights == RANDOM:
-        return RANDOM
+    if stage.weights in BEGINNINGS:
+        return stage.weights
     mark = fingerprints[stage.weights]
     return mark if stage.snapshot is None else f"{mark}@{stage.snapshot}"
 

@@ -44,8 +44,8 @@ MAY_IMPORT = {
     "stage_parser": "catalog engine errors interfaces options recipe_stages recipe_table",
     "recipe_code": "catalog class_address errors",
     "recipe": "catalog errors events interfaces options plugins recipe_code recipe_stages recipe_table stage_parser sweep",
-    "publication": "artifacts disk errors interfaces recipe_table saved_files weights_file",
-    "preflight": "data engine errors interfaces recipe recipe_stages stages",
+    "publication": "artifacts disk errors interfaces recipe_stages recipe_table saved_files weights_file",
+    "preflight": "data engine errors interfaces options recipe recipe_stages stages",
     "networks": "artifacts data engine interfaces options preflight recipe recipe_stages",
     "report": "artifacts data disk engine errors interfaces metrics_log networks plugins preflight recipe recipe_stages recipe_table"
     " saved_files",

@@ -263,9 +263,9 @@ def test_errors_of_a_backbone_have_the_path_where_it_stands():
     [
         (
             "stages.probe.weights=pretrian",
-            "stages.probe.weights: no such stage; found 'pretrian'; allowed: pretrain, more, random; did you mean 'pretrain'?",
+            "stages.probe.weights: no such stage; found 'pretrian'; allowed: pretrain, more, random, backbone; did you mean 'pretrain'?",
         ),
-        ("stages.probe.weights=3", "stages.probe.weights: no such stage; found 3; allowed: pretrain, more, random"),
+        ("stages.probe.weights=3", "stages.probe.weights: no such stage; found 3; allowed: pretrain, more, random, backbone"),
         (
             "stages.pretrain.weights=probe",
             "stages.pretrain.weights: stages wait for each other in a cycle; found 'pretrain -> probe -> more -> pretrain'",
@@ -277,7 +277,7 @@ def test_errors_of_a_backbone_have_the_path_where_it_stands():
         ),
         (
             "stages.tuned_probe.weights=probe",
-            "stages.tuned_probe.weights: that stage leaves no backbone; found 'probe'; allowed: pretrain, more, finetune, random",
+            "stages.tuned_probe.weights: that stage leaves no backbone; found 'probe'; allowed: pretrain, more, finetune, random, backbone",
         ),
         (
             "stages.supervised.weights=pretrain",
@@ -290,7 +290,9 @@ def test_weights_that_cannot_be_had(override: str, message: str):
 
 
 def test_an_evaluation_says_where_its_weights_come_from():
-    assert refused(without("stages", "probe", "weights")) == ('stages.probe.weights: missing; required; name an earlier stage, or "random"')
+    assert refused(without("stages", "probe", "weights")) == (
+        'stages.probe.weights: missing; required; name an earlier stage, "random" or "backbone"'
+    )
 
 
 def test_pretraining_may_go_on_from_an_earlier_stage():
