@@ -61,13 +61,19 @@ class Recipe:
 
 
 def load_recipe(
-    path: str | os.PathLike[str], overrides: Iterable[str] = (), *, catalog: Catalog | None = None, allow_code: bool = False
+    path: str | os.PathLike[str],
+    overrides: Iterable[str] = (),
+    *,
+    device: str | None = None,
+    catalog: Catalog | None = None,
+    allow_code: bool = False,
 ) -> Recipe:
     """Read and check a recipe. Nothing is computed, no pixel is read.
 
     Args:
         path: the TOML file.
         overrides: ``dotted.key=value``, the value as TOML (bare words are strings).
+        device: of every stage, whatever the recipe says; None: as it says.
         catalog: where names are looked up; None: all installed plugins.
         allow_code: import the classes that the recipe names as ``package.module:Class``. Only for recipes you trust.
 
@@ -79,18 +85,24 @@ def load_recipe(
     for override in overrides:
         apply_override(table, override)
     catalog = catalog or load_catalog()
-    return parse_recipe(table, replace(catalog, allow_code=True) if allow_code else catalog)
+    return parse_recipe(table, replace(catalog, allow_code=True) if allow_code else catalog, device=device)
 
 
-def parse_recipe(table: Mapping[str, Any], catalog: Catalog) -> Recipe:
+def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | None = None) -> Recipe:
     """Check a recipe's table and build its parts.
+
+    Args:
+        table: the recipe as it is written.
+        catalog: where names are looked up.
+        device: of every stage, whatever the recipe says; None: as it says.
 
     Raises:
         RecipeError: starts with the dotted path of the key at fault.
     """
     check_keys(table, _TOP_KEYS, "")
     name = as_name(required(table, "name", ""), "name")
-    variants = expand(table)
+    table = _placed(table, device)
+    variants = [variant._replace(table=_placed(variant.table, device)) for variant in expand(table)]
     refuse_code([variant.table for variant in variants], catalog)
     data = build(Dataset, required(table, "data", ""), "data", catalog)
     observers = table.get("observers", [])
@@ -117,6 +129,18 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog) -> Recipe:
         code=code_of(resolved, catalog),
         notes=tuple(_notes(parsers)),
     )
+
+
+def _placed(table: Mapping[str, Any], device: str | None) -> dict[str, Any]:
+    """The recipe, or a variant of it, with one device for all stages: their own would win otherwise, and so would a sweep's."""
+    if device is None:
+        return dict(table)
+    stages = table.get("stages")
+    if isinstance(stages, Mapping):
+        own = [name for name, stage in stages.items() if isinstance(stage, Mapping) and "device" in stage]
+        bare = {name: {key: value for key, value in stages[name].items() if key != "device"} for name in own}
+        table = {**table, "stages": {**stages, **bare}}
+    return {**table, "device": device}
 
 
 def _notes(parsers: Iterable[StageParser]) -> Iterator[str]:
