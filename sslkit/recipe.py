@@ -40,7 +40,7 @@ class Recipe:
         variants: the recipe of each variant of a sweep, as plain values with every default filled in; empty without a sweep.
         versions: of the distributions whose classes a stage names, by the stage's key.
         code: what is not sslkit's own; no part of what the recipe says.
-        notes: what is probably not meant although it is allowed, a sentence each.
+        notes: what is probably not meant although it is allowed, and what is odd about the code, a sentence each.
     """
 
     name: str
@@ -116,18 +116,20 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | No
             f"stages: are {len(keys):,} with all variants and snapshots", allowed=f"{MAX_STAGES:,}", fix="write several recipes"
         )
     swept, resolved = "sweep" in table, [parser.resolved() for parser in parsers]
+    watching = tuple(build(Observer, entry, f"observers[{i}]", catalog) for i, entry in enumerate(observers))
+    code = code_of(resolved, catalog)  # once everything is built, and so imported
     return Recipe(
         name=name,
         data=data,
         stages=stages,
         paper=_paper(table, keys),
         margins=_margins(table, keys),
-        observers=tuple(build(Observer, entry, f"observers[{i}]", catalog) for i, entry in enumerate(observers)),
+        observers=watching,
         table=dict(table) if swept else {**resolved[0], **_figures(table)},
         variants={variant.name: own for variant, own in zip(variants, resolved, strict=True)} if swept else {},
         versions={stage.key: _versions(stage, data, catalog) for stage in stages},
-        code=code_of(resolved, catalog),
-        notes=tuple(_notes(parsers)),
+        code=code,
+        notes=(*_notes(parsers), *code.notes),
     )
 
 

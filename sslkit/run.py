@@ -22,6 +22,7 @@ from sslkit.report.files import write_run_report
 from sslkit.report.results import Results
 from sslkit.run_lock import LOCK, RunLock
 from sslkit.run_record import RunRecord, write_recipe
+from sslkit.shared_state import kept_state
 from sslkit.stage_run import Provenance, StageResult
 from sslkit.stages import evaluate, pretrain
 from sslkit.stopping import StopRequest
@@ -105,7 +106,10 @@ def _run_stages(recipe: Recipe, data: OpenedDataset, folder: Path, observers: It
     for stage in recipe.stages:
         if stop():
             raise RunInterruptedError(f"stopped before stage {stage.key!r}")
-        result = _run_stage(recipe, stage, data, folder, fingerprints, observers, stop)
+        with kept_state() as changed:
+            result = _run_stage(recipe, stage, data, folder, fingerprints, observers, stop)
+        if changed:  # a later stage must not depend on whether this one was finished earlier
+            _notify(observers, stage.key, f"code of this stage changed {', '.join(changed)}: put back")
         fingerprints[stage.key] = result.fingerprint
         results.stages[stage.key] = result.metrics
         results.pending.remove(stage.key)
