@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "stage_parser": "catalog engine errors interfaces options recipe_stages recipe_table",
     "recipe_code": "catalog class_address errors",
     "recipe": "catalog errors events interfaces options plugins recipe_code recipe_stages recipe_table source_code stage_parser sweep",
-    "publication": "artifacts disk errors interfaces recipe_table saved_files weights_file",
+    "publication": "artifacts disk errors identity interfaces recipe_table saved_files weights_file",
     "preflight": "data engine errors interfaces recipe recipe_stages stages",
     "networks": "artifacts data engine interfaces options preflight recipe recipe_stages",
     "report": "artifacts data disk engine errors interfaces metrics_log networks plugins preflight recipe recipe_stages recipe_table"
