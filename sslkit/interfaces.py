@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, Protocol, Self, final
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, final
 
 import torch
 from torch import Generator, Tensor, nn
@@ -224,6 +224,7 @@ class Backbone(nn.Module, ABC):
     Attributes:
         image: the same.
         feature_info: the layers, shallow to deep.
+        arguments: what its constructor was given.
         capabilities: what else it can do; a task's ``requires`` is checked against it. Every kind of layer in ``feature_info``
             and ``masked_encode`` are the names in use.
     """
@@ -232,6 +233,13 @@ class Backbone(nn.Module, ABC):
     capabilities: frozenset[str] = frozenset({"map"})
     mean: Tensor
     std: Tensor
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Remember what the constructor is given, so that a stage can write down how to build the network again."""
+        backbone = super().__new__(cls)
+        object.__setattr__(backbone, "arguments", (args, kwargs))  # a module's own attributes wait for its constructor
+        return backbone
 
     def __init__(self, image: ImageSpec) -> None:
         super().__init__()

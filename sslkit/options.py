@@ -37,7 +37,7 @@ from sslkit.schema import (
     words,
 )
 
-__all__ = ["BackboneOptions", "build", "build_backbone_options", "describe"]
+__all__ = ["BackboneOptions", "build", "build_backbone_options", "describe", "describe_backbone_options"]
 
 T = TypeVar("T")
 
@@ -134,6 +134,17 @@ def build_backbone_options(table: object, path: str, catalog: Catalog) -> Backbo
     arguments = {name: option.default for name, option in options.items()} | _option_values(cls, options, given, path, catalog)
     plain = _plain_options(cls, options, arguments, catalog)
     return BackboneOptions(cls=cls, name=catalog.spec_of(cls), options=plain, path=path, arguments=arguments)
+
+
+def describe_backbone_options(backbone: Backbone, catalog: Catalog) -> dict[str, Any] | None:
+    """The options that a backbone was built with, as :class:`BackboneOptions` has them; None where no recipe could hold them."""
+    cls, (args, kwargs) = type(backbone), backbone.arguments
+    try:
+        options = options_of(cls)
+        given = inspect.signature(cls.__init__).bind(backbone, *args, **kwargs).arguments
+        return _plain_options(cls, options, {name: given.get(name, option.default) for name, option in options.items()}, catalog)
+    except (PluginError, TypeError):
+        return None
 
 
 # ------------------------------------------------------------------------------------------------------- table -> value

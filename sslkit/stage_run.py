@@ -22,6 +22,7 @@ from sslkit.artifacts import (
     describe_backbone,
     load_weights,
     read_artifact,
+    record_of,
     save_module,
     save_predictions,
     write_json,
@@ -137,8 +138,7 @@ class StageRun:
 
     def _identify(self, backbone: Backbone, identity: Mapping[str, Any]) -> tuple[BackboneRecord, dict[str, Any]]:
         """Everything that decides the outcome. Device, logging and checkpoint intervals do not."""
-        spec = f"{type(backbone).__module__}:{type(backbone).__qualname__}"
-        provenance = self.provenance or Provenance(record=BackboneRecord(spec, None), weights=state_hash(backbone))
+        provenance = self.provenance or Provenance(record=record_of(backbone), weights=state_hash(backbone))
         return provenance.record, {
             **identity,
             "stage": self.name,
@@ -170,10 +170,14 @@ class StageRun:
         artifact = read_artifact(self.folder)
         self._check_artifact(artifact)
         if artifact.get("fingerprint") != mark:
-            keys = "; ".join(differences(artifact.get("identity", {}), identity))
+            changed = differences(artifact.get("identity", {}), identity)
+            redrawn = self.provenance is None and [key.partition(":")[0] for key in changed] == ["backbone.weights"]
+            hint = (
+                "random weights are drawn anew in each program: call torch.manual_seed before you build the backbone; " if redrawn else ""
+            )
             raise ArtifactError(
-                f"{self.folder}: holds stage {self.name!r} of a different recipe ({keys})",
-                fix="remove that folder to run this stage again, start over with --fresh, or choose another folder with --output",
+                f"{self.folder}: holds stage {self.name!r} of a different recipe ({'; '.join(changed)})",
+                fix=f"{hint}remove that folder to run this stage again, start over with --fresh, or choose another folder with --output",
             )
         return artifact
 

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "backbones": "errors interfaces layers",
     "evaluators": "data engine errors interfaces layers",
     "weights_file": "engine errors plain_values saved_files",
-    "artifacts": "bundled disk engine errors interfaces options plugins saved_files weights_file",
+    "artifacts": "bundled catalog class_address disk engine errors interfaces options plugins saved_files weights_file",
     "stage_run": "artifacts disk engine environment errors events identity interfaces metrics_log",
     "stages": "artifacts data disk engine errors events identity interfaces source_code stage_run",
     "recipe_table": "errors plain_values",

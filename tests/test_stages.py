@@ -165,7 +165,7 @@ def test_a_folder_gets_the_artifact(tmp_path: Path):
     assert found["identity"]["seed"] == 5
     assert found["identity"]["training"]["augment"] == {"class": "sslkit.interfaces:Augment", "crop_padding": 1, "horizontal_flip": True}
     assert found["backbone"]["class"].endswith(":TinyConv")
-    assert found["backbone"]["options"] is None
+    assert found["backbone"]["options"] == {"width": 4, "dropout": 0.1}
     loaded = load_backbone(tmp_path / "pretrain", backbone=network(seed=9))
     assert changed(loaded, copy_of(result.backbone)) == []
 
@@ -378,9 +378,8 @@ def test_logging_and_checkpoints_may_change_without_a_new_run(tmp_path: Path):
         ({"training": Training(epochs=2, batch_size=8, augment=TRAINING.augment, optimizer=SGD(lr=0.2))}, ["optimizer.lr"]),
         ({"seed": 1}, ["seed: 0 -> 1"]),
         ({"data": Arrays(train_images=DATA.train_images)}, ["data.heldout"]),
-        ({"backbone": network(seed=1)}, ["backbone.weights"]),
-        ({"backbone": network(width=6)}, ["backbone.weights"]),
-        ({"task": RotNet()}, ["task.angles", "task.class", "task.interpolation", "task.transforms"]),
+        ({"backbone": network(width=6)}, ["backbone.options.width: 4 -> 6", "backbone.weights"]),
+        ({"task": RotNet()}, ["code of sslkit_rotnet, tests", "task.angles", "task.class", "task.interpolation", "task.transforms"]),
         ({"runtime": Runtime(device="cpu")}, ["precision: 'float32' -> 'auto'"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -399,6 +398,17 @@ def test_a_changed_option_is_refused_and_named(options: dict, keys: list[str], t
     assert len(named) == len(keys), named  # all that differs, and nothing that is the same
     assert all(key in entry for key, entry in zip(keys, named, strict=True))
     assert (tmp_path / ARTIFACT).read_text() == before
+
+
+def test_random_weights_that_were_drawn_anew_are_named_with_what_to_do(tmp_path: Path):
+    pretrained(backbone=network(seed=1), output=tmp_path)
+    with pytest.raises(
+        ArtifactError, match=r"recipe \(backbone\.weights: '\w+' -> '\w+'\); random weights are drawn anew in each program: call torc"
+    ):
+        pretrained(backbone=network(seed=2), output=tmp_path)
+    watcher = Recorder()
+    pretrained(backbone=network(seed=1), output=tmp_path, observers=[watcher])
+    assert watcher.of(StageSkipped)
 
 
 def test_another_evaluator_is_refused(tmp_path: Path):
