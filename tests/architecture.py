@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "networks": "artifacts data engine interfaces options preflight recipe recipe_stages",
     "report": "artifacts data disk engine errors interfaces metrics_log networks plugins preflight recipe recipe_stages recipe_table"
     " saved_files",
-    "audit": "artifacts catalog data engine errors events interfaces options plugins preflight recipe recipe_stages stages",
+    "audit": "artifacts catalog data engine environment errors events interfaces options plugins preflight recipe recipe_stages stages",
     "preview": "bundled catalog data errors interfaces options plugins preflight recipe recipe_table report",
     "run_lock": "artifacts errors",
     "stopping": "errors",
