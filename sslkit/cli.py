@@ -25,7 +25,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE ...", 
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Import the classes that a recipe names as module:Class. Only for recipes you trust.")
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; overrides the recipe.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps, for every stage, whatever the recipe says.")]
 
 
 @app.command()
@@ -51,7 +51,7 @@ def run(
         from sslkit.recipe import load_recipe
         from sslkit.run import run_recipe
 
-        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device), allow_code=allow_code)
+        loaded = load_recipe(find_recipe(recipe), overrides or (), device=device, allow_code=allow_code)
         if not quiet:
             print_code(make_console(stderr=True), loaded.code)
         with progress_on_stderr(quiet=quiet) as observers:
@@ -71,10 +71,12 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = 
         from sslkit.preflight import check_recipe
         from sslkit.recipe import load_recipe
 
-        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device), allow_code=allow_code)
+        loaded = load_recipe(find_recipe(recipe), overrides or (), device=device, allow_code=allow_code)
         with progress_on_stderr():
             unchecked = check_recipe(loaded)
         typer.echo(f"{recipe}: fine, {len(loaded.stages)} stages: {', '.join(stage.key for stage in loaded.stages)}")
+        for note in loaded.notes:
+            typer.echo(f"note: {note}")
         if unchecked:
             typer.echo(f"not checked: {unchecked}")
 
@@ -104,7 +106,7 @@ def audit(
 
         given = {"sources": tuple(source or ()), "num_images": num_images, "epochs": epochs, "seed": seed}
         options = AuditOptions(**{name: value for name, value in given.items() if value not in (None, ())})
-        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device), allow_code=allow_code)
+        loaded = load_recipe(find_recipe(recipe), overrides or (), device=device, allow_code=allow_code)
         with progress_on_stderr(quiet=quiet) as observers:
             report = audit_recipe(loaded, stages=stage or (), options=options, observers=observers)
         if as_json:
@@ -229,10 +231,6 @@ def options(
 def main() -> None:
     """The console script."""
     app()
-
-
-def _with_device(overrides: list[str] | None, device: str | None) -> list[str]:
-    return [*(overrides or []), *([f'device="{device}"'] if device else [])]
 
 
 def _command_to_go_on() -> str:

@@ -261,7 +261,6 @@ def print_code(console: Console, code: "RecipeCode") -> None:
     """Which code that is not sslkit's own a recipe brings along; nothing where there is none."""
     for line in code.lines():
         console.print(_safe(line), soft_wrap=True)
-    print_notes(console, code.notes)
 
 
 def print_notes(console: Console, notes: Iterable[str]) -> None:

@@ -2,18 +2,37 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 from sslkit.errors import StorageError
 
 
+class _ReadOnly(dict[str, float]):
+    """A copy that stays as it is. A dictionary for whoever reads it: JSON and pickle take it, and ``dict(metrics)`` is one's own."""
+
+    def _refuse(self, *_args: object, **_options: object) -> NoReturn:
+        raise TypeError("the values of an event are read-only: change a copy, dict(event.metrics)")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # pyright: ignore[reportAssignmentType]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened in a stage."""
+    """Something that happened in a stage. Its values are read-only: an observer changes nothing that a run goes on with."""
 
     stage: str
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, Mapping):
+                object.__setattr__(self, name, _ReadOnly(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +135,22 @@ class Observers:
         """
         for observer in list(self._observers):
             try:
-                observer.observe(event)
+                with _drawing_apart():
+                    observer.observe(event)
             except StorageError:  # what the run keeps of itself cannot be written: nothing else could be either
                 raise
             except Exception as error:
                 self._observers.remove(observer)
                 warnings.warn(f"observer {type(observer).__name__} failed and is dropped: {error!r}", RuntimeWarning, stacklevel=2)
+
+
+@contextmanager
+def _drawing_apart() -> Iterator[None]:
+    """Let an observer draw from torch's global generators without moving what training draws from them, such as dropout."""
+    import torch  # noqa: PLC0415 - listing recipes needs no torch, and there are events only in a run
+
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+        yield
 
 
 Emit = Callable[[Event], None]

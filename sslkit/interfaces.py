@@ -216,7 +216,7 @@ class Backbone(nn.Module, ABC):
 
     A concrete backbone takes ``image`` first and its options as annotated keyword-only parameters; those are the options of the
     recipe's ``[backbone]`` table. It calls ``super().__init__(image)`` and sets ``feature_info``. An option ``pretrained: bool`` means
-    fetching weights; it is switched off where the weights come from an earlier stage.
+    fetching weights; it is switched off wherever a stage begins with others: random ones, or those of an earlier stage.
 
     Args:
         image: what the backbone is built for.
@@ -649,7 +649,7 @@ class Evaluator(ABC):
 
     Attributes:
         requires: capabilities that the backbone must have.
-        from_scratch: the network is trained from random weights; a stage that names other weights is refused.
+        from_scratch: the network is trained from random weights; a stage whose ``weights`` are not ``random`` is refused.
         exports_backbone: ``evaluate`` returns a backbone that later stages can start from.
         needs_labels: without, ``data.train`` holds the images of pretraining, and ``data.test`` the held-out ones, or the same
             again where there are none; neither need have labels.

@@ -101,14 +101,20 @@ class BackboneOptions:
     path: str = field(default="backbone", compare=False)
     arguments: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def pretrained(self) -> bool:
+        """Whether building it fetches weights."""
+        return bool(self.arguments.get("pretrained"))
+
     def without_downloads(self) -> "BackboneOptions":
         """The same network with ``pretrained`` off: its weights come from elsewhere, or are not wanted at all."""
-        if not self.arguments.get("pretrained"):
+        if not self.pretrained:
             return self
-        return dataclasses.replace(self, arguments={**self.arguments, "pretrained": False})
+        off = {"pretrained": False}
+        return dataclasses.replace(self, options=self.options | off, arguments=self.arguments | off)
 
     def build(self, image: ImageSpec) -> Backbone:
-        """Build the network for images of this size and colour, with random weights.
+        """Build the network for images of this size and colour, with random weights, or pretrained ones where its options ask for them.
 
         Raises:
             RecipeError: the constructor refuses an option; the message begins with its dotted path.

@@ -14,14 +14,15 @@ from sslkit.disk import make_folder, refuse_links, remove_temporary, writing
 from sslkit.errors import ArtifactError, RunInterruptedError, StorageError
 from sslkit.events import Event, Notice, Observer, Observers
 from sslkit.networks import begun_with
-from sslkit.preflight import check
+from sslkit.preflight import check, fetch_weights
 from sslkit.recipe import Recipe
-from sslkit.recipe_stages import RANDOM, PretrainStage, Stage
+from sslkit.recipe_stages import BEGINNINGS, PretrainStage, Stage
 from sslkit.recipe_table import read_table
 from sslkit.report.files import write_run_report
 from sslkit.report.results import Results
 from sslkit.run_lock import LOCK, RunLock
 from sslkit.run_record import RecipeKeeper, write_recipe
+from sslkit.shared_state import kept_state
 from sslkit.source_code import is_edited_in_place
 from sslkit.stage_run import Provenance, StageResult
 from sslkit.stages import evaluate, pretrain
@@ -78,6 +79,7 @@ def run_recipe(
     folder = Path("runs") / recipe.name if output is None else Path(output)
     data = recipe.data if isinstance(recipe.data, OpenedDataset) else OpenedDataset(recipe.data)
     check(recipe, data)
+    fetch_weights(recipe, data)
     everyone = (RecipeKeeper(folder, recipe), *recipe.observers, *observers)
     _make_folder(folder)
     lock = RunLock(folder)
@@ -88,6 +90,8 @@ def run_recipe(
 
     with lock.held(lambda message: _notify(everyone, "run", message)), request.listening() if should_stop is None else nullcontext():
         _open_folder(folder, recipe, fresh)
+        for note in recipe.notes:
+            _notify(everyone, "run", note)
         if is_edited_in_place() and any((folder / stage.key / ARTIFACT).exists() for stage in recipe.stages):
             _notify(everyone, "run", f"{_UNTRACKED}; start over with --fresh after one that matters")
         try:
@@ -107,7 +111,10 @@ def _run_stages(recipe: Recipe, data: OpenedDataset, folder: Path, observers: It
     for stage in recipe.stages:
         if stop():
             raise RunInterruptedError(f"stopped before stage {stage.key!r}")
-        result = _run_stage(recipe, stage, data, folder, fingerprints, observers, stop)
+        with kept_state() as changed:
+            result = _run_stage(recipe, stage, data, folder, fingerprints, observers, stop)
+        if changed:  # a later stage must not depend on whether this one was finished earlier
+            _notify(observers, stage.key, f"code of this stage changed {', '.join(changed)}: put back")
         fingerprints[stage.key] = result.fingerprint
         results.stages[stage.key] = result.metrics
         results.pending.remove(stage.key)
@@ -178,8 +185,8 @@ class _Renaming(Observer):
 
 def _weights_mark(stage: Stage, fingerprints: Mapping[str, str]) -> str:
     """What the network that a stage begins with is known by in its fingerprint."""
-    if stage.weights == RANDOM:
-        return RANDOM
+    if stage.weights in BEGINNINGS:
+        return stage.weights
     mark = fingerprints[stage.weights]
     return mark if stage.snapshot is None else f"{mark}@{stage.snapshot}"
 

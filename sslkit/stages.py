@@ -266,7 +266,8 @@ def _evaluate(evaluator: Evaluator, data: LabeledData, opened: OpenedDataset, ba
     if evaluator.frozen:
         facts["frozen_backbone"] = {"sha256_before": before, "sha256_after": state_hash(backbone)}
         _check_frozen(facts["frozen_backbone"], context.stage)
-    return Outcome(evaluation.metrics, evaluation.backbone, evaluation.heads, evaluation.predictions, facts)
+    metrics = dict(evaluation.metrics)  # which the evaluator may go on writing into
+    return Outcome(metrics, evaluation.backbone, evaluation.heads, evaluation.predictions, facts)
 
 
 def _check_frozen(hashes: Mapping[str, str], stage: str) -> None:
