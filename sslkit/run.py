@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from sslkit.run_lock import LOCK, RunLock
 from sslkit.run_record import RunRecord, write_recipe
 from sslkit.stage_run import Provenance, StageResult
 from sslkit.stages import evaluate, pretrain
-from sslkit.stopping import StopRequest
+from sslkit.stopping import StopRequest, stoppable
 
 _OTHER_FOLDER = "choose another folder with --output"
 
@@ -62,7 +62,8 @@ def run_recipe(
         fresh: remove what earlier starts of these stages left in the folder.
         observers: told of every event, beside the recipe's own.
         max_minutes: stop after so many minutes, at the end of a step; None: no limit.
-        should_stop: asked after every step, and after every batch that is only measured; None: Ctrl-C and SIGTERM stop after the step they fall in.
+        should_stop: asked after every step, and after every batch that is only measured; None: Ctrl-C stops after the step it falls in,
+            and so do SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGXCPU where nobody else ignores or handles them.
         report: write ``report.html`` and its tables at the end.
 
     Raises:
@@ -74,7 +75,8 @@ def run_recipe(
     request = StopRequest(should_stop or (lambda: False), max_minutes)
     folder = Path("runs") / recipe.name if output is None else Path(output)
     data = recipe.data if isinstance(recipe.data, OpenedDataset) else OpenedDataset(recipe.data)
-    check(recipe, data)
+    with _explained(request), stoppable(request.asked):
+        check(recipe, data)
     everyone = (RunRecord(folder, recipe), *recipe.observers, *observers)
     _make_folder(folder)
     lock = RunLock(folder)
@@ -85,14 +87,21 @@ def run_recipe(
 
     with lock.held(lambda message: _notify(everyone, "run", message)), request.listening() if should_stop is None else nullcontext():
         _open_folder(folder, recipe, fresh)
-        try:
+        with _explained(request):
             results = _run_stages(recipe, data, folder, everyone, stop)
-        except RunInterruptedError as error:
-            raise request.explained(error) from None
         write_recipe(folder, recipe)  # the paper's figures and margins may change without running anything
         if report:
             _report(folder, recipe, data, everyone)
     return RunResult(folder, results)
+
+
+@contextmanager
+def _explained(request: StopRequest) -> Iterator[None]:
+    """Say who asked for an interruption."""
+    try:
+        yield
+    except RunInterruptedError as error:
+        raise request.explained(error) from None
 
 
 def _run_stages(recipe: Recipe, data: OpenedDataset, folder: Path, observers: Iterable[Observer], stop: Callable[[], bool]) -> Results:

@@ -37,6 +37,7 @@ from sslkit.errors import ArtifactError
 from sslkit.events import Notice, Observer, Observers, StageEnd, StageSkipped, StageStart
 from sslkit.interfaces import Backbone, Prediction, RunContext
 from sslkit.metrics_log import MetricsLog
+from sslkit.stopping import stoppable
 
 Kind = Literal["pretrain", "evaluate"]
 
@@ -123,7 +124,7 @@ class StageRun:
             message = f"skipped {len(skipped)} file{'s' * (len(skipped) > 1)} that cannot be decoded, listed in {ARTIFACT}; the first is {skipped[0]}"
             observers.emit(Notice(stage=self.name, message=message))
         started = time.perf_counter()
-        with explaining_breakdown(self._describe(identity), device), configured(self.runtime, device):
+        with stoppable(context.should_stop), explaining_breakdown(self._describe(identity), device), configured(self.runtime, device):
             outcome = work(self._place(copy.deepcopy(backbone), device), context)
         # Seconds of earlier, interrupted starts are not in the sum: nobody measured them.
         seconds = time.perf_counter() - started
