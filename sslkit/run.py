@@ -77,7 +77,7 @@ def run_recipe(
     data = recipe.data if isinstance(recipe.data, OpenedDataset) else OpenedDataset(recipe.data)
     with _explained(request), stoppable(request.asked):
         check(recipe, data)
-    everyone = (RunRecord(folder, recipe), *recipe.observers, *observers)
+    everyone = Observers((RunRecord(folder, recipe), *recipe.observers, *observers))
     _make_folder(folder)
     lock = RunLock(folder)
 
@@ -104,7 +104,7 @@ def _explained(request: StopRequest) -> Iterator[None]:
         raise request.explained(error) from None
 
 
-def _run_stages(recipe: Recipe, data: OpenedDataset, folder: Path, observers: Iterable[Observer], stop: Callable[[], bool]) -> Results:
+def _run_stages(recipe: Recipe, data: OpenedDataset, folder: Path, observers: Observers, stop: Callable[[], bool]) -> Results:
     """Every stage, in order; their results are on disk after each."""
     results = Results(recipe.name, dict(recipe.paper), dict(recipe.margins), pending=[stage.key for stage in recipe.stages])
     fingerprints: dict[str, str] = {}
@@ -119,7 +119,7 @@ def _run_stages(recipe: Recipe, data: OpenedDataset, folder: Path, observers: It
     return results
 
 
-def _report(folder: Path, recipe: Recipe, data: OpenedDataset, observers: Iterable[Observer]) -> None:
+def _report(folder: Path, recipe: Recipe, data: OpenedDataset, observers: Observers) -> None:
     """Write the report. The figures are safe already, so whatever goes wrong here does not take the run down."""
     try:
         write_run_report(folder, recipe, data)
@@ -128,8 +128,8 @@ def _report(folder: Path, recipe: Recipe, data: OpenedDataset, observers: Iterab
         _notify(observers, "report", f"the report could not be written ({reason}); this tries again: sslkit report {folder}")
 
 
-def _notify(observers: Iterable[Observer], stage: str, message: str) -> None:
-    Observers(observers).emit(Notice(stage=stage, message=message))
+def _notify(observers: Observers, stage: str, message: str) -> None:
+    observers.observe(Notice(stage=stage, message=message))
 
 
 def _run_stage(
@@ -138,7 +138,7 @@ def _run_stage(
     data: OpenedDataset,
     folder: Path,
     fingerprints: dict[str, str],
-    observers: Iterable[Observer],
+    observers: Observers,
     stop: Callable[[], bool],
 ) -> StageResult:
     backbone = begun_with(recipe, stage, data, folder)
@@ -147,7 +147,7 @@ def _run_stage(
         "output": folder / stage.key,
         "seed": stage.seed,
         "runtime": stage.runtime,
-        "observers": [_Renaming(observer, stage.key) for observer in observers],
+        "observers": [_Renaming(observers, stage.key)],
         "should_stop": stop,
         "provenance": Provenance(
             record=BackboneRecord(stage.backbone.name, stage.backbone.options),
@@ -169,14 +169,18 @@ def _run_stage(
 
 
 class _Renaming(Observer):
-    """Tells an observer of a stage by its key: a sweep has several stages of one name."""
+    """Tells observers of a stage by its key: a sweep has several stages of one name. They are the same ones in all stages, but for those
+    that have failed.
+    """
 
-    def __init__(self, observer: Observer, key: str) -> None:
-        self._observer = observer
+    shows_notices = True
+
+    def __init__(self, observers: Observers, key: str) -> None:
+        self._observers = observers
         self._key = key
 
     def observe(self, event: Event) -> None:
-        self._observer.observe(replace(event, stage=self._key))
+        self._observers.observe(replace(event, stage=self._key))
 
 
 def _weights_mark(stage: Stage, fingerprints: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ PLUGINS = {path.relative_to(ROOT).as_posix(): path for room in ("plugins", "exam
 
 MAY_IMPORT = {
     "errors": "",
-    "events": "errors",
+    "events": "class_address errors",
     "disk": "errors",
     "kernels": "",
     "progress": "",
@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "schema": "catalog errors interfaces",
     "options": "catalog errors interfaces plain_values schema",
     "engine": "disk errors events interfaces kernels",
-    "data": "errors interfaces progress stopping",
+    "data": "errors events interfaces progress stopping",
     "backbones": "errors interfaces layers",
     "evaluators": "data engine errors interfaces layers stopping",
     "weights_file": "engine errors plain_values saved_files",

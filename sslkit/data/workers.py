@@ -8,7 +8,6 @@ import shutil
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
@@ -22,7 +21,8 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from sslkit.errors import DataError, RunFailedError, SslkitWarning
+from sslkit.errors import DataError, RunFailedError
+from sslkit.events import warn
 from sslkit.interfaces import ImageSet
 from sslkit.stopping import SIGNALS, stop_if_asked
 
@@ -80,18 +80,16 @@ def choose_num_workers(images: ImageSet, batch_size: int, wanted: int | None) ->
     given = _num_workers.get() if wanted is None else wanted
     number = min(_ENOUGH, usable_cores()) if given == "auto" else given
     if number and (why := _why_not_elsewhere(images)):
-        warnings.warn(f"images are decoded in the run's own process, which is slower: {why}", SslkitWarning, stacklevel=2)
+        warn(f"images are decoded in the run's own process, which is slower: {why}")
         return 0
     batch_bytes = min(batch_size, len(images)) * images.image.num_chs * images.image.height * images.image.width
     fitting = _fitting(batch_bytes)
     if number <= fitting:
         return number
     where = f"{fitting} process{'es' * (fitting > 1)} instead of {number}" if fitting else "the run's own process"
-    warnings.warn(
+    warn(
         f"images are decoded by {where}, which is slower, for shared memory is small ({describe_shared_memory()}, and a batch takes"
-        f" {_megabytes(batch_bytes)}): give it more, in Docker with --shm-size=8g; num_workers = {fitting} says that this is meant",
-        SslkitWarning,
-        stacklevel=2,
+        f" {_megabytes(batch_bytes)}): give it more, in Docker with --shm-size=8g; num_workers = {fitting} says that this is meant"
     )
     return fitting
 
