@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
         RunFailedError,
         RunInterruptedError,
         SslkitError,
+        SslkitWarning,
         StorageError,
     )
     from sslkit.evaluators.feature_quality import FeatureQuality
@@ -144,6 +145,7 @@ __all__ = [
     "SemiSupervised",
     "Split",
     "SslkitError",
+    "SslkitWarning",
     "StageEnd",
     "StageSkipped",
     "StageStart",
@@ -190,7 +192,7 @@ _HOMES = {
     "sslkit.engine.training": ("OnNan", "Training"),
     "sslkit.errors": (
         *("ArtifactError", "BackboneError", "DataError", "DivergedError", "RunInterruptedError", "OptionError"),
-        *("PluginError", "RecipeError", "RunFailedError", "SslkitError", "StorageError"),
+        *("PluginError", "RecipeError", "RunFailedError", "SslkitError", "SslkitWarning", "StorageError"),
     ),
     "sslkit.evaluators.feature_quality": ("FeatureQuality",),
     "sslkit.evaluators.finetune": ("FineTune", "Supervised"),

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Annotated
 import typer
 
 from sslkit.errors import OptionError, RunInterruptedError, SslkitError
-from sslkit.stopping import Terminated, terminable
+from sslkit.stopping import Terminated, name_of, terminable
 
 app = typer.Typer(
     help="Self-supervised learning from recipes: pretrain, probe, fine-tune, few labels.", no_args_is_help=True, add_completion=False
@@ -250,7 +251,7 @@ def _errors(resume: str = "") -> Iterator[None]:
         typer.echo(message if stopped else f"error: {message}", err=True)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt as error:
-        terminated = isinstance(error, Terminated)
-        what = "SIGTERM" if terminated else "interrupted"
+        what = name_of(error.number) if isinstance(error, Terminated) else "interrupted"
         typer.echo(f"{what}; {resume}" if resume else what, err=True)
-        raise typer.Exit(RunInterruptedError.TERMINATED if terminated else RunInterruptedError.CTRL_C) from None
+        number = error.number if isinstance(error, Terminated) else signal.SIGINT
+        raise typer.Exit(RunInterruptedError.SIGNALLED + number) from None

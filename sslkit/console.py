@@ -50,7 +50,7 @@ def progress_on_stderr(*, quiet: bool = False) -> Iterator[tuple[Observer, ...]]
         The observers to hand to a run.
     """
     if quiet:
-        yield ()
+        yield (_Silence(),)
         return
     display = ProgressDisplay(make_console(stderr=True))
     try:
@@ -60,12 +60,23 @@ def progress_on_stderr(*, quiet: bool = False) -> Iterator[tuple[Observer, ...]]
         display.close()
 
 
+class _Silence(Observer):
+    """Keeps notices from becoming warnings: nobody wants to be told."""
+
+    shows_notices = True
+
+    def observe(self, event: Event) -> None:
+        """Say nothing."""
+
+
 class ProgressDisplay(Observer):
     """Shows a run as it goes: throughput, time left, and the latest loss and accuracies.
 
     Args:
         console: where; plain lines if it is no terminal.
     """
+
+    shows_notices = True
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sslkit.errors import BackboneError, OptionError
-from sslkit.events import Emit, Observer, ignore
+from sslkit.events import Emit, Observer, tell_nobody
 
 __all__ = [
     "Augment",
@@ -623,7 +623,7 @@ class RunContext:
     keep_checkpoints: int = 2
     folder: Path | None = None
     part: str = ""
-    emit: Emit = ignore
+    emit: Emit = tell_nobody
     should_stop: Callable[[], bool] = lambda: False
     begun: set[str] = field(default_factory=set, repr=False, compare=False)
 

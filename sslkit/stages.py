@@ -9,6 +9,7 @@ from sslkit.artifacts import save_module, weights_path
 from sslkit.data.duplicates import Duplicates
 from sslkit.data.loader import Loader
 from sslkit.data.opened import OpenedDataset
+from sslkit.data.workers import decoding_with
 from sslkit.disk import writing
 from sslkit.engine.device import Runtime
 from sslkit.engine.fit import Snapshots, fit
@@ -84,7 +85,8 @@ def pretrain(
     snapshots = check_snapshots(snapshot_epochs, training.epochs)
     if snapshots and output is None:
         raise OptionError("snapshot_epochs", "there is no folder to keep them in", found=snapshots, fix="give output")
-    stage = StageRun(name, "pretrain", output, seed, runtime or Runtime(), observers, should_stop, provenance)
+    runtime = runtime or Runtime()
+    stage = StageRun(name, "pretrain", output, seed, runtime, observers, should_stop, provenance)
     identity = {
         "task": plain(task),
         "training": plain(training),
@@ -94,7 +96,8 @@ def pretrain(
     if snapshots:
         identity["snapshot_epochs"] = snapshots
     work = partial(_pretrain, task, images, heldout, training, evaluate_every, snapshots)
-    return stage.run(backbone, identity, work, skipped=images.skipped)
+    with decoding_with(runtime.num_workers):
+        return stage.run(backbone, identity, work, skipped=images.skipped)
 
 
 def evaluate(
@@ -135,14 +138,16 @@ def evaluate(
     labeled = evaluation_data(evaluator, data)
     check_requirements(evaluator.requires, backbone, type(evaluator).__name__)
     evaluator.check(backbone, labeled)
-    stage = StageRun(name, "evaluate", output, seed, runtime or Runtime(), observers, should_stop, provenance)
+    runtime = runtime or Runtime()
+    stage = StageRun(name, "evaluate", output, seed, runtime, observers, should_stop, provenance)
     identity = {
         "evaluator": plain(evaluator),
         "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint},
         CODE: SourceCode().of(evaluator, backbone, data.source),
     }
     work = partial(_evaluate, evaluator, labeled, data)
-    return stage.run(backbone, identity, work, skipped=labeled.train.skipped + labeled.test.skipped)
+    with decoding_with(runtime.num_workers):
+        return stage.run(backbone, identity, work, skipped=labeled.train.skipped + labeled.test.skipped)
 
 
 def evaluation_data(evaluator: Evaluator, data: Dataset) -> LabeledData:

@@ -235,17 +235,6 @@ def test_observers_hear_the_stage_begin_and_end(tmp_path: Path):
     assert {event.stage for event in watcher.events} == {"pretrain"}
 
 
-def test_an_observer_that_fails_is_dropped_with_a_warning():
-    class Broken(Observer):
-        def observe(self, event: Event) -> None:
-            raise KeyError("x")
-
-    watcher = Recorder()
-    with pytest.warns(RuntimeWarning, match=r"^observer Broken failed and is dropped: KeyError\('x'\)$"):
-        pretrained(observers=[Broken(), watcher])
-    assert len(watcher.of(StageEnd)) == 1
-
-
 # ----------------------------------------------------------------------------------------------------------------- evaluation
 
 

@@ -176,4 +176,4 @@ def _context(runtime: Runtime, seed: int, name: str, observers: Observers) -> Ru
 
 
 def _named(name: str, observers: Observers) -> Emit:
-    return lambda event: observers.emit(replace(event, stage=name))
+    return lambda event: observers.observe(replace(event, stage=name))
