@@ -151,7 +151,8 @@ def _train_epoch(loop: _Loop) -> None:
     if state.step == 0:
         _pause(loop, 0)
     objective.train()
-    for batch in loop.train.batches(state.order, start=state.batch, generator=state.device_generator("augment")):
+    augment = state.device_generator("augment")
+    for batch in loop.train.batches(state.order, start=state.batch, sizes=state.batch_sizes, generator=augment):
         state.update_schedule()
         with torch.no_grad():
             views = objective.make_views(batch, state.device_generator("views"), train=True)
