@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sslkit.artifacts import plain, save_module, state_hash, weights_path
+from sslkit.artifacts import save_module, weights_path
 from sslkit.data.duplicates import Duplicates
 from sslkit.data.loader import Loader
 from sslkit.data.opened import OpenedDataset
@@ -16,6 +16,7 @@ from sslkit.engine.randomness import derive_seed, global_seed
 from sslkit.engine.training import Training, check_snapshots
 from sslkit.errors import BackboneError, DataError, OptionError, RunFailedError
 from sslkit.events import Notice, Observer
+from sslkit.identity import CODE, plain, state_hash
 from sslkit.interfaces import (
     Backbone,
     DataInfo,
@@ -28,6 +29,7 @@ from sslkit.interfaces import (
     PretextTask,
     RunContext,
 )
+from sslkit.source_code import SourceCode
 from sslkit.stage_run import Outcome, Provenance, StageResult, StageRun
 
 
@@ -87,6 +89,7 @@ def pretrain(
         "task": plain(task),
         "training": plain(training),
         "data": {"pretrain": images.fingerprint, "heldout": heldout.fingerprint if heldout else None},
+        CODE: SourceCode().of(task, training, backbone, data.source),
     }
     if snapshots:
         identity["snapshot_epochs"] = snapshots
@@ -133,7 +136,11 @@ def evaluate(
     check_requirements(evaluator.requires, backbone, type(evaluator).__name__)
     evaluator.check(backbone, labeled)
     stage = StageRun(name, "evaluate", output, seed, runtime or Runtime(), observers, should_stop, provenance)
-    identity = {"evaluator": plain(evaluator), "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint}}
+    identity = {
+        "evaluator": plain(evaluator),
+        "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint},
+        CODE: SourceCode().of(evaluator, backbone, data.source),
+    }
     work = partial(_evaluate, evaluator, labeled, data)
     return stage.run(backbone, identity, work, skipped=labeled.train.skipped + labeled.test.skipped)
 

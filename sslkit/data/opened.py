@@ -19,6 +19,11 @@ class OpenedDataset(Dataset):
         self._splits: dict[Split, ImageSet | None] = {}
         self._duplicates: dict[tuple[ImageSet, ImageSet], Duplicates | None] = {}
 
+    @property
+    def source(self) -> Dataset:
+        """The data set that was opened."""
+        return self._dataset
+
     def image(self) -> ImageSpec:
         """See :class:`Dataset`."""
         return self._dataset.image()

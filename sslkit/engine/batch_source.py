@@ -21,6 +21,11 @@ class BatchSource(Protocol):
         """How many images there are."""
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the images: equal exactly if they are."""
+        ...
+
     def batches(
         self, order: Tensor, *, start: int = 0, sizes: Sequence[int] | None = None, generator: Generator | None = None
     ) -> Iterator[Batch]:
