@@ -80,6 +80,7 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
         StepOutput,
         TrainContext,
     )
+    from sslkit.layers import without_autocast
     from sslkit.plugins import load_catalog
     from sslkit.recipe import Recipe, load_recipe
     from sslkit.report.comparison import compare_runs
@@ -170,6 +171,7 @@ __all__ = [
     "load_recipe",
     "pretrain",
     "run_recipe",
+    "without_autocast",
     "write_report",
 ]
 
@@ -209,6 +211,7 @@ _HOMES = {
         *("LabeledData", "Mean", "Objective", "OptimizerFactory", "Prediction", "PretextTask", "RunContext", "Schedule", "Split"),
         *("StepOutput", "TrainContext"),
     ),
+    "sslkit.layers": ("without_autocast",),
     "sslkit.plugins": ("load_catalog",),
     "sslkit.recipe": ("Recipe", "load_recipe"),
     "sslkit.report.comparison": ("compare_runs",),

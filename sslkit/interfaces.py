@@ -295,7 +295,7 @@ class Backbone(nn.Module, ABC):
             layer: a layer's name; None: the deepest.
 
         Returns:
-            (N, D) features.
+            (N, D) float32 features.
         """
         info = self.layer(self.layer_names[-1] if layer is None else layer)
         return pool(self(images, [info.name])[info.name], info.kind)
@@ -346,10 +346,10 @@ class Backbone(nn.Module, ABC):
 
 
 def pool(features: Tensor, kind: LayerKind) -> Tensor:
-    """Average a map or tokens over their positions; a vector passes through. Returns (N, D)."""
-    if kind == "map":
-        return features.mean(dim=(-2, -1))
-    return features.mean(dim=1) if kind == "tokens" else features
+    """Average a map or tokens over their positions; a vector passes through. Returns (N, D) float32, also of bfloat16 features."""
+    if kind == "vector":
+        return features.float()
+    return features.mean(dim=(-2, -1) if kind == "map" else 1, dtype=torch.float32)
 
 
 def _to_color(x: Tensor, color: Color) -> Tensor:

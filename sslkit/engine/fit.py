@@ -222,7 +222,8 @@ def _train_epoch(loop: _Loop) -> None:
 def _batches(loop: _Loop, order: Tensor) -> Iterator[Batch]:
     """What is left of the epoch. Whatever keeps a batch from coming, the state is that of the steps before it: it is kept."""
     state, stage = loop.state, loop.context.stage
-    batches = loop.train.batches(order, start=state.batch, generator=state.device_generator("augment"))
+    augment = state.device_generator("augment")
+    batches = loop.train.batches(order, start=state.batch, sizes=state.batch_sizes, generator=augment)
     while True:
         try:
             batch = next(batches, None)
