@@ -79,7 +79,7 @@ def check_data(recipe: Recipe, stage: Stage, data: OpenedDataset) -> None:
     if isinstance(stage, EvaluateStage):
         with _at(path):
             labeled = evaluation_data(stage.evaluator, data)
-        with _at(f"{path}.evaluator"):
+        with _at(f"{path}.evaluator"), data.lent_to(stage.evaluator):
             stage.evaluator.check(_meta_backbone(recipe, stage, data), labeled)
         return
     images = data.load("pretrain")

@@ -125,13 +125,14 @@ def evaluate(
         The metrics, and the trained backbone where the evaluator trains one.
 
     Raises:
-        RunFailedError: the evaluator is frozen, and yet the backbone changed.
+        RunFailedError: the evaluator is frozen, and yet the backbone changed; or it wrote into the images or labels.
         SslkitError: the kind says what is wrong.
     """
     data = data if isinstance(data, OpenedDataset) else OpenedDataset(data)
     labeled = evaluation_data(evaluator, data)
     check_requirements(evaluator.requires, backbone, type(evaluator).__name__)
-    evaluator.check(backbone, labeled)
+    with data.lent_to(evaluator):
+        evaluator.check(backbone, labeled)
     stage = StageRun(name, "evaluate", output, seed, runtime or Runtime(), observers, should_stop, provenance)
     identity = {"evaluator": plain(evaluator), "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint}}
     work = partial(_evaluate, evaluator, labeled, data)
@@ -249,7 +250,8 @@ def _announce_duplicates(num_test_images: int, context: RunContext, duplicates: 
 def _evaluate(evaluator: Evaluator, data: LabeledData, opened: OpenedDataset, backbone: Backbone, context: RunContext) -> Outcome:
     duplicates = opened.duplicates(data.train, data.test, partial(_announce_duplicates, len(data.test), context))
     before = state_hash(backbone) if evaluator.frozen else None
-    evaluation: Evaluation = evaluator.evaluate(backbone, data, context)
+    with opened.lent_to(evaluator):
+        evaluation: Evaluation = evaluator.evaluate(backbone, data, context)
     facts: dict[str, Any] = {
         "num_images": len(data.train),
         "num_test_images": len(data.test),

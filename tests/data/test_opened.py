@@ -112,9 +112,11 @@ def test_large_images_stay_where_they_are(limit: int, resident: bool, monkeypatc
     assert torch.equal(images.read([3, 1]), tiny_images(11).read([3, 1]))
 
 
-def test_images_that_are_in_memory_already_are_handed_through():
-    images = opened(Counting(resident=True))
-    assert isinstance(images, Recording)
+def test_images_that_are_in_memory_already_are_not_copied():
+    data = Counting(resident=True)
+    images = opened(data)
+    assert images.pixels is images.source.pixels
+    assert data.read == []
 
 
 def test_a_file_that_cannot_be_decoded_is_named():
