@@ -39,12 +39,13 @@ def check_recipe(recipe: Recipe) -> str:
     """Check a recipe on its own, downloading nothing.
 
     Returns:
-        What could not be checked, empty if nothing was left out.
+        What could not be checked, empty if nothing was left out. Where ``recipe.data`` is an :class:`OpenedDataset`, that knows now
+        what was found.
 
     Raises:
         RecipeError: as :func:`check`.
     """
-    data = OpenedDataset(recipe.data)
+    data = recipe.data if isinstance(recipe.data, OpenedDataset) else OpenedDataset(recipe.data)
     if data.available():
         check(recipe, data)
         return ""

@@ -12,7 +12,7 @@ from sslkit.artifacts import ARTIFACT, BackboneRecord, write_json
 from sslkit.data.opened import OpenedDataset
 from sslkit.disk import make_folder, refuse_links, remove_temporary, writing
 from sslkit.errors import ArtifactError, RunInterruptedError, StorageError
-from sslkit.events import Event, Notice, Observer, Observers
+from sslkit.events import DataFound, Event, Notice, Observer, Observers
 from sslkit.networks import begun_with
 from sslkit.preflight import check
 from sslkit.recipe import Recipe
@@ -85,6 +85,9 @@ def run_recipe(
 
     with lock.held(lambda message: _notify(everyone, "run", message)), request.listening() if should_stop is None else nullcontext():
         _open_folder(folder, recipe, fresh)
+        Observers(everyone).emit(DataFound(stage="", splits=data.describe()))
+        for note in data.untold():
+            _notify(everyone, "data", note)
         try:
             results = _run_stages(recipe, data, folder, everyone, stop)
         except RunInterruptedError as error:

@@ -85,6 +85,7 @@ class SavedArtifact(SavedFile):
     seconds: Seconds = 0.0
     device: str = ""
     classes: list[str] = []
+    images_per_class: dict[str, list[Count]] = {}
     skipped_files: list[str] = []
     snapshot_epochs: list[int] = []
 

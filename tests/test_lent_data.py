@@ -79,10 +79,10 @@ def test_arrays_that_were_written_into_are_refused_and_the_writer_told():
     data = Arrays(train_images=images, train_labels=[0, 1, 2] * 4, test_images=images[:6].copy(), test_labels=[0, 1, 2] * 2)
     with pytest.raises(RunFailedError, match="Vandal has changed the pixels of the test images"):
         evaluate(Vandal(way="pixels"), network(), data, runtime=CPU)
-    with pytest.raises(DataError, match="^test_images have changed since these Arrays were made of them; make new Arrays"):
+    with pytest.raises(DataError, match=r"^test_images have changed since these Arrays were made of them; make new Arrays"):
         evaluate(KNN(layers=("stem",), k=1), network(), data, runtime=CPU)
     images[0] = 0
-    with pytest.raises(DataError, match="^train_images have changed since"):
+    with pytest.raises(DataError, match=r"^train_images have changed since"):
         data.load("pretrain")
 
 

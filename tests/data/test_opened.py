@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_decoded_is_named():
 
     class Folder(Counting):
         def load(self, split: Split) -> ImageSet | None:
-            return Broken(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), resident=False)
+            return Broken(torch.zeros(3, 3, 16, 16, dtype=torch.uint8), resident=False)
 
     with pytest.raises(DataError, match=r"^images/0\.png: cannot be decoded$"):
         assert opened(Folder()).pixels is None
