@@ -133,12 +133,12 @@ def has_labels(folder: Path, classes: Sequence[str], scan: FolderScan) -> bool:
 
 def why_unlabeled(folder: Path, classes: Sequence[str], scan: FolderScan) -> str:
     """What keeps the images of a test split from having labels, in words."""
-    names = scan.subfolders(folder)
-    if not names:
+    names = [name for name in scan.subfolders(folder) if name]
+    if not scan.images(folder):
         return f"{folder} holds no images"
-    if len(names) > 1 and not names[0]:
+    if names and len(names) < len(scan.subfolders(folder)):
         return stray_image(folder, scan)
-    there = f"folders of other classes: {', '.join(names)}" if names[0] else "no class folders"
+    there = f"folders of other classes: {', '.join(names)}" if names else "no class folders"
     return f"the test images in {folder} have no labels, for it has {there}; classes: {', '.join(classes)}"
 
 

@@ -29,7 +29,9 @@ class Lazy(ImageSet):
 
     def __init__(self, **attributes: Any) -> None:
         given = {"image": IMAGE, "labels": torch.tensor(LABELS), "classes": ("a", "b", "c"), "fingerprint": "lazy", "dtype": torch.uint8}
-        self.__dict__.update({name: value for name, value in (given | attributes).items() if value is not KeyError})
+        for name, value in (given | attributes).items():
+            if value is not KeyError:
+                setattr(self, name, value)
 
     def __len__(self) -> int:
         return self.__dict__.get("num_images", NUM_IMAGES)
@@ -50,12 +52,8 @@ class Listed(Lazy):
 class Restless(Lazy):
     """As a random number, or the time, would be."""
 
-    @property
-    def fingerprint(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return str(next(_calls))
-
-    @fingerprint.setter
-    def fingerprint(self, value: str) -> None: ...
+    def __getattribute__(self, name: str) -> Any:
+        return str(next(_calls)) if name == "fingerprint" else super().__getattribute__(name)
 
 
 class Foreign(Dataset):
