@@ -1,12 +1,9 @@
 """What a stage leaves on disk, and how it is read back: JSON and safetensors, each written beside and renamed, nothing unpickled."""
 
-import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Mapping
-from enum import Enum
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -156,15 +153,6 @@ def describe_backbone(backbone: Backbone, record: BackboneRecord) -> dict[str, A
     return {"class": record.spec, "options": record.options, "image": backbone.image._asdict()}
 
 
-def state_hash(module: nn.Module) -> str:
-    """Sha256 of all parameters and buffers: equal exactly if every bit is."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -197,41 +185,6 @@ def write_text(path: Path, text: str) -> None:
     make_folder(path.parent)
     with written_whole(path) as file:
         file.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may hold bytes that are no text
-
-
-def plain(value: Any) -> Any:
-    """Options as JSON-able values: a dataclass becomes a table that names its class."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **fields}
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(entry) for entry in value]
-    if isinstance(value, set | frozenset):
-        return sorted(plain(entry) for entry in value)
-    if isinstance(value, Enum):
-        return plain(value.value)
-    return str(value) if isinstance(value, PurePath) else value
-
-
-def fingerprint(identity: Mapping[str, Any]) -> str:
-    """Sha256 of everything that decides a stage's outcome."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The dotted keys in which two identities differ, each with both values."""
-    old, new = _flatten(before), _flatten(after)
-    keys = [key for key in sorted(old.keys() | new.keys()) if (key in old, old.get(key)) != (key in new, new.get(key))]
-    return [f"{key}: {old.get(key, 'not set')!r} -> {new.get(key, 'not set')!r}" for key in keys]
-
-
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
-    return flat
 
 
 def _find(text: str) -> Path:

@@ -9,7 +9,7 @@ Shapes: N images in a batch, C channels, H rows, W columns, D features, L tokens
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Protocol, Self, final
 
@@ -614,6 +614,7 @@ class RunContext:
         part: names this fit where a stage has several.
         emit: tells the observers.
         should_stop: whether the user asked to stop; ``fit`` then writes a checkpoint and raises ``RunInterruptedError``.
+        begun: the parts that a fit has been run for; shared by all copies of a context.
     """
 
     stage: str
@@ -630,6 +631,7 @@ class RunContext:
     part: str = ""
     emit: Emit = ignore
     should_stop: Callable[[], bool] = lambda: False
+    begun: set[str] = field(default_factory=set, repr=False, compare=False)
 
 
 class Evaluation(NamedTuple):

@@ -13,13 +13,13 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from torch import Tensor
 
-from sslkit.artifacts import ARTIFACT, load_backbone, read_artifact, state_hash, write_text
+from sslkit.artifacts import ARTIFACT, load_backbone, read_artifact, write_text
 from sslkit.disk import make_folder
 from sslkit.errors import ArtifactError, OptionError
+from sslkit.identity import state_hash
 from sslkit.interfaces import Backbone
 from sslkit.recipe_table import read_table
-from sslkit.saved_files import SavedEnvironment, read_saved
-from sslkit.weights_file import halve, read_weights, save_weights, widen
+from sslkit.weights_file import halve, save_weights, widen
 
 TOLERANCE = 0.01
 """Of the largest feature of a layer: how far half precision may move any of them."""
@@ -84,7 +84,7 @@ def publish_backbone(stage: Path, target: Path, *, name: str, data: TrainingData
     if not difference <= TOLERANCE:  # which NaN is not either
         raise ArtifactError(f"{stage}: half precision changes its features too much", found=difference, allowed=f"at most {TOLERANCE}")
     files = Published(target / f"{name}.safetensors", target / f"{name}.md")
-    origin = _origin(stage, artifact, state_hash(backbone), files.weights, commit)
+    origin = _origin(artifact, state_hash(backbone), commit)
     make_folder(target)
     save_weights(files.weights, tensors, backbone=artifact["backbone"], origin=origin)
     card = _template().render(
@@ -143,11 +143,9 @@ def _difference(backbone: Backbone, tensors: Mapping[str, Tensor]) -> float:
     return torch.stack(changes).max().item()
 
 
-def _origin(stage: Path, artifact: Mapping[str, Any], sha256: str, path: Path, commit: str) -> dict[str, Any]:
-    """Where the weights come from. Where the file has these weights already it knows better: environment.json is that of the run's last start."""
-    if path.exists() and (earlier := read_weights(path).origin).get("sha256") == sha256:
-        return {**earlier, "commit": earlier["commit"] or commit}
-    environment = read_saved(stage.parent / "environment.json", SavedEnvironment)
+def _origin(artifact: Mapping[str, Any], sha256: str, commit: str) -> dict[str, Any]:
+    """Where the weights come from."""
+    environment = artifact["environments"][-1]
     return {
         "sha256": sha256,
         "num_images": artifact["num_images"],
@@ -155,8 +153,8 @@ def _origin(stage: Path, artifact: Mapping[str, Any], sha256: str, path: Path, c
         "device": artifact["device"],
         "seconds": artifact["seconds"],
         "precision": artifact["identity"]["precision"],
-        "started": environment["started"],
-        "commit": environment.get("commit") or commit,
+        "started": artifact["environments"][0]["started"],
+        "commit": environment["commit"] or commit,
         "versions": environment["versions"],
     }
 

@@ -16,6 +16,7 @@ from sslkit.plugins import load_catalog
 from sslkit.recipe_code import RecipeCode, code_of, refuse_code
 from sslkit.recipe_stages import PretrainStage, Stage
 from sslkit.recipe_table import apply_override, as_name, as_table, check_keys, read_table, required
+from sslkit.source_code import SourceCode
 from sslkit.stage_parser import RUNTIME_KEYS, StageParser
 from sslkit.sweep import Variant, expand, merge
 
@@ -39,6 +40,7 @@ class Recipe:
         table: the whole recipe as plain values; every default is filled in, but where there is a sweep.
         variants: the recipe of each variant of a sweep, as plain values with every default filled in; empty without a sweep.
         versions: of the distributions whose classes a stage names, by the stage's key.
+        sources: the code behind each stage that is not sslkit's own, by the stage's key: hashes by name.
         code: what is not sslkit's own; no part of what the recipe says.
     """
 
@@ -51,6 +53,7 @@ class Recipe:
     table: Mapping[str, Any] = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     versions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     code: RecipeCode = field(default_factory=RecipeCode, compare=False)
 
     def stage(self, key: str) -> Stage:
@@ -101,6 +104,7 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog) -> Recipe:
         raise RecipeError(
             f"stages: are {len(keys):,} with all variants and snapshots", allowed=f"{MAX_STAGES:,}", fix="write several recipes"
         )
+    sources = SourceCode()  # hashed here, right after the import: a file that is edited later is not what runs
     swept, resolved = "sweep" in table, [parser.resolved() for parser in parsers]
     return Recipe(
         name=name,
@@ -112,6 +116,7 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog) -> Recipe:
         table=dict(table) if swept else {**resolved[0], **_figures(table)},
         variants={variant.name: own for variant, own in zip(variants, resolved, strict=True)} if swept else {},
         versions={stage.key: _versions(stage, data, catalog) for stage in stages},
+        sources={stage.key: sources.of(*_decisive(stage), data) for stage in stages},
         code=code_of(resolved, catalog),
     )
 
@@ -161,6 +166,12 @@ def _check_metric(key: Any, path: str, stages: Collection[str]) -> None:
         allowed=[f"{stage}.<metric>" for stage in stages],
         fix="" if given in stages else did_you_mean(given, stages),
     )
+
+
+def _decisive(stage: Stage) -> tuple[object, ...]:
+    """The objects and classes whose code decides a stage's outcome."""
+    method = (stage.task, stage.training) if isinstance(stage, PretrainStage) else (stage.evaluator,)
+    return (*method, stage.backbone.cls, *stage.backbone.arguments.values())
 
 
 def _versions(stage: Stage, data: Dataset, catalog: Catalog) -> dict[str, str]:

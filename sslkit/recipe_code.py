@@ -37,7 +37,7 @@ class RecipeCode:
         return [f"{what}: {', '.join(entries)}" for what, entries in parts.items() if entries]
 
     def as_json(self) -> dict[str, Any]:
-        """The entry of environment.json."""
+        """What belongs beside a result: every plugin, and every class from elsewhere."""
         return {"plugins": [_plain(plugin) for plugin in self.plugins], "imported": dict(self.imported), "notes": list(self.notes)}
 
 

@@ -21,10 +21,13 @@ from sslkit.recipe_table import read_table
 from sslkit.report.files import write_run_report
 from sslkit.report.results import Results
 from sslkit.run_lock import LOCK, RunLock
-from sslkit.run_record import RunRecord, write_recipe
+from sslkit.run_record import RecipeKeeper, write_recipe
+from sslkit.source_code import is_edited_in_place
 from sslkit.stage_run import Provenance, StageResult
 from sslkit.stages import evaluate, pretrain
 from sslkit.stopping import StopRequest
+
+_UNTRACKED = "sslkit runs from a checkout: what an earlier start has computed counts as current whatever was edited in sslkit itself"
 
 _OTHER_FOLDER = "choose another folder with --output"
 
@@ -75,7 +78,7 @@ def run_recipe(
     folder = Path("runs") / recipe.name if output is None else Path(output)
     data = recipe.data if isinstance(recipe.data, OpenedDataset) else OpenedDataset(recipe.data)
     check(recipe, data)
-    everyone = (RunRecord(folder, recipe), *recipe.observers, *observers)
+    everyone = (RecipeKeeper(folder, recipe), *recipe.observers, *observers)
     _make_folder(folder)
     lock = RunLock(folder)
 
@@ -85,6 +88,8 @@ def run_recipe(
 
     with lock.held(lambda message: _notify(everyone, "run", message)), request.listening() if should_stop is None else nullcontext():
         _open_folder(folder, recipe, fresh)
+        if is_edited_in_place() and any((folder / stage.key / ARTIFACT).exists() for stage in recipe.stages):
+            _notify(everyone, "run", f"{_UNTRACKED}; start over with --fresh after one that matters")
         Observers(everyone).emit(DataFound(stage="", splits=data.describe()))
         for note in data.untold():
             _notify(everyone, "data", note)
@@ -146,7 +151,8 @@ def _run_stage(
         "provenance": Provenance(
             record=BackboneRecord(stage.backbone.name, stage.backbone.options),
             weights=_weights_mark(stage, fingerprints),
-            versions=recipe.versions[stage.key],
+            code=recipe.sources[stage.key],
+            environment={"plugins": dict(recipe.versions[stage.key]), "code": recipe.code.as_json()},
         ),
     }
     if isinstance(stage, PretrainStage):
@@ -186,7 +192,7 @@ def _make_folder(folder: Path) -> None:
         raise ArtifactError(f"{folder}: is a file", fix=_OTHER_FOLDER)
     if folder.resolve() == Path.cwd():  # an empty variable in --output "$OUT" means it, too
         raise ArtifactError("the current folder cannot be a run's", fix=_OTHER_FOLDER)
-    if (folder / "recipe.toml").exists() and not any((folder / name).exists() for name in (LOCK, "environment.json")):
+    if (folder / "recipe.toml").exists() and not any((folder / name).exists() for name in (LOCK, "results.json")):
         raise ArtifactError(f"{folder}: holds a recipe.toml that no run wrote, which would be replaced", fix=_OTHER_FOLDER)
     try:
         make_folder(folder)

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sslkit.artifacts import plain, save_module, state_hash, weights_path
+from sslkit.artifacts import save_module, weights_path
 from sslkit.data.duplicates import Duplicates
 from sslkit.data.loader import Loader
 from sslkit.data.opened import OpenedDataset
@@ -18,6 +18,7 @@ from sslkit.engine.randomness import derive_seed, global_seed
 from sslkit.engine.training import Training, check_snapshots
 from sslkit.errors import ArtifactError, BackboneError, DataError, OptionError, RunFailedError
 from sslkit.events import Notice, Observer
+from sslkit.identity import CODE, plain, state_hash
 from sslkit.interfaces import (
     Backbone,
     DataInfo,
@@ -30,6 +31,7 @@ from sslkit.interfaces import (
     PretextTask,
     RunContext,
 )
+from sslkit.source_code import SourceCode
 from sslkit.stage_run import Outcome, Provenance, StageResult, StageRun
 
 
@@ -89,6 +91,7 @@ def pretrain(
         "task": plain(task),
         "training": plain(training),
         "data": {"pretrain": images.fingerprint, "heldout": heldout.fingerprint if heldout else None},
+        CODE: SourceCode().of(task, training, backbone, data.source),
     }
     if snapshots:
         identity["snapshot_epochs"] = snapshots
@@ -137,7 +140,11 @@ def evaluate(
     with data.lent_to(evaluator):
         evaluator.check(backbone, labeled)
     stage = StageRun(name, "evaluate", output, seed, runtime or Runtime(), observers, should_stop, provenance)
-    identity = {"evaluator": plain(evaluator), "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint}}
+    identity = {
+        "evaluator": plain(evaluator),
+        "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint},
+        CODE: SourceCode().of(evaluator, backbone, data.source),
+    }
     work = partial(_evaluate, evaluator, labeled, data)
     with _known_again(data):
         return stage.run(backbone, identity, work, skipped=labeled.train.skipped + labeled.test.skipped)

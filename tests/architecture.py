@@ -22,6 +22,8 @@ MAY_IMPORT = {
     "class_address": "errors",
     "plugin_lists": "errors",
     "plain_values": "",
+    "identity": "",
+    "source_code": "",
     "saved_files": "errors plain_values",
     "metrics_log": "disk events plain_values",
     "interfaces": "errors events",
@@ -30,21 +32,22 @@ MAY_IMPORT = {
     "plugins": "catalog class_address errors hookspecs plugin_lists",
     "schema": "catalog errors interfaces",
     "options": "catalog errors interfaces plain_values schema",
-    "engine": "disk errors events interfaces kernels",
+    "engine": "class_address disk errors events identity interfaces kernels source_code",
+    "environment": "engine kernels",
     "data": "errors interfaces progress",
     "backbones": "errors interfaces layers",
     "evaluators": "data engine errors interfaces layers",
     "weights_file": "engine errors plain_values saved_files",
     "artifacts": "bundled disk engine errors interfaces options plugins saved_files weights_file",
-    "stage_run": "artifacts disk engine errors events interfaces metrics_log",
-    "stages": "artifacts data disk engine errors events interfaces stage_run",
+    "stage_run": "artifacts disk engine environment errors events identity interfaces metrics_log",
+    "stages": "artifacts data disk engine errors events identity interfaces source_code stage_run",
     "recipe_table": "errors plain_values",
     "recipe_stages": "engine errors interfaces options",
     "sweep": "errors recipe_stages recipe_table",
     "stage_parser": "catalog engine errors interfaces options recipe_stages recipe_table",
     "recipe_code": "catalog class_address errors",
-    "recipe": "catalog errors events interfaces options plugins recipe_code recipe_stages recipe_table stage_parser sweep",
-    "publication": "artifacts disk errors interfaces recipe_table saved_files weights_file",
+    "recipe": "catalog errors events interfaces options plugins recipe_code recipe_stages recipe_table source_code stage_parser sweep",
+    "publication": "artifacts disk errors identity interfaces recipe_table saved_files weights_file",
     "preflight": "data engine errors interfaces recipe recipe_stages stages",
     "networks": "artifacts data engine interfaces options preflight recipe recipe_stages",
     "report": "artifacts data disk engine errors interfaces metrics_log networks plugins preflight recipe recipe_stages recipe_table"
@@ -53,8 +56,8 @@ MAY_IMPORT = {
     "preview": "bundled catalog data errors interfaces options plugins preflight recipe recipe_table report",
     "run_lock": "artifacts errors",
     "stopping": "errors",
-    "run_record": "artifacts engine events kernels recipe",
-    "run": "artifacts data disk errors events networks preflight recipe recipe_stages recipe_table report run_lock run_record stage_run"
+    "run_record": "artifacts events recipe",
+    "run": "artifacts data disk errors events networks preflight recipe recipe_stages recipe_table report run_lock run_record source_code stage_run"
     " stages stopping",
     "console": "audit bundled catalog errors events progress recipe_code report",
     "testing": "data engine errors events interfaces",
@@ -110,7 +113,7 @@ MAY_RUN_CODE = {
     "sslkit/data/torchvision_sets.py": {"importlib.import_module"},
     "sslkit/engine/device.py": {"ctypes.CDLL"},  # the C library of this very process
     "sslkit/kernels/native.py": {"subprocess.run", "ctypes.CDLL"},  # the C compiler, and what it made of our sources
-    "sslkit/run_record.py": {"subprocess.run"},  # git
+    "sslkit/environment.py": {"subprocess.run"},  # git
 }
 """The deliberate exceptions."""
 

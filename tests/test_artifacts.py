@@ -1,8 +1,6 @@
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +9,20 @@ import torch
 from torch import Tensor, nn
 
 import sslkit.artifacts as module
-from sslkit import NIN, SGD, ArtifactError, Augment, Backbone, Catalog, Constant, ImageSpec, Schedule, StorageError, load_backbone
+from sslkit import NIN, ArtifactError, Backbone, Catalog, Constant, ImageSpec, Schedule, StorageError, load_backbone
 from sslkit.artifacts import (
     ARTIFACT,
     BACKBONE,
     BackboneRecord,
     describe_backbone,
-    differences,
-    fingerprint,
     load_weights,
-    plain,
     read_json,
     save_module,
-    state_hash,
     write_json,
     write_text,
 )
 from sslkit.engine.randomness import global_seed
+from sslkit.identity import state_hash
 from tests.contract.miniatures.backbones import TinyConv
 from tests.disks import file_sizes_limited
 
@@ -290,52 +285,6 @@ def test_the_hash_sees_minus_zero_and_nan():
         assert state_hash(linear) != zero
         linear.weight.fill_(float("nan"))
         assert state_hash(linear) == state_hash(linear)
-
-
-# ------------------------------------------------------------------------------------------------- identities of stages
-
-
-class Mode(Enum):
-    FAST = "fast"
-
-
-@dataclass(frozen=True)
-class Everything:
-    path: Path = Path("images/train")
-    mode: Mode = Mode.FAST
-    names: frozenset[str] = frozenset({"b", "a", "c"})
-    augment: Augment = field(default_factory=lambda: Augment(crop_padding=4))
-    optimizer: Any = None
-
-
-def test_options_become_plain_values():
-    options = plain(Everything(optimizer={"generator": SGD(lr=0.5)}))
-    assert options["class"] == f"{__name__}:Everything"
-    assert (options["path"], options["mode"], options["names"]) == ("images/train", "fast", ["a", "b", "c"])
-    assert options["augment"] == {"class": "sslkit.interfaces:Augment", "crop_padding": 4, "horizontal_flip": False}
-    assert options["optimizer"]["generator"]["lr"] == 0.5
-    assert json.loads(json.dumps(options)) == options
-    assert plain({1: (2, [None, (True, "x")])}) == {"1": [2, [None, [True, "x"]]]}
-
-
-def test_a_fingerprint_depends_on_values_and_not_on_their_order():
-    one = fingerprint({"task": {"angles": [0, 90]}, "seed": 0})
-    assert fingerprint({"seed": 0, "task": {"angles": [0, 90]}}) == one
-    assert len(one) == 64
-    assert fingerprint({"seed": 0, "task": {"angles": [90, 0]}}) != one
-    assert fingerprint({"seed": "0", "task": {"angles": [0, 90]}}) != one
-
-
-def test_differences_name_the_keys_with_both_values():
-    before = {"seed": 0, "task": {"class": "a:RotNet", "angles": [0, 90]}, "training": {"epochs": 1, "optimizer": {"lr": 0.1}}}
-    after = {"seed": 0, "task": {"class": "a:RotNet", "angles": [0, 180]}, "training": {"epochs": 1, "optimizer": {"momentum": 0.9}}}
-    assert differences(before, after) == [
-        "task.angles: [0, 90] -> [0, 180]",
-        "training.optimizer.lr: 0.1 -> 'not set'",
-        "training.optimizer.momentum: 'not set' -> 0.9",
-    ]
-    assert differences(before, before) == []
-    assert differences({"options": {"depth": None}}, {"options": {}}) == ["options: 'not set' -> {}", "options.depth: None -> 'not set'"]
 
 
 # -------------------------------------------------------------------------------------------------------------------- files

@@ -329,7 +329,8 @@ def test_code_outside_the_catalog_is_imported_on_request_alone(sslkit_command, t
     assert sslkit_command("run", "mine.toml", "--quiet", "--device", "cpu", "--allow-code") == (0, "", "")
     again = sslkit_command("run", "mine.toml", "--device", "cpu", "--allow-code")
     assert again.err.splitlines()[0] == f"imported: net_of_mine:Net from {source}"
-    assert json.loads((tmp_path / "runs" / "tiny" / "environment.json").read_text())["code"]["imported"] == {"net_of_mine:Net": str(source)}
+    (artifact,) = (json.loads(path.read_text()) for path in (tmp_path / "runs" / "tiny").glob("*/artifact.json"))
+    assert artifact["environments"][0]["code"]["imported"] == {"net_of_mine:Net": str(source)}
     assert sslkit_command("check", "mine.toml", "--allow-code").code == 0
     assert sslkit_command("show", "mine.toml", "--allow-code").code == 0
     page = tmp_path / "runs" / "tiny" / "report.html"

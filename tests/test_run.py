@@ -32,7 +32,8 @@ from sslkit import (
     load_recipe,
     run_recipe,
 )
-from sslkit.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS, state_hash
+from sslkit.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS
+from sslkit.identity import state_hash
 from sslkit.recipe import Recipe
 from sslkit.run import RunResult
 from tests.recipes import SMALL, steps_logged, weights
@@ -225,7 +226,7 @@ def test_results_json_holds_the_same_figures(whole: Whole):
 
 def test_the_run_folder_is_complete(whole: Whole):
     assert whole.result.folder == whole.folder
-    files = {".lock", "recipe.toml", "environment.json", "results.json", "report.html", "report.md", "tables"}
+    files = {".lock", "recipe.toml", "results.json", "report.html", "report.md", "tables"}
     assert {path.name for path in whole.folder.iterdir()} == {*files, *METRICS_OF}
     for stage in METRICS_OF:
         expected = {ARTIFACT}
@@ -244,7 +245,7 @@ def test_the_resolved_recipe_is_that_of_the_run(whole: Whole, load: Callable[...
 
 
 def test_the_environment_says_what_a_figure_needs_beside_it(whole: Whole):
-    environment = json.loads((whole.folder / "environment.json").read_text())
+    (environment,) = artifact(whole.folder / "linear")["environments"]
     assert environment["versions"]["torch"] == torch.__version__
     assert set(environment["plugins"]) == {"sslkit"}
     loaded = {plugin["name"]: plugin for plugin in environment["code"]["plugins"]}
@@ -255,14 +256,19 @@ def test_the_environment_says_what_a_figure_needs_beside_it(whole: Whole):
         "commit",
         "python",
         "platform",
-        "devices",
+        "device",
         "cpu_kernels",
         "threads",
         "versions",
         "plugins",
         "code",
     }
-    assert len(environment["devices"]) == 1
+    for stage in METRICS_OF:
+        found = artifact(whole.folder / stage)
+        assert (found["environments"][0]["device"], found["environments"][0]["started"] <= found["finished"]) == (
+            environment["device"],
+            True,
+        )
 
 
 def test_frozen_backbones_are_the_pretrained_one_bit_for_bit(whole: Whole):
@@ -337,7 +343,7 @@ def test_a_second_start_skips_everything(whole: Whole, load: Callable[..., Recip
     times = {path: path.stat().st_mtime_ns for stage in METRICS_OF for path in (whole.folder / stage).iterdir()}
     watcher = Recorder()
     again = run_recipe(load(RECIPE, "log_every=50", "checkpoint_minutes=0"), output=whole.folder, observers=[watcher])
-    assert [type(event) for event in watcher.events] == [StageSkipped] * len(METRICS_OF)
+    assert [type(event) for event in watcher.events] == [Notice] + [StageSkipped] * len(METRICS_OF)
     assert watcher.stages(StageSkipped) == list(METRICS_OF)
     assert again.results.stages == whole.result.results.stages
     assert {path: path.stat().st_mtime_ns for path in times} == times
@@ -499,7 +505,7 @@ def test_a_run_in_a_thread_leaves_signals_alone(load: Callable[..., Recipe], tmp
 def test_a_refused_start_leaves_the_record_as_it_was(whole: Whole, tmp_path: Path):
     folder = tmp_path / "run"
     shutil.copytree(whole.folder, folder)
-    before = {name: (folder / name).read_bytes() for name in ("recipe.toml", "environment.json")}
+    before = {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
     with pytest.raises(ArtifactError, match="of a different recipe"):
         run_recipe(
             dataclasses.replace(
@@ -507,7 +513,7 @@ def test_a_refused_start_leaves_the_record_as_it_was(whole: Whole, tmp_path: Pat
             ),
             output=folder,
         )
-    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.parametrize("fresh", [False, True])

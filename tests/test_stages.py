@@ -48,11 +48,12 @@ from sslkit import (
     load_backbone,
     pretrain,
 )
-from sslkit.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS, state_hash
+from sslkit.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS
 from sslkit.data.opened import OpenedDataset
 from sslkit.engine.device import Runtime
 from sslkit.engine.tensor_file import load_tensors
 from sslkit.events import Event
+from sslkit.identity import state_hash
 from sslkit.metrics_log import read_metrics
 from sslkit.stages import check_pretraining
 from sslkit_rotnet import RotNet

@@ -40,6 +40,11 @@ class Loader:
         """How many images the set holds."""
         return len(self.images)
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the images: equal exactly if they are."""
+        return self.images.fingerprint
+
     def batches(self, order: Tensor, *, start: int = 0, generator: Generator | None = None) -> Iterator[Batch]:
         """One epoch.
 

@@ -39,6 +39,11 @@ class OpenedDataset(Dataset):
         self._told = 0
         self._duplicates: dict[tuple[ImageSet, ImageSet], Duplicates | None] = {}
 
+    @property
+    def source(self) -> Dataset:
+        """The data set that was opened."""
+        return self._dataset
+
     def image(self) -> ImageSpec:
         """See :class:`Dataset`; the second call costs nothing."""
         if self._image is None:

@@ -20,6 +20,11 @@ class BatchSource(Protocol):
         """How many images there are."""
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the images: equal exactly if they are."""
+        ...
+
     def batches(self, order: Tensor, *, start: int = 0, generator: Generator | None = None) -> Iterator[Batch]:
         """One epoch over ``order``, from its batch ``start``; ``generator`` drives the augmentation."""
         ...

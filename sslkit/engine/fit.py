@@ -1,13 +1,17 @@
 """The one training loop: pretraining, probes, fine-tuning and baselines all run through :func:`fit`."""
 
+import dataclasses
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from sslkit.class_address import address_of
 from sslkit.engine.batch_source import BatchSource
 from sslkit.engine.checkpoints import Checkpoints
 from sslkit.engine.features import evaluating
@@ -22,7 +26,9 @@ from sslkit.engine.step_log import StepLog, learning_rate
 from sslkit.engine.training import Training
 from sslkit.errors import DivergedError, OptionError, RunInterruptedError
 from sslkit.events import HeldoutEnd, Notice
+from sslkit.identity import CODE, plain, state_hash
 from sslkit.interfaces import Backbone, Mean, Objective, Prediction, RunContext
+from sslkit.source_code import SourceCode
 
 
 class FitResult(NamedTuple):
@@ -76,18 +82,20 @@ def fit(
         snapshots: networks to keep on the way.
 
     Raises:
+        OptionError: another fit was run for the same part of the context.
+        ArtifactError: the checkpoint in the folder is another fit's.
         DivergedError: the loss, its gradient or the weights are no longer finite, or have exploded, and all retries of ``on_nan`` are
             used up.
         StorageError: a checkpoint cannot be written; earlier ones are still there.
         RunInterruptedError: the user asked to stop; a checkpoint was written.
     """
-    checkpoints = Checkpoints(context)
+    checkpoints = Checkpoints(context, owner=_identity(objective, train, training, context))
     if training.on_nan.retries and not checkpoints.kept:
         raise OptionError("on_nan", "there is no folder to keep what is rolled back to", found=training.on_nan, fix="give output")
     objective.to(context.device)
     if context.channels_last:
         _to_channels_last(objective)
-    with global_seed(_seed(context, "global"), context.device):
+    with _part(context), global_seed(_seed(context, "global"), context.device):
         state = TrainState(objective, train, training, context)
         if (found := checkpoints.load_latest()) is not None:
             state.restore(found)
@@ -109,6 +117,42 @@ def fit(
                 return _train(loop)
             except DivergedError as error:
                 _roll_back(loop, error)
+
+
+@contextmanager
+def _part(context: RunContext) -> Iterator[None]:
+    """Claim the context's part for one fit: another would draw the same numbers, and take this one's checkpoints for its own."""
+    if context.part in context.begun:
+        fix = "give each fit of a stage its own: dataclasses.replace(context, part=...)"
+        raise OptionError("part", f"another fit of stage {context.stage!r} has it", found=context.part, fix=fix)
+    context.begun.add(context.part)
+    try:
+        yield
+    except BaseException:  # it may be called again, to go on
+        context.begun.discard(context.part)
+        raise
+
+
+def _identity(objective: Objective, train: BatchSource, training: Training, context: RunContext) -> dict[str, Any]:
+    """Whose a checkpoint is. Weights that are trained are no part of it: they may begin at random."""
+    frozen = [objective.get_submodule(name) for name in objective.frozen]
+    return {
+        "objective": address_of(type(objective)),
+        "options": dict(_options(objective)),
+        "frozen": [state_hash(module) for module in frozen],
+        "training": plain(training),
+        "data": train.fingerprint,
+        "part": context.part,
+        CODE: SourceCode().of(objective, training),
+    }
+
+
+def _options(objective: Objective) -> Iterator[tuple[str, Any]]:
+    """The options that an objective keeps: dataclasses of plain values, as tasks are."""
+    for name, value in vars(objective).items():
+        if dataclasses.is_dataclass(value):
+            with suppress(TypeError, ValueError):
+                yield name, json.loads(json.dumps(plain(value)))
 
 
 @dataclass(frozen=True, kw_only=True)

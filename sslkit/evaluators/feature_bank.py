@@ -55,6 +55,11 @@ class FeatureBank:
         return len(self._images)
 
     @property
+    def fingerprint(self) -> str:
+        """Of the whole data set, as the loader that this stands in for would say."""
+        return self._images.fingerprint
+
+    @property
     def num_rows(self) -> int:
         """How many features it holds, or will."""
         return len(self._members) * num_copies(self._options)

@@ -22,7 +22,7 @@ def check_evaluator(evaluator: Evaluator, *, image: ImageSpec | None = None, bac
     """Check an evaluator on random images of three classes: 24 to train on, 12 to test with.
 
     Its options, ``check`` without weights and images, the metrics, whether they repeat, whether labels and images stay as they are, and
-    a backbone that is to stay frozen does, and what it leaves.
+    a backbone that is to stay frozen does, and what it leaves. One that needs no labels gets none.
 
     Args:
         evaluator: with the options to test; its layers are those of ``backbone``, and a batch has 24 images at most.
@@ -39,11 +39,16 @@ def check_evaluator(evaluator: Evaluator, *, image: ImageSpec | None = None, bac
         with torch.device("meta"):
             outline = backbone(image)
         check_requirements(evaluator.requires, outline)
-        with _untouched(labels := LabeledData(LabelsOnly(image, NUM_TRAIN), LabelsOnly(image, NUM_TEST))):
-            evaluator.check(outline, labels)
+        labeled = evaluator.needs_labels
+        without_images = LabeledData(LabelsOnly(image, NUM_TRAIN, labeled=labeled), LabelsOnly(image, NUM_TEST, labeled=labeled))
+        with _untouched(without_images):
+            evaluator.check(outline, without_images)
         data = LabeledData(labeled_set(image, NUM_TRAIN), labeled_set(image, NUM_TEST, seed=1))
+        if not labeled:  # as in a run on images alone
+            data = LabeledData(data.train.without_labels(), data.test.without_labels())
         evaluation = _check_frozen(evaluator, build_seeded(backbone, image), data)
         _check_metrics(evaluation)
+        _check_predictions(evaluation, data)
         again = _evaluate(evaluator, build_seeded(backbone, image), data, seed=1)
         require(again.metrics == evaluation.metrics, "the metrics must repeat: draw from generators that context.seed alone decides")
         _check_left(evaluator, evaluation, build_seeded(backbone, image, seed=1))
@@ -86,6 +91,16 @@ def _check_metrics(evaluation: Evaluation) -> None:
         require(math.isfinite(value), f"metric {name!r} must be finite, and is {value}")
         accuracy = name.rpartition(".")[2] == "top1"
         require(not accuracy or 0 <= value <= 100, f"metric {name!r} must be in percent, and is {value}")
+
+
+def _check_predictions(evaluation: Evaluation, data: LabeledData) -> None:
+    for name, (logits, targets) in evaluation.predictions.items():
+        found, expected = (tuple(logits.shape), tuple(targets.shape)), ((len(data.test), data.num_classes), (len(data.test),))
+        promise = f"prediction {name!r} must be logits {expected[0]} and targets {expected[1]}, of every test image and every class"
+        require(found == expected, f"{promise}, and has the shapes {found[0]} and {found[1]}")
+        require(
+            data.test.labels is None or torch.equal(targets, data.test.labels), f"the targets of prediction {name!r} must be the labels"
+        )
 
 
 def _check_left(evaluator: Evaluator, evaluation: Evaluation, fresh: Backbone) -> None:
