@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
     from sslkit.evaluators.semi_supervised import SemiSupervised
     from sslkit.events import (
         CheckpointSaved,
+        DataFound,
         Event,
         FitStart,
         HeldoutEnd,
@@ -108,6 +109,7 @@ __all__ = [
     "ConvProbe",
     "Cosine",
     "DataError",
+    "DataFound",
     "DataInfo",
     "Dataset",
     "Digits",
@@ -202,7 +204,7 @@ _HOMES = {
     "sslkit.evaluators.probes": ("ConvProbe", "LinearProbe", "MLPProbe"),
     "sslkit.evaluators.semi_supervised": ("SemiSupervised",),
     "sslkit.events": (
-        *("CheckpointSaved", "Event", "FitStart", "HeldoutEnd", "Notice"),
+        *("CheckpointSaved", "DataFound", "Event", "FitStart", "HeldoutEnd", "Notice"),
         *("Observer", "StageEnd", "StageSkipped", "StageStart", "StepEnd"),
     ),
     "sslkit.hookspecs": ("hookimpl",),

@@ -38,6 +38,13 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataFound(Event):
+    """What a run's data holds, told before the first stage; ``stage`` is empty. ``splits`` describes each split that stages use."""
+
+    splits: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageStart(Event):
     """A stage begins, or goes on where it was interrupted."""
 

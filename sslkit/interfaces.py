@@ -104,6 +104,7 @@ class ImageSet(ABC):
         classes: the class names, in the order of the labels; empty without labels.
         fingerprint: changes when the images or labels do; goes into a stage's fingerprint.
         skipped: files left out because they could not be decoded.
+        notes: what else a user should know of how these images were found, a sentence each.
         pixels: (len(self), C, H, W) uint8 on the CPU where all images are in memory, else None.
     """
 
@@ -112,6 +113,7 @@ class ImageSet(ABC):
     classes: tuple[str, ...] = ()
     fingerprint: str
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     pixels: Tensor | None = None
 
     @abstractmethod
@@ -162,6 +164,10 @@ class Dataset(ABC):
         Raises:
             DataError: the data is not there and cannot be fetched; the message says which files to put where.
         """
+
+    def why_unlabeled(self, split: Split) -> str:
+        """Why ``load`` gives no images, or none with labels, for a split that an evaluation needs; empty where there is nothing to add."""
+        return ""
 
     def available(self) -> bool:
         """Whether ``load`` needs no download. ``sslkit check`` never downloads."""

@@ -12,7 +12,7 @@ from sslkit.artifacts import ARTIFACT, BackboneRecord, write_json
 from sslkit.data.opened import OpenedDataset
 from sslkit.disk import make_folder, refuse_links, remove_temporary, writing
 from sslkit.errors import ArtifactError, RunInterruptedError, StorageError
-from sslkit.events import Event, Notice, Observer, Observers
+from sslkit.events import DataFound, Event, Notice, Observer, Observers
 from sslkit.networks import begun_with
 from sslkit.preflight import check, fetch_weights
 from sslkit.recipe import Recipe
@@ -96,6 +96,9 @@ def run_recipe(
             _notify(everyone, "run", note)
         if is_edited_in_place() and any((folder / stage.key / ARTIFACT).exists() for stage in recipe.stages):
             _notify(everyone, "run", f"{_UNTRACKED}; start over with --fresh after one that matters")
+        everyone.observe(DataFound(stage="", splits=data.describe()))
+        for note in data.untold():
+            _notify(everyone, "data", note)
         with _explained(request):
             results = _run_stages(recipe, data, folder, everyone, stop)
         write_recipe(folder, recipe)  # the paper's figures and margins may change without running anything

@@ -62,7 +62,7 @@ MAY_IMPORT = {
     " shared_state source_code stage_run stages stopping",
     "console": "audit bundled catalog errors events progress recipe_code report",
     "testing": "data engine errors events interfaces",
-    "cli": "audit bundled console errors events plugins preflight preview recipe report run stopping",
+    "cli": "audit bundled console data errors events plugins preflight preview recipe report run stopping",
     "__main__": "cli",
     "builtin": "backbones data engine evaluators hookspecs interfaces",
 }
