@@ -43,9 +43,8 @@ def check_evaluator(evaluator: Evaluator, *, image: ImageSpec | None = None, bac
         without_images = LabeledData(LabelsOnly(image, NUM_TRAIN, labeled=labeled), LabelsOnly(image, NUM_TEST, labeled=labeled))
         with _untouched(without_images):
             evaluator.check(outline, without_images)
-        data = LabeledData(labeled_set(image, NUM_TRAIN), labeled_set(image, NUM_TEST, seed=1))
-        if not labeled:  # as in a run on images alone
-            data = LabeledData(data.train.without_labels(), data.test.without_labels())
+        train, test = labeled_set(image, NUM_TRAIN), labeled_set(image, NUM_TEST, seed=1)
+        data = LabeledData(train, test) if labeled else LabeledData(train.without_labels(), test.without_labels())
         evaluation = _check_frozen(evaluator, build_seeded(backbone, image), data)
         _check_metrics(evaluation)
         _check_predictions(evaluation, data)
