@@ -3,6 +3,7 @@
 import importlib
 import sys
 from importlib.machinery import PathFinder
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,14 @@ def source_of(spec: str) -> str:
 def file_of(module: str) -> str:
     """The file that a module was imported from; empty for one that has none or is not imported."""
     return getattr(sys.modules.get(module), "__file__", None) or ""
+
+
+def provenance_of(cls: type) -> str:
+    """A class as a person looks for it: with its distribution and version, or else its file."""
+    top = package_of(address_of(cls))
+    found = [name for name in dict.fromkeys(packages_distributions().get(top, ())) if name]
+    where = " or ".join(f"{name} {version(name)}" for name in found) or Path(file_of(cls.__module__) or cls.__module__).name
+    return f"{cls.__qualname__} of {where}"
 
 
 def import_class(spec: str) -> Any:

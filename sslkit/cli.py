@@ -2,17 +2,18 @@
 
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sslkit.errors import OptionError, RunInterruptedError, SslkitError
-from sslkit.stopping import Terminated, terminable
+from sslkit.stopping import Terminated, name_of, terminable
 
 app = typer.Typer(
     help="Self-supervised learning from recipes: pretrain, probe, fine-tune, few labels.", no_args_is_help=True, add_completion=False
@@ -67,13 +68,17 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = 
     """Validate a recipe without computing anything, downloading nothing."""
     with _errors():
         from sslkit.bundled import find_recipe
-        from sslkit.console import progress_on_stderr
+        from sslkit.console import make_console, print_found, print_notes, progress_on_stderr
+        from sslkit.data.opened import OpenedDataset
         from sslkit.preflight import check_recipe
         from sslkit.recipe import load_recipe
 
         loaded = load_recipe(find_recipe(recipe), overrides or (), device=device, allow_code=allow_code)
+        data = OpenedDataset(loaded.data)
         with progress_on_stderr():
-            unchecked = check_recipe(loaded)
+            unchecked = check_recipe(replace(loaded, data=data))
+        print_found(make_console(), data.describe())
+        print_notes(make_console(stderr=True), data.untold())
         typer.echo(f"{recipe}: fine, {len(loaded.stages)} stages: {', '.join(stage.key for stage in loaded.stages)}")
         for note in loaded.notes:
             typer.echo(f"note: {note}")
@@ -250,7 +255,7 @@ def _errors(resume: str = "") -> Iterator[None]:
         typer.echo(message if stopped else f"error: {message}", err=True)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt as error:
-        terminated = isinstance(error, Terminated)
-        what = "SIGTERM" if terminated else "interrupted"
+        what = name_of(error.number) if isinstance(error, Terminated) else "interrupted"
         typer.echo(f"{what}; {resume}" if resume else what, err=True)
-        raise typer.Exit(RunInterruptedError.TERMINATED if terminated else RunInterruptedError.CTRL_C) from None
+        number = error.number if isinstance(error, Terminated) else signal.SIGINT
+        raise typer.Exit(RunInterruptedError.SIGNALLED + number) from None

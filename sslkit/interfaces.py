@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sslkit.errors import BackboneError, OptionError
-from sslkit.events import Emit, Observer, ignore
+from sslkit.events import Emit, Observer, tell_nobody
 
 __all__ = [
     "Augment",
@@ -104,6 +104,7 @@ class ImageSet(ABC):
         classes: the class names, in the order of the labels; empty without labels.
         fingerprint: changes when the images or labels do; goes into a stage's fingerprint.
         skipped: files left out because they could not be decoded.
+        notes: what else a user should know of how these images were found, a sentence each.
         pixels: (len(self), C, H, W) uint8 on the CPU where all images are in memory, else None.
     """
 
@@ -112,6 +113,7 @@ class ImageSet(ABC):
     classes: tuple[str, ...] = ()
     fingerprint: str
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     pixels: Tensor | None = None
 
     @abstractmethod
@@ -162,6 +164,10 @@ class Dataset(ABC):
         Raises:
             DataError: the data is not there and cannot be fetched; the message says which files to put where.
         """
+
+    def why_unlabeled(self, split: Split) -> str:
+        """Why ``load`` gives no images, or none with labels, for a split that an evaluation needs; empty where there is nothing to add."""
+        return ""
 
     def available(self) -> bool:
         """Whether ``load`` needs no download. ``sslkit check`` never downloads."""
@@ -303,7 +309,7 @@ class Backbone(nn.Module, ABC):
             layer: a layer's name; None: the deepest.
 
         Returns:
-            (N, D) features.
+            (N, D) float32 features.
         """
         info = self.layer(self.layer_names[-1] if layer is None else layer)
         return pool(self(images, [info.name])[info.name], info.kind)
@@ -354,10 +360,10 @@ class Backbone(nn.Module, ABC):
 
 
 def pool(features: Tensor, kind: LayerKind) -> Tensor:
-    """Average a map or tokens over their positions; a vector passes through. Returns (N, D)."""
-    if kind == "map":
-        return features.mean(dim=(-2, -1))
-    return features.mean(dim=1) if kind == "tokens" else features
+    """Average a map or tokens over their positions; a vector passes through. Returns (N, D) float32, also of bfloat16 features."""
+    if kind == "vector":
+        return features.float()
+    return features.mean(dim=(-2, -1) if kind == "map" else 1, dtype=torch.float32)
 
 
 def _to_color(x: Tensor, color: Color) -> Tensor:
@@ -631,7 +637,7 @@ class RunContext:
     keep_checkpoints: int = 2
     folder: Path | None = None
     part: str = ""
-    emit: Emit = ignore
+    emit: Emit = tell_nobody
     should_stop: Callable[[], bool] = lambda: False
     begun: set[str] = field(default_factory=set, repr=False, compare=False)
 

@@ -41,12 +41,13 @@ def check_recipe(recipe: Recipe) -> str:
     """Check a recipe on its own, downloading nothing.
 
     Returns:
-        What could not be checked, empty if nothing was left out.
+        What could not be checked, empty if nothing was left out. Where ``recipe.data`` is an :class:`OpenedDataset`, that knows now
+        what was found.
 
     Raises:
         RecipeError: as :func:`check`.
     """
-    data = OpenedDataset(recipe.data)
+    data = recipe.data if isinstance(recipe.data, OpenedDataset) else OpenedDataset(recipe.data)
     if data.available():
         check(recipe, data)
         return ""
@@ -81,7 +82,7 @@ def check_data(recipe: Recipe, stage: Stage, data: OpenedDataset) -> None:
     if isinstance(stage, EvaluateStage):
         with _at(path):
             labeled = evaluation_data(stage.evaluator, data)
-        with _at(f"{path}.evaluator"):
+        with _at(f"{path}.evaluator"), data.lent_to(stage.evaluator):
             stage.evaluator.check(_meta_backbone(recipe, stage, data), labeled)
         return
     images = data.load("pretrain")

@@ -111,8 +111,8 @@ def _flushes_denormals() -> bool:
 
 
 def _numpy_state() -> tuple[Any, ...]:
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - the one that others draw from
-    return (name, keys.tobytes(), *rest)
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the one that others draw from
+    return (name, np.asarray(keys).tobytes(), *rest)
 
 
 def _set_numpy_state(value: tuple[Any, ...]) -> None:

@@ -13,7 +13,7 @@ PLUGINS = {path.relative_to(ROOT).as_posix(): path for room in ("plugins", "exam
 
 MAY_IMPORT = {
     "errors": "",
-    "events": "errors",
+    "events": "class_address errors",
     "disk": "errors",
     "kernels": "",
     "progress": "",
@@ -35,12 +35,12 @@ MAY_IMPORT = {
     "options": "catalog errors interfaces plain_values schema",
     "engine": "class_address disk errors events identity interfaces kernels source_code",
     "environment": "engine kernels",
-    "data": "errors interfaces progress",
+    "data": "errors events interfaces progress stopping",
     "backbones": "errors interfaces layers",
-    "evaluators": "data engine errors interfaces layers",
+    "evaluators": "data engine errors interfaces layers stopping",
     "weights_file": "engine errors plain_values saved_files",
     "artifacts": "bundled catalog class_address disk engine errors interfaces options plugins saved_files weights_file",
-    "stage_run": "artifacts disk engine environment errors events identity interfaces metrics_log",
+    "stage_run": "artifacts disk engine environment errors events identity interfaces metrics_log stopping",
     "stages": "artifacts data disk engine errors events identity interfaces source_code stage_run",
     "recipe_table": "errors plain_values",
     "recipe_stages": "engine errors interfaces options",
@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "networks": "artifacts data engine interfaces options preflight recipe recipe_stages",
     "report": "artifacts data disk engine errors interfaces metrics_log networks plugins preflight recipe recipe_stages recipe_table"
     " saved_files",
-    "audit": "artifacts catalog data engine errors events interfaces options plugins preflight recipe recipe_stages stages",
+    "audit": "artifacts catalog data engine environment errors events interfaces options plugins preflight recipe recipe_stages stages",
     "preview": "bundled catalog data errors interfaces options plugins preflight recipe recipe_table report",
     "run_lock": "artifacts errors",
     "stopping": "errors",
@@ -62,7 +62,7 @@ MAY_IMPORT = {
     " shared_state source_code stage_run stages stopping",
     "console": "audit bundled catalog errors events progress recipe_code report",
     "testing": "data engine errors events interfaces",
-    "cli": "audit bundled console errors events plugins preflight preview recipe report run stopping",
+    "cli": "audit bundled console data errors events plugins preflight preview recipe report run stopping",
     "__main__": "cli",
     "builtin": "backbones data engine evaluators hookspecs interfaces",
 }

@@ -7,6 +7,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -97,6 +98,7 @@ class Follow(PretextTask):
 
 class Follower(Objective):
     heldout_phase = "main"
+    center: Tensor
 
     def __init__(self, backbone: Backbone, options: Follow) -> None:
         super().__init__(backbone)
@@ -158,7 +160,7 @@ class AveragedSGD(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr, "steps": 0, "weight_sum": 0.0, "distance": torch.zeros(())})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             group["steps"] += 1
             group["weight_sum"] += group["lr"] ** 2
@@ -222,11 +224,6 @@ class Probe(Objective):
 
     def parameter_groups(self) -> dict[str, list[dict]]:
         return {"main": [{"params": [*self.head.parameters()]}]}
-
-    def train(self, mode: bool = True) -> "Probe":
-        super().train(mode)
-        self.backbone.eval()
-        return self
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         labels = self.labels[train]

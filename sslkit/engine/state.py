@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from sslkit.engine.batch_source import BatchSource
+from sslkit.engine.batch_source import BatchSource, training_batches
 from sslkit.engine.checkpoints import Checkpoint
 from sslkit.engine.features import extract_features
 from sslkit.engine.meters import Meters
@@ -54,10 +54,15 @@ class TrainState:
         return self._schedule
 
     @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Images of each batch of the current epoch."""
+        images = self._train.num_images if self.order is None else len(self.order)
+        return training_batches(images, self._train.batch_size)
+
+    @property
     def num_batches(self) -> int:
         """Batches in the current epoch."""
-        images = self._train.num_images if self.order is None else len(self.order)
-        return -(-images // self._train.batch_size)
+        return len(self.batch_sizes)
 
     @property
     def begins_epoch(self) -> bool:

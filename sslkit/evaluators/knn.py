@@ -13,6 +13,7 @@ from sslkit.engine.tf32 import tf32
 from sslkit.errors import DataError, OptionError
 from sslkit.evaluators.classifier import check_layers
 from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, Prediction, RunContext
+from sslkit.stopping import stop_if_asked
 
 _NUM_QUERIES, _NUM_BANK = 512, 8192
 """Similarities of so many test images to so many training images are in memory at once: 16 MB. Larger blocks leave a CPU's cache before
@@ -60,7 +61,7 @@ class KNN(Evaluator):
             raise DataError("nearest neighbours need labels on training and test images")
         sets = [Loader(images, batch_size=self.batch_size, device=context.device) for images in (data.train, data.test)]
         stop = context.should_stop
-        bank, queries = (extract_features(backbone, loader, self.layers, context.autocast, should_stop=stop) for loader in sets)
+        bank, queries = (extract_features(backbone, loader, self.layers, None, should_stop=stop) for loader in sets)
         metrics, predictions = {}, {}
         for layer in self.layers:
             features = bank[layer].to(context.device), data.train.labels.to(context.device), queries[layer].to(context.device)
@@ -88,6 +89,7 @@ def vote(bank: Tensor, labels: Tensor, queries: Tensor, num_classes: int, *, k: 
     parts = []
     with tf32(allowed=False):  # it keeps three digits of a similarity, and neighbours differ in later ones
         for chunk in F.normalize(queries, dim=1).split(_NUM_QUERIES):
+            stop_if_asked("while comparing features")
             similarity, neighbours = _nearest(bank, chunk, k)
             votes = torch.zeros(len(chunk), num_classes, dtype=bank.dtype, device=bank.device)
             weights = ((similarity - similarity[:, :1]) / temperature).exp()  # exp(1 / 0.01) alone would overflow

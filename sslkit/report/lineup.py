@@ -30,13 +30,11 @@ class Network(NamedTuple):
         role: what it is, in a word.
         origin: the stage that left it, or that the untrained one comes before.
         backbone: in eval mode, on the device of its stage.
-        autocast: the dtype its stage computes in, or None for plain float32.
     """
 
     role: str
     origin: str
     backbone: Backbone
-    autocast: torch.dtype | None
 
     @property
     def name(self) -> str:
@@ -123,4 +121,4 @@ def _network(role: str, stage: Stage, backbone: Backbone) -> Network:
     backbone = backbone.to(device).eval()
     if stage.runtime.channels_last:
         backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing from torch's stub
-    return Network(role, stage.key, backbone, stage.runtime.resolve_autocast(device))
+    return Network(role, stage.key, backbone)

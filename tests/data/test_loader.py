@@ -9,6 +9,7 @@ from torch import Generator
 import sslkit.data.loader as module
 from sslkit import Augment, Batch, DataError, RunFailedError
 from sslkit.data.loader import Loader
+from sslkit.stopping import SIGNALS
 from tests.contract.miniatures.images import TinyImages, tiny_images
 
 CPU = torch.device("cpu")
@@ -50,6 +51,14 @@ def test_an_epoch_goes_on_where_it_was_interrupted(resident: bool, start: int):
     first = list(islice(source.batches(ORDER, generator=parts), start))
     rest = list(source.batches(ORDER, start=start, generator=parts))
     assert_same(first + rest, list(source.batches(ORDER, generator=whole)))
+
+
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_batches_may_have_sizes_of_their_own(resident: bool, start: int):
+    batches = list(loader(resident=resident).batches(ORDER, start=start, sizes=(4, 5, 2)))
+    assert [batch.indices.tolist() for batch in batches] == [part.tolist() for part in ORDER.split([4, 5, 2])[start:]]
+    assert all(torch.equal(batch.images, tiny_images(11).read(batch.indices.tolist())) for batch in batches)
 
 
 @pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])
@@ -105,7 +114,7 @@ class Deadly(TinyImages):
 def test_a_worker_that_dies_is_no_traceback():
     deadly = Deadly(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), resident=False)
     with pytest.raises(
-        RunFailedError, match=r"^a process that decodes images died, .*; the same command goes on from the last checkpoint; "
+        RunFailedError, match=r"^a process that decodes images died \(SIGKILL\), .*; the same command goes on from the last checkpoint; "
     ):
         list(Loader(deadly, batch_size=2, device=CPU).in_order())
 
@@ -114,7 +123,7 @@ class Signalled(TinyImages):
     """Sends its reader the signals of a terminal and of a scheduler."""
 
     def read(self, indices):
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             os.kill(os.getpid(), number)
         return super().read(indices)
 

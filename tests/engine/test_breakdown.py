@@ -47,7 +47,11 @@ FAILED = (
     " checkpoints are kept",
     [RuntimeError("CUDA error: device-side assert triggered\nSearch for `cudaErrorAssert' in https://docs.nvidia.com")],
 )
-CASES = [(error, message) for message, errors in (OUT_OF_MEMORY, NOT_DETERMINISTIC, TOO_LATE, FAILED) for error in errors]
+TOO_FEW = (
+    f"BatchNorm cannot normalise one value a channel in {WORK}; raise batch_size to 2 or more",
+    [ValueError("Expected more than 1 value per channel when training, got input size torch.Size([1, 200])")],
+)
+CASES = [(error, message) for message, errors in (OUT_OF_MEMORY, NOT_DETERMINISTIC, TOO_LATE, FAILED, TOO_FEW) for error in errors]
 
 
 @pytest.mark.parametrize(("error", "message"), CASES, ids=[str(error)[:40] for error, _ in CASES])
@@ -63,3 +67,11 @@ def test_other_errors_pass(error: Exception):
     with pytest.raises(type(error)) as raised, explaining_breakdown(WORK, CUDA):
         raise error
     assert raised.value is error
+
+
+def test_the_worker_of_somebody_elses_loader_that_dies_is_one_line_wherever_torch_raises_it():
+    """Its handler of SIGCHLD raises in the midst of anything, ``backward()`` for one."""
+    died = "DataLoader worker (pid 7) is killed by signal: Killed. "
+    line = r"^a process of a torch DataLoader died, .* in stage 'pretrain'; the same command goes on"
+    with pytest.raises(RunFailedError, match=line), explaining_breakdown("stage 'pretrain'", torch.device("cpu")):
+        raise RuntimeError(died)
