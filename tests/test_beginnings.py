@@ -10,10 +10,11 @@ import tomli_w
 import torch
 
 from sslkit import NIN, Catalog, Event, ImageSpec, Notice, Observer, RecipeError, load_backbone, load_catalog, run_recipe
-from sslkit.artifacts import read_artifact, state_hash
+from sslkit.artifacts import read_artifact
 from sslkit.audit.audit import small_backbone
 from sslkit.catalog import Offer
 from sslkit.data.opened import OpenedDataset
+from sslkit.identity import state_hash
 from sslkit.networks import begun_with, left_by
 from sslkit.preflight import check_recipe
 from sslkit.publication import TrainingData, publish_backbone

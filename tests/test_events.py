@@ -32,9 +32,9 @@ from sslkit import (
     pretrain,
     run_recipe,
 )
-from sslkit.artifacts import state_hash
 from sslkit.catalog import Offer
 from sslkit.engine.device import Runtime
+from sslkit.identity import state_hash
 from sslkit.metrics_log import read_metrics
 from sslkit.recipe import parse_recipe
 from tests.contract.miniatures.backbones import TinyConv
