@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
         RunFailedError,
         RunInterruptedError,
         SslkitError,
+        SslkitWarning,
         StorageError,
     )
     from sslkit.evaluators.feature_quality import FeatureQuality
@@ -45,6 +46,7 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
     from sslkit.evaluators.semi_supervised import SemiSupervised
     from sslkit.events import (
         CheckpointSaved,
+        DataFound,
         Event,
         FitStart,
         HeldoutEnd,
@@ -107,6 +109,7 @@ __all__ = [
     "ConvProbe",
     "Cosine",
     "DataError",
+    "DataFound",
     "DataInfo",
     "Dataset",
     "Digits",
@@ -145,6 +148,7 @@ __all__ = [
     "SemiSupervised",
     "Split",
     "SslkitError",
+    "SslkitWarning",
     "StageEnd",
     "StageSkipped",
     "StageStart",
@@ -192,7 +196,7 @@ _HOMES = {
     "sslkit.engine.training": ("OnNan", "Training"),
     "sslkit.errors": (
         *("ArtifactError", "BackboneError", "DataError", "DivergedError", "RunInterruptedError", "OptionError"),
-        *("PluginError", "RecipeError", "RunFailedError", "SslkitError", "StorageError"),
+        *("PluginError", "RecipeError", "RunFailedError", "SslkitError", "SslkitWarning", "StorageError"),
     ),
     "sslkit.evaluators.feature_quality": ("FeatureQuality",),
     "sslkit.evaluators.finetune": ("FineTune", "Supervised"),
@@ -200,7 +204,7 @@ _HOMES = {
     "sslkit.evaluators.probes": ("ConvProbe", "LinearProbe", "MLPProbe"),
     "sslkit.evaluators.semi_supervised": ("SemiSupervised",),
     "sslkit.events": (
-        *("CheckpointSaved", "Event", "FitStart", "HeldoutEnd", "Notice"),
+        *("CheckpointSaved", "DataFound", "Event", "FitStart", "HeldoutEnd", "Notice"),
         *("Observer", "StageEnd", "StageSkipped", "StageStart", "StepEnd"),
     ),
     "sslkit.hookspecs": ("hookimpl",),

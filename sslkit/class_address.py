@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sslkit.errors import PluginError, SslkitError, did_you_mean
+from sslkit.shared_state import loading
 
 
 def address_of(cls: type) -> str:
@@ -62,8 +63,8 @@ def _distributions_of(package: str) -> str:
 def import_class(spec: str) -> Any:
     """Import what stands at an address, whatever it is.
 
-    Where the module lies in the current folder, that is put on ``sys.path``, as ``python -m`` does, and stays there for what the module
-    imports later.
+    What the module changes of the state that all code shares is put back. Where it lies in the current folder, that is put on ``sys.path``, as
+    ``python -m`` does, and stays there for what the module imports later.
 
     Raises:
         PluginError: the module cannot be imported, or holds no such thing.
@@ -71,7 +72,8 @@ def import_class(spec: str) -> Any:
     module_name, _, qualname = spec.partition(":")
     _reach_current_folder(package_of(spec))
     try:
-        found: Any = importlib.import_module(module_name)
+        with loading(module_name):
+            found: Any = importlib.import_module(module_name)
     except Exception as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}.")
         why = "it is neither installed nor in the current folder" if missing else one_line(error)

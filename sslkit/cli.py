@@ -2,17 +2,18 @@
 
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sslkit.errors import OptionError, RunInterruptedError, SslkitError
-from sslkit.stopping import Terminated, terminable
+from sslkit.stopping import Terminated, name_of, terminable
 
 app = typer.Typer(
     help="Self-supervised learning from recipes: pretrain, probe, fine-tune, few labels.", no_args_is_help=True, add_completion=False
@@ -25,7 +26,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE ...", 
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Import the classes that a recipe names as module:Class. Only for recipes you trust.")
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; overrides the recipe.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps, for every stage, whatever the recipe says.")]
 
 
 @app.command()
@@ -51,7 +52,7 @@ def run(
         from sslkit.recipe import load_recipe
         from sslkit.run import run_recipe
 
-        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device), allow_code=allow_code)
+        loaded = load_recipe(find_recipe(recipe), overrides or (), device=device, allow_code=allow_code)
         if not quiet:
             print_code(make_console(stderr=True), loaded.code)
         with progress_on_stderr(quiet=quiet) as observers:
@@ -67,14 +68,20 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = 
     """Validate a recipe without computing anything, downloading nothing."""
     with _errors():
         from sslkit.bundled import find_recipe
-        from sslkit.console import progress_on_stderr
+        from sslkit.console import make_console, print_found, print_notes, progress_on_stderr
+        from sslkit.data.opened import OpenedDataset
         from sslkit.preflight import check_recipe
         from sslkit.recipe import load_recipe
 
-        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device), allow_code=allow_code)
+        loaded = load_recipe(find_recipe(recipe), overrides or (), device=device, allow_code=allow_code)
+        data = OpenedDataset(loaded.data)
         with progress_on_stderr():
-            unchecked = check_recipe(loaded)
+            unchecked = check_recipe(replace(loaded, data=data))
+        print_found(make_console(), data.describe())
+        print_notes(make_console(stderr=True), data.untold())
         typer.echo(f"{recipe}: fine, {len(loaded.stages)} stages: {', '.join(stage.key for stage in loaded.stages)}")
+        for note in loaded.notes:
+            typer.echo(f"note: {note}")
         if unchecked:
             typer.echo(f"not checked: {unchecked}")
 
@@ -104,7 +111,7 @@ def audit(
 
         given = {"sources": tuple(source or ()), "num_images": num_images, "epochs": epochs, "seed": seed}
         options = AuditOptions(**{name: value for name, value in given.items() if value not in (None, ())})
-        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device), allow_code=allow_code)
+        loaded = load_recipe(find_recipe(recipe), overrides or (), device=device, allow_code=allow_code)
         with progress_on_stderr(quiet=quiet) as observers:
             report = audit_recipe(loaded, stages=stage or (), options=options, observers=observers)
         if as_json:
@@ -231,10 +238,6 @@ def main() -> None:
     app()
 
 
-def _with_device(overrides: list[str] | None, device: str | None) -> list[str]:
-    return [*(overrides or []), *([f'device="{device}"'] if device else [])]
-
-
 def _command_to_go_on() -> str:
     """This command, but for what would begin it from the start."""
     return shlex.join(["sslkit", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
@@ -252,7 +255,7 @@ def _errors(resume: str = "") -> Iterator[None]:
         typer.echo(message if stopped else f"error: {message}", err=True)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt as error:
-        terminated = isinstance(error, Terminated)
-        what = "SIGTERM" if terminated else "interrupted"
+        what = name_of(error.number) if isinstance(error, Terminated) else "interrupted"
         typer.echo(f"{what}; {resume}" if resume else what, err=True)
-        raise typer.Exit(RunInterruptedError.TERMINATED if terminated else RunInterruptedError.CTRL_C) from None
+        number = error.number if isinstance(error, Terminated) else signal.SIGINT
+        raise typer.Exit(RunInterruptedError.SIGNALLED + number) from None

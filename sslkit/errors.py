@@ -1,7 +1,7 @@
 """What can go wrong, each said in one line: what, found, allowed, fix.
 
-``exit_code`` is what the command line ends with: 2 for a user's mistake, 1 for a run that failed; a run that was stopped ends with 130
-(Ctrl-C), 143 (SIGTERM) or 75 (its time is up).
+``exit_code`` is what the command line ends with: 2 for a user's mistake, 1 for a run that failed; a run that was stopped ends with 75 (its
+time is up), or 128 plus a signal's number: 130 (Ctrl-C), 143 (SIGTERM), 129 (SIGHUP) ...
 """
 
 import difflib
@@ -12,6 +12,10 @@ _NOTHING = object()
 
 _LONGEST = 2000
 """Letters of what is wrong: files may hold names without end, and nobody reads on."""
+
+
+class SslkitWarning(UserWarning):
+    """What a user should know that is no error, where nobody else is told: skipped files, a slow setting."""
 
 
 class SslkitError(Exception):
@@ -92,11 +96,11 @@ class RunInterruptedError(SslkitError):
 
     Args:
         what: see :class:`SslkitError`.
-        exit_code: tells who asked: ``CTRL_C``, ``TERMINATED`` or ``TIME_IS_UP``.
+        exit_code: tells who asked: ``TIME_IS_UP``, or ``SIGNALLED`` plus the signal's number, as a shell has it.
     """
 
-    CTRL_C: ClassVar[int] = 128 + 2
-    TERMINATED: ClassVar[int] = 128 + 15
+    SIGNALLED: ClassVar[int] = 128
+    CTRL_C: ClassVar[int] = SIGNALLED + 2
     TIME_IS_UP: ClassVar[int] = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 
     def __init__(self, what: str, *, exit_code: int = CTRL_C) -> None:

@@ -1,19 +1,47 @@
 """What a run tells its observers. Events observe; nothing they do can change training."""
 
+import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar, NoReturn
 
-from sslkit.errors import StorageError
+from sslkit.class_address import one_line, provenance_of
+from sslkit.errors import SslkitWarning, StorageError
+
+
+class _ReadOnly(dict[str, float]):
+    """A copy that stays as it is. A dictionary for whoever reads it: JSON and pickle take it, and ``dict(metrics)`` is one's own."""
+
+    def _refuse(self, *_args: object, **_options: object) -> NoReturn:
+        raise TypeError("the values of an event are read-only: change a copy, dict(event.metrics)")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # pyright: ignore[reportAssignmentType]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened in a stage."""
+    """Something that happened in a stage. Its values are read-only: an observer changes nothing that a run goes on with."""
 
     stage: str
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, Mapping):
+                object.__setattr__(self, name, _ReadOnly(value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFound(Event):
+    """What a run's data holds, told before the first stage; ``stage`` is empty. ``splits`` describes each split that stages use."""
+
+    splits: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,38 +122,77 @@ class StageEnd(Event):
 class Observer(ABC):
     """Watches a run: a progress bar, a log file, TensorBoard. Concrete observers are frozen dataclasses of options.
 
-    An observer that raises is dropped with a warning: watching a run never takes it down.
+    An observer that raises is left out from there on, with a notice: watching a run never takes it down.
+
+    Attributes:
+        shows_notices: whether a person gets to see what it is told in a :class:`Notice`. Where no observer's does, notices become
+            Python warnings of the class ``SslkitWarning``.
     """
+
+    shows_notices: ClassVar[bool] = False
 
     @abstractmethod
     def observe(self, event: Event) -> None:
         """Take note of ``event``. Called in the training process, between steps: be quick."""
 
 
-class Observers:
-    """Passes events on to several observers; one that raises is dropped with a warning, and the run goes on."""
+class Observers(Observer):
+    """Passes events on to several observers. One that raises is left out from there on, and the run goes on.
 
-    def __init__(self, observers: Iterable[Observer]) -> None:
+    Args:
+        observers: who is told; another ``Observers`` among them sees to its own notices.
+    """
+
+    shows_notices = True
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._observers = list(observers)
 
-    def emit(self, event: Event) -> None:
-        """Tell everyone.
+    def observe(self, event: Event) -> None:
+        """See :class:`Observer`.
 
         Raises:
             StorageError: an observer of the run's own records could not write to the run's folder.
         """
         for observer in list(self._observers):
             try:
-                observer.observe(event)
-            except StorageError:  # what the run keeps of itself cannot be written: nothing else could be either
+                with nullcontext() if _is_own(observer) else _drawing_apart():
+                    observer.observe(event)
+            except (StorageError, KeyboardInterrupt):  # what the run keeps of itself cannot be written; the user wants to stop at once
                 raise
-            except Exception as error:
+            except BaseException as error:  # also one that exits
                 self._observers.remove(observer)
-                warnings.warn(f"observer {type(observer).__name__} failed and is dropped: {error!r}", RuntimeWarning, stacklevel=2)
+                failed = f"{provenance_of(type(observer))} failed at {type(event).__name__} and is left out: {one_line(error)}"
+                self.observe(Notice(stage=event.stage, message=f"observer {failed}"))
+        if isinstance(event, Notice) and not any(observer.shows_notices for observer in self._observers):
+            warn(event.message)
+
+
+def warn(message: str) -> None:
+    """A notice where no observer listens: a Python warning about the first line that is not sslkit's."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "sslkit":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, SslkitWarning, stacklevel=level + 1)
+
+
+def _is_own(observer: Observer) -> bool:
+    """Whether it is sslkit's, which draws nothing: to keep and restore generators in every step takes time."""
+    return type(observer).__module__.partition(".")[0] == "sslkit"
+
+
+@contextmanager
+def _drawing_apart() -> Iterator[None]:
+    """Let an observer draw from torch's global generators without moving what training draws from them, such as dropout."""
+    import torch  # noqa: PLC0415 - listing recipes needs no torch, and there are events only in a run
+
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+        yield
 
 
 Emit = Callable[[Event], None]
 
 
-def ignore(_event: Event) -> None:
-    """Tell nobody."""
+def tell_nobody(event: Event) -> None:
+    """Tell nobody; notices become Python warnings."""
+    Observers().observe(event)

@@ -11,13 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, Protocol, Self, final
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, final
 
 import torch
 from torch import Generator, Tensor, nn
 
 from sslkit.errors import BackboneError, OptionError
-from sslkit.events import Emit, Observer, ignore
+from sslkit.events import Emit, Observer, tell_nobody
 
 __all__ = [
     "Augment",
@@ -104,6 +104,7 @@ class ImageSet(ABC):
         classes: the class names, in the order of the labels; empty without labels.
         fingerprint: changes when the images or labels do; goes into a stage's fingerprint.
         skipped: files left out because they could not be decoded.
+        notes: what else a user should know of how these images were found, a sentence each.
         pixels: (len(self), C, H, W) uint8 on the CPU where all images are in memory, else None.
     """
 
@@ -112,6 +113,7 @@ class ImageSet(ABC):
     classes: tuple[str, ...] = ()
     fingerprint: str
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     pixels: Tensor | None = None
 
     @abstractmethod
@@ -162,6 +164,10 @@ class Dataset(ABC):
         Raises:
             DataError: the data is not there and cannot be fetched; the message says which files to put where.
         """
+
+    def why_unlabeled(self, split: Split) -> str:
+        """Why ``load`` gives no images, or none with labels, for a split that an evaluation needs; empty where there is nothing to add."""
+        return ""
 
     def available(self) -> bool:
         """Whether ``load`` needs no download. ``sslkit check`` never downloads."""
@@ -216,7 +222,7 @@ class Backbone(nn.Module, ABC):
 
     A concrete backbone takes ``image`` first and its options as annotated keyword-only parameters; those are the options of the
     recipe's ``[backbone]`` table. It calls ``super().__init__(image)`` and sets ``feature_info``. An option ``pretrained: bool`` means
-    fetching weights; it is switched off where the weights come from an earlier stage.
+    fetching weights; it is switched off wherever a stage begins with others: random ones, or those of an earlier stage.
 
     Args:
         image: what the backbone is built for.
@@ -224,6 +230,7 @@ class Backbone(nn.Module, ABC):
     Attributes:
         image: the same.
         feature_info: the layers, shallow to deep.
+        arguments: what its constructor was given.
         capabilities: what else it can do; a task's ``requires`` is checked against it. Every kind of layer in ``feature_info``
             and ``masked_encode`` are the names in use.
     """
@@ -232,6 +239,13 @@ class Backbone(nn.Module, ABC):
     capabilities: frozenset[str] = frozenset({"map"})
     mean: Tensor
     std: Tensor
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Remember what the constructor is given, so that a stage can write down how to build the network again."""
+        backbone = super().__new__(cls)
+        object.__setattr__(backbone, "arguments", (args, kwargs))  # a module's own attributes wait for its constructor
+        return backbone
 
     def __init__(self, image: ImageSpec) -> None:
         super().__init__()
@@ -626,7 +640,7 @@ class RunContext:
     keep_checkpoints: int = 2
     folder: Path | None = None
     part: str = ""
-    emit: Emit = ignore
+    emit: Emit = tell_nobody
     should_stop: Callable[[], bool] = lambda: False
     begun: set[str] = field(default_factory=set, repr=False, compare=False)
 
@@ -652,7 +666,7 @@ class Evaluator(ABC):
 
     Attributes:
         requires: capabilities that the backbone must have.
-        from_scratch: the network is trained from random weights; a stage that names other weights is refused.
+        from_scratch: the network is trained from random weights; a stage whose ``weights`` are not ``random`` is refused.
         exports_backbone: ``evaluate`` returns a backbone that later stages can start from.
         needs_labels: without, ``data.train`` holds the images of pretraining, and ``data.test`` the held-out ones, or the same
             again where there are none; neither need have labels.

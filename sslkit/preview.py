@@ -94,8 +94,8 @@ def _task_sheet(what: str, settings: Iterable[str], data: str | None, num_images
     for setting in given:
         apply_override(table, setting)
     task = build(PretextTask, table, "", catalog)
-    images = _dataset(data, catalog).load("pretrain")
-    if images is None or len(images) == 0:
+    images = OpenedDataset(_dataset(data, catalog)).load("pretrain")
+    if images is None:
         raise DataError("the data set has no images to pretrain on")
     backbone = _backbone_for(task, task.image_spec(images.image), catalog)
     return Sheet(" ".join([what, *given]), make_views(task, backbone, images, num_images=num_images, seed=0))

@@ -18,6 +18,7 @@ from sslkit.disk import make_folder
 from sslkit.errors import ArtifactError, OptionError
 from sslkit.identity import state_hash
 from sslkit.interfaces import Backbone
+from sslkit.recipe_stages import AS_BUILT
 from sslkit.recipe_table import read_table
 from sslkit.weights_file import halve, save_weights, widen
 
@@ -94,6 +95,7 @@ def publish_backbone(stage: Path, target: Path, *, name: str, data: TrainingData
         origin=origin,
         recipe=recipe,
         alone=_alone(recipe, stage.name),
+        teaching=_teaching(recipe, stage.name),
         stage=stage.name,
         record=artifact["backbone"],
         layers=backbone.feature_info,
@@ -162,14 +164,29 @@ def _origin(artifact: Mapping[str, Any], sha256: str, commit: str) -> dict[str, 
 def _alone(recipe: Mapping[str, Any], stage: str) -> str:
     """The recipe of a stage and those that it starts from, without the folders of this machine."""
     stages = recipe["stages"]
-    wanted = [stage]
-    while (earlier := stages[wanted[0]]["weights"].partition("@")[0]) in stages:  # pretrain@5 is a snapshot of pretrain
-        wanted.insert(0, earlier)
     settings = {key: value for key, value in recipe.items() if key not in {"data", "stages", "paper", "margins", "observers"}}
     data = {
         key: f"/path/to/{Path(value).name}" if isinstance(value, str) and "/" in value else value for key, value in recipe["data"].items()
     }
-    return tomli_w.dumps({**settings, "data": data, "stages": {key: stages[key] for key in wanted}})
+    return tomli_w.dumps({**settings, "data": data, "stages": {key: stages[key] for key in _ancestry(recipe, stage)}})
+
+
+def _ancestry(recipe: Mapping[str, Any], stage: str) -> list[str]:
+    """The stages that a stage's weights come from, the first one first, and the stage."""
+    stages = recipe["stages"]
+    line = [stage]
+    while (earlier := stages[line[0]]["weights"].partition("@")[0]) in stages:  # pretrain@5 is a snapshot of pretrain
+        line.insert(0, earlier)
+    return line
+
+
+def _teaching(recipe: Mapping[str, Any], stage: str) -> str:
+    """What a network has learnt from besides images: labels, or whatever taught the weights that it began with."""
+    first, *_ = line = [recipe["stages"][key] for key in _ancestry(recipe, stage)]
+    if any("evaluator" in table for table in line):
+        return "after training with labels"
+    pretrained = first["weights"] == AS_BUILT and first["backbone"].get("pretrained")
+    return "beginning with the published weights of its backbone" if pretrained else "without labels"
 
 
 def _evaluations(stage: Path, fingerprint: str, recipe: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -12,20 +12,21 @@ from sslkit.artifacts import ARTIFACT, BackboneRecord, write_json
 from sslkit.data.opened import OpenedDataset
 from sslkit.disk import make_folder, refuse_links, remove_temporary, writing
 from sslkit.errors import ArtifactError, RunInterruptedError, StorageError
-from sslkit.events import Event, Notice, Observer, Observers
+from sslkit.events import DataFound, Event, Notice, Observer, Observers
 from sslkit.networks import begun_with
-from sslkit.preflight import check
+from sslkit.preflight import check, fetch_weights
 from sslkit.recipe import Recipe
-from sslkit.recipe_stages import RANDOM, PretrainStage, Stage
+from sslkit.recipe_stages import BEGINNINGS, PretrainStage, Stage
 from sslkit.recipe_table import read_table
 from sslkit.report.files import write_run_report
 from sslkit.report.results import Results
 from sslkit.run_lock import LOCK, RunLock
 from sslkit.run_record import RecipeKeeper, write_recipe
+from sslkit.shared_state import kept_state
 from sslkit.source_code import is_edited_in_place
 from sslkit.stage_run import Provenance, StageResult
 from sslkit.stages import evaluate, pretrain
-from sslkit.stopping import StopRequest
+from sslkit.stopping import StopRequest, stoppable
 
 _UNTRACKED = "sslkit runs from a checkout: what an earlier start has computed counts as current whatever was edited in sslkit itself"
 
@@ -65,7 +66,8 @@ def run_recipe(
         fresh: remove what earlier starts of these stages left in the folder.
         observers: told of every event, beside the recipe's own.
         max_minutes: stop after so many minutes, at the end of a step; None: no limit.
-        should_stop: asked after every step, and after every batch that is only measured; None: Ctrl-C and SIGTERM stop after the step they fall in.
+        should_stop: asked after every step, and after every batch that is only measured; None: Ctrl-C stops after the step it falls in,
+            and so do SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGXCPU where nobody else ignores or handles them.
         report: write ``report.html`` and its tables at the end.
 
     Raises:
@@ -77,8 +79,10 @@ def run_recipe(
     request = StopRequest(should_stop or (lambda: False), max_minutes)
     folder = Path("runs") / recipe.name if output is None else Path(output)
     data = recipe.data if isinstance(recipe.data, OpenedDataset) else OpenedDataset(recipe.data)
-    check(recipe, data)
-    everyone = (RecipeKeeper(folder, recipe), *recipe.observers, *observers)
+    with _explained(request), stoppable(request.asked):
+        check(recipe, data)
+        fetch_weights(recipe, data)
+    everyone = Observers((RecipeKeeper(folder, recipe), *recipe.observers, *observers))
     _make_folder(folder)
     lock = RunLock(folder)
 
@@ -88,26 +92,41 @@ def run_recipe(
 
     with lock.held(lambda message: _notify(everyone, "run", message)), request.listening() if should_stop is None else nullcontext():
         _open_folder(folder, recipe, fresh)
+        for note in recipe.notes:
+            _notify(everyone, "run", note)
         if is_edited_in_place() and any((folder / stage.key / ARTIFACT).exists() for stage in recipe.stages):
             _notify(everyone, "run", f"{_UNTRACKED}; start over with --fresh after one that matters")
-        try:
+        everyone.observe(DataFound(stage="", splits=data.describe()))
+        for note in data.untold():
+            _notify(everyone, "data", note)
+        with _explained(request):
             results = _run_stages(recipe, data, folder, everyone, stop)
-        except RunInterruptedError as error:
-            raise request.explained(error) from None
         write_recipe(folder, recipe)  # the paper's figures and margins may change without running anything
         if report:
             _report(folder, recipe, data, everyone)
     return RunResult(folder, results)
 
 
-def _run_stages(recipe: Recipe, data: OpenedDataset, folder: Path, observers: Iterable[Observer], stop: Callable[[], bool]) -> Results:
+@contextmanager
+def _explained(request: StopRequest) -> Iterator[None]:
+    """Say who asked for an interruption."""
+    try:
+        yield
+    except RunInterruptedError as error:
+        raise request.explained(error) from None
+
+
+def _run_stages(recipe: Recipe, data: OpenedDataset, folder: Path, observers: Observers, stop: Callable[[], bool]) -> Results:
     """Every stage, in order; their results are on disk after each."""
     results = Results(recipe.name, dict(recipe.paper), dict(recipe.margins), pending=[stage.key for stage in recipe.stages])
     fingerprints: dict[str, str] = {}
     for stage in recipe.stages:
         if stop():
             raise RunInterruptedError(f"stopped before stage {stage.key!r}")
-        result = _run_stage(recipe, stage, data, folder, fingerprints, observers, stop)
+        with kept_state() as changed:
+            result = _run_stage(recipe, stage, data, folder, fingerprints, observers, stop)
+        if changed:  # a later stage must not depend on whether this one was finished earlier
+            _notify(observers, stage.key, f"code of this stage changed {', '.join(changed)}: put back")
         fingerprints[stage.key] = result.fingerprint
         results.stages[stage.key] = result.metrics
         results.pending.remove(stage.key)
@@ -115,7 +134,7 @@ def _run_stages(recipe: Recipe, data: OpenedDataset, folder: Path, observers: It
     return results
 
 
-def _report(folder: Path, recipe: Recipe, data: OpenedDataset, observers: Iterable[Observer]) -> None:
+def _report(folder: Path, recipe: Recipe, data: OpenedDataset, observers: Observers) -> None:
     """Write the report. The figures are safe already, so whatever goes wrong here does not take the run down."""
     try:
         write_run_report(folder, recipe, data)
@@ -124,8 +143,8 @@ def _report(folder: Path, recipe: Recipe, data: OpenedDataset, observers: Iterab
         _notify(observers, "report", f"the report could not be written ({reason}); this tries again: sslkit report {folder}")
 
 
-def _notify(observers: Iterable[Observer], stage: str, message: str) -> None:
-    Observers(observers).emit(Notice(stage=stage, message=message))
+def _notify(observers: Observers, stage: str, message: str) -> None:
+    observers.observe(Notice(stage=stage, message=message))
 
 
 def _run_stage(
@@ -134,7 +153,7 @@ def _run_stage(
     data: OpenedDataset,
     folder: Path,
     fingerprints: dict[str, str],
-    observers: Iterable[Observer],
+    observers: Observers,
     stop: Callable[[], bool],
 ) -> StageResult:
     backbone = begun_with(recipe, stage, data, folder)
@@ -143,7 +162,7 @@ def _run_stage(
         "output": folder / stage.key,
         "seed": stage.seed,
         "runtime": stage.runtime,
-        "observers": [_Renaming(observer, stage.key) for observer in observers],
+        "observers": [_Renaming(observers, stage.key)],
         "should_stop": stop,
         "provenance": Provenance(
             record=BackboneRecord(stage.backbone.name, stage.backbone.options),
@@ -166,20 +185,24 @@ def _run_stage(
 
 
 class _Renaming(Observer):
-    """Tells an observer of a stage by its key: a sweep has several stages of one name."""
+    """Tells observers of a stage by its key: a sweep has several stages of one name. They are the same ones in all stages, but for those
+    that have failed.
+    """
 
-    def __init__(self, observer: Observer, key: str) -> None:
-        self._observer = observer
+    shows_notices = True
+
+    def __init__(self, observers: Observers, key: str) -> None:
+        self._observers = observers
         self._key = key
 
     def observe(self, event: Event) -> None:
-        self._observer.observe(replace(event, stage=self._key))
+        self._observers.observe(replace(event, stage=self._key))
 
 
 def _weights_mark(stage: Stage, fingerprints: Mapping[str, str]) -> str:
     """What the network that a stage begins with is known by in its fingerprint."""
-    if stage.weights == RANDOM:
-        return RANDOM
+    if stage.weights in BEGINNINGS:
+        return stage.weights
     mark = fingerprints[stage.weights]
     return mark if stage.snapshot is None else f"{mark}@{stage.snapshot}"
 

@@ -101,6 +101,7 @@ class SavedArtifact(SavedFile):
     finished: str = ""
     environments: list[SavedEnvironment] = []
     classes: list[str] = []
+    images_per_class: dict[str, list[Count]] = {}
     skipped_files: list[str] = []
     snapshot_epochs: list[int] = []
 

@@ -66,8 +66,8 @@ class SourceCode:
     def _read(self, module: ModuleType, package: str) -> dict[str, str]:
         if package:
             return {package: _hash_of(sorted(_folder_of(package).rglob("*.py")), _folder_of(package)) or _version_of(package)}
-        file = Path(module.__file__) if getattr(module, "__file__", None) else None
-        if file is None or not file.is_file():  # typed into an interpreter: there is nothing to read
+        file = Path(getattr(module, "__file__", None) or "")
+        if not file.is_file():  # typed into an interpreter: there is nothing to read
             return {}
         if module.__name__ == _MAIN:
             own = {file.name: hashlib.sha256(_definitions(_text(file)).encode()).hexdigest()}

@@ -22,6 +22,7 @@ from sslkit.artifacts import (
     describe_backbone,
     load_weights,
     read_artifact,
+    record_of,
     save_module,
     save_predictions,
     write_json,
@@ -35,6 +36,7 @@ from sslkit.events import Notice, Observer, Observers, StageEnd, StageSkipped, S
 from sslkit.identity import CODE, differences, fingerprint, plain, state_hash
 from sslkit.interfaces import Backbone, Prediction, RunContext
 from sslkit.metrics_log import MetricsLog
+from sslkit.stopping import stoppable
 
 Kind = Literal["pretrain", "evaluate"]
 
@@ -114,31 +116,30 @@ class StageRun:
         observers = Observers([*log, *self.observers])
         artifact = self._open(identity, mark)
         if artifact.get("status") == "finished":
-            observers.emit(StageSkipped(stage=self.name, metrics=artifact["metrics"]))
+            observers.observe(StageSkipped(stage=self.name, metrics=artifact["metrics"]))
             return self._finished(backbone, artifact, mark)
         device = self.runtime.resolve_device()
         begun = {"stage": self.name, "kind": self.kind, "status": "running", "format": FORMAT, "fingerprint": mark, "identity": identity}
         environments = self._begin(artifact or begun, device)
         context = self._context(device, observers)
-        observers.emit(StageStart(stage=self.name, kind=self.kind, folder=self.folder))
+        observers.observe(StageStart(stage=self.name, kind=self.kind, folder=self.folder))
         if skipped:
             message = f"skipped {len(skipped)} file{'s' * (len(skipped) > 1)} that cannot be decoded, listed in {ARTIFACT}; the first is {skipped[0]}"
-            observers.emit(Notice(stage=self.name, message=message))
+            observers.observe(Notice(stage=self.name, message=message))
         started = time.perf_counter()
-        with explaining_breakdown(self._describe(identity), device), configured(self.runtime, device):
+        with stoppable(context.should_stop), explaining_breakdown(self._describe(identity), device), configured(self.runtime, device):
             outcome = work(self._place(copy.deepcopy(backbone), device), context)
         # Seconds of earlier, interrupted starts are not in the sum: nobody measured them.
         seconds = time.perf_counter() - started
         facts = {**outcome.facts, "skipped_files": list(skipped), "seconds": round(seconds, 3), "device": describe_device(device)}
         facts |= {"finished": timestamp(), "environments": environments, "identity": identity}
         result = self._keep(outcome, record, mark, facts)
-        observers.emit(StageEnd(stage=self.name, metrics=outcome.metrics, seconds=seconds))
+        observers.observe(StageEnd(stage=self.name, metrics=outcome.metrics, seconds=seconds))
         return result
 
     def _identify(self, backbone: Backbone, identity: Mapping[str, Any]) -> tuple[BackboneRecord, dict[str, Any]]:
         """Everything that decides the outcome. Device, logging and checkpoint intervals do not."""
-        spec = f"{type(backbone).__module__}:{type(backbone).__qualname__}"
-        provenance = self.provenance or Provenance(record=BackboneRecord(spec, None), weights=state_hash(backbone))
+        provenance = self.provenance or Provenance(record=record_of(backbone), weights=state_hash(backbone))
         return provenance.record, {
             **identity,
             "stage": self.name,
@@ -170,10 +171,14 @@ class StageRun:
         artifact = read_artifact(self.folder)
         self._check_artifact(artifact)
         if artifact.get("fingerprint") != mark:
-            keys = "; ".join(differences(artifact.get("identity", {}), identity))
+            changed = differences(artifact.get("identity", {}), identity)
+            redrawn = self.provenance is None and [key.partition(":")[0] for key in changed] == ["backbone.weights"]
+            hint = (
+                "random weights are drawn anew in each program: call torch.manual_seed before you build the backbone; " if redrawn else ""
+            )
             raise ArtifactError(
-                f"{self.folder}: holds stage {self.name!r} of a different recipe ({keys})",
-                fix="remove that folder to run this stage again, start over with --fresh, or choose another folder with --output",
+                f"{self.folder}: holds stage {self.name!r} of a different recipe ({'; '.join(changed)})",
+                fix=f"{hint}remove that folder to run this stage again, start over with --fresh, or choose another folder with --output",
             )
         return artifact
 
@@ -220,7 +225,7 @@ class StageRun:
             checkpoint_minutes=self.runtime.checkpoint_minutes,
             keep_checkpoints=self.runtime.keep_checkpoints,
             folder=self.folder,
-            emit=observers.emit,
+            emit=observers.observe,
             should_stop=self.should_stop or (lambda: False),
         )
 

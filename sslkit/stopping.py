@@ -1,46 +1,100 @@
-"""What ends a run before its end: Ctrl-C, SIGTERM, a time limit, or a caller's own question."""
+"""What ends a run before its end: Ctrl-C, a signal, a time limit, or a caller's own question."""
 
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 
 from sslkit.errors import RunInterruptedError
 
 Handler = Callable[[int, FrameType | None], None]
 
-_CODES = {signal.SIGINT: RunInterruptedError.CTRL_C, signal.SIGTERM: RunInterruptedError.TERMINATED}
-_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+SIGNALS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
+"""A terminal's (Ctrl-C, Ctrl-backslash, a lost connection) and those that schedulers send before they kill. All mean: stop."""
+
+_ALWAYS = (signal.SIGINT, signal.SIGTERM)
+
+_asked: ContextVar[Callable[[], bool]] = ContextVar("asked", default=lambda: False)
+
+
+@contextmanager
+def stoppable(asked: Callable[[], bool]) -> Iterator[None]:
+    """Let long work and waits in this thread ask ``asked`` whether to stop, for the time of the block."""
+    before = _asked.set(asked)
+    try:
+        yield
+    finally:
+        _asked.reset(before)
+
+
+def stop_if_asked(when: str) -> None:
+    """For long work and waits between two steps, which may be given up: call it every second or so.
+
+    Args:
+        when: ``while decoding images``.
+
+    Raises:
+        RunInterruptedError: whoever runs this asked to stop.
+    """
+    if _asked.get()():
+        raise RunInterruptedError(f"stopped {when}")
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM where nothing was computed yet that could be kept: like Ctrl-C, it passes everybody who catches errors."""
+    """A signal where nothing was computed yet that could be kept: like Ctrl-C, it passes everybody who catches errors.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM raise :class:`Terminated` for the time of the block. Only the main thread can listen; in another nothing changes."""
-    with _answering({signal.SIGTERM: _terminate}):
+    """Let signals but Ctrl-C's raise :class:`Terminated` for the time of the block. Only the main thread can listen; in another nothing
+    changes.
+    """
+    with _answering(_terminate, [number for number in SIGNALS if number != signal.SIGINT]):
         yield
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    raise Terminated
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    raise Terminated(number)
 
 
 @contextmanager
-def _answering(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
+def _answering(handler: Handler, numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """Handle signals, but for those that somebody ignores (``nohup``) or, other than SIGTERM and Ctrl-C, handles."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    before = {number: signal.getsignal(number) for number in numbers}
+    ours = {number: found for number, found in before.items() if found is not None and _is_free(number, found)}
+    for number in ours:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, found in ours.items():
+            signal.signal(number, found)
+
+
+def _is_free(number: signal.Signals, handler: object) -> bool:
+    if handler is signal.SIG_IGN:
+        return False
+    return number in _ALWAYS or handler in (signal.SIG_DFL, _terminate)
+
+
+def name_of(number: int) -> str:
+    """What a person calls a signal."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 class StopRequest:
@@ -64,7 +118,7 @@ class StopRequest:
     def explained(self, error: RunInterruptedError) -> RunInterruptedError:
         """The interruption with who asked for it, and the exit code that says so."""
         if self._signal is not None:
-            return RunInterruptedError(f"{_NAMES[signal.Signals(self._signal)]}: {error}", exit_code=_CODES[signal.Signals(self._signal)])
+            return RunInterruptedError(f"{name_of(self._signal)}: {error}", exit_code=RunInterruptedError.SIGNALLED + self._signal)
         if self._time_is_up():
             return RunInterruptedError(f"the {self._minutes:g} minutes are up: {error}", exit_code=RunInterruptedError.TIME_IS_UP)
         return error
@@ -72,13 +126,14 @@ class StopRequest:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Let signals ask, for the time of the block. Only the main thread can listen; in another nothing changes."""
-        with _answering(dict.fromkeys(_CODES, self._take)):
+        with _answering(self._take, SIGNALS):
             yield
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
         """Ctrl-C pressed twice stops at once. A second SIGTERM changes nothing: some schedulers send several before they kill."""
         self._signal = self._signal or number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _time_is_up(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline

@@ -142,7 +142,7 @@ def test_progress_is_shown_while_it_is_asked_for(monkeypatch: pytest.MonkeyPatch
         count(1)
         clock[0] += 10
         count(1)
-    assert observers == ()
+    assert [observer.shows_notices for observer in observers] == [True]
     assert capsys.readouterr().err == "decoding: 2 of 3\n"
 
 

@@ -2,18 +2,22 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from sslkit import ArtifactError, Event, Observer, RunInterruptedError, StepEnd, load_recipe, run_recipe
+from sslkit.metrics_log import read_metrics
 from sslkit.run_lock import LOCK, OWNER
 from tests.recipes import LONG, SMALL, has_trained, start, steps_logged, wait_until, weights
 
@@ -67,21 +71,79 @@ def test_a_signal_leaves_a_checkpoint_a_code_and_the_command_to_go_on(
         assert weights(folder) == weights(whole)
 
 
-def test_a_signal_to_the_whole_process_group_lets_workers_finish_the_step(tmp_path: Path):
-    """What a scheduler and a terminal do: every process gets it, the loader's workers too."""
+STREAMED = "from sslkit.data import resident\nresident.MAX_RESIDENT_BYTES = 0\nfrom sslkit.cli import main\nmain()\n"
+
+
+@pytest.fixture
+def streamed(tmp_path: Path) -> list[str]:
+    """The command of a run whose images are decoded by workers as they are needed."""
     for split, number in (("train", 40), ("test", 4)):
         for index in range(number):
             path = tmp_path / "images" / split / f"class{index % 2}" / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (64, 64), (index, 0, 0)).save(path)
-    (tmp_path / "stream.py").write_text(
-        "from sslkit.data import resident\nresident.MAX_RESIDENT_BYTES = 0\nfrom sslkit.cli import main\nmain()\n"
-    )
-    recipe, folder = tmp_path / "small.toml", tmp_path / "run"
+    (tmp_path / "stream.py").write_text(STREAMED)
+    recipe = tmp_path / "small.toml"
     data = f'[data]\nname = "image_folder"\nroot = "{tmp_path / "images"}"\nimage_size = 16\n'
     recipe.write_text(LONG.replace('[data]\nname = "digits"\n', data).replace("batch_size = 500", "batch_size = 4"))
-    command = [sys.executable, str(tmp_path / "stream.py"), "run", str(recipe), "--quiet", "--output", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return [sys.executable, str(tmp_path / "stream.py"), "run", str(recipe), "--quiet", "--output", str(tmp_path / "run")]
+
+
+def begin(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    """A run's processes that decode images, once there are some: of one epoch after the other."""
+    found: list[int] = []
+    tasks = Path(f"/proc/{process.pid}/task")
+
+    def begun() -> bool:
+        lists = [task / "children" for task in tasks.iterdir()]
+        found[:] = [int(pid) for path in lists if path.exists() for pid in path.read_text().split()]
+        return len(found) >= 1
+
+    wait_until(begun, process)
+    return found
+
+
+def test_a_run_whose_workers_are_stalled_stops_when_it_is_told_to(streamed: list[str], tmp_path: Path):
+    process = begin([*streamed, "num_workers=2", "stages.pretrain.epochs=100000"])
+    wait_until(has_trained(tmp_path / "run"), process)
+    while True:  # an epoch may end in between, and its workers with it
+        for pid in workers(process):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        before = has_trained_steps(tmp_path / "run")
+        time.sleep(0.5)
+        if has_trained_steps(tmp_path / "run") == before:
+            break
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (143, ""), err
+    assert re.fullmatch(r"SIGTERM: stopped in stage 'pretrain' after \d+ steps; go on with: .*\n", err)
+    assert checkpoints(tmp_path / "run")
+
+
+def has_trained_steps(folder: Path) -> int:
+    return len(read_metrics(folder / "pretrain" / "metrics.jsonl"))
+
+
+@pytest.mark.slow
+def test_small_shared_memory_is_said_and_the_run_ends_well(streamed: list[str]):
+    command = [part for part in streamed if part != "--quiet"]
+    command += ["stages.pretrain.epochs=2", "stages.pretrain.batch_size=40", "data.image_size=64"]
+    small = f"mount -t tmpfs -o size=1m tmpfs /dev/shm && exec {shlex.join(command)}"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", small], capture_output=True, text=True, timeout=300, check=False)
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip("needs a private mount of /dev/shm")
+    assert done.returncode == 0, done.stderr
+    assert "images are decoded by the run's own process, which is slower, for shared memory is small (/dev/shm: 1 MiB" in done.stderr
+
+
+def test_a_signal_to_the_whole_process_group_lets_workers_finish_the_step(streamed: list[str], tmp_path: Path):
+    """What a scheduler and a terminal do: every process gets it, the loader's workers too."""
+    folder, process = tmp_path / "run", begin(streamed)
     wait_until(has_trained(folder), process)
     os.killpg(process.pid, signal.SIGTERM)
     out, err = process.communicate()

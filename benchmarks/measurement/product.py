@@ -134,6 +134,10 @@ class _GatedSource(BatchSource):
     def num_images(self) -> int:
         return self._loader.num_images
 
+    @property
+    def fingerprint(self) -> str:
+        return self._loader.fingerprint
+
     def batches(
         self, order: Tensor, *, start: int = 0, sizes: Sequence[int] | None = None, generator: Generator | None = None
     ) -> Iterator[Batch]:

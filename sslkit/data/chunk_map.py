@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from sslkit.progress import counting
+from sslkit.stopping import stop_if_asked
 
 Chunk = TypeVar("Chunk", bound=Sized)
 Result = TypeVar("Result")
@@ -27,6 +28,7 @@ def map_chunks(function: Callable[[Chunk], Result], chunks: Sequence[Chunk], wha
         with counting(what, sum(map(len, chunks))) as count:
             for chunk, result in zip(chunks, pool.map(function, chunks), strict=True):
                 results.append(result)
+                stop_if_asked(f"while {what}")
                 count(len(chunk))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -18,6 +18,8 @@ _SHORTAGE = (
 _NOT_DETERMINISTIC = " does not have a deterministic implementation"
 _CUBLAS_BEGAN_EARLIER = "CUBLAS_WORKSPACE_CONFIG"
 _FAILED_KERNEL = "CUDA error: "
+_DEAD_WORKER = "DataLoader worker (pid"
+"""Torch raises this out of a signal handler: for anybody's loader, in the midst of anything."""
 _NO_VARIANCE = "Expected more than 1 value per channel when training"
 
 
@@ -64,6 +66,11 @@ def _explain(text: str, work: str, device: torch.device) -> RunFailedError | Non
         return RunFailedError(
             f"deterministic products are not to be had on {device} any more, in {work}: this process has multiplied there before",
             fix="set CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment",
+        )
+    if _DEAD_WORKER in text:
+        return RunFailedError(
+            f"a process of a torch DataLoader died, as the system does to one when memory is short, in {work}",
+            fix="the same command goes on from the last checkpoint; lower the number of workers if it happens again",
         )
     if _FAILED_KERNEL in text:  # is heard of later, anywhere: the traceback shows an innocent
         reason = text.partition(_FAILED_KERNEL)[2].splitlines()[0]

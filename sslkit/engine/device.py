@@ -19,6 +19,9 @@ from sslkit.errors import OptionError
 
 _TYPES = ("cpu", "cuda", "mps", "xpu")
 
+MAX_WORKERS = 256
+"""More is a slip of the finger."""
+
 _WORKSPACES = "CUBLAS_WORKSPACE_CONFIG"
 _REPRODUCIBLE = (":4096:8", ":16:8")
 """Sizes and numbers of work spaces with which cuBLAS gives the same bits every time."""
@@ -37,6 +40,8 @@ class Runtime:
         cuda_graphs: record the compiled pass once and replay it, which saves launches; on CUDA, for views of a fixed size.
         deterministic: only deterministic kernels, which may be slower.
         channels_last: keep convolution weights in channels_last memory format.
+        num_workers: processes that decode images which memory does not hold; 0: the run's own; ``auto``: one a core, 8 at most, and as
+            many as shared memory has room for.
         keep_memory: tell glibc's allocator to keep freed pages: 1.6 times the speed on a CPU, for more resident memory.
         log_every: read and log training metrics every so many steps.
         checkpoint_minutes: write a checkpoint that often, besides the one at the end.
@@ -49,12 +54,15 @@ class Runtime:
     cuda_graphs: bool = False
     deterministic: bool = False
     channels_last: bool = True
+    num_workers: int | Literal["auto"] = "auto"
     keep_memory: bool = True
     log_every: int = 50
     checkpoint_minutes: float = 10.0
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
+        if self.num_workers != "auto" and not 0 <= self.num_workers <= MAX_WORKERS:
+            raise OptionError("num_workers", "is no number of processes", found=self.num_workers, allowed=f"0 to {MAX_WORKERS}")
         if self.log_every < 1:
             raise OptionError("log_every", "must be positive", found=self.log_every, allowed="1 or more steps")
         if self.checkpoint_minutes < 0:

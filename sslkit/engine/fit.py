@@ -24,10 +24,10 @@ from sslkit.engine.randomness import derive_seed, global_seed, make_generator
 from sslkit.engine.state import TrainState
 from sslkit.engine.step_log import StepLog
 from sslkit.engine.training import Training
-from sslkit.errors import DivergedError, OptionError, RunInterruptedError
+from sslkit.errors import DivergedError, OptionError, RunInterruptedError, SslkitError
 from sslkit.events import HeldoutEnd, Notice
 from sslkit.identity import CODE, plain, state_hash
-from sslkit.interfaces import Backbone, Mean, Objective, Prediction, RunContext
+from sslkit.interfaces import Backbone, Batch, Mean, Objective, Prediction, RunContext
 from sslkit.source_code import SourceCode
 
 
@@ -195,8 +195,7 @@ def _train_epoch(loop: _Loop) -> None:
     if state.step == 0:
         _pause(loop, 0)
     objective.train()
-    augment = state.device_generator("augment")
-    for batch in loop.train.batches(state.order, start=state.batch, sizes=state.batch_sizes, generator=augment):
+    for batch in _batches(loop, state.order):
         state.update_schedule()
         with torch.no_grad():
             views = objective.make_views(batch, state.device_generator("views"), train=True)
@@ -220,6 +219,25 @@ def _train_epoch(loop: _Loop) -> None:
     # Done before the epoch is counted: a checkpoint never lies between the two, so a resumed run repeats it.
     _pause(loop, state.epoch + 1)
     state.end_epoch()
+
+
+def _batches(loop: _Loop, order: Tensor) -> Iterator[Batch]:
+    """What is left of the epoch. Whatever keeps a batch from coming, the state is that of the steps before it: it is kept."""
+    state, stage = loop.state, loop.context.stage
+    augment = state.device_generator("augment")
+    batches = loop.train.batches(order, start=state.batch, sizes=state.batch_sizes, generator=augment)
+    while True:
+        try:
+            batch = next(batches, None)
+        except RunInterruptedError:
+            _save(loop)
+            raise RunInterruptedError(f"stopped in stage {stage!r} after {state.step} steps") from None
+        except SslkitError:
+            _save(loop)
+            raise
+        if batch is None:
+            return
+        yield batch
 
 
 def _step(loop: _Loop, phase: str, views: dict[str, Tensor], num_images: int, *, logged: bool) -> None:

@@ -13,6 +13,7 @@ from sslkit.engine.tf32 import tf32
 from sslkit.errors import DataError, OptionError
 from sslkit.evaluators.classifier import check_layers
 from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, Prediction, RunContext
+from sslkit.stopping import stop_if_asked
 
 _NUM_QUERIES, _NUM_BANK = 512, 8192
 """Similarities of so many test images to so many training images are in memory at once: 16 MB. Larger blocks leave a CPU's cache before
@@ -88,6 +89,7 @@ def vote(bank: Tensor, labels: Tensor, queries: Tensor, num_classes: int, *, k: 
     parts = []
     with tf32(allowed=False):  # it keeps three digits of a similarity, and neighbours differ in later ones
         for chunk in F.normalize(queries, dim=1).split(_NUM_QUERIES):
+            stop_if_asked("while comparing features")
             similarity, neighbours = _nearest(bank, chunk, k)
             votes = torch.zeros(len(chunk), num_classes, dtype=bank.dtype, device=bank.device)
             weights = ((similarity - similarity[:, :1]) / temperature).exp()  # exp(1 / 0.01) alone would overflow

@@ -3,16 +3,36 @@
 import json
 import statistics
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from sslkit.report.numerals import duration
 from sslkit.report.run_folder import RunFolder, StageFolder
 from sslkit.report.tables import Cell, Column, Layout, Table
 
+_MANY_CLASSES = 12
+"""Beyond so many the table of classes is folded."""
+
 
 def facts_table(run: RunFolder) -> Table:
     """What was run, on what, and what it took."""
     return _facts("run", "What was run", _facts_of(run))
+
+
+def classes_table(run: RunFolder) -> Table | None:
+    """The classes of the labelled images, with how many each has; None where nothing was evaluated with labels."""
+    found = (stage.artifact for stage in run.stages if any(stage.artifact.get("images_per_class", {}).values()))
+    if (artifact := next(found, None)) is None:
+        return None
+    names, counts = artifact.get("classes", []), artifact["images_per_class"]
+    rows = zip_longest(names, counts.get("train", []), counts.get("test", []))
+    return Table(
+        "classes",
+        "Classes",
+        (Column("class"), Column("training images", "count"), Column("test images", "count")),
+        tuple((Cell(name or ""), Cell(train), Cell(test)) for name, train, test in rows),
+        layout="sortable" if len(names) <= _MANY_CLASSES else "folded",
+    )
 
 
 def environment_table(run: RunFolder) -> Table | None:

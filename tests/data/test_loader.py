@@ -9,6 +9,7 @@ from torch import Generator
 import sslkit.data.loader as module
 from sslkit import Augment, Batch, DataError, RunFailedError
 from sslkit.data.loader import Loader
+from sslkit.stopping import SIGNALS
 from tests.contract.miniatures.images import TinyImages, tiny_images
 
 CPU = torch.device("cpu")
@@ -113,7 +114,7 @@ class Deadly(TinyImages):
 def test_a_worker_that_dies_is_no_traceback():
     deadly = Deadly(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), resident=False)
     with pytest.raises(
-        RunFailedError, match=r"^a process that decodes images died, .*; the same command goes on from the last checkpoint; "
+        RunFailedError, match=r"^a process that decodes images died \(SIGKILL\), .*; the same command goes on from the last checkpoint; "
     ):
         list(Loader(deadly, batch_size=2, device=CPU).in_order())
 
@@ -122,7 +123,7 @@ class Signalled(TinyImages):
     """Sends its reader the signals of a terminal and of a scheduler."""
 
     def read(self, indices):
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             os.kill(os.getpid(), number)
         return super().read(indices)
 

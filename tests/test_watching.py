@@ -1,0 +1,117 @@
+"""Who is told what of a run: observers, people at the command line, and in Python those who have no observer."""
+
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from sslkit import Event, Notice, Observer, SslkitWarning, StageEnd, StageStart, StepEnd, load_recipe, run_recipe
+from sslkit.console import progress_on_stderr
+from sslkit.recipe import Recipe
+from tests.recipes import SMALL
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """Two stages."""
+    (tmp_path / "small.toml").write_text(SMALL)
+    return load_recipe(tmp_path / "small.toml")
+
+
+class Recorder(Observer):
+    def __init__(self, *kinds: type[Event]) -> None:
+        self.events: list[Event] = []
+        self._kinds = kinds
+
+    def observe(self, event: Event) -> None:
+        if isinstance(event, self._kinds):
+            self.events.append(event)
+
+
+class Reader(Recorder):
+    """Shows a person what it is told."""
+
+    shows_notices = True
+
+
+def begun(recipe: Recipe, folder: Path) -> Path:
+    """A run's folder with a checkpoint that cannot be read: the next start has something to say."""
+    answers = iter([False, True])  # before the stage, after its first step
+    with pytest.raises(Exception, match="stopped in stage 'pretrain' after 1 step"):
+        run_recipe(recipe, output=folder, should_stop=lambda: next(answers, True))
+    (checkpoint,) = (folder / "pretrain").glob("checkpoint-*.safetensors")
+    checkpoint.write_bytes(b"damaged")
+    return folder
+
+
+def caught(recipe: Recipe, folder: Path, *observers: Observer) -> list[warnings.WarningMessage]:
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("default")
+        run_recipe(recipe, output=folder, observers=observers)
+    return [warning for warning in found if issubclass(warning.category, SslkitWarning)]
+
+
+def test_notices_are_warnings_where_no_observer_shows_them_each_once_and_of_the_callers_line(recipe: Recipe, tmp_path: Path):
+    recorder = Recorder(Notice)
+    found = caught(recipe, begun(recipe, tmp_path / "run"), recorder)
+    messages = [event.message for event in recorder.events if isinstance(event, Notice)]
+    assert [str(warning.message) for warning in found] == messages
+    assert len(set(messages)) == len(messages) == 2
+    assert messages[1] == "no checkpoint can be read: the training begins from the start"
+    assert {warning.filename for warning in found} == {__file__}
+
+
+def test_notices_are_no_warnings_where_somebody_reads_them(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert caught(recipe, begun(recipe, tmp_path / "read"), Recorder(Notice), Reader(Notice)) == []
+    for quiet, told in ((False, 1), (True, 0)):
+        with progress_on_stderr(quiet=quiet) as observers:
+            assert caught(recipe, begun(recipe, tmp_path / f"quiet {quiet}"), *observers) == []
+        assert capsys.readouterr().err.count("note: no checkpoint can be read") == told
+
+
+# ---------------------------------------------------------------------------------------------------------- those that fail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failing(Observer):
+    """Raises at every step."""
+
+    error: BaseException
+
+    def observe(self, event: Event) -> None:
+        if isinstance(event, StepEnd):
+            raise self.error
+
+
+class Odd(BaseException):
+    """Nobody catches it by accident."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(KeyError("x"), "KeyError: 'x'"), (SystemExit(3), "SystemExit: 3"), (Odd(), "Odd"), (RecursionError("deep"), "RecursionError: deep")],
+    ids=repr,
+)
+def test_an_observer_that_fails_is_named_once_a_run_and_left_out(error: BaseException, said: str, recipe: Recipe, tmp_path: Path):
+    reader = Reader(Notice, StageStart, StageEnd)
+    run_recipe(replace(recipe, observers=(Failing(error=error),)), output=tmp_path / "run", observers=[reader])
+    notices = [event for event in reader.events if isinstance(event, Notice)]
+    assert [(event.stage, event.message) for event in notices] == [
+        ("pretrain", f"observer Failing of {Path(__file__).name} failed at StepEnd and is left out: {said}")
+    ]
+    assert [type(event) for event in reader.events if not isinstance(event, Notice)] == [StageStart, StageEnd] * 2
+
+
+def test_when_the_reader_itself_fails_python_says_so(recipe: Recipe, tmp_path: Path):
+    class Broken(Reader):
+        def observe(self, event: Event) -> None:
+            raise KeyError("x")
+
+    (warning,) = caught(recipe, tmp_path / "run", Broken())
+    assert str(warning.message).startswith("observer test_when_the_reader_itself_fails_python_says_so.<locals>.Broken of test_watching.py")
+
+
+def test_ctrl_c_pressed_twice_is_no_failure_of_an_observer(recipe: Recipe, tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe, output=tmp_path / "run", observers=[Failing(error=KeyboardInterrupt())])
