@@ -555,12 +555,15 @@ class Objective(nn.Module, ABC):
     def parameter_groups(self) -> dict[str, list[dict]]:
         """Which parameters each phase trains: ``{phase: [{"params": [...], "lr_scale": 1.0, "weight_decay": 0.0}, ...]}``.
 
-        ``lr_scale`` and ``weight_decay`` are optional. By default the single phase trains everything that requires a gradient.
+        ``lr_scale`` and ``weight_decay`` are optional. By default the single phase trains everything that requires a gradient and is
+        not ``frozen``. Every parameter that requires one must be trained by exactly one phase. The optimiser's own options may stand in a
+        group, too.
         """
         first, *others = self.phases
         if others:
             raise NotImplementedError(f"{type(self).__name__} has phases {self.phases}: override parameter_groups")
-        return {first: [{"params": [p for p in self.parameters() if p.requires_grad]}]}
+        frozen = {id(p) for name in self.frozen for p in self.get_submodule(name).parameters()}
+        return {first: [{"params": [p for p in self.parameters() if p.requires_grad and id(p) not in frozen]}]}
 
     def schedules(self) -> dict[str, Callable[[float], float]]:
         """Values that change with progress in [0, 1], by name: an EMA momentum, a temperature."""
@@ -715,6 +718,9 @@ class OptimizerFactory(ABC):
         Args:
             groups: torch's parameter groups. Start each at the base rate: the loop multiplies it by the group's ``lr_scale`` and
                 by the schedule before each step.
+
+        Returns:
+            The optimiser of exactly these parameters. All that it remembers must be in its ``state_dict``: that is what a checkpoint holds.
         """
 
 

@@ -22,7 +22,7 @@ from sslkit.engine.meters import Meters
 from sslkit.engine.predictions import Predictions
 from sslkit.engine.randomness import derive_seed, global_seed, make_generator
 from sslkit.engine.state import TrainState
-from sslkit.engine.step_log import StepLog, learning_rate
+from sslkit.engine.step_log import StepLog
 from sslkit.engine.training import Training
 from sslkit.errors import DivergedError, OptionError, RunInterruptedError, SslkitError
 from sslkit.events import HeldoutEnd, Notice
@@ -204,6 +204,8 @@ def _train_epoch(loop: _Loop) -> None:
             _step(loop, phase, views, len(batch.indices), logged=logged)
         state.step += 1
         state.batch += 1
+        if state.step == 1 and loop.checkpoints.kept:
+            state.capture_optimizers()  # what cannot be saved is refused now, and not at the first checkpoint
         loop.log.step(len(batch.indices), logged=logged)
 
         # Once in a while, and when asked to stop: a checkpoint.
@@ -320,7 +322,7 @@ def measure(heldout: BatchSource | None, state: TrainState, context: RunContext)
             gathered.add(output.predictions)
     metrics = meters.read()
     if not math.isfinite(metrics["loss"]):
-        where = f"after {state.step} steps, learning rate {learning_rate(state):.4g}"
+        where = f"after {state.step} steps, learning rate {state.learning_rate:.4g}"
         raise DivergedError(f"the loss on held-out images is {metrics['loss']} {where}", fix=REMEDY)
     context.emit(HeldoutEnd(stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, metrics=metrics))
     return Measured(metrics, gathered.read())
