@@ -1,20 +1,18 @@
 """The one training loop: pretraining, probes, fine-tuning and baselines all run through :func:`fit`."""
 
-import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sslkit.class_address import address_of
 from sslkit.engine.batch_source import BatchSource
 from sslkit.engine.checkpoints import Checkpoints
 from sslkit.engine.features import evaluating
+from sslkit.engine.fit_identity import identity_of
 from sslkit.engine.forward_pass import ForwardPass
 from sslkit.engine.gradients import clip_gradients, gradient_norm
 from sslkit.engine.loss_watch import REMEDY, LossWatch
@@ -26,9 +24,7 @@ from sslkit.engine.step_log import StepLog
 from sslkit.engine.training import Training
 from sslkit.errors import DivergedError, OptionError, RunInterruptedError, SslkitError
 from sslkit.events import HeldoutEnd, Notice
-from sslkit.identity import CODE, plain, state_hash
 from sslkit.interfaces import Backbone, Batch, Mean, Objective, Prediction, RunContext
-from sslkit.source_code import SourceCode
 
 
 class FitResult(NamedTuple):
@@ -89,7 +85,7 @@ def fit(
         StorageError: a checkpoint cannot be written; earlier ones are still there.
         RunInterruptedError: the user asked to stop; a checkpoint was written.
     """
-    checkpoints = Checkpoints(context, owner=_identity(objective, train, training, context))
+    checkpoints = Checkpoints(context, owner={} if context.folder is None else identity_of(objective, train, training, context))
     if training.on_nan.retries and not checkpoints.kept:
         raise OptionError("on_nan", "there is no folder to keep what is rolled back to", found=training.on_nan, fix="give output")
     objective.to(context.device)
@@ -131,28 +127,6 @@ def _part(context: RunContext) -> Iterator[None]:
     except BaseException:  # it may be called again, to go on
         context.begun.discard(context.part)
         raise
-
-
-def _identity(objective: Objective, train: BatchSource, training: Training, context: RunContext) -> dict[str, Any]:
-    """Whose a checkpoint is. Weights that are trained are no part of it: they may begin at random."""
-    frozen = [objective.get_submodule(name) for name in objective.frozen]
-    return {
-        "objective": address_of(type(objective)),
-        "options": dict(_options(objective)),
-        "frozen": [state_hash(module) for module in frozen],
-        "training": plain(training),
-        "data": train.fingerprint,
-        "part": context.part,
-        CODE: SourceCode().of(objective, training),
-    }
-
-
-def _options(objective: Objective) -> Iterator[tuple[str, Any]]:
-    """The options that an objective keeps: dataclasses of plain values, as tasks are."""
-    for name, value in vars(objective).items():
-        if dataclasses.is_dataclass(value):
-            with suppress(TypeError, ValueError):
-                yield name, json.loads(json.dumps(plain(value)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,7 +318,8 @@ def _pause(loop: _Loop, epoch: int) -> None:
 
 def _save(loop: _Loop) -> None:
     loop.log.check()
-    loop.checkpoints.save(loop.state.step, *loop.state.capture())
+    if loop.checkpoints.kept:
+        loop.checkpoints.save(loop.state.step, *loop.state.capture())
 
 
 def _seed(context: RunContext, purpose: str) -> int:
