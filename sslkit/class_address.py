@@ -2,8 +2,10 @@
 
 import importlib
 import sys
+from contextlib import suppress
+from functools import cache
 from importlib.machinery import PathFinder
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +43,21 @@ def file_of(module: str) -> str:
 
 
 def provenance_of(cls: type) -> str:
-    """A class as a person looks for it: with its distribution and version, or else its file."""
-    top = package_of(address_of(cls))
-    found = [name for name in dict.fromkeys(packages_distributions().get(top, ())) if name]
-    where = " or ".join(f"{name} {version(name)}" for name in found) or Path(file_of(cls.__module__) or cls.__module__).name
+    """A class as a person looks for it: with its distribution and version, ``Flips of sslkit-flips 1.2``, or else its file."""
+    where = _distributions_of(package_of(cls.__module__)) or Path(file_of(cls.__module__) or cls.__module__).name
     return f"{cls.__qualname__} of {where}"
+
+
+@cache
+def _distributions_of(package: str) -> str:
+    """Who installed a top-level package, with versions. One that is edited in place often does not list it, but has an entry point."""
+    pointing = [entry.dist.name for entry in entry_points(group="sslkit") if entry.dist and package_of(entry.value) == package]
+    names = dict.fromkeys(name for name in (*pointing, *packages_distributions().get(package, ())) if name)
+    known = []
+    for name in names:
+        with suppress(PackageNotFoundError):
+            known.append(f"{name} {version(name)}")
+    return " or ".join(known)
 
 
 def import_class(spec: str) -> Any:

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "plugins": "catalog class_address errors hookspecs plugin_lists shared_state",
     "schema": "catalog errors interfaces",
     "options": "catalog errors interfaces plain_values schema",
-    "engine": "class_address disk errors events identity interfaces kernels source_code",
+    "engine": "class_address disk errors events identity interfaces kernels plain_values source_code",
     "environment": "engine kernels",
     "data": "errors events interfaces progress stopping",
     "backbones": "errors interfaces layers",
@@ -76,7 +76,22 @@ METHOD_BLIND = re.compile(
 )
 """The trainer, the stages, the run, the evaluators, the audit and what draws views: they work for a method that nobody has thought of yet."""
 
-PLAIN_VALUES = {"Tensor", "tuple", "OptimizerFactory", "OpenedDataset", "PretrainStage", "EvaluateStage", "BatchNorm2d"}
+PLAIN_VALUES = {
+    "Tensor",
+    "Mapping",
+    "bool",
+    "dict",
+    "float",
+    "list",
+    "str",
+    "tuple",
+    "Optimizer",
+    "OptimizerFactory",
+    "OpenedDataset",
+    "PretrainStage",
+    "EvaluateStage",
+    "BatchNorm2d",
+}
 """What method-blind code may ask ``isinstance`` for: these are no tasks, objectives, backbones or evaluators. ``BatchNorm2d`` is torch's own
 layer, which is folded wherever it stands."""
 

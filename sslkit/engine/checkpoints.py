@@ -17,7 +17,7 @@ from sslkit.identity import differences
 from sslkit.interfaces import RunContext
 from sslkit.kernels.batch_norm_relu import describe_kernels
 
-FORMAT = 2
+FORMAT = 3
 """Of checkpoints; counted up when an older one cannot be read any more."""
 
 _STAMP, _RETREAT = "written_on", "-retreat"

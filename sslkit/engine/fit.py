@@ -1,20 +1,18 @@
 """The one training loop: pretraining, probes, fine-tuning and baselines all run through :func:`fit`."""
 
-import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sslkit.class_address import address_of
 from sslkit.engine.batch_source import BatchSource
 from sslkit.engine.checkpoints import Checkpoints
 from sslkit.engine.features import evaluating
+from sslkit.engine.fit_identity import identity_of
 from sslkit.engine.forward_pass import ForwardPass
 from sslkit.engine.gradients import clip_gradients, gradient_norm
 from sslkit.engine.loss_watch import REMEDY, LossWatch
@@ -22,13 +20,11 @@ from sslkit.engine.meters import Meters
 from sslkit.engine.predictions import Predictions
 from sslkit.engine.randomness import derive_seed, global_seed, make_generator
 from sslkit.engine.state import TrainState
-from sslkit.engine.step_log import StepLog, learning_rate
+from sslkit.engine.step_log import StepLog
 from sslkit.engine.training import Training
 from sslkit.errors import DivergedError, OptionError, RunInterruptedError, SslkitError
 from sslkit.events import HeldoutEnd, Notice
-from sslkit.identity import CODE, plain, state_hash
 from sslkit.interfaces import Backbone, Batch, Mean, Objective, Prediction, RunContext
-from sslkit.source_code import SourceCode
 
 
 class FitResult(NamedTuple):
@@ -89,7 +85,7 @@ def fit(
         StorageError: a checkpoint cannot be written; earlier ones are still there.
         RunInterruptedError: the user asked to stop; a checkpoint was written.
     """
-    checkpoints = Checkpoints(context, owner=_identity(objective, train, training, context))
+    checkpoints = Checkpoints(context, owner={} if context.folder is None else identity_of(objective, train, training, context))
     if training.on_nan.retries and not checkpoints.kept:
         raise OptionError("on_nan", "there is no folder to keep what is rolled back to", found=training.on_nan, fix="give output")
     objective.to(context.device)
@@ -131,28 +127,6 @@ def _part(context: RunContext) -> Iterator[None]:
     except BaseException:  # it may be called again, to go on
         context.begun.discard(context.part)
         raise
-
-
-def _identity(objective: Objective, train: BatchSource, training: Training, context: RunContext) -> dict[str, Any]:
-    """Whose a checkpoint is. Weights that are trained are no part of it: they may begin at random."""
-    frozen = [objective.get_submodule(name) for name in objective.frozen]
-    return {
-        "objective": address_of(type(objective)),
-        "options": dict(_options(objective)),
-        "frozen": [state_hash(module) for module in frozen],
-        "training": plain(training),
-        "data": train.fingerprint,
-        "part": context.part,
-        CODE: SourceCode().of(objective, training),
-    }
-
-
-def _options(objective: Objective) -> Iterator[tuple[str, Any]]:
-    """The options that an objective keeps: dataclasses of plain values, as tasks are."""
-    for name, value in vars(objective).items():
-        if dataclasses.is_dataclass(value):
-            with suppress(TypeError, ValueError):
-                yield name, json.loads(json.dumps(plain(value)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +178,8 @@ def _train_epoch(loop: _Loop) -> None:
             _step(loop, phase, views, len(batch.indices), logged=logged)
         state.step += 1
         state.batch += 1
+        if state.step == 1 and loop.checkpoints.kept:
+            state.capture_optimizers()  # what cannot be saved is refused now, and not at the first checkpoint
         loop.log.step(len(batch.indices), logged=logged)
 
         # Once in a while, and when asked to stop: a checkpoint.
@@ -320,7 +296,7 @@ def measure(heldout: BatchSource | None, state: TrainState, context: RunContext)
             gathered.add(output.predictions)
     metrics = meters.read()
     if not math.isfinite(metrics["loss"]):
-        where = f"after {state.step} steps, learning rate {learning_rate(state):.4g}"
+        where = f"after {state.step} steps, learning rate {state.learning_rate:.4g}"
         raise DivergedError(f"the loss on held-out images is {metrics['loss']} {where}", fix=REMEDY)
     context.emit(HeldoutEnd(stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, metrics=metrics))
     return Measured(metrics, gathered.read())
@@ -342,7 +318,8 @@ def _pause(loop: _Loop, epoch: int) -> None:
 
 def _save(loop: _Loop) -> None:
     loop.log.check()
-    loop.checkpoints.save(loop.state.step, *loop.state.capture())
+    if loop.checkpoints.kept:
+        loop.checkpoints.save(loop.state.step, *loop.state.capture())
 
 
 def _seed(context: RunContext, purpose: str) -> int:

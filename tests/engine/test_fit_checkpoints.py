@@ -477,7 +477,7 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path):
     rewritten(path, format=0)
     with pytest.raises(
         ArtifactError,
-        match=rf"^{path}: is a checkpoint of another version of sslkit \(format 0, not 2\); "
+        match=rf"^{path}: is a checkpoint of another version of sslkit \(format 0, not 3\); "
         rf"finish the stage with the version that began it, or remove {tmp_path} to run it again$",
     ):
         run(Brightness(), folder=tmp_path)
@@ -491,8 +491,11 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path):
         {"counters": {"step": 4}},
         {"counters": {"epoch": 10**6, "batch": 1, "step": 4, "rollbacks": 0, "num_images": 22}},
         {"counters": {"epoch": 1, "batch": -1, "step": 4, "rollbacks": 0, "num_images": 22}},
-        {"optimizer": {"optimizer.x.y.z": 1}},
-        {"optimizer": 3},
+        {"optimizers": {"main": {"dict": [["state", {"dict": []}]]}}},
+        {"optimizers": {"main": {"tensor": "order", "device": "cpu", "order": [3]}}},
+        {"optimizers": {"main": {"dict": [[{"dict": []}, 1]]}}},
+        {"optimizers": {}},
+        {"optimizers": 3},
     ],
     ids=str,
 )
