@@ -291,7 +291,8 @@ class Backbone(nn.Module, ABC):
             (N, C, H, W) float32 in the spec's colour, normalised with the spec's mean and std.
 
         Raises:
-            BackboneError: the number of channels fits no colour, or the first float images lie outside [0, 1].
+            BackboneError: the number of channels fits no colour, or float images lie outside [0, 1]. Only until some have passed, and anew
+                after ``train()`` and ``eval()``.
         """
         if images.is_floating_point():
             self._check_range(images)
@@ -347,16 +348,21 @@ class Backbone(nn.Module, ABC):
                 return info
         raise BackboneError(f"layer {name!r} does not exist in {type(self).__name__}", allowed=self.layer_names)
 
+    def train(self, mode: bool = True) -> Self:
+        """See :class:`torch.nn.Module`. What comes in the new mode may come from somebody else: the range of float images is checked anew."""
+        self._range_checked = False
+        return super().train(mode)
+
     def _check_range(self, images: Tensor) -> None:
-        """Catch 0..255 floats once: reading a value on every step would stall a GPU. Not under torch.compile, which cannot trace it."""
-        if self._range_checked or torch.compiler.is_compiling() or images.is_meta:
+        """Catch 0..255 floats once they come: reading a value on every step would stall a GPU. Not under torch.compile, which cannot trace it."""
+        if torch.compiler.is_compiling() or self._range_checked or images.is_meta or not images.numel():
             return
-        self._range_checked = True
         low, high = (float(v) for v in images.detach().aminmax())
-        if low < 0.0 or high > 1.0:
+        if not (low >= 0.0 and high <= 1.0):  # which NaN is not either
             raise BackboneError(
                 "float images must lie in [0, 1]", found=f"{low:.3g} to {high:.3g}", fix="pass uint8, or divide by 255 and do not normalise"
             )
+        self._range_checked = True
 
 
 def pool(features: Tensor, kind: LayerKind) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from sslkit import (
     ArtifactError,
     CheckpointSaved,
+    DataFound,
     Event,
     FitStart,
     Notice,
@@ -300,7 +301,8 @@ def test_a_backbone_comes_back_ready_to_use(whole: Whole):
 
 def test_events_come_stage_by_stage(whole: Whole):
     assert whole.events.stages(StageStart) == whole.events.stages(StageEnd) == list(METRICS_OF)
-    order = list(dict.fromkeys(event.stage for event in whole.events.events))
+    assert isinstance(whole.events.events[0], DataFound)  # of no stage
+    order = list(dict.fromkeys(event.stage for event in whole.events.events if event.stage))
     assert order == list(METRICS_OF)
     parts = [event.part for event in whole.events.events if isinstance(event, FitStart) and event.stage == "few"]
     assert parts == ["k1-1", "k1-2", "k5-1", "k5-2"]
@@ -343,7 +345,7 @@ def test_a_second_start_skips_everything(whole: Whole, load: Callable[..., Recip
     times = {path: path.stat().st_mtime_ns for stage in METRICS_OF for path in (whole.folder / stage).iterdir()}
     watcher = Recorder()
     again = run_recipe(load(RECIPE, "log_every=50", "checkpoint_minutes=0"), output=whole.folder, observers=[watcher])
-    assert [type(event) for event in watcher.events] == [Notice] + [StageSkipped] * len(METRICS_OF)
+    assert [type(event) for event in watcher.events] == [Notice, DataFound] + [StageSkipped] * len(METRICS_OF)
     assert watcher.stages(StageSkipped) == list(METRICS_OF)
     assert again.results.stages == whole.result.results.stages
     assert {path: path.stat().st_mtime_ns for path in times} == times
@@ -456,7 +458,7 @@ def test_a_run_stopped_in_every_stage_ends_with_the_same_bits(whole: Whole, load
 
 def test_a_stop_before_the_first_step_computes_nothing(load: Callable[..., Recipe], tmp_path: Path):
     watcher = Recorder()
-    with pytest.raises(RunInterruptedError, match=r"^stopped before stage 'pretrain'$"):
+    with pytest.raises(RunInterruptedError, match=r"^stopped while comparing images with what was loaded$"):
         run_recipe(load(SMALL), output=tmp_path, observers=[watcher], should_stop=lambda: True)
     assert watcher.events == []
 

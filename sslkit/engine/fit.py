@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sslkit.blame import blame_of, blaming
 from sslkit.engine.batch_source import BatchSource
 from sslkit.engine.checkpoints import Checkpoints
 from sslkit.engine.features import evaluating
@@ -159,6 +160,21 @@ def _train(loop: _Loop) -> FitResult:
 
 def _train_epoch(loop: _Loop) -> None:
     """One epoch, or what is left of one that was interrupted."""
+    with blaming(lambda: _place(loop), lambda: _kept(loop)):
+        _train_steps(loop)
+
+
+def _place(loop: _Loop) -> str:
+    state, part = loop.state, loop.context.part
+    return f"{f'part {part!r}, ' if part else ''}step {state.step + 1:,} (batch {state.batch + 1:,} of epoch {state.epoch + 1:,})"
+
+
+def _kept(loop: _Loop) -> str:
+    latest = loop.checkpoints.latest()
+    return f"{latest} is kept" if latest else "there is no checkpoint yet"
+
+
+def _train_steps(loop: _Loop) -> None:
     state, context, objective = loop.state, loop.context, loop.state.objective
     if state.order is None:
         state.begin_epoch()
@@ -208,6 +224,10 @@ def _batches(loop: _Loop, order: Tensor) -> Iterator[Batch]:
             raise RunInterruptedError(f"stopped in stage {stage!r} after {state.step} steps") from None
         except SslkitError:
             _save(loop)
+            raise
+        except Exception as error:
+            if blame_of(error):  # of who reads images: nothing was drawn yet
+                _save(loop)
             raise
         if batch is None:
             return
