@@ -189,7 +189,7 @@ def documented_plugin(tmp_path_factory: pytest.TempPathFactory):
 
 def test_the_documented_plugin_passes_its_own_tests(documented_plugin):
     tests = [test for name, test in vars(documented_plugin).items() if name.startswith("test_")]
-    assert len(tests) == 3
+    assert len(tests) == 4
     for test in tests:
         test()
 

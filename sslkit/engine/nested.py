@@ -102,9 +102,10 @@ _DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).val
 
 
 def _memory_order(tensor: Tensor) -> list[int]:
-    """The dimensions from the outermost in memory to the innermost; as they are numbered where there is no such order."""
-    order = sorted(range(tensor.ndim), key=lambda dim: (-tensor.stride(dim), dim))
-    return order if tensor.permute(order).is_contiguous() else list(range(tensor.ndim))
+    """The dimensions from the outermost in memory to the innermost; as they are numbered where that will do, or there is no such order."""
+    numbered = list(range(tensor.ndim))
+    order = sorted(numbered, key=lambda dim: (tensor.shape[dim] == 1, -tensor.stride(dim)))  # the stride of a single entry says nothing
+    return order if not tensor.is_contiguous() and tensor.permute(order).is_contiguous() else numbered
 
 
 def _bits(tensor: Tensor) -> Tensor:
