@@ -65,7 +65,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.archive_in:
         import_runs(arguments.archive_in, arguments.runs)
-    display = ProgressDisplay(make_console(stderr=True))
+    display = ProgressDisplay(make_console(sys.stderr))
     reproduction = Reproduction(recipes, arguments.runs, [display])
     deadline = time.monotonic() + 60 * arguments.minutes
 

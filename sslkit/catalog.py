@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from sslkit.class_address import address_of, import_class, package_of, source_of
+from sslkit.class_address import address_of, package_of, source_of
+from sslkit.class_import import import_class
 from sslkit.errors import PluginError, did_you_mean
 from sslkit.events import Observer
 from sslkit.interfaces import Backbone, Dataset, Evaluator, OptimizerFactory, PretextTask, Schedule

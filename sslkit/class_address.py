@@ -1,16 +1,13 @@
-"""``package.module:Class``: where a class outside the catalog would come from, and its import."""
+"""``package.module:Class``: where a class outside the catalog would come from, and whose a class is."""
 
-import importlib
 import sys
 from contextlib import suppress
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, version
 from pathlib import Path
-from typing import Any
 
-from sslkit.errors import PluginError, SslkitError, did_you_mean
-from sslkit.shared_state import loading
+from sslkit.errors import SslkitError
 
 
 def address_of(cls: type) -> str:
@@ -58,45 +55,6 @@ def _distributions_of(package: str) -> str:
         with suppress(PackageNotFoundError):
             known.append(f"{name} {version(name)}")
     return " or ".join(known)
-
-
-def import_class(spec: str) -> Any:
-    """Import what stands at an address, whatever it is.
-
-    What the module changes of the state that all code shares is put back. Where it lies in the current folder, that is put on ``sys.path``, as
-    ``python -m`` does, and stays there for what the module imports later.
-
-    Raises:
-        PluginError: the module cannot be imported, or holds no such thing.
-    """
-    module_name, _, qualname = spec.partition(":")
-    _reach_current_folder(package_of(spec))
-    try:
-        with loading(module_name):
-            found: Any = importlib.import_module(module_name)
-    except Exception as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}.")
-        why = "it is neither installed nor in the current folder" if missing else one_line(error)
-        raise PluginError(f"{spec!r} cannot be imported", fix=why) from error
-    first, *nested = qualname.split(".")
-    found = _attribute(found, first, spec)
-    for part in nested:
-        if isinstance(found, type):  # a class may hold another; the attributes of anything else are no business of a recipe
-            found = _attribute(found, part, spec)
-    return found
-
-
-def _attribute(owner: Any, name: str, spec: str) -> Any:
-    if not hasattr(owner, name):
-        module_name, _, qualname = spec.partition(":")
-        raise PluginError(f"{spec!r} does not exist: {module_name} has no {qualname!r}", fix=did_you_mean(name, dir(owner)))
-    return getattr(owner, name)
-
-
-def _reach_current_folder(package: str) -> None:
-    folder = str(Path.cwd())
-    if package.isidentifier() and package not in sys.modules and folder not in sys.path and PathFinder.find_spec(package, [folder]):
-        sys.path.insert(0, folder)
 
 
 def one_line(error: BaseException) -> str:

@@ -4,8 +4,9 @@ import json
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from typing import Annotated
 import typer
 
 from sslkit.errors import OptionError, RunInterruptedError, SslkitError
+from sslkit.output import OutputError, Results, command_output, quiet_stream
 from sslkit.stopping import Terminated, name_of, terminable
 
 app = typer.Typer(
@@ -46,7 +48,7 @@ def run(
     allow_code: AllowCode = False,
 ) -> None:
     """Run a recipe's stages in order: skip finished ones, resume an interrupted one."""
-    with _errors(resume=f"go on with: {_command_to_go_on()}"):
+    with _errors(resume=f"go on with: {_command_to_go_on()}", quiet=quiet) as out:
         from sslkit.bundled import find_recipe
         from sslkit.console import make_console, print_code, print_results, progress_on_stderr
         from sslkit.recipe import load_recipe
@@ -54,11 +56,12 @@ def run(
 
         loaded = load_recipe(find_recipe(recipe), overrides or (), device=device, allow_code=allow_code)
         if not quiet:
-            print_code(make_console(stderr=True), loaded.code)
+            print_code(make_console(sys.stderr), loaded.code)
         with progress_on_stderr(quiet=quiet) as observers:
             result = run_recipe(loaded, output=output, fresh=fresh, max_minutes=max_minutes, observers=observers)
         if not quiet:
-            console = make_console()
+            out.otherwise = f"the run is finished, and its results are in {result.folder}"
+            console = make_console(out)
             print_results(console, result.results)
             console.print(f"run folder: {result.folder}", soft_wrap=True)
 
@@ -66,7 +69,7 @@ def run(
 @app.command()
 def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = None, allow_code: AllowCode = False) -> None:
     """Validate a recipe without computing anything, downloading nothing."""
-    with _errors():
+    with _errors() as out:
         from sslkit.bundled import find_recipe
         from sslkit.console import make_console, print_found, print_notes, progress_on_stderr
         from sslkit.data.opened import OpenedDataset
@@ -77,13 +80,13 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = 
         data = OpenedDataset(loaded.data)
         with progress_on_stderr():
             unchecked = check_recipe(replace(loaded, data=data))
-        print_found(make_console(), data.describe())
-        print_notes(make_console(stderr=True), data.untold())
-        typer.echo(f"{recipe}: fine, {len(loaded.stages)} stages: {', '.join(stage.key for stage in loaded.stages)}")
+        print_found(make_console(out), data.describe())
+        print_notes(make_console(sys.stderr), data.untold())
+        typer.echo(f"{recipe}: fine, {len(loaded.stages)} stages: {', '.join(stage.key for stage in loaded.stages)}", file=out)
         for note in loaded.notes:
-            typer.echo(f"note: {note}")
+            typer.echo(f"note: {note}", file=out)
         if unchecked:
-            typer.echo(f"not checked: {unchecked}")
+            typer.echo(f"not checked: {unchecked}", file=out)
 
 
 @app.command()
@@ -102,7 +105,7 @@ def audit(
     allow_code: AllowCode = False,
 ) -> None:
     """Try to solve a recipe's pretext tasks on images without content: what works there is a shortcut."""
-    with _errors():
+    with _errors(quiet=quiet) as out:
         from sslkit.audit.options import AuditOptions
         from sslkit.audit.recipe_audit import audit_recipe
         from sslkit.bundled import find_recipe
@@ -115,9 +118,9 @@ def audit(
         with progress_on_stderr(quiet=quiet) as observers:
             report = audit_recipe(loaded, stages=stage or (), options=options, observers=observers)
         if as_json:
-            typer.echo(json.dumps(report.as_json(), indent=2))
+            typer.echo(json.dumps(report.as_json(), indent=2), file=out)
         else:
-            print_audit(make_console(), report)
+            print_audit(make_console(out), report)
         if output is not None:
             report.write(output)
 
@@ -131,12 +134,12 @@ def report(
     allow_code: AllowCode = False,
 ) -> None:
     """Write report.html, one self-contained page, and its tables as Markdown and CSV."""
-    with _errors():
+    with _errors() as out:
         from sslkit.report.files import write_report
 
         files = write_report(runs, output, allow_code=allow_code)
         for path in (files.page, files.markdown, *files.tables):
-            typer.echo(path)
+            typer.echo(path, file=out)
 
 
 @app.command()
@@ -146,7 +149,7 @@ def compare(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a table in Markdown.")] = False,
 ) -> None:
     """Put the metrics of runs beside each other, with differences to the first."""
-    with _errors():
+    with _errors() as out:
         if as_json and as_markdown:
             raise OptionError("--markdown", "cannot stand beside --json", fix="choose one")
         from sslkit.console import make_console, print_comparison
@@ -154,11 +157,11 @@ def compare(
 
         comparison = compare_runs(runs)
         if as_json:
-            typer.echo(json.dumps(comparison.as_json(), indent=2))
+            typer.echo(json.dumps(comparison.as_json(), indent=2), file=out)
         elif as_markdown:
-            typer.echo(comparison.table().markdown())
+            typer.echo(comparison.table().markdown(), file=out)
         else:
-            print_comparison(make_console(), comparison)
+            print_comparison(make_console(out), comparison)
 
 
 @app.command()
@@ -175,20 +178,22 @@ def show(
     allow_code: AllowCode = False,
 ) -> None:
     """Draw the views that a task makes of a few images: what the network is fed."""
-    with _errors():
+    with _errors() as out:
         from sslkit.preview import write_preview
 
-        typer.echo(write_preview(what, settings or (), data=data, num_images=num_images, output=output, allow_code=allow_code))
+        typer.echo(write_preview(what, settings or (), data=data, num_images=num_images, output=output, allow_code=allow_code), file=out)
 
 
 @recipes_app.callback()
 def recipes(context: typer.Context) -> None:
     """List the bundled recipes, a line each."""
-    if context.invoked_subcommand is None:
+    if context.invoked_subcommand is not None:
+        return
+    with _errors() as out:
         from sslkit.bundled import bundled_recipes
         from sslkit.console import make_console, print_recipes
 
-        print_recipes(make_console(), bundled_recipes())
+        print_recipes(make_console(out), bundled_recipes())
 
 
 @recipes_app.command("copy")
@@ -197,25 +202,25 @@ def copy(
     target: Annotated[Path, typer.Argument(help="A folder, or the new file.")] = Path(),
 ) -> None:
     """Copy a bundled recipe to a file of your own."""
-    with _errors():
+    with _errors() as out:
         from sslkit.bundled import copy_recipe
 
-        typer.echo(copy_recipe(name, target))
+        typer.echo(copy_recipe(name, target), file=out)
 
 
 @app.command()
 def plugins(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the installed plugins, what they offer, and what is wrong with broken ones."""
-    with _errors():
+    with _errors() as out:
         from sslkit.console import make_console, print_notes, print_plugins
         from sslkit.plugins import load_catalog
 
         catalog = load_catalog()
         if as_json:
-            typer.echo(json.dumps([{**asdict(info), "state": info.state} for info in catalog.plugins], indent=2))
+            typer.echo(json.dumps([{**asdict(info), "state": info.state} for info in catalog.plugins], indent=2), file=out)
         else:
-            print_plugins(make_console(), catalog.plugins)
-        print_notes(make_console(stderr=True), catalog.notes)
+            print_plugins(make_console(out), catalog.plugins)
+        print_notes(make_console(sys.stderr), catalog.notes)
 
 
 def _print_version(value: bool) -> None:
@@ -244,18 +249,47 @@ def _command_to_go_on() -> str:
 
 
 @contextmanager
-def _errors(resume: str = "") -> Iterator[None]:
-    """One line on stderr and the error's exit code; a traceback would only be for a bug of ours."""
-    try:
-        with terminable():  # a run answers SIGTERM itself once its stages begin
-            yield
-    except SslkitError as error:
-        stopped = isinstance(error, RunInterruptedError)
-        message = f"{error}; {resume}" if stopped and resume else str(error)
-        typer.echo(message if stopped else f"error: {message}", err=True)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt as error:
-        what = name_of(error.number) if isinstance(error, Terminated) else "interrupted"
-        typer.echo(f"{what}; {resume}" if resume else what, err=True)
-        number = error.number if isinstance(error, Terminated) else signal.SIGINT
-        raise typer.Exit(RunInterruptedError.SIGNALLED + number) from None
+def _errors(resume: str = "", *, quiet: bool = False) -> Iterator[Results]:
+    """The command's stdout. Errors are one line on stderr and an exit code; a traceback would only be for a bug of ours."""
+    with redirect_stderr(quiet_stream(sys.stderr)):
+        try:
+            with terminable(), command_output(_note if not quiet else _ignore) as out:  # a run answers signals itself once its stages begin
+                yield out
+        except SslkitError as error:
+            stopped = isinstance(error, RunInterruptedError)
+            message = f"{error}; {resume}" if stopped and resume else str(error)
+            if not (isinstance(error, OutputError) and error.closed):
+                typer.echo(message if stopped else f"error: {message}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt as error:
+            number = error.number if isinstance(error, Terminated) else signal.SIGINT
+            what = name_of(number) if isinstance(error, Terminated) else "interrupted"
+            typer.echo(f"{what}; {resume}" if resume else what, err=True)
+            raise typer.Exit(RunInterruptedError.SIGNALLED + number) from None
+        except Exception as error:
+            _explain(error, resume)
+            raise typer.Exit(1) from None
+
+
+def _explain(error: Exception, resume: str) -> None:
+    """An error that nobody raised on purpose: whose code it was, and what its author needs to mend it."""
+    from sslkit.blame import blame_of, blaming
+
+    with suppress(Exception), blaming():
+        raise error
+    blame = blame_of(error)
+    assert blame is not None
+    if blame.culprit:
+        typer.echo(f"error: {blame}; {resume}" if resume else f"error: {blame}", err=True)
+        typer.echo(blame.traceback(), err=True, nl=False)
+        return
+    typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    typer.echo(f"error: {blame}; this is an error of sslkit itself: please report it with the lines above", err=True)
+
+
+def _note(text: str) -> None:
+    typer.echo(f"note: {text}", err=True)
+
+
+def _ignore(_text: str) -> None:
+    """For those who want to be told nothing but errors."""

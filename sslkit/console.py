@@ -1,9 +1,10 @@
 """What a person sees: a progress bar on a terminal, plain lines elsewhere, tables at the end."""
 
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -33,10 +34,10 @@ _WIDTH = 120
 """Columns of plain output, where no terminal says how wide it is."""
 
 
-def make_console(*, stderr: bool = False) -> Console:
-    """A console on stdout or stderr."""
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_WIDTH)
+def make_console(stream: Any) -> Console:
+    """A console on a text stream."""
+    console = Console(file=stream, highlight=False)
+    return console if console.is_terminal else Console(file=stream, highlight=False, width=_WIDTH)
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def progress_on_stderr(*, quiet: bool = False) -> Iterator[tuple[Observer, ...]]
     if quiet:
         yield (_Silence(),)
         return
-    display = ProgressDisplay(make_console(stderr=True))
+    display = ProgressDisplay(make_console(sys.stderr))
     try:
         with watching(display.count):
             yield (display,)

@@ -14,6 +14,7 @@ from pathlib import PurePath
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, overload
 
+from sslkit.blame import blaming
 from sslkit.catalog import KINDS, Catalog
 from sslkit.errors import BackboneError, OptionError, PluginError, RecipeError, did_you_mean
 from sslkit.interfaces import Backbone, ImageSpec
@@ -60,7 +61,8 @@ def build(target: type | str, table: object, path: str, catalog: Catalog) -> Any
         RecipeError: the table is wrong; the message begins with the dotted path of the option at fault.
         PluginError: the class is wrong: an option without annotation, for example.
     """
-    return _value(KINDS[target].cls if isinstance(target, str) else target, table, path, catalog)
+    with blaming(path):
+        return _value(KINDS[target].cls if isinstance(target, str) else target, table, path, catalog)
 
 
 def describe(value: object, catalog: Catalog) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
+from sslkit.blame import blaming
 from sslkit.data.opened import OpenedDataset
 from sslkit.engine.breakdown import explaining_breakdown
 from sslkit.engine.objective_check import check_objective
@@ -169,7 +170,8 @@ def _splits(recipe: Recipe) -> tuple[Split, ...]:
 def _at(path: str) -> Iterator[None]:
     """Put the recipe's dotted path before an error of an option."""
     try:
-        yield
+        with blaming(path):
+            yield
     except OptionError as error:
         raise RecipeError(f"{path}.{error}" if path else str(error)) from error
     except BackboneError as error:

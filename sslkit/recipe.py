@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sslkit.blame import blame_of
 from sslkit.catalog import Catalog
-from sslkit.errors import RecipeError, did_you_mean
-from sslkit.events import Observer
+from sslkit.class_address import one_line
+from sslkit.errors import RecipeError, SslkitError, did_you_mean
+from sslkit.events import Observer, warn
 from sslkit.interfaces import Dataset
 from sslkit.options import build
 from sslkit.plugins import load_catalog
@@ -120,7 +122,7 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | No
         )
     sources = SourceCode()  # hashed here, right after the import: a file that is edited later is not what runs
     swept, resolved = "sweep" in table, [parser.resolved() for parser in parsers]
-    watching = tuple(build(Observer, entry, f"observers[{i}]", catalog) for i, entry in enumerate(observers))
+    watching = tuple(found for i, entry in enumerate(observers) if (found := _observer(entry, f"observers[{i}]", catalog)))
     code = code_of(resolved, catalog)  # once everything is built, and so imported
     return Recipe(
         name=name,
@@ -168,6 +170,20 @@ def _parsed(variant: Variant, data: Dataset, catalog: Catalog) -> StageParser:
         if not variant.labels:
             raise
         raise RecipeError(f"{error} (in the sweep's variant {variant.name})") from error
+
+
+def _observer(entry: object, path: str, catalog: Catalog) -> Observer | None:
+    """One observer. Watching a run never takes it down: where it cannot be made, and no option is at fault, it is left out."""
+    try:
+        return build(Observer, entry, path, catalog)
+    except RecipeError as error:
+        if error.__cause__ is None or isinstance(error.__cause__, SslkitError):
+            raise
+        why = str(error)
+    except (Exception, SystemExit) as error:
+        why = blame_of(error) or f"{path}: {one_line(error)}"
+    warn(f"{why}; this observer is left out")
+    return None
 
 
 def _figures(table: Mapping[str, Any]) -> dict[str, Any]:

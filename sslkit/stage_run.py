@@ -27,6 +27,7 @@ from sslkit.artifacts import (
     save_predictions,
     write_json,
 )
+from sslkit.blame import blaming
 from sslkit.disk import make_folder, refuse_links, remove, remove_temporary
 from sslkit.engine.breakdown import explaining_breakdown
 from sslkit.engine.device import Runtime, configured, describe_device
@@ -110,6 +111,10 @@ class StageRun:
 
     def run(self, backbone: Backbone, identity: Mapping[str, Any], work: Work, *, skipped: tuple[str, ...]) -> StageResult:
         """Do the work unless it is done; go on where it was interrupted; leave the artifact."""
+        with blaming(f"stage {self.name!r}"):
+            return self._run(backbone, identity, work, skipped=skipped)
+
+    def _run(self, backbone: Backbone, identity: Mapping[str, Any], work: Work, *, skipped: tuple[str, ...]) -> StageResult:
         record, identity = self._identify(backbone, identity)
         mark = fingerprint(identity)
         log = [] if self.folder is None else [MetricsLog(self.folder / METRICS)]

@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "layers": "kernels",
     "bundled": "errors",
     "shared_state": "",
-    "class_address": "errors shared_state",
+    "class_address": "errors",
+    "class_import": "class_address errors shared_state",
     "plugin_lists": "errors",
     "plain_values": "",
     "identity": "",
@@ -28,28 +29,30 @@ MAY_IMPORT = {
     "saved_files": "errors plain_values",
     "metrics_log": "disk events plain_values",
     "interfaces": "errors events",
+    "blame": "class_address errors events interfaces",
     "hookspecs": "events interfaces",
-    "catalog": "class_address errors events interfaces",
+    "catalog": "class_address class_import errors events interfaces",
     "plugins": "catalog class_address errors hookspecs plugin_lists shared_state",
     "schema": "catalog errors interfaces",
-    "options": "catalog errors interfaces plain_values schema",
-    "engine": "class_address disk errors events identity interfaces kernels plain_values source_code",
+    "options": "blame catalog errors interfaces plain_values schema",
+    "engine": "blame class_address disk errors events identity interfaces kernels plain_values source_code",
     "environment": "engine kernels",
-    "data": "errors events interfaces progress stopping",
+    "data": "blame errors events interfaces progress stopping",
     "backbones": "errors interfaces layers",
     "evaluators": "data engine errors interfaces layers stopping",
     "weights_file": "engine errors plain_values saved_files",
     "artifacts": "bundled catalog class_address disk engine errors interfaces options plugins saved_files weights_file",
-    "stage_run": "artifacts disk engine environment errors events identity interfaces metrics_log stopping",
+    "stage_run": "artifacts blame disk engine environment errors events identity interfaces metrics_log stopping",
     "stages": "artifacts data disk engine errors events identity interfaces source_code stage_run",
     "recipe_table": "errors plain_values",
     "recipe_stages": "engine errors interfaces options",
     "sweep": "errors recipe_stages recipe_table",
     "stage_parser": "catalog engine errors interfaces options recipe_stages recipe_table",
     "recipe_code": "catalog class_address errors shared_state",
-    "recipe": "catalog errors events interfaces options plugins recipe_code recipe_stages recipe_table source_code stage_parser sweep",
+    "recipe": "blame catalog class_address errors events interfaces options plugins recipe_code recipe_stages recipe_table source_code"
+    " stage_parser sweep",
     "publication": "artifacts disk errors identity interfaces recipe_stages recipe_table saved_files weights_file",
-    "preflight": "data engine errors interfaces options recipe recipe_stages stages",
+    "preflight": "blame data engine errors interfaces options recipe recipe_stages stages",
     "networks": "artifacts data engine interfaces options preflight recipe recipe_stages",
     "report": "artifacts data disk engine errors interfaces metrics_log networks plugins preflight recipe recipe_stages recipe_table"
     " saved_files",
@@ -62,7 +65,8 @@ MAY_IMPORT = {
     " shared_state source_code stage_run stages stopping",
     "console": "audit bundled catalog errors events progress recipe_code report",
     "testing": "data engine errors events interfaces",
-    "cli": "audit bundled console data errors events plugins preflight preview recipe report run stopping",
+    "cli": "audit blame bundled console data errors events output plugins preflight preview recipe report run stopping",
+    "output": "errors",
     "__main__": "cli",
     "builtin": "backbones data engine evaluators hookspecs interfaces",
 }
@@ -122,7 +126,7 @@ RUNS_CODE = re.compile(
 
 MAY_RUN_CODE = {
     "sslkit/__init__.py": {"importlib.import_module"},  # the homes of our own public names
-    "sslkit/class_address.py": {"importlib.import_module"},  # package.module:Class, which the catalog has allowed
+    "sslkit/class_import.py": {"importlib.import_module"},  # package.module:Class, which the catalog has allowed
     "sslkit/backbones/from_timm.py": {"importlib.import_module"},  # libraries that are heavy to import, by constant names
     "sslkit/backbones/hub_weights.py": {"importlib.import_module"},
     "sslkit/data/digits.py": {"importlib.import_module"},

@@ -351,10 +351,8 @@ def test_recipes_are_a_line_each():
 
 def test_without_a_terminal_output_is_120_columns_wide(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
-    monkeypatch.setattr("sys.stdout", io.StringIO())
-    console = make_console()
-    assert (console.width, console.is_terminal, console.stderr) == (120, False, False)
-    assert make_console(stderr=True).stderr
+    console = make_console(io.StringIO())
+    assert (console.width, console.is_terminal) == (120, False)
 
 
 def test_no_figure_is_said_in_words():

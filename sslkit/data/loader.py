@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
+from sslkit.blame import blaming
 from sslkit.data.augment import augment
 from sslkit.data.workers import choose_num_workers, decoded_by_workers
 from sslkit.interfaces import Augment, Batch, ImageSet
@@ -89,7 +90,9 @@ class Loader:
 
     def _read(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         for chunk in chunks:
-            yield self.images.read(chunk.tolist()), chunk
+            with blaming("reading images"):
+                images = self.images.read(chunk.tolist())
+            yield images, chunk
 
     @cached_property
     def _num_workers(self) -> int:

@@ -21,7 +21,8 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from sslkit.errors import DataError, RunFailedError
+from sslkit.blame import blaming, portable
+from sslkit.errors import RunFailedError
 from sslkit.events import warn
 from sslkit.interfaces import ImageSet
 from sslkit.stopping import SIGNALS, stop_if_asked
@@ -235,13 +236,14 @@ class _Reader(TorchDataset):
     def __init__(self, images: ImageSet) -> None:
         self.images = images
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor] | DataError:
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor] | Exception:
         try:
-            return self.images.read(indices), torch.tensor(indices)
-        except DataError as error:  # handed over: raised in a worker, torch would wrap its message into the worker's traceback
-            return error
+            with blaming("reading images"):
+                return self.images.read(indices), torch.tensor(indices)
+        except Exception as error:  # handed over: raised in a worker, torch would wrap its message into the worker's traceback
+            return portable(error)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | DataError:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | Exception:
         return self.__getitems__([index])
 
 

@@ -1,20 +1,19 @@
 """The one training loop: pretraining, probes, fine-tuning and baselines all run through :func:`fit`."""
 
-import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sslkit.class_address import address_of
+from sslkit.blame import blame_of, blaming
 from sslkit.engine.batch_source import BatchSource
 from sslkit.engine.checkpoints import Checkpoints
 from sslkit.engine.features import evaluating
+from sslkit.engine.fit_identity import identity_of
 from sslkit.engine.forward_pass import ForwardPass
 from sslkit.engine.gradients import clip_gradients, gradient_norm
 from sslkit.engine.loss_watch import REMEDY, LossWatch
@@ -27,9 +26,7 @@ from sslkit.engine.step_log import StepLog
 from sslkit.engine.training import Training
 from sslkit.errors import DivergedError, OptionError, RunInterruptedError, SslkitError
 from sslkit.events import HeldoutEnd, Notice
-from sslkit.identity import CODE, plain, state_hash
 from sslkit.interfaces import Backbone, Batch, Mean, Objective, Prediction, RunContext
-from sslkit.source_code import SourceCode
 
 
 class FitResult(NamedTuple):
@@ -92,7 +89,7 @@ def fit(
         RunInterruptedError: the user asked to stop; a checkpoint was written.
     """
     check_objective(objective)
-    checkpoints = Checkpoints(context, owner=_identity(objective, train, training, context))
+    checkpoints = Checkpoints(context, owner={} if context.folder is None else identity_of(objective, train, training, context))
     if training.on_nan.retries and not checkpoints.kept:
         raise OptionError("on_nan", "there is no folder to keep what is rolled back to", found=training.on_nan, fix="give output")
     objective.to(context.device)
@@ -136,28 +133,6 @@ def _part(context: RunContext) -> Iterator[None]:
         raise
 
 
-def _identity(objective: Objective, train: BatchSource, training: Training, context: RunContext) -> dict[str, Any]:
-    """Whose a checkpoint is. Weights that are trained are no part of it: they may begin at random."""
-    frozen = [objective.get_submodule(name) for name in objective.frozen]
-    return {
-        "objective": address_of(type(objective)),
-        "options": dict(_options(objective)),
-        "frozen": [state_hash(module) for module in frozen],
-        "training": plain(training),
-        "data": train.fingerprint,
-        "part": context.part,
-        CODE: SourceCode().of(objective, training),
-    }
-
-
-def _options(objective: Objective) -> Iterator[tuple[str, Any]]:
-    """The options that an objective keeps: dataclasses of plain values, as tasks are."""
-    for name, value in vars(objective).items():
-        if dataclasses.is_dataclass(value):
-            with suppress(TypeError, ValueError):
-                yield name, json.loads(json.dumps(plain(value)))
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Loop:
     """What one fit is made of."""
@@ -188,6 +163,21 @@ def _train(loop: _Loop) -> FitResult:
 
 def _train_epoch(loop: _Loop) -> None:
     """One epoch, or what is left of one that was interrupted."""
+    with blaming(lambda: _place(loop), lambda: _kept(loop)):
+        _train_steps(loop)
+
+
+def _place(loop: _Loop) -> str:
+    state, part = loop.state, loop.context.part
+    return f"{f'part {part!r}, ' if part else ''}step {state.step + 1:,} (batch {state.batch + 1:,} of epoch {state.epoch + 1:,})"
+
+
+def _kept(loop: _Loop) -> str:
+    latest = loop.checkpoints.latest()
+    return f"{latest} is kept" if latest else "there is no checkpoint yet"
+
+
+def _train_steps(loop: _Loop) -> None:
     state, context, objective = loop.state, loop.context, loop.state.objective
     if state.order is None:
         state.begin_epoch()
@@ -237,6 +227,10 @@ def _batches(loop: _Loop, order: Tensor) -> Iterator[Batch]:
             raise RunInterruptedError(f"stopped in stage {stage!r} after {state.step} steps") from None
         except SslkitError:
             _save(loop)
+            raise
+        except Exception as error:
+            if blame_of(error):  # of who reads images: nothing was drawn yet
+                _save(loop)
             raise
         if batch is None:
             return
@@ -347,7 +341,8 @@ def _pause(loop: _Loop, epoch: int) -> None:
 
 def _save(loop: _Loop) -> None:
     loop.log.check()
-    loop.checkpoints.save(loop.state.step, *loop.state.capture())
+    if loop.checkpoints.kept:
+        loop.checkpoints.save(loop.state.step, *loop.state.capture())
 
 
 def _seed(context: RunContext, purpose: str) -> int:

@@ -1,0 +1,143 @@
+"""Errors in code that is not sslkit's: whose it is, where in a run it failed, and the part of the traceback that concerns its author."""
+
+import copy
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from traceback import FrameSummary, StackSummary, format_list, walk_tb
+from types import FrameType, TracebackType
+from typing import Any
+
+from torch.optim import Optimizer
+
+from sslkit.class_address import one_line, package_of, provenance_of
+from sslkit.errors import SslkitError, printable
+from sslkit.events import Observer
+from sslkit.interfaces import Backbone, Dataset, Evaluator, ImageSet, Objective, OptimizerFactory, PretextTask, Schedule
+
+_ROLES = (PretextTask, Objective, Backbone, Evaluator, Dataset, ImageSet, OptimizerFactory, Optimizer, Schedule, Observer)
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+class Blame(str):
+    """A note on an error, in one line.
+
+    Args:
+        text: the line.
+        places: see the attributes, as for the others.
+        culprit: see the attributes.
+        frames: see the attributes.
+        consequence: see the attributes.
+
+    Attributes:
+        places: where in a run it happened, the outermost first.
+        culprit: whose code failed, and in which method; empty where all of it is sslkit's or a library's.
+        frames: of the culprit's own code, the outermost first, without values.
+        consequence: what became of the work so far; empty where nobody knows.
+    """
+
+    def __new__(cls, text: str, *_: object) -> "Blame":
+        """Strings are made here; what comes with them is added in ``__init__``."""
+        return super().__new__(cls, text)
+
+    def __init__(self, _text: str, places: tuple[str, ...], culprit: str, frames: tuple[FrameSummary, ...], consequence: str) -> None:
+        self.places = places
+        self.culprit = culprit
+        self.frames = frames
+        self.consequence = consequence
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Blame, (str(self), self.places, self.culprit, self.frames, self.consequence)
+
+    def traceback(self) -> str:
+        """The culprit's own frames, as Python prints them."""
+        return "".join(format_list(StackSummary.from_list(self.frames)))
+
+
+@contextmanager
+def blaming(place: Callable[[], str] | str = "", consequence: Callable[[], str] | str = "") -> Iterator[None]:
+    """Let an error that sslkit does not raise on purpose carry a note on whose code failed and where: it keeps its type and traceback.
+
+    Blocks lie in each other: each adds its place before those of the inner ones.
+
+    Args:
+        place: ``stage 'pretrain'``.
+        consequence: what becomes of the work so far: ``the checkpoint of step 7 is kept``.
+    """
+    try:
+        yield
+    except SslkitError:
+        raise
+    except Exception as error:
+        _blame(error, place if isinstance(place, str) else place(), consequence if isinstance(consequence, str) else consequence())
+        raise
+
+
+def blame_of(error: BaseException) -> Blame | None:
+    """The note that an error carries."""
+    return next((note for note in getattr(error, "__notes__", ()) if isinstance(note, Blame)), None)
+
+
+def portable(error: Exception) -> Exception:
+    """An error as it can be sent to another process, with its note: itself, unless it cannot be taken apart and put together."""
+    try:
+        sent = copy.copy(error)
+        ForkingPickler.dumps(sent)
+    except Exception:
+        sent = RuntimeError(one_line(error))
+        for note in filter(None, (blame_of(error),)):
+            sent.add_note(note)
+    return sent
+
+
+def _blame(error: Exception, place: str, consequence: str) -> None:
+    found = blame_of(error)
+    if found is None:
+        places: tuple[str, ...] = ()
+        culprit, frames = _culprit(error.__traceback__)
+    else:
+        error.__notes__.remove(found)
+        places, culprit, frames, consequence = found.places, found.culprit, found.frames, found.consequence or consequence
+    places = (place, *places) if place else places
+    what = f"{culprit}: {printable(one_line(error))}" if culprit else printable(one_line(error))
+    text = f"{', '.join(places)}: {what}" if places else what
+    error.add_note(Blame(f"{text}; {consequence}" if consequence else text, places, culprit, frames, consequence))
+
+
+def _culprit(trace: TracebackType | None) -> tuple[str, tuple[FrameSummary, ...]]:
+    """The first class in a role of its own that is not sslkit's, or else the first function; and its frames."""
+    stack = list(walk_tb(trace))
+    named = next(((_owner(frame), frame) for frame, _ in stack if _owner(frame) is not None), None)
+    if named is not None:
+        cls, frame = named
+        assert cls is not None
+        culprit, package = f"{provenance_of(cls)} failed in {frame.f_code.co_name}", package_of(cls.__module__)
+    else:
+        frame = next((frame for frame, _ in stack if _is_foreign(frame)), None)
+        if frame is None:
+            return "", ()
+        culprit, package = f"{frame.f_code.co_qualname} in {Path(frame.f_code.co_filename).name} failed", package_of(_module(frame))
+    below = stack[next(place for place, (each, _) in enumerate(stack) if each is frame) :]
+    own = [(each, line) for each, line in below if package_of(_module(each)) == package or _is_foreign(each)]
+    return culprit, tuple(StackSummary.extract(iter(own)))
+
+
+def _owner(frame: FrameType) -> type | None:
+    """The class of the object whose method this is, if that has a role in a run and the method is not sslkit's or torch's."""
+    first = frame.f_code.co_varnames[:1]
+    owner = frame.f_locals.get(first[0]) if first and frame.f_code.co_argcount else None
+    cls = owner if isinstance(owner, type) else type(owner)
+    outside = package_of(_module(frame)) not in ("sslkit", "torch") and frame.f_code.co_filename != "<string>"
+    return cls if outside and issubclass(cls, _ROLES) else None
+
+
+def _is_foreign(frame: FrameType) -> bool:
+    """Whether it is neither sslkit's nor of something that is installed."""
+    path = frame.f_code.co_filename
+    return package_of(_module(frame)) != "sslkit" and not path.startswith("<") and not path.startswith(_LIBRARIES)
+
+
+def _module(frame: FrameType) -> str:
+    return frame.f_globals.get("__name__", "")
