@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", required=True, help="of the weights")
     parser.add_argument("--data", required=True, choices=DATA, help="what they were trained on")
     parser.add_argument("--note", default="", help="a sentence for the card")
-    parser.add_argument("--commit", default="", help="of the sources, where the run's environment.json has none")
+    parser.add_argument("--commit", default="", help="of the sources, where the stage's artifact.json has none")
     parser.add_argument("--target", type=Path, default=WEIGHTS, help="the folder of the two files (default: recipes/weights)")
     arguments = parser.parse_args(argv)
     try:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
     from sslkit.evaluators.semi_supervised import SemiSupervised
     from sslkit.events import (
         CheckpointSaved,
+        DataFound,
         Event,
         FitStart,
         HeldoutEnd,
@@ -80,6 +81,7 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
         StepOutput,
         TrainContext,
     )
+    from sslkit.layers import without_autocast
     from sslkit.plugins import load_catalog
     from sslkit.recipe import Recipe, load_recipe
     from sslkit.report.comparison import compare_runs
@@ -107,6 +109,7 @@ __all__ = [
     "ConvProbe",
     "Cosine",
     "DataError",
+    "DataFound",
     "DataInfo",
     "Dataset",
     "Digits",
@@ -170,6 +173,7 @@ __all__ = [
     "load_recipe",
     "pretrain",
     "run_recipe",
+    "without_autocast",
     "write_report",
 ]
 
@@ -200,7 +204,7 @@ _HOMES = {
     "sslkit.evaluators.probes": ("ConvProbe", "LinearProbe", "MLPProbe"),
     "sslkit.evaluators.semi_supervised": ("SemiSupervised",),
     "sslkit.events": (
-        *("CheckpointSaved", "Event", "FitStart", "HeldoutEnd", "Notice"),
+        *("CheckpointSaved", "DataFound", "Event", "FitStart", "HeldoutEnd", "Notice"),
         *("Observer", "StageEnd", "StageSkipped", "StageStart", "StepEnd"),
     ),
     "sslkit.hookspecs": ("hookimpl",),
@@ -209,6 +213,7 @@ _HOMES = {
         *("LabeledData", "Mean", "Objective", "OptimizerFactory", "Prediction", "PretextTask", "RunContext", "Schedule", "Split"),
         *("StepOutput", "TrainContext"),
     ),
+    "sslkit.layers": ("without_autocast",),
     "sslkit.plugins": ("load_catalog",),
     "sslkit.recipe": ("Recipe", "load_recipe"),
     "sslkit.report.comparison": ("compare_runs",),

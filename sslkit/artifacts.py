@@ -1,23 +1,22 @@
 """What a stage leaves on disk, and how it is read back: JSON and safetensors, each written beside and renamed, nothing unpickled."""
 
-import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Mapping
-from enum import Enum
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sslkit.bundled import bundled_weights
+from sslkit.catalog import Catalog
+from sslkit.class_address import address_of
 from sslkit.disk import make_folder, written_whole
 from sslkit.engine.tensor_file import load_tensors, save_tensors
 from sslkit.errors import ArtifactError, PluginError, RecipeError, did_you_mean
 from sslkit.interfaces import Backbone, ImageSpec, Prediction
-from sslkit.options import build_backbone_options
+from sslkit.options import build_backbone_options, describe_backbone_options
 from sslkit.plugins import load_catalog
 from sslkit.saved_files import SavedArtifact, read_saved
 from sslkit.weights_file import read_weights
@@ -35,7 +34,7 @@ class BackboneRecord(NamedTuple):
 
     Attributes:
         spec: its name in the catalog, or ``module:Class``.
-        options: of its constructor; None for an object made in Python, which only its maker can build again.
+        options: of its constructor; None for an object made in Python that only its maker can build again.
     """
 
     spec: str
@@ -60,11 +59,11 @@ def load_backbone(
     """Read a backbone that a stage left, or one that ships with sslkit, in eval mode, on the CPU.
 
     Args:
-        path: a stage's folder, or a run's folder if just one of its stages pretrained; or the name of bundled weights, or the path of
+        path: a stage's folder, or a run's or a variant's if just one stage in it pretrained; or the name of bundled weights, or the path of
             another file that :func:`sslkit.publication.publish_backbone` wrote. Bundled weights are hidden by a run's or a stage's
             folder of their name, and by nothing else.
         snapshot: the network after so many epochs, out of the stage's ``snapshot_epochs``; None: the final one.
-        backbone: an object to read the weights into; needed where it was made in Python.
+        backbone: an object to read the weights into; needed where only your program can make it.
         allow_code: import the classes that the artifact names as ``module:Class``. Only for artifacts you trust.
 
     Raises:
@@ -151,18 +150,16 @@ def save_module(path: Path, module: nn.Module) -> None:
     save_tensors(path, module.state_dict())
 
 
+def record_of(backbone: Backbone) -> BackboneRecord:
+    """How to build a backbone again that was made in Python: what its constructor was given, where another program finds its class."""
+    cls = type(backbone)
+    reachable = cls.__module__ != "__main__" and "<locals>" not in cls.__qualname__
+    return BackboneRecord(address_of(cls), describe_backbone_options(backbone, Catalog()) if reachable else None)
+
+
 def describe_backbone(backbone: Backbone, record: BackboneRecord) -> dict[str, Any]:
     """The entry of artifact.json from which :func:`load_backbone` builds the backbone again."""
     return {"class": record.spec, "options": record.options, "image": backbone.image._asdict()}
-
-
-def state_hash(module: nn.Module) -> str:
-    """Sha256 of all parameters and buffers: equal exactly if every bit is."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -199,41 +196,6 @@ def write_text(path: Path, text: str) -> None:
         file.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may hold bytes that are no text
 
 
-def plain(value: Any) -> Any:
-    """Options as JSON-able values: a dataclass becomes a table that names its class."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **fields}
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(entry) for entry in value]
-    if isinstance(value, set | frozenset):
-        return sorted(plain(entry) for entry in value)
-    if isinstance(value, Enum):
-        return plain(value.value)
-    return str(value) if isinstance(value, PurePath) else value
-
-
-def fingerprint(identity: Mapping[str, Any]) -> str:
-    """Sha256 of everything that decides a stage's outcome."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The dotted keys in which two identities differ, each with both values."""
-    old, new = _flatten(before), _flatten(after)
-    keys = [key for key in sorted(old.keys() | new.keys()) if (key in old, old.get(key)) != (key in new, new.get(key))]
-    return [f"{key}: {old.get(key, 'not set')!r} -> {new.get(key, 'not set')!r}" for key in keys]
-
-
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
-    return flat
-
-
 def _find(text: str) -> Path:
     """A stage's folder, or a file of weights."""
     bundled = bundled_weights()
@@ -253,13 +215,14 @@ def _stage_folder(path: Path) -> Path:
         return path
     stages = [stage for stage in _stages(path) if read_artifact(stage).get("kind") == "pretrain"]
     if len(stages) != 1:
-        raise ArtifactError(f"{path}: no single pretraining stage", found=[stage.name for stage in stages], fix="name a stage's folder")
+        found = [stage.relative_to(path).as_posix() for stage in stages]
+        raise ArtifactError(f"{path}: no single pretraining stage", found=found, fix="name a stage's folder")
     return stages[0]
 
 
 def _stages(path: Path) -> list[Path]:
-    """The folder itself if it is a stage's, and those of stages in it."""
-    return sorted(file.parent for pattern in (ARTIFACT, f"*/{ARTIFACT}") for file in path.glob(pattern))
+    """The folder itself if it is a stage's, and those of stages in it: a variant's lie one level further down, of each snapshot another."""
+    return sorted(file.parent for depth in range(4) for file in path.glob(f"{'*/' * depth}{ARTIFACT}"))
 
 
 def _record(folder: Path) -> Mapping[str, Any]:
@@ -273,7 +236,10 @@ def _record(folder: Path) -> Mapping[str, Any]:
 def _rebuild(record: Mapping[str, Any], folder: Path, allow_code: bool) -> Backbone:
     spec, options = record["class"], record["options"]
     if options is None:
-        raise ArtifactError(f"{folder}: the backbone {spec} was made in Python", fix="pass an equal one: load_backbone(path, backbone=...)")
+        raise ArtifactError(
+            f"{folder}: the backbone {spec} was made in Python, and its options are not known",
+            fix="pass an equal one: load_backbone(path, backbone=...)",
+        )
     image = record["image"]
     catalog = load_catalog(allow_code=allow_code)
     image = ImageSpec(**{**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])})

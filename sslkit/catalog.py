@@ -60,6 +60,7 @@ class PluginInfo:
         disabled: whether ``SSLKIT_DISABLE_PLUGINS`` names it; it was not imported then.
         allowed: False where there is a list of plugins in ``SSLKIT_ALLOW_PLUGINS`` and it is not on it; it was not imported then.
         package: the top-level package that it was loaded from; empty for one that is not loaded.
+        changed: what it changed of the state that all code shares when it was loaded; it was put back.
     """
 
     name: str
@@ -70,6 +71,7 @@ class PluginInfo:
     disabled: bool = False
     allowed: bool = True
     package: str = ""
+    changed: tuple[str, ...] = ()
 
     @property
     def state(self) -> Literal["loaded", "broken", "disabled", "not allowed"]:
@@ -103,7 +105,7 @@ class Catalog:
     Attributes:
         plugins: every plugin found, also broken and disabled ones, and those that are not allowed.
         offers: every class offered, also under names that collide.
-        notes: what is odd about the lists of plugins in the environment, a sentence each.
+        notes: what is odd about the plugins, and the lists of them in the environment, a sentence each.
         allow_code: whether any ``package.module:Class`` may be imported, or only what plugins bring along.
     """
 

@@ -2,12 +2,15 @@
 
 import importlib
 import sys
+from contextlib import suppress
+from functools import cache
 from importlib.machinery import PathFinder
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 from sslkit.errors import PluginError, SslkitError, did_you_mean
+from sslkit.shared_state import loading
 
 
 def address_of(cls: type) -> str:
@@ -40,18 +43,28 @@ def file_of(module: str) -> str:
 
 
 def provenance_of(cls: type) -> str:
-    """A class as a person looks for it: with its distribution and version, or else its file."""
-    top = package_of(address_of(cls))
-    found = [name for name in dict.fromkeys(packages_distributions().get(top, ())) if name]
-    where = " or ".join(f"{name} {version(name)}" for name in found) or Path(file_of(cls.__module__) or cls.__module__).name
+    """A class as a person looks for it: with its distribution and version, ``Flips of sslkit-flips 1.2``, or else its file."""
+    where = _distributions_of(package_of(cls.__module__)) or Path(file_of(cls.__module__) or cls.__module__).name
     return f"{cls.__qualname__} of {where}"
+
+
+@cache
+def _distributions_of(package: str) -> str:
+    """Who installed a top-level package, with versions. One that is edited in place often does not list it, but has an entry point."""
+    pointing = [entry.dist.name for entry in entry_points(group="sslkit") if entry.dist and package_of(entry.value) == package]
+    names = dict.fromkeys(name for name in (*pointing, *packages_distributions().get(package, ())) if name)
+    known = []
+    for name in names:
+        with suppress(PackageNotFoundError):
+            known.append(f"{name} {version(name)}")
+    return " or ".join(known)
 
 
 def import_class(spec: str) -> Any:
     """Import what stands at an address, whatever it is.
 
-    Where the module lies in the current folder, that is put on ``sys.path``, as ``python -m`` does, and stays there for what the module
-    imports later.
+    What the module changes of the state that all code shares is put back. Where it lies in the current folder, that is put on ``sys.path``, as
+    ``python -m`` does, and stays there for what the module imports later.
 
     Raises:
         PluginError: the module cannot be imported, or holds no such thing.
@@ -59,7 +72,8 @@ def import_class(spec: str) -> Any:
     module_name, _, qualname = spec.partition(":")
     _reach_current_folder(package_of(spec))
     try:
-        found: Any = importlib.import_module(module_name)
+        with loading(module_name):
+            found: Any = importlib.import_module(module_name)
     except Exception as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}.")
         why = "it is neither installed nor in the current folder" if missing else one_line(error)

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +28,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE ...", 
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Import the classes that a recipe names as module:Class. Only for recipes you trust.")
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; overrides the recipe.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps, for every stage, whatever the recipe says.")]
 
 
 @app.command()
@@ -54,7 +54,7 @@ def run(
         from sslkit.recipe import load_recipe
         from sslkit.run import run_recipe
 
-        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device), allow_code=allow_code)
+        loaded = load_recipe(find_recipe(recipe), overrides or (), device=device, allow_code=allow_code)
         if not quiet:
             print_code(make_console(sys.stderr), loaded.code)
         with progress_on_stderr(quiet=quiet) as observers:
@@ -71,14 +71,20 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = 
     """Validate a recipe without computing anything, downloading nothing."""
     with _errors() as out:
         from sslkit.bundled import find_recipe
-        from sslkit.console import progress_on_stderr
+        from sslkit.console import make_console, print_found, print_notes, progress_on_stderr
+        from sslkit.data.opened import OpenedDataset
         from sslkit.preflight import check_recipe
         from sslkit.recipe import load_recipe
 
-        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device), allow_code=allow_code)
+        loaded = load_recipe(find_recipe(recipe), overrides or (), device=device, allow_code=allow_code)
+        data = OpenedDataset(loaded.data)
         with progress_on_stderr():
-            unchecked = check_recipe(loaded)
+            unchecked = check_recipe(replace(loaded, data=data))
+        print_found(make_console(out), data.describe())
+        print_notes(make_console(sys.stderr), data.untold())
         typer.echo(f"{recipe}: fine, {len(loaded.stages)} stages: {', '.join(stage.key for stage in loaded.stages)}", file=out)
+        for note in loaded.notes:
+            typer.echo(f"note: {note}", file=out)
         if unchecked:
             typer.echo(f"not checked: {unchecked}", file=out)
 
@@ -108,7 +114,7 @@ def audit(
 
         given = {"sources": tuple(source or ()), "num_images": num_images, "epochs": epochs, "seed": seed}
         options = AuditOptions(**{name: value for name, value in given.items() if value not in (None, ())})
-        loaded = load_recipe(find_recipe(recipe), _with_device(overrides, device), allow_code=allow_code)
+        loaded = load_recipe(find_recipe(recipe), overrides or (), device=device, allow_code=allow_code)
         with progress_on_stderr(quiet=quiet) as observers:
             report = audit_recipe(loaded, stages=stage or (), options=options, observers=observers)
         if as_json:
@@ -235,10 +241,6 @@ def options(
 def main() -> None:
     """The console script."""
     app()
-
-
-def _with_device(overrides: list[str] | None, device: str | None) -> list[str]:
-    return [*(overrides or []), *([f'device="{device}"'] if device else [])]
 
 
 def _command_to_go_on() -> str:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from sslkit.bundled import BundledRecipe
 from sslkit.errors import printable
-from sslkit.events import Event, FitStart, HeldoutEnd, Notice, Observer, StageEnd, StageSkipped, StageStart, StepEnd
+from sslkit.events import DataFound, Event, FitStart, HeldoutEnd, Notice, Observer, StageEnd, StageSkipped, StageStart, StepEnd
 from sslkit.progress import Count, watching
 from sslkit.report.numerals import duration, number, signed
 from sslkit.report.results import Results
@@ -94,6 +94,8 @@ class ProgressDisplay(Observer):
     def observe(self, event: Event) -> None:
         """See :class:`Observer`."""
         match event:
+            case DataFound():
+                print_found(self._console, event.splits)
             case StageStart():
                 self._say(f"[bold]{event.stage}[/bold]: {_DOING[event.kind]}")
             case StageSkipped():
@@ -189,6 +191,13 @@ class ProgressDisplay(Observer):
         self._console.print(text, soft_wrap=True)
 
 
+def print_found(console: Console, splits: Mapping[str, str]) -> None:
+    """What a recipe's data holds, a line for each split."""
+    width = max(map(len, splits), default=0)
+    for split, described in splits.items():
+        console.print(f"{split:<{width}}  {_safe(described)}", soft_wrap=True)
+
+
 def print_results(console: Console, results: Results) -> None:
     """The results table: ours, the paper's where the recipe has it, and the margins."""
     if not results.rows():
@@ -273,7 +282,6 @@ def print_code(console: Console, code: "RecipeCode") -> None:
     """Which code that is not sslkit's own a recipe brings along; nothing where there is none."""
     for line in code.lines():
         console.print(_safe(line), soft_wrap=True)
-    print_notes(console, code.notes)
 
 
 def print_notes(console: Console, notes: Iterable[str]) -> None:

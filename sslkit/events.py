@@ -3,20 +3,45 @@
 import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from sslkit.class_address import one_line, provenance_of
 from sslkit.errors import SslkitWarning, StorageError
 
 
+class _ReadOnly(dict[str, float]):
+    """A copy that stays as it is. A dictionary for whoever reads it: JSON and pickle take it, and ``dict(metrics)`` is one's own."""
+
+    def _refuse(self, *_args: object, **_options: object) -> NoReturn:
+        raise TypeError("the values of an event are read-only: change a copy, dict(event.metrics)")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # pyright: ignore[reportAssignmentType]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened in a stage."""
+    """Something that happened in a stage. Its values are read-only: an observer changes nothing that a run goes on with."""
 
     stage: str
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, Mapping):
+                object.__setattr__(self, name, _ReadOnly(value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFound(Event):
+    """What a run's data holds, told before the first stage; ``stage`` is empty. ``splits`` describes each split that stages use."""
+
+    splits: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +156,8 @@ class Observers(Observer):
         """
         for observer in list(self._observers):
             try:
-                observer.observe(event)
+                with nullcontext() if _is_own(observer) else _drawing_apart():
+                    observer.observe(event)
             except (StorageError, KeyboardInterrupt):  # what the run keeps of itself cannot be written; the user wants to stop at once
                 raise
             except BaseException as error:  # also one that exits
@@ -148,6 +174,20 @@ def warn(message: str) -> None:
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "sslkit":
         frame, level = frame.f_back, level + 1
     warnings.warn(message, SslkitWarning, stacklevel=level + 1)
+
+
+def _is_own(observer: Observer) -> bool:
+    """Whether it is sslkit's, which draws nothing: to keep and restore generators in every step takes time."""
+    return type(observer).__module__.partition(".")[0] == "sslkit"
+
+
+@contextmanager
+def _drawing_apart() -> Iterator[None]:
+    """Let an observer draw from torch's global generators without moving what training draws from them, such as dropout."""
+    import torch  # noqa: PLC0415 - listing recipes needs no torch, and there are events only in a run
+
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+        yield
 
 
 Emit = Callable[[Event], None]

@@ -9,9 +9,9 @@ Shapes: N images in a batch, C channels, H rows, W columns, D features, L tokens
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, Protocol, Self, final
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, final
 
 import torch
 from torch import Generator, Tensor, nn
@@ -104,6 +104,7 @@ class ImageSet(ABC):
         classes: the class names, in the order of the labels; empty without labels.
         fingerprint: changes when the images or labels do; goes into a stage's fingerprint.
         skipped: files left out because they could not be decoded.
+        notes: what else a user should know of how these images were found, a sentence each.
         pixels: (len(self), C, H, W) uint8 on the CPU where all images are in memory, else None.
     """
 
@@ -112,6 +113,7 @@ class ImageSet(ABC):
     classes: tuple[str, ...] = ()
     fingerprint: str
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     pixels: Tensor | None = None
 
     @abstractmethod
@@ -162,6 +164,10 @@ class Dataset(ABC):
         Raises:
             DataError: the data is not there and cannot be fetched; the message says which files to put where.
         """
+
+    def why_unlabeled(self, split: Split) -> str:
+        """Why ``load`` gives no images, or none with labels, for a split that an evaluation needs; empty where there is nothing to add."""
+        return ""
 
     def available(self) -> bool:
         """Whether ``load`` needs no download. ``sslkit check`` never downloads."""
@@ -216,7 +222,7 @@ class Backbone(nn.Module, ABC):
 
     A concrete backbone takes ``image`` first and its options as annotated keyword-only parameters; those are the options of the
     recipe's ``[backbone]`` table. It calls ``super().__init__(image)`` and sets ``feature_info``. An option ``pretrained: bool`` means
-    fetching weights; it is switched off where the weights come from an earlier stage.
+    fetching weights; it is switched off wherever a stage begins with others: random ones, or those of an earlier stage.
 
     Args:
         image: what the backbone is built for.
@@ -224,6 +230,7 @@ class Backbone(nn.Module, ABC):
     Attributes:
         image: the same.
         feature_info: the layers, shallow to deep.
+        arguments: what its constructor was given.
         capabilities: what else it can do; a task's ``requires`` is checked against it. Every kind of layer in ``feature_info``
             and ``masked_encode`` are the names in use.
     """
@@ -232,6 +239,13 @@ class Backbone(nn.Module, ABC):
     capabilities: frozenset[str] = frozenset({"map"})
     mean: Tensor
     std: Tensor
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Remember what the constructor is given, so that a stage can write down how to build the network again."""
+        backbone = super().__new__(cls)
+        object.__setattr__(backbone, "arguments", (args, kwargs))  # a module's own attributes wait for its constructor
+        return backbone
 
     def __init__(self, image: ImageSpec) -> None:
         super().__init__()
@@ -277,7 +291,8 @@ class Backbone(nn.Module, ABC):
             (N, C, H, W) float32 in the spec's colour, normalised with the spec's mean and std.
 
         Raises:
-            BackboneError: the number of channels fits no colour, or the first float images lie outside [0, 1].
+            BackboneError: the number of channels fits no colour, or float images lie outside [0, 1]. Only until some have passed, and anew
+                after ``train()`` and ``eval()``.
         """
         if images.is_floating_point():
             self._check_range(images)
@@ -295,7 +310,7 @@ class Backbone(nn.Module, ABC):
             layer: a layer's name; None: the deepest.
 
         Returns:
-            (N, D) features.
+            (N, D) float32 features.
         """
         info = self.layer(self.layer_names[-1] if layer is None else layer)
         return pool(self(images, [info.name])[info.name], info.kind)
@@ -333,23 +348,28 @@ class Backbone(nn.Module, ABC):
                 return info
         raise BackboneError(f"layer {name!r} does not exist in {type(self).__name__}", allowed=self.layer_names)
 
+    def train(self, mode: bool = True) -> Self:
+        """See :class:`torch.nn.Module`. What comes in the new mode may come from somebody else: the range of float images is checked anew."""
+        self._range_checked = False
+        return super().train(mode)
+
     def _check_range(self, images: Tensor) -> None:
-        """Catch 0..255 floats once: reading a value on every step would stall a GPU. Not under torch.compile, which cannot trace it."""
-        if self._range_checked or torch.compiler.is_compiling() or images.is_meta:
+        """Catch 0..255 floats once they come: reading a value on every step would stall a GPU. Not under torch.compile, which cannot trace it."""
+        if torch.compiler.is_compiling() or self._range_checked or images.is_meta or not images.numel():
             return
-        self._range_checked = True
         low, high = (float(v) for v in images.detach().aminmax())
-        if low < 0.0 or high > 1.0:
+        if not (low >= 0.0 and high <= 1.0):  # which NaN is not either
             raise BackboneError(
                 "float images must lie in [0, 1]", found=f"{low:.3g} to {high:.3g}", fix="pass uint8, or divide by 255 and do not normalise"
             )
+        self._range_checked = True
 
 
 def pool(features: Tensor, kind: LayerKind) -> Tensor:
-    """Average a map or tokens over their positions; a vector passes through. Returns (N, D)."""
-    if kind == "map":
-        return features.mean(dim=(-2, -1))
-    return features.mean(dim=1) if kind == "tokens" else features
+    """Average a map or tokens over their positions; a vector passes through. Returns (N, D) float32, also of bfloat16 features."""
+    if kind == "vector":
+        return features.float()
+    return features.mean(dim=(-2, -1) if kind == "map" else 1, dtype=torch.float32)
 
 
 def _to_color(x: Tensor, color: Color) -> Tensor:
@@ -535,12 +555,15 @@ class Objective(nn.Module, ABC):
     def parameter_groups(self) -> dict[str, list[dict]]:
         """Which parameters each phase trains: ``{phase: [{"params": [...], "lr_scale": 1.0, "weight_decay": 0.0}, ...]}``.
 
-        ``lr_scale`` and ``weight_decay`` are optional. By default the single phase trains everything that requires a gradient.
+        ``lr_scale`` and ``weight_decay`` are optional. By default the single phase trains everything that requires a gradient and is
+        not ``frozen``. Every parameter that requires one must be trained by exactly one phase. The optimiser's own options may stand in a
+        group, too.
         """
         first, *others = self.phases
         if others:
             raise NotImplementedError(f"{type(self).__name__} has phases {self.phases}: override parameter_groups")
-        return {first: [{"params": [p for p in self.parameters() if p.requires_grad]}]}
+        frozen = {id(p) for name in self.frozen for p in self.get_submodule(name).parameters()}
+        return {first: [{"params": [p for p in self.parameters() if p.requires_grad and id(p) not in frozen]}]}
 
     def schedules(self) -> dict[str, Callable[[float], float]]:
         """Values that change with progress in [0, 1], by name: an EMA momentum, a temperature."""
@@ -608,6 +631,7 @@ class RunContext:
         part: names this fit where a stage has several.
         emit: tells the observers.
         should_stop: whether the user asked to stop; ``fit`` then writes a checkpoint and raises ``RunInterruptedError``.
+        begun: the parts that a fit has been run for; shared by all copies of a context.
     """
 
     stage: str
@@ -624,6 +648,7 @@ class RunContext:
     part: str = ""
     emit: Emit = tell_nobody
     should_stop: Callable[[], bool] = lambda: False
+    begun: set[str] = field(default_factory=set, repr=False, compare=False)
 
 
 class Evaluation(NamedTuple):
@@ -647,7 +672,7 @@ class Evaluator(ABC):
 
     Attributes:
         requires: capabilities that the backbone must have.
-        from_scratch: the network is trained from random weights; a stage that names other weights is refused.
+        from_scratch: the network is trained from random weights; a stage whose ``weights`` are not ``random`` is refused.
         exports_backbone: ``evaluate`` returns a backbone that later stages can start from.
         needs_labels: without, ``data.train`` holds the images of pretraining, and ``data.test`` the held-out ones, or the same
             again where there are none; neither need have labels.
@@ -693,6 +718,9 @@ class OptimizerFactory(ABC):
         Args:
             groups: torch's parameter groups. Start each at the base rate: the loop multiplies it by the group's ``lr_scale`` and
                 by the schedule before each step.
+
+        Returns:
+            The optimiser of exactly these parameters. All that it remembers must be in its ``state_dict``: that is what a checkpoint holds.
         """
 
 

@@ -2,11 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from sslkit.kernels.batch_norm_relu import batch_norm_relu
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """For what an ``argmax`` or a comparison is taken of: logits in bfloat16 tie, and a tie is an answer by chance.
+
+    Within it operations compute in the dtype of what they are given: give them float32.
+    """
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)  # torch has no autocast for meta
 
 
 class ConvUnit(nn.Sequential):

@@ -9,13 +9,18 @@ from sslkit.interfaces import Backbone, ImageSpec
 from sslkit.options import BackboneOptions
 from sslkit.preflight import backbone_image
 from sslkit.recipe import Recipe
-from sslkit.recipe_stages import RANDOM, Stage
+from sslkit.recipe_stages import BEGINNINGS, Stage
+
+
+def built(options: BackboneOptions, image: ImageSpec, seed: int) -> Backbone:
+    """A network as its options say. Random weights depend on the run's seed alone, so that every untrained stage starts from the same."""
+    with global_seed(derive_seed(seed, "backbone")):
+        return options.build(image)
 
 
 def untrained(options: BackboneOptions, image: ImageSpec, seed: int) -> Backbone:
-    """Random weights depend on the run's seed alone, so that every untrained stage starts from the same network."""
-    with global_seed(derive_seed(seed, "backbone")):
-        return options.build(image)
+    """The same network with random weights, also where the options ask for pretrained ones."""
+    return built(options.without_downloads(), image, seed)
 
 
 def begun_with(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path) -> Backbone:
@@ -31,8 +36,8 @@ def begun_with(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path) 
         ArtifactError: the weights are missing or do not fit.
     """
     image = backbone_image(recipe, stage, data.image())
-    if stage.weights == RANDOM:
-        return untrained(stage.backbone, image, stage.seed)
+    if stage.weights in BEGINNINGS:
+        return built(stage.backbone, image, stage.seed)
     return _read(stage.backbone, image, weights_path(folder / stage.weights, stage.snapshot))
 
 

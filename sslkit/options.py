@@ -38,7 +38,7 @@ from sslkit.schema import (
     words,
 )
 
-__all__ = ["BackboneOptions", "build", "build_backbone_options", "describe"]
+__all__ = ["BackboneOptions", "build", "build_backbone_options", "describe", "describe_backbone_options"]
 
 T = TypeVar("T")
 
@@ -103,14 +103,20 @@ class BackboneOptions:
     path: str = field(default="backbone", compare=False)
     arguments: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def pretrained(self) -> bool:
+        """Whether building it fetches weights."""
+        return bool(self.arguments.get("pretrained"))
+
     def without_downloads(self) -> "BackboneOptions":
         """The same network with ``pretrained`` off: its weights come from elsewhere, or are not wanted at all."""
-        if not self.arguments.get("pretrained"):
+        if not self.pretrained:
             return self
-        return dataclasses.replace(self, arguments={**self.arguments, "pretrained": False})
+        off = {"pretrained": False}
+        return dataclasses.replace(self, options=self.options | off, arguments=self.arguments | off)
 
     def build(self, image: ImageSpec) -> Backbone:
-        """Build the network for images of this size and colour, with random weights.
+        """Build the network for images of this size and colour, with random weights, or pretrained ones where its options ask for them.
 
         Raises:
             RecipeError: the constructor refuses an option; the message begins with its dotted path.
@@ -130,6 +136,17 @@ def build_backbone_options(table: object, path: str, catalog: Catalog) -> Backbo
     arguments = {name: option.default for name, option in options.items()} | _option_values(cls, options, given, path, catalog)
     plain = _plain_options(cls, options, arguments, catalog)
     return BackboneOptions(cls=cls, name=catalog.spec_of(cls), options=plain, path=path, arguments=arguments)
+
+
+def describe_backbone_options(backbone: Backbone, catalog: Catalog) -> dict[str, Any] | None:
+    """The options that a backbone was built with, as :class:`BackboneOptions` has them; None where no recipe could hold them."""
+    cls, (args, kwargs) = type(backbone), backbone.arguments
+    try:
+        options = options_of(cls)
+        given = inspect.signature(cls.__init__).bind(backbone, *args, **kwargs).arguments
+        return _plain_options(cls, options, {name: given.get(name, option.default) for name, option in options.items()}, catalog)
+    except (PluginError, TypeError):
+        return None
 
 
 # ------------------------------------------------------------------------------------------------------- table -> value

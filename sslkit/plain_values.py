@@ -1,8 +1,10 @@
 """Plain values out of a file that anybody may have written: what TOML and JSON allow, and nobody means."""
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from typing import Any, NamedTuple
 
 MAX_DEPTH = 32
@@ -30,6 +32,26 @@ class Unfit(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}; allowed: {self.allowed}"
+
+
+def finite_number(value: object) -> float | None:
+    """A finite number as a float, also one in a tensor or an array of one element; None for anything else, True and False included.
+
+    To read a tensor of a GPU makes it wait.
+    """
+    item = getattr(value, "item", None)  # without importing torch or numpy
+    if callable(item):
+        try:
+            value = item()
+        except (RuntimeError, TypeError, ValueError):  # several elements, or none
+            return None
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def find_unfit(value: Any, path: str = "") -> Unfit | None:

@@ -3,7 +3,7 @@
 import importlib.metadata
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 
@@ -14,13 +14,15 @@ from sslkit.catalog import KINDS, Catalog, Classes, Offer, PluginInfo, checked
 from sslkit.class_address import file_of, one_line, package_of
 from sslkit.errors import PluginError, did_you_mean
 from sslkit.plugin_lists import Entry, PluginLists
+from sslkit.shared_state import loading
 
 GROUP = "sslkit"
 UNKNOWN = "unknown distribution"
 
 
 def load_catalog(*, allow_code: bool = False) -> Catalog:
-    """Load every plugin there is. A broken one is listed with its reason and never takes the others down.
+    """Load every plugin there is. A broken one is listed with its reason and never takes the others down; what one changes of the state
+    that all code shares, such as torch's defaults, is put back and noted.
 
     ``SSLKIT_ALLOW_PLUGINS=a,b`` and ``SSLKIT_DISABLE_PLUGINS=a,b`` say which are imported at all. ``SSLKIT_STRICT_PLUGINS=1`` raises
     what a broken plugin raised, for its author, and refuses names in the two lists that no installed plugin has.
@@ -47,7 +49,14 @@ def load_catalog(*, allow_code: bool = False) -> Catalog:
     # The order of entry points is that of sys.path: it must not show.
     plugins.sort(key=str)
     offers.sort(key=lambda offer: (offer.kind, offer.name, str(offer.plugin)))
-    return Catalog(tuple(plugins), tuple(offers), notes, allow_code)
+    return Catalog(tuple(plugins), tuple(offers), (*notes, *_changes(plugins)), allow_code)
+
+
+def _changes(plugins: Iterable[PluginInfo]) -> Iterator[str]:
+    """What plugins would have changed for everybody by being installed."""
+    for plugin in plugins:
+        if plugin.changed:
+            yield f"plugin {plugin} changed {', '.join(plugin.changed)} when it was loaded: put back"
 
 
 def _judged(info: PluginInfo, lists: PluginLists) -> PluginInfo:
@@ -59,17 +68,19 @@ def _load(point: EntryPoint, info: PluginInfo, *, strict: bool) -> tuple[PluginI
     """Load one plugin that may be loaded, or find out why it cannot be."""
     if info.state != "loaded":
         return info, {}
+    changed: list[str] = []
     try:
-        classes = _classes_of(point.load(), point.name)
+        with loading(point.value.partition(":")[0].strip()) as changed:
+            classes = _classes_of(point.load(), point.name)
     except (Exception, SystemExit) as error:  # a plugin that exits on import must not end the command
         if strict:
             error.add_note(f"raised by the plugin {point.name!r} of {info.distribution} {info.version}")
             raise
-        return replace(info, error=one_line(error)), {}
+        return replace(info, error=one_line(error), changed=tuple(changed)), {}
     offers = {kind: tuple(sorted(named)) for kind, named in classes.items()}
     package = package_of(point.value)
     # A namespace package is shared by distributions that know nothing of each other, so none stands for the whole.
-    return replace(info, offers=offers, package=package if file_of(package) else ""), classes
+    return replace(info, offers=offers, package=package if file_of(package) else "", changed=tuple(changed)), classes
 
 
 def _origin(point: EntryPoint) -> PluginInfo:

@@ -8,10 +8,12 @@ import torch
 from sslkit.blame import blaming
 from sslkit.data.opened import OpenedDataset
 from sslkit.engine.breakdown import explaining_breakdown
+from sslkit.engine.randomness import global_seed
 from sslkit.errors import BackboneError, DataError, OptionError, RecipeError
 from sslkit.interfaces import Backbone, ImageSpec, Split
+from sslkit.options import BackboneOptions
 from sslkit.recipe import Recipe
-from sslkit.recipe_stages import RANDOM, EvaluateStage, PretrainStage, Stage
+from sslkit.recipe_stages import AS_BUILT, BEGINNINGS, EvaluateStage, PretrainStage, Stage
 from sslkit.stages import check_pretraining, check_requirements, evaluation_data
 
 
@@ -40,12 +42,13 @@ def check_recipe(recipe: Recipe) -> str:
     """Check a recipe on its own, downloading nothing.
 
     Returns:
-        What could not be checked, empty if nothing was left out.
+        What could not be checked, empty if nothing was left out. Where ``recipe.data`` is an :class:`OpenedDataset`, that knows now
+        what was found.
 
     Raises:
         RecipeError: as :func:`check`.
     """
-    data = OpenedDataset(recipe.data)
+    data = recipe.data if isinstance(recipe.data, OpenedDataset) else OpenedDataset(recipe.data)
     if data.available():
         check(recipe, data)
         return ""
@@ -80,7 +83,7 @@ def check_data(recipe: Recipe, stage: Stage, data: OpenedDataset) -> None:
     if isinstance(stage, EvaluateStage):
         with _at(path):
             labeled = evaluation_data(stage.evaluator, data)
-        with _at(f"{path}.evaluator"):
+        with _at(f"{path}.evaluator"), data.lent_to(stage.evaluator):
             stage.evaluator.check(_meta_backbone(recipe, stage, data), labeled)
         return
     images = data.load("pretrain")
@@ -92,12 +95,26 @@ def check_data(recipe: Recipe, stage: Stage, data: OpenedDataset) -> None:
 
 def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
     """What the stage's backbone is built for: the data's images, or what the task that first trained it wants."""
-    while stage.weights != RANDOM:
+    while stage.weights not in BEGINNINGS:
         stage = recipe.stage(stage.weights)
     if not isinstance(stage, PretrainStage):
         return data
     with _at(f"stages.{stage.name}.task"):
         return stage.task.image_spec(data)
+
+
+def fetch_weights(recipe: Recipe, data: OpenedDataset) -> None:
+    """Build every pretrained backbone once: weights that do not exist, or cannot be fetched, must not end a run hours later.
+
+    Raises:
+        RecipeError: starts with the dotted path of the backbone.
+    """
+    fetched: list[BackboneOptions] = []
+    for stage in recipe.stages:
+        if stage.weights == AS_BUILT and stage.backbone.pretrained and stage.backbone not in fetched:
+            with global_seed(0):  # what is drawn is thrown away, and must not move what others draw
+                stage.backbone.build(backbone_image(recipe, stage, data.image()))
+            fetched.append(stage.backbone)
 
 
 def _meta_backbone(recipe: Recipe, stage: Stage, data: OpenedDataset) -> Backbone:

@@ -13,13 +13,14 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from torch import Tensor
 
-from sslkit.artifacts import ARTIFACT, load_backbone, read_artifact, state_hash, write_text
+from sslkit.artifacts import ARTIFACT, load_backbone, read_artifact, write_text
 from sslkit.disk import make_folder
 from sslkit.errors import ArtifactError, OptionError
+from sslkit.identity import state_hash
 from sslkit.interfaces import Backbone
+from sslkit.recipe_stages import AS_BUILT
 from sslkit.recipe_table import read_table
-from sslkit.saved_files import SavedEnvironment, read_saved
-from sslkit.weights_file import halve, read_weights, save_weights, widen
+from sslkit.weights_file import halve, save_weights, widen
 
 TOLERANCE = 0.01
 """Of the largest feature of a layer: how far half precision may move any of them."""
@@ -84,7 +85,7 @@ def publish_backbone(stage: Path, target: Path, *, name: str, data: TrainingData
     if not difference <= TOLERANCE:  # which NaN is not either
         raise ArtifactError(f"{stage}: half precision changes its features too much", found=difference, allowed=f"at most {TOLERANCE}")
     files = Published(target / f"{name}.safetensors", target / f"{name}.md")
-    origin = _origin(stage, artifact, state_hash(backbone), files.weights, commit)
+    origin = _origin(artifact, state_hash(backbone), commit)
     make_folder(target)
     save_weights(files.weights, tensors, backbone=artifact["backbone"], origin=origin)
     card = _template().render(
@@ -94,6 +95,7 @@ def publish_backbone(stage: Path, target: Path, *, name: str, data: TrainingData
         origin=origin,
         recipe=recipe,
         alone=_alone(recipe, stage.name),
+        teaching=_teaching(recipe, stage.name),
         stage=stage.name,
         record=artifact["backbone"],
         layers=backbone.feature_info,
@@ -143,11 +145,9 @@ def _difference(backbone: Backbone, tensors: Mapping[str, Tensor]) -> float:
     return torch.stack(changes).max().item()
 
 
-def _origin(stage: Path, artifact: Mapping[str, Any], sha256: str, path: Path, commit: str) -> dict[str, Any]:
-    """Where the weights come from. Where the file has these weights already it knows better: environment.json is that of the run's last start."""
-    if path.exists() and (earlier := read_weights(path).origin).get("sha256") == sha256:
-        return {**earlier, "commit": earlier["commit"] or commit}
-    environment = read_saved(stage.parent / "environment.json", SavedEnvironment)
+def _origin(artifact: Mapping[str, Any], sha256: str, commit: str) -> dict[str, Any]:
+    """Where the weights come from."""
+    environment = artifact["environments"][-1]
     return {
         "sha256": sha256,
         "num_images": artifact["num_images"],
@@ -155,8 +155,8 @@ def _origin(stage: Path, artifact: Mapping[str, Any], sha256: str, path: Path, c
         "device": artifact["device"],
         "seconds": artifact["seconds"],
         "precision": artifact["identity"]["precision"],
-        "started": environment["started"],
-        "commit": environment.get("commit") or commit,
+        "started": artifact["environments"][0]["started"],
+        "commit": environment["commit"] or commit,
         "versions": environment["versions"],
     }
 
@@ -164,14 +164,29 @@ def _origin(stage: Path, artifact: Mapping[str, Any], sha256: str, path: Path, c
 def _alone(recipe: Mapping[str, Any], stage: str) -> str:
     """The recipe of a stage and those that it starts from, without the folders of this machine."""
     stages = recipe["stages"]
-    wanted = [stage]
-    while (earlier := stages[wanted[0]]["weights"].partition("@")[0]) in stages:  # pretrain@5 is a snapshot of pretrain
-        wanted.insert(0, earlier)
     settings = {key: value for key, value in recipe.items() if key not in {"data", "stages", "paper", "margins", "observers"}}
     data = {
         key: f"/path/to/{Path(value).name}" if isinstance(value, str) and "/" in value else value for key, value in recipe["data"].items()
     }
-    return tomli_w.dumps({**settings, "data": data, "stages": {key: stages[key] for key in wanted}})
+    return tomli_w.dumps({**settings, "data": data, "stages": {key: stages[key] for key in _ancestry(recipe, stage)}})
+
+
+def _ancestry(recipe: Mapping[str, Any], stage: str) -> list[str]:
+    """The stages that a stage's weights come from, the first one first, and the stage."""
+    stages = recipe["stages"]
+    line = [stage]
+    while (earlier := stages[line[0]]["weights"].partition("@")[0]) in stages:  # pretrain@5 is a snapshot of pretrain
+        line.insert(0, earlier)
+    return line
+
+
+def _teaching(recipe: Mapping[str, Any], stage: str) -> str:
+    """What a network has learnt from besides images: labels, or whatever taught the weights that it began with."""
+    first, *_ = line = [recipe["stages"][key] for key in _ancestry(recipe, stage)]
+    if any("evaluator" in table for table in line):
+        return "after training with labels"
+    pretrained = first["weights"] == AS_BUILT and first["backbone"].get("pretrained")
+    return "beginning with the published weights of its backbone" if pretrained else "without labels"
 
 
 def _evaluations(stage: Path, fingerprint: str, recipe: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from sslkit.plugins import load_catalog
 from sslkit.recipe_code import RecipeCode, code_of, refuse_code
 from sslkit.recipe_stages import PretrainStage, Stage
 from sslkit.recipe_table import apply_override, as_name, as_table, check_keys, read_table, required
+from sslkit.source_code import SourceCode
 from sslkit.stage_parser import RUNTIME_KEYS, StageParser
 from sslkit.sweep import Variant, expand, merge
 
@@ -41,7 +42,9 @@ class Recipe:
         table: the whole recipe as plain values; every default is filled in, but where there is a sweep.
         variants: the recipe of each variant of a sweep, as plain values with every default filled in; empty without a sweep.
         versions: of the distributions whose classes a stage names, by the stage's key.
+        sources: the code behind each stage that is not sslkit's own, by the stage's key: hashes by name.
         code: what is not sslkit's own; no part of what the recipe says.
+        notes: what is probably not meant although it is allowed, and what is odd about the code, a sentence each.
     """
 
     name: str
@@ -53,7 +56,9 @@ class Recipe:
     table: Mapping[str, Any] = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     versions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     code: RecipeCode = field(default_factory=RecipeCode, compare=False)
+    notes: tuple[str, ...] = ()
 
     def stage(self, key: str) -> Stage:
         """One stage by its key."""
@@ -61,13 +66,19 @@ class Recipe:
 
 
 def load_recipe(
-    path: str | os.PathLike[str], overrides: Iterable[str] = (), *, catalog: Catalog | None = None, allow_code: bool = False
+    path: str | os.PathLike[str],
+    overrides: Iterable[str] = (),
+    *,
+    device: str | None = None,
+    catalog: Catalog | None = None,
+    allow_code: bool = False,
 ) -> Recipe:
     """Read and check a recipe. Nothing is computed, no pixel is read.
 
     Args:
         path: the TOML file.
         overrides: ``dotted.key=value``, the value as TOML (bare words are strings).
+        device: of every stage, whatever the recipe says; None: as it says.
         catalog: where names are looked up; None: all installed plugins.
         allow_code: import the classes that the recipe names as ``package.module:Class``. Only for recipes you trust.
 
@@ -79,18 +90,24 @@ def load_recipe(
     for override in overrides:
         apply_override(table, override)
     catalog = catalog or load_catalog()
-    return parse_recipe(table, replace(catalog, allow_code=True) if allow_code else catalog)
+    return parse_recipe(table, replace(catalog, allow_code=True) if allow_code else catalog, device=device)
 
 
-def parse_recipe(table: Mapping[str, Any], catalog: Catalog) -> Recipe:
+def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | None = None) -> Recipe:
     """Check a recipe's table and build its parts.
+
+    Args:
+        table: the recipe as it is written.
+        catalog: where names are looked up.
+        device: of every stage, whatever the recipe says; None: as it says.
 
     Raises:
         RecipeError: starts with the dotted path of the key at fault.
     """
     check_keys(table, _TOP_KEYS, "")
     name = as_name(required(table, "name", ""), "name")
-    variants = expand(table)
+    table = _placed(table, device)
+    variants = [variant._replace(table=_placed(variant.table, device)) for variant in expand(table)]
     refuse_code([variant.table for variant in variants], catalog)
     data = build(Dataset, required(table, "data", ""), "data", catalog)
     observers = table.get("observers", [])
@@ -103,19 +120,46 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog) -> Recipe:
         raise RecipeError(
             f"stages: are {len(keys):,} with all variants and snapshots", allowed=f"{MAX_STAGES:,}", fix="write several recipes"
         )
+    sources = SourceCode()  # hashed here, right after the import: a file that is edited later is not what runs
     swept, resolved = "sweep" in table, [parser.resolved() for parser in parsers]
+    watching = tuple(found for i, entry in enumerate(observers) if (found := _observer(entry, f"observers[{i}]", catalog)))
+    code = code_of(resolved, catalog)  # once everything is built, and so imported
     return Recipe(
         name=name,
         data=data,
         stages=stages,
         paper=_paper(table, keys),
         margins=_margins(table, keys),
-        observers=tuple(found for i, entry in enumerate(observers) if (found := _observer(entry, f"observers[{i}]", catalog))),
+        observers=watching,
         table=dict(table) if swept else {**resolved[0], **_figures(table)},
         variants={variant.name: own for variant, own in zip(variants, resolved, strict=True)} if swept else {},
         versions={stage.key: _versions(stage, data, catalog) for stage in stages},
-        code=code_of(resolved, catalog),
+        sources={stage.key: sources.of(*_decisive(stage), data) for stage in stages},
+        code=code,
+        notes=(*_notes(parsers), *code.notes),
     )
+
+
+def _placed(table: Mapping[str, Any], device: str | None) -> dict[str, Any]:
+    """The recipe, or a variant of it, with one device for all stages: their own would win otherwise, and so would a sweep's."""
+    if device is None:
+        return dict(table)
+    stages = table.get("stages")
+    if isinstance(stages, Mapping):
+        own = [name for name, stage in stages.items() if isinstance(stage, Mapping) and "device" in stage]
+        bare = {name: {key: value for key, value in stages[name].items() if key != "device"} for name in own}
+        table = {**table, "stages": {**stages, **bare}}
+    return {**table, "device": device}
+
+
+def _notes(parsers: Iterable[StageParser]) -> Iterator[str]:
+    """What is allowed, but probably not meant."""
+    used: dict[str, bool] = {}
+    for parser in parsers:
+        used |= {path: used.get(path, False) or begins for path, begins in parser.pretrained.items()}
+    for path, begins in used.items():
+        if not begins:
+            yield f'{path}.pretrained: no stage begins with these weights, as "random" ones are never pretrained; set weights = "backbone"'
 
 
 def _parsed(variant: Variant, data: Dataset, catalog: Catalog) -> StageParser:
@@ -177,6 +221,12 @@ def _check_metric(key: Any, path: str, stages: Collection[str]) -> None:
         allowed=[f"{stage}.<metric>" for stage in stages],
         fix="" if given in stages else did_you_mean(given, stages),
     )
+
+
+def _decisive(stage: Stage) -> tuple[object, ...]:
+    """The objects and classes whose code decides a stage's outcome."""
+    method = (stage.task, stage.training) if isinstance(stage, PretrainStage) else (stage.evaluator,)
+    return (*method, stage.backbone.cls, *stage.backbone.arguments.values())
 
 
 def _versions(stage: Stage, data: Dataset, catalog: Catalog) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 from sslkit.catalog import CODE_FIX, Catalog, PluginInfo
 from sslkit.class_address import file_of
 from sslkit.errors import RecipeError
+from sslkit.shared_state import changes_of
 
 _ADDRESS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _CLASS = re.compile(r"data|backbone|observers\[\d+\]|stages\.[^.]+\.(.+\.)?(task|evaluator|backbone|optimizer|schedule)|.+\.name")
@@ -21,7 +22,7 @@ class RecipeCode:
     Attributes:
         plugins: every plugin that is installed; its ``state`` says whether it was loaded.
         imported: classes outside the catalog that were imported, and the file of each.
-        notes: what is odd about the lists of plugins in the environment, a sentence each.
+        notes: what is odd about the plugins, the lists of them in the environment, and what was imported, a sentence each.
     """
 
     plugins: tuple[PluginInfo, ...] = ()
@@ -37,7 +38,7 @@ class RecipeCode:
         return [f"{what}: {', '.join(entries)}" for what, entries in parts.items() if entries]
 
     def as_json(self) -> dict[str, Any]:
-        """The entry of environment.json."""
+        """What belongs beside a result: every plugin, and every class from elsewhere."""
         return {"plugins": [_plain(plugin) for plugin in self.plugins], "imported": dict(self.imported), "notes": list(self.notes)}
 
 
@@ -60,7 +61,9 @@ def refuse_code(tables: Iterable[Mapping[str, Any]], catalog: Catalog) -> None:
 def code_of(tables: Iterable[Mapping[str, Any]], catalog: Catalog) -> RecipeCode:
     """What was loaded and imported for recipes, or variants, that have been built."""
     named = dict.fromkeys(spec for table in tables for _, spec in named_classes(table) if catalog.is_outside(spec))
-    return RecipeCode(catalog.plugins, {spec: file_of(spec.partition(":")[0]) for spec in named}, catalog.notes)
+    modules = dict.fromkeys(spec.partition(":")[0] for spec in named)
+    changes = tuple(f"importing {module} changed {', '.join(found)}: put back" for module in modules if (found := changes_of(module)))
+    return RecipeCode(catalog.plugins, {spec: file_of(spec.partition(":")[0]) for spec in named}, (*catalog.notes, *changes))
 
 
 def named_classes(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

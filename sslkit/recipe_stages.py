@@ -11,7 +11,13 @@ from sslkit.interfaces import Evaluator, PretextTask
 from sslkit.options import BackboneOptions
 
 RANDOM = "random"
-"""The name of untrained weights."""
+"""Untrained weights, whatever ``[backbone]`` says of pretrained ones."""
+
+AS_BUILT = "backbone"
+"""The weights that ``[backbone]`` builds, pretrained ones where it asks for them."""
+
+BEGINNINGS = (RANDOM, AS_BUILT)
+"""What a stage may begin with that no earlier stage left."""
 
 EACH = "each"
 """``<stage>@each``: every snapshot of a stage, one after the other."""
@@ -25,7 +31,7 @@ class PretrainStage:
         name: what the recipe calls it; part of its random seeds.
         key: unique in the recipe, and its folder: the name, below the variant's where a sweep makes several stages of it.
         seed: of all randomness.
-        weights: the key of an earlier stage, or ``random``.
+        weights: the key of an earlier stage, ``random`` or ``backbone``.
         snapshot: the epoch of that stage whose network is taken; None: the final one.
         backbone: how to build the network.
         runtime: device, precision and the like.
@@ -80,7 +86,7 @@ class Weights(NamedTuple):
     """Where a stage's network comes from.
 
     Attributes:
-        stage: an earlier stage, or ``random``.
+        stage: an earlier stage, ``random`` or ``backbone``.
         snapshots: the epochs to take of it, a stage each; (None,) for the final network.
         each: the recipe asks for every snapshot there is.
     """
@@ -91,7 +97,7 @@ class Weights(NamedTuple):
 
 
 def check_weights(name: str, weights: object, tables: Mapping[str, Any], earlier: Mapping[str, Stage]) -> Weights:
-    """Accept ``random``, an earlier stage that leaves a backbone, ``<stage>@<epoch>`` or ``<stage>@each``.
+    """Accept ``random``, ``backbone``, an earlier stage that leaves a backbone, ``<stage>@<epoch>`` or ``<stage>@each``.
 
     Args:
         name: of the stage.
@@ -103,11 +109,11 @@ def check_weights(name: str, weights: object, tables: Mapping[str, Any], earlier
         RecipeError: it names something else; the message says what is meant or where the cycle is.
     """
     path = f"stages.{name}.weights"
-    if weights == RANDOM:
-        return Weights()
+    if weights in BEGINNINGS:
+        return Weights(str(weights))
     stage, at, snapshot = weights.partition("@") if isinstance(weights, str) else (weights, "", "")
     if not isinstance(stage, str) or stage not in tables:
-        known = [*earlier, RANDOM]
+        known = [*earlier, *BEGINNINGS]
         raise RecipeError(f"{path}: no such stage", found=weights, allowed=known, fix=did_you_mean(str(stage), known))
     if stage not in earlier:
         if cycle := find_cycle(name, tables):
@@ -115,7 +121,7 @@ def check_weights(name: str, weights: object, tables: Mapping[str, Any], earlier
         raise RecipeError(f"{path}: must be an earlier stage", found=weights, fix=f"move [stages.{stage}] above [stages.{name}]")
     if not _leaves_backbone(earlier[stage]):
         exporting = [stage.name for stage in earlier.values() if _leaves_backbone(stage)]
-        raise RecipeError(f"{path}: that stage leaves no backbone", found=weights, allowed=[*exporting, RANDOM])
+        raise RecipeError(f"{path}: that stage leaves no backbone", found=weights, allowed=[*exporting, *BEGINNINGS])
     return Weights(stage, _snapshots(snapshot, earlier[stage], path), snapshot == EACH) if at else Weights(stage)
 
 

@@ -12,19 +12,23 @@ from sslkit.artifacts import ARTIFACT, BackboneRecord, write_json
 from sslkit.data.opened import OpenedDataset
 from sslkit.disk import make_folder, refuse_links, remove_temporary, writing
 from sslkit.errors import ArtifactError, RunInterruptedError, StorageError
-from sslkit.events import Event, Notice, Observer, Observers
+from sslkit.events import DataFound, Event, Notice, Observer, Observers
 from sslkit.networks import begun_with
-from sslkit.preflight import check
+from sslkit.preflight import check, fetch_weights
 from sslkit.recipe import Recipe
-from sslkit.recipe_stages import RANDOM, PretrainStage, Stage
+from sslkit.recipe_stages import BEGINNINGS, PretrainStage, Stage
 from sslkit.recipe_table import read_table
 from sslkit.report.files import write_run_report
 from sslkit.report.results import Results
 from sslkit.run_lock import LOCK, RunLock
-from sslkit.run_record import RunRecord, write_recipe
+from sslkit.run_record import RecipeKeeper, write_recipe
+from sslkit.shared_state import kept_state
+from sslkit.source_code import is_edited_in_place
 from sslkit.stage_run import Provenance, StageResult
 from sslkit.stages import evaluate, pretrain
 from sslkit.stopping import StopRequest, stoppable
+
+_UNTRACKED = "sslkit runs from a checkout: what an earlier start has computed counts as current whatever was edited in sslkit itself"
 
 _OTHER_FOLDER = "choose another folder with --output"
 
@@ -77,7 +81,8 @@ def run_recipe(
     data = recipe.data if isinstance(recipe.data, OpenedDataset) else OpenedDataset(recipe.data)
     with _explained(request), stoppable(request.asked):
         check(recipe, data)
-    everyone = Observers((RunRecord(folder, recipe), *recipe.observers, *observers))
+        fetch_weights(recipe, data)
+    everyone = Observers((RecipeKeeper(folder, recipe), *recipe.observers, *observers))
     _make_folder(folder)
     lock = RunLock(folder)
 
@@ -87,6 +92,13 @@ def run_recipe(
 
     with lock.held(lambda message: _notify(everyone, "run", message)), request.listening() if should_stop is None else nullcontext():
         _open_folder(folder, recipe, fresh)
+        for note in recipe.notes:
+            _notify(everyone, "run", note)
+        if is_edited_in_place() and any((folder / stage.key / ARTIFACT).exists() for stage in recipe.stages):
+            _notify(everyone, "run", f"{_UNTRACKED}; start over with --fresh after one that matters")
+        everyone.observe(DataFound(stage="", splits=data.describe()))
+        for note in data.untold():
+            _notify(everyone, "data", note)
         with _explained(request):
             results = _run_stages(recipe, data, folder, everyone, stop)
         write_recipe(folder, recipe)  # the paper's figures and margins may change without running anything
@@ -111,7 +123,10 @@ def _run_stages(recipe: Recipe, data: OpenedDataset, folder: Path, observers: Ob
     for stage in recipe.stages:
         if stop():
             raise RunInterruptedError(f"stopped before stage {stage.key!r}")
-        result = _run_stage(recipe, stage, data, folder, fingerprints, observers, stop)
+        with kept_state() as changed:
+            result = _run_stage(recipe, stage, data, folder, fingerprints, observers, stop)
+        if changed:  # a later stage must not depend on whether this one was finished earlier
+            _notify(observers, stage.key, f"code of this stage changed {', '.join(changed)}: put back")
         fingerprints[stage.key] = result.fingerprint
         results.stages[stage.key] = result.metrics
         results.pending.remove(stage.key)
@@ -152,7 +167,8 @@ def _run_stage(
         "provenance": Provenance(
             record=BackboneRecord(stage.backbone.name, stage.backbone.options),
             weights=_weights_mark(stage, fingerprints),
-            versions=recipe.versions[stage.key],
+            code=recipe.sources[stage.key],
+            environment={"plugins": dict(recipe.versions[stage.key]), "code": recipe.code.as_json()},
         ),
     }
     if isinstance(stage, PretrainStage):
@@ -185,8 +201,8 @@ class _Renaming(Observer):
 
 def _weights_mark(stage: Stage, fingerprints: Mapping[str, str]) -> str:
     """What the network that a stage begins with is known by in its fingerprint."""
-    if stage.weights == RANDOM:
-        return RANDOM
+    if stage.weights in BEGINNINGS:
+        return stage.weights
     mark = fingerprints[stage.weights]
     return mark if stage.snapshot is None else f"{mark}@{stage.snapshot}"
 
@@ -196,7 +212,7 @@ def _make_folder(folder: Path) -> None:
         raise ArtifactError(f"{folder}: is a file", fix=_OTHER_FOLDER)
     if folder.resolve() == Path.cwd():  # an empty variable in --output "$OUT" means it, too
         raise ArtifactError("the current folder cannot be a run's", fix=_OTHER_FOLDER)
-    if (folder / "recipe.toml").exists() and not any((folder / name).exists() for name in (LOCK, "environment.json")):
+    if (folder / "recipe.toml").exists() and not any((folder / name).exists() for name in (LOCK, "results.json")):
         raise ArtifactError(f"{folder}: holds a recipe.toml that no run wrote, which would be replaced", fix=_OTHER_FOLDER)
     try:
         make_folder(folder)

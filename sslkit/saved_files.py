@@ -70,6 +70,20 @@ class SavedProof(SavedFile):
     sha256_after: str
 
 
+class SavedEnvironment(SavedFile):
+    """What a stage was computed with."""
+
+    started: str = ""
+    command: list[str] = []
+    commit: str = ""
+    python: str = ""
+    platform: str = ""
+    device: str = ""
+    threads: Count = 0
+    versions: dict[str, str] = {}
+    plugins: dict[str, str] = {}
+
+
 class SavedArtifact(SavedFile):
     """artifact.json."""
 
@@ -84,7 +98,10 @@ class SavedArtifact(SavedFile):
     num_test_images: Count = 0
     seconds: Seconds = 0.0
     device: str = ""
+    finished: str = ""
+    environments: list[SavedEnvironment] = []
     classes: list[str] = []
+    images_per_class: dict[str, list[Count]] = {}
     skipped_files: list[str] = []
     snapshot_epochs: list[int] = []
 
@@ -102,17 +119,6 @@ class SavedResults(SavedFile):
     recipe: str = ""
     stages: dict[str, dict[str, float]] = {}
     pending: list[str] = []
-
-
-class SavedEnvironment(SavedFile):
-    """environment.json."""
-
-    started: str = ""
-    commit: str = ""
-    devices: list[str] = []
-    versions: dict[str, str] = {}
-    plugins: dict[str, str] = {}
-    command: list[str] = []
 
 
 class SavedFigures(SavedFile):

@@ -10,7 +10,7 @@ from sslkit.engine.training import Training, check_snapshots
 from sslkit.errors import OptionError, RecipeError
 from sslkit.interfaces import Dataset, Evaluator, PretextTask
 from sslkit.options import BackboneOptions, build, build_backbone_options, describe
-from sslkit.recipe_stages import RANDOM, EvaluateStage, PretrainStage, Stage, Weights, check_weights
+from sslkit.recipe_stages import AS_BUILT, BEGINNINGS, RANDOM, EvaluateStage, PretrainStage, Stage, Weights, check_weights
 from sslkit.recipe_table import as_count, as_name, as_positive, as_table, check_keys, required
 
 RUNTIME_KEYS = tuple(option.name for option in fields(Runtime))
@@ -29,6 +29,7 @@ class StageParser:
 
     Attributes:
         stages: by key.
+        pretrained: whether any stage begins with the weights of a backbone that asks for pretrained ones, by its dotted path.
     """
 
     def __init__(self, table: Mapping[str, Any], data: Dataset, catalog: Catalog) -> None:
@@ -38,6 +39,7 @@ class StageParser:
         self._seed = as_count(table.get("seed", 0), "seed")
         self._named: dict[str, Stage] = {}
         self.stages: dict[str, Stage] = {}
+        self.pretrained: dict[str, bool] = {}
         stages = as_table(required(table, "stages", ""), "stages")
         if not stages:
             raise RecipeError("stages: is empty", fix="add a [stages.pretrain] table")
@@ -57,6 +59,8 @@ class StageParser:
         path = f"stages.{name}"
         if name in _TAKEN:
             raise RecipeError(f"{path}: is a folder that every run has", found=name, fix="choose another name")
+        if name == AS_BUILT:
+            raise RecipeError(f"{path}: in weights, this word means what [backbone] builds", fix="choose another name")
         if "task" in table and "evaluator" in table:
             raise RecipeError(f"{path}: has a task and an evaluator", allowed="one of them", fix="make two stages of it")
         if "task" not in table and "evaluator" not in table:
@@ -87,7 +91,7 @@ class StageParser:
     def _evaluate_stage(self, name: str, table: Mapping[str, Any], path: str) -> Iterator[Stage]:
         runtime = self._runtime(table, path)
         evaluator = build(Evaluator, table["evaluator"], f"{path}.evaluator", self._catalog)
-        given = required(table, "weights", path, fix='name an earlier stage, or "random"')
+        given = required(table, "weights", path, fix='name an earlier stage, "random" or "backbone"')
         weights = check_weights(name, given, self._table["stages"], self._named)
         if evaluator.from_scratch and weights.stage != RANDOM:
             raise RecipeError(f"{path}.weights: this evaluator trains from scratch", found=given, allowed='"random"')
@@ -108,12 +112,19 @@ class StageParser:
             }
 
     def _backbone(self, table: Mapping[str, Any], weights: str, path: str) -> BackboneOptions:
-        if weights != RANDOM:
+        if weights not in BEGINNINGS:
             if "backbone" in table:
                 raise RecipeError(
                     f"{path}.backbone: the backbone comes from stage {weights!r}", fix='leave it out, or set weights = "random"'
                 )
             return self._named[weights].backbone
+        options = self._backbone_options(table, path)
+        if options.pretrained:
+            self.pretrained[options.path] = self.pretrained.get(options.path, False) or weights == AS_BUILT
+        return options.without_downloads() if weights == RANDOM else options
+
+    def _backbone_options(self, table: Mapping[str, Any], path: str) -> BackboneOptions:
+        """The recipe's backbone with what the stage changes of it."""
         common = self._table.get("backbone")
         if "backbone" not in table:
             if common is None:
@@ -134,7 +145,7 @@ class StageParser:
     def _resolved_stage(self, name: str, stage: Stage) -> dict[str, Any]:
         given = self._table["stages"][name]
         table: dict[str, Any] = {key: given[key] for key in RUNTIME_KEYS if key in given}
-        if stage.weights == RANDOM:
+        if stage.weights in BEGINNINGS:
             table["backbone"] = {"name": stage.backbone.name, **stage.backbone.options}
         table["weights"] = given.get("weights", RANDOM)
         if isinstance(stage, EvaluateStage):

@@ -20,29 +20,28 @@ from sslkit.artifacts import (
     SNAPSHOTS,
     BackboneRecord,
     describe_backbone,
-    differences,
-    fingerprint,
     load_weights,
-    plain,
     read_artifact,
+    record_of,
     save_module,
     save_predictions,
-    state_hash,
     write_json,
 )
 from sslkit.blame import blaming
 from sslkit.disk import make_folder, refuse_links, remove, remove_temporary
 from sslkit.engine.breakdown import explaining_breakdown
 from sslkit.engine.device import Runtime, configured, describe_device
+from sslkit.environment import describe_environment, timestamp
 from sslkit.errors import ArtifactError
 from sslkit.events import Notice, Observer, Observers, StageEnd, StageSkipped, StageStart
+from sslkit.identity import CODE, differences, fingerprint, plain, state_hash
 from sslkit.interfaces import Backbone, Prediction, RunContext
 from sslkit.metrics_log import MetricsLog
 from sslkit.stopping import stoppable
 
 Kind = Literal["pretrain", "evaluate"]
 
-FORMAT = 1
+FORMAT = 2
 """Of a stage's folder; counted up when an older one cannot be gone on with."""
 
 
@@ -53,12 +52,14 @@ class Provenance:
     Attributes:
         record: how to build the backbone again.
         weights: ``random``, or the fingerprint of the stage that left them.
-        versions: of the distributions whose code decides the outcome.
+        code: that decides the outcome, as :class:`~sslkit.source_code.SourceCode` knows it.
+        environment: what belongs beside the result besides hardware and versions: plugins.
     """
 
     record: BackboneRecord
     weights: str
-    versions: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
 
 class StageResult(NamedTuple):
@@ -123,6 +124,8 @@ class StageRun:
             observers.observe(StageSkipped(stage=self.name, metrics=artifact["metrics"]))
             return self._finished(backbone, artifact, mark)
         device = self.runtime.resolve_device()
+        begun = {"stage": self.name, "kind": self.kind, "status": "running", "format": FORMAT, "fingerprint": mark, "identity": identity}
+        environments = self._begin(artifact or begun, device)
         context = self._context(device, observers)
         observers.observe(StageStart(stage=self.name, kind=self.kind, folder=self.folder))
         if skipped:
@@ -134,14 +137,14 @@ class StageRun:
         # Seconds of earlier, interrupted starts are not in the sum: nobody measured them.
         seconds = time.perf_counter() - started
         facts = {**outcome.facts, "skipped_files": list(skipped), "seconds": round(seconds, 3), "device": describe_device(device)}
-        result = self._keep(outcome, record, mark, {"identity": identity, **facts})
+        facts |= {"finished": timestamp(), "environments": environments, "identity": identity}
+        result = self._keep(outcome, record, mark, facts)
         observers.observe(StageEnd(stage=self.name, metrics=outcome.metrics, seconds=seconds))
         return result
 
     def _identify(self, backbone: Backbone, identity: Mapping[str, Any]) -> tuple[BackboneRecord, dict[str, Any]]:
         """Everything that decides the outcome. Device, logging and checkpoint intervals do not."""
-        spec = f"{type(backbone).__module__}:{type(backbone).__qualname__}"
-        provenance = self.provenance or Provenance(record=BackboneRecord(spec, None), weights=state_hash(backbone))
+        provenance = self.provenance or Provenance(record=record_of(backbone), weights=state_hash(backbone))
         return provenance.record, {
             **identity,
             "stage": self.name,
@@ -149,11 +152,12 @@ class StageRun:
             "precision": self.runtime.precision,
             "deterministic": self.runtime.deterministic,
             "backbone": {**provenance.record._asdict(), "image": plain(backbone.image), "weights": provenance.weights},
-            "versions": {"sslkit": version("sslkit"), **provenance.versions},
+            "versions": {"sslkit": version("sslkit")},
+            CODE: dict(provenance.code) if self.provenance else identity[CODE],
         }
 
     def _open(self, identity: Mapping[str, Any], mark: str) -> dict[str, Any]:
-        """The artifact that is there already, or a new one that says what is being run.
+        """The artifact that is there already, or an empty one.
 
         Raises:
             ArtifactError: the folder holds another stage; the message lists the differing keys.
@@ -168,18 +172,34 @@ class StageRun:
             # What has no artifact beside it is of nobody knows what: of another recipe, where a new start was cut short.
             _remove_checkpoints(self.folder)
             remove((*(self.folder / name for name in (METRICS, BACKBONE, HEADS, PREDICTIONS)), *(self.folder / SNAPSHOTS).glob("*")))
-            begun = {"stage": self.name, "kind": self.kind, "status": "running", "format": FORMAT, "fingerprint": mark}
-            write_json(path, {**begun, "identity": identity})
             return {}
         artifact = read_artifact(self.folder)
         self._check_artifact(artifact)
         if artifact.get("fingerprint") != mark:
-            keys = "; ".join(differences(artifact.get("identity", {}), identity))
+            changed = differences(artifact.get("identity", {}), identity)
+            redrawn = self.provenance is None and [key.partition(":")[0] for key in changed] == ["backbone.weights"]
+            hint = (
+                "random weights are drawn anew in each program: call torch.manual_seed before you build the backbone; " if redrawn else ""
+            )
             raise ArtifactError(
-                f"{self.folder}: holds stage {self.name!r} of a different recipe ({keys})",
-                fix="remove that folder to run this stage again, start over with --fresh, or choose another folder with --output",
+                f"{self.folder}: holds stage {self.name!r} of a different recipe ({'; '.join(changed)})",
+                fix=f"{hint}remove that folder to run this stage again, start over with --fresh, or choose another folder with --output",
             )
         return artifact
+
+    def _begin(self, artifact: Mapping[str, Any], device: torch.device) -> list[dict[str, Any]]:
+        """Write down what the stage is computed with from here on.
+
+        Returns:
+            That, after what an earlier start computed with, where it was anything else.
+        """
+        provenance = {} if self.provenance is None else self.provenance.environment
+        environments = [*artifact.get("environments", []), {**describe_environment(device), **provenance}]
+        if len(environments) > 1 and _same(*environments[-2:]):
+            environments.pop()
+        if self.folder is not None:
+            write_json(self.folder / ARTIFACT, {**artifact, "environments": environments})
+        return environments
 
     def _check_artifact(self, artifact: Mapping[str, Any]) -> None:
         if artifact.get("status") == "finished" and "metrics" not in artifact:
@@ -263,6 +283,11 @@ class StageRun:
             load_weights(trained, path)
             trained.eval()
         return StageResult(dict(artifact["metrics"]), trained, self.folder, mark)
+
+
+def _same(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether two starts differ in nothing but their time."""
+    return {**before, "started": ""} == {**after, "started": ""}
 
 
 def _remove_checkpoints(folder: Path) -> None:

@@ -1,22 +1,25 @@
 """What a stage does: pretrain a backbone, or evaluate one. Also the Python API."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sslkit.artifacts import plain, save_module, state_hash, weights_path
+from sslkit.artifacts import save_module, weights_path
 from sslkit.data.duplicates import Duplicates
 from sslkit.data.loader import Loader
 from sslkit.data.opened import OpenedDataset
+from sslkit.data.subset import class_counts
 from sslkit.data.workers import decoding_with
 from sslkit.disk import writing
 from sslkit.engine.device import Runtime
 from sslkit.engine.fit import Snapshots, fit
 from sslkit.engine.randomness import derive_seed, global_seed
 from sslkit.engine.training import Training, check_snapshots
-from sslkit.errors import BackboneError, DataError, OptionError, RunFailedError
+from sslkit.errors import ArtifactError, BackboneError, DataError, OptionError, RunFailedError
 from sslkit.events import Notice, Observer
+from sslkit.identity import CODE, plain, state_hash
 from sslkit.interfaces import (
     Backbone,
     DataInfo,
@@ -29,6 +32,7 @@ from sslkit.interfaces import (
     PretextTask,
     RunContext,
 )
+from sslkit.source_code import SourceCode
 from sslkit.stage_run import Outcome, Provenance, StageResult, StageRun
 
 
@@ -89,11 +93,12 @@ def pretrain(
         "task": plain(task),
         "training": plain(training),
         "data": {"pretrain": images.fingerprint, "heldout": heldout.fingerprint if heldout else None},
+        CODE: SourceCode().of(task, training, backbone, data.source),
     }
     if snapshots:
         identity["snapshot_epochs"] = snapshots
-    work = partial(_pretrain, task, images, heldout, training, evaluate_every, snapshots)
-    with decoding_with(runtime.num_workers):
+    work = partial(_pretrain, task, data, training, evaluate_every, snapshots)
+    with _known_again(data), decoding_with(runtime.num_workers):
         return stage.run(backbone, identity, work, skipped=images.skipped)
 
 
@@ -128,49 +133,38 @@ def evaluate(
         The metrics, and the trained backbone where the evaluator trains one.
 
     Raises:
-        RunFailedError: the evaluator is frozen, and yet the backbone changed.
+        RunFailedError: the evaluator is frozen, and yet the backbone changed; or it wrote into the images or labels.
         SslkitError: the kind says what is wrong.
     """
     data = data if isinstance(data, OpenedDataset) else OpenedDataset(data)
     labeled = evaluation_data(evaluator, data)
     check_requirements(evaluator.requires, backbone, type(evaluator).__name__)
-    evaluator.check(backbone, labeled)
+    with data.lent_to(evaluator):
+        evaluator.check(backbone, labeled)
     runtime = runtime or Runtime()
     stage = StageRun(name, "evaluate", output, seed, runtime, observers, should_stop, provenance)
-    identity = {"evaluator": plain(evaluator), "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint}}
+    identity = {
+        "evaluator": plain(evaluator),
+        "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint},
+        CODE: SourceCode().of(evaluator, backbone, data.source),
+    }
     work = partial(_evaluate, evaluator, labeled, data)
-    with decoding_with(runtime.num_workers):
+    with _known_again(data), decoding_with(runtime.num_workers):
         return stage.run(backbone, identity, work, skipped=labeled.train.skipped + labeled.test.skipped)
 
 
-def evaluation_data(evaluator: Evaluator, data: Dataset) -> LabeledData:
+def evaluation_data(evaluator: Evaluator, data: OpenedDataset) -> LabeledData:
     """What an evaluator gets: the labelled splits, or images alone where it needs no labels.
 
     Raises:
-        DataError: a split or its labels are missing, or the classes differ.
+        DataError: see :meth:`OpenedDataset.labeled`; or there are no images.
     """
     if evaluator.needs_labels:
-        return labeled_data(data)
+        return data.labeled()
     images = data.load("pretrain")
     if images is None:
         raise DataError("the data set has no images")
     return LabeledData(images, data.load("test") or images)
-
-
-def labeled_data(data: Dataset) -> LabeledData:
-    """The labelled splits of a data set.
-
-    Raises:
-        DataError: a split or its labels are missing, or the classes differ.
-    """
-    train, test = data.load("train"), data.load("test")
-    if train is None or train.labels is None:
-        raise DataError("the training images have no labels", fix="an evaluation needs class folders or labels")
-    if test is None or test.labels is None:
-        raise DataError("there are no labelled test images", fix="give a test split, or set val_fraction where the data has that option")
-    if train.classes != test.classes:
-        raise DataError("training and test images have different classes", found=test.classes, allowed=train.classes)
-    return LabeledData(train, test)
 
 
 def check_pretraining(task: PretextTask, backbone: Backbone, data: Dataset) -> None:
@@ -205,14 +199,18 @@ def check_requirements(requires: frozenset[str], backbone: Backbone, user: str) 
 
 def _pretrain(
     task: PretextTask,
-    images: ImageSet,
-    heldout: ImageSet | None,
+    data: OpenedDataset,
     training: Training,
     evaluate_every: int | None,
     snapshot_epochs: list[int],
     backbone: Backbone,
     context: RunContext,
 ) -> Outcome:
+    images, heldout = data.load("pretrain"), data.load("test")
+    assert images is not None
+    _announce_notes(data, context)
+    tell = partial(_announce_duplicates, "pretraining", len(heldout or ()), context)
+    duplicates = None if heldout is None else data.duplicates(images, heldout, tell)
     with global_seed(derive_seed(context.seed, context.stage, "objective")):
         objective = task.build_objective(backbone, DataInfo(images.image, len(images)))
     train = Loader(images, batch_size=training.batch_size, device=context.device, options=training.augment)
@@ -224,12 +222,23 @@ def _pretrain(
     facts: dict[str, Any] = {
         "steps": result.steps,
         "num_images": len(images),
+        "test_images_in_pretrain": None if duplicates is None else duplicates.num_test_images,
         "classes": list(objective.classes),
         "snapshot_epochs": snapshot_epochs,
     }
     if result.rollbacks:
         facts["rollbacks"] = result.rollbacks
     return Outcome(metrics, objective.exported_backbone(), predictions=result.predictions, facts=facts)
+
+
+@contextmanager
+def _known_again(data: OpenedDataset) -> Iterator[None]:
+    """A stage that is not the one in its folder may owe that to a data set that gives itself another fingerprint at every load."""
+    try:
+        yield
+    except ArtifactError:
+        data.check_fingerprints()
+        raise
 
 
 def _keep_snapshot(folder: Path | None, epoch: int, backbone: Backbone) -> None:
@@ -246,25 +255,34 @@ def _announce_heldout(objective: Objective, heldout: ImageSet | None, context: R
         context.emit(Notice(stage=context.stage, message=message))
 
 
-def _announce_duplicates(num_test_images: int, context: RunContext, duplicates: Duplicates) -> None:
-    message = f"{duplicates.num_test_images:,} of {num_test_images:,} test images are also training images ({duplicates.describe()})"
+def _announce_notes(data: OpenedDataset, context: RunContext) -> None:
+    for note in data.untold():
+        context.emit(Notice(stage=context.stage, message=note))
+
+
+def _announce_duplicates(use: str, num_test_images: int, context: RunContext, duplicates: Duplicates) -> None:
+    message = f"{duplicates.num_test_images:,} of {num_test_images:,} test images are also {use} images ({duplicates.describe()})"
     context.emit(Notice(stage=context.stage, message=message))
 
 
 def _evaluate(evaluator: Evaluator, data: LabeledData, opened: OpenedDataset, backbone: Backbone, context: RunContext) -> Outcome:
-    duplicates = opened.duplicates(data.train, data.test, partial(_announce_duplicates, len(data.test), context))
+    _announce_notes(opened, context)
+    duplicates = opened.duplicates(data.train, data.test, partial(_announce_duplicates, "training", len(data.test), context))
     before = state_hash(backbone) if evaluator.frozen else None
-    evaluation: Evaluation = evaluator.evaluate(backbone, data, context)
+    with opened.lent_to(evaluator):
+        evaluation: Evaluation = evaluator.evaluate(backbone, data, context)
     facts: dict[str, Any] = {
         "num_images": len(data.train),
         "num_test_images": len(data.test),
         "test_images_in_train": None if duplicates is None else duplicates.num_test_images,
         "classes": list(data.train.classes),
+        "images_per_class": {split: class_counts(images) for split, images in data._asdict().items()},
     }
     if evaluator.frozen:
         facts["frozen_backbone"] = {"sha256_before": before, "sha256_after": state_hash(backbone)}
         _check_frozen(facts["frozen_backbone"], context.stage)
-    return Outcome(evaluation.metrics, evaluation.backbone, evaluation.heads, evaluation.predictions, facts)
+    metrics = dict(evaluation.metrics)  # which the evaluator may go on writing into
+    return Outcome(metrics, evaluation.backbone, evaluation.heads, evaluation.predictions, facts)
 
 
 def _check_frozen(hashes: Mapping[str, str], stage: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from sslkit.errors import RecipeError
-from sslkit.recipe_stages import RANDOM, Stage
+from sslkit.recipe_stages import BEGINNINGS, Stage
 from sslkit.recipe_table import set_key
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -92,7 +92,7 @@ def merge(variants: Sequence[Variant], stages: Sequence[Sequence[Stage]]) -> tup
     ]
     merged: dict[str, Stage] = {}
     for variant, own in zip(variants, stages, strict=True):
-        keys = {RANDOM: RANDOM} | {stage.key: _key(variant.labels, stage.key, by_labels) for stage in own}
+        keys = {word: word for word in BEGINNINGS} | {stage.key: _key(variant.labels, stage.key, by_labels) for stage in own}
         for stage in own:
             merged.setdefault(keys[stage.key], replace(stage, key=keys[stage.key], weights=keys[stage.weights]))
     return tuple(merged.values())
@@ -107,9 +107,10 @@ def identity(stage: Stage, stages: Sequence[Stage]) -> tuple[Stage, ...]:
     """
     by_key = {other.key: other for other in stages}
     chain = [stage]
-    while chain[-1].weights != RANDOM:  # a loop, for a chain may be longer than Python's stack
+    while chain[-1].weights not in BEGINNINGS:  # a loop, for a chain may be longer than Python's stack
         chain.append(by_key[chain[-1].weights])
-    return tuple(replace(one, key=one.name, weights=RANDOM) for one in chain)
+    beginning = chain[-1].weights
+    return tuple(replace(one, key=one.name, weights=beginning) for one in chain)
 
 
 def _key(labels: tuple[str, ...], key: str, by_labels: Sequence[tuple[tuple[str, ...], Mapping[str, Any]]]) -> str:

@@ -19,48 +19,52 @@ MAY_IMPORT = {
     "progress": "",
     "layers": "kernels",
     "bundled": "errors",
-    "class_address": "errors",
+    "shared_state": "",
+    "class_address": "errors shared_state",
     "plugin_lists": "errors",
     "plain_values": "",
+    "identity": "",
+    "source_code": "",
     "saved_files": "errors plain_values",
     "metrics_log": "disk events plain_values",
     "interfaces": "errors events",
     "blame": "class_address errors events interfaces",
     "hookspecs": "events interfaces",
     "catalog": "class_address errors events interfaces",
-    "plugins": "catalog class_address errors hookspecs plugin_lists",
+    "plugins": "catalog class_address errors hookspecs plugin_lists shared_state",
     "schema": "catalog errors interfaces",
     "options": "blame catalog errors interfaces plain_values schema",
-    "engine": "blame disk errors events interfaces kernels",
+    "engine": "blame class_address disk errors events identity interfaces kernels plain_values source_code",
+    "environment": "engine kernels",
     "data": "blame errors events interfaces progress stopping",
     "backbones": "errors interfaces layers",
     "evaluators": "data engine errors interfaces layers stopping",
     "weights_file": "engine errors plain_values saved_files",
-    "artifacts": "bundled disk engine errors interfaces options plugins saved_files weights_file",
-    "stage_run": "artifacts blame disk engine errors events interfaces metrics_log stopping",
-    "stages": "artifacts data disk engine errors events interfaces stage_run",
+    "artifacts": "bundled catalog class_address disk engine errors interfaces options plugins saved_files weights_file",
+    "stage_run": "artifacts blame disk engine environment errors events identity interfaces metrics_log stopping",
+    "stages": "artifacts data disk engine errors events identity interfaces source_code stage_run",
     "recipe_table": "errors plain_values",
     "recipe_stages": "engine errors interfaces options",
     "sweep": "errors recipe_stages recipe_table",
     "stage_parser": "catalog engine errors interfaces options recipe_stages recipe_table",
-    "recipe_code": "catalog class_address errors",
-    "recipe": "blame catalog class_address errors events interfaces options plugins recipe_code recipe_stages recipe_table stage_parser sweep",
-    "publication": "artifacts disk errors interfaces recipe_table saved_files weights_file",
-    "preflight": "blame data engine errors interfaces recipe recipe_stages stages",
+    "recipe_code": "catalog class_address errors shared_state",
+    "recipe": "blame catalog class_address errors events interfaces options plugins recipe_code recipe_stages recipe_table source_code stage_parser sweep",
+    "publication": "artifacts disk errors identity interfaces recipe_stages recipe_table saved_files weights_file",
+    "preflight": "blame data engine errors interfaces options recipe recipe_stages stages",
     "networks": "artifacts data engine interfaces options preflight recipe recipe_stages",
     "report": "artifacts data disk engine errors interfaces metrics_log networks plugins preflight recipe recipe_stages recipe_table"
     " saved_files",
-    "audit": "artifacts catalog data engine errors events interfaces options plugins preflight recipe recipe_stages stages",
+    "audit": "artifacts catalog data engine environment errors events interfaces options plugins preflight recipe recipe_stages stages",
     "preview": "bundled catalog data errors interfaces options plugins preflight recipe recipe_table report",
     "run_lock": "artifacts errors",
     "stopping": "errors",
-    "run_record": "artifacts engine events kernels recipe",
-    "run": "artifacts data disk errors events networks preflight recipe recipe_stages recipe_table report run_lock run_record stage_run"
-    " stages stopping",
+    "run_record": "artifacts events recipe",
+    "run": "artifacts data disk errors events networks preflight recipe recipe_stages recipe_table report run_lock run_record"
+    " shared_state source_code stage_run stages stopping",
     "console": "audit bundled catalog errors events progress recipe_code report",
     "testing": "data engine errors events interfaces",
+    "cli": "audit blame bundled console data errors events output plugins preflight preview recipe report run stopping",
     "output": "errors",
-    "cli": "audit blame bundled console errors events output plugins preflight preview recipe report run stopping",
     "__main__": "cli",
     "builtin": "backbones data engine evaluators hookspecs interfaces",
 }
@@ -74,7 +78,22 @@ METHOD_BLIND = re.compile(
 )
 """The trainer, the stages, the run, the evaluators, the audit and what draws views: they work for a method that nobody has thought of yet."""
 
-PLAIN_VALUES = {"Tensor", "tuple", "OptimizerFactory", "OpenedDataset", "PretrainStage", "EvaluateStage", "BatchNorm2d"}
+PLAIN_VALUES = {
+    "Tensor",
+    "Mapping",
+    "bool",
+    "dict",
+    "float",
+    "list",
+    "str",
+    "tuple",
+    "Optimizer",
+    "OptimizerFactory",
+    "OpenedDataset",
+    "PretrainStage",
+    "EvaluateStage",
+    "BatchNorm2d",
+}
 """What method-blind code may ask ``isinstance`` for: these are no tasks, objectives, backbones or evaluators. ``BatchNorm2d`` is torch's own
 layer, which is folded wherever it stands."""
 
@@ -112,7 +131,7 @@ MAY_RUN_CODE = {
     "sslkit/data/torchvision_sets.py": {"importlib.import_module"},
     "sslkit/engine/device.py": {"ctypes.CDLL"},  # the C library of this very process
     "sslkit/kernels/native.py": {"subprocess.run", "ctypes.CDLL"},  # the C compiler, and what it made of our sources
-    "sslkit/run_record.py": {"subprocess.run"},  # git
+    "sslkit/environment.py": {"subprocess.run"},  # git
 }
 """The deliberate exceptions."""
 

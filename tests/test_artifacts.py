@@ -1,8 +1,7 @@
-import json
+import copy
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,37 @@ import torch
 from torch import Tensor, nn
 
 import sslkit.artifacts as module
-from sslkit import NIN, SGD, ArtifactError, Augment, Backbone, Catalog, Constant, ImageSpec, Schedule, StorageError, load_backbone
+from sslkit import (
+    NIN,
+    ArtifactError,
+    Backbone,
+    Catalog,
+    Constant,
+    Digits,
+    ImageSpec,
+    Schedule,
+    StorageError,
+    Training,
+    load_backbone,
+    pretrain,
+)
 from sslkit.artifacts import (
     ARTIFACT,
     BACKBONE,
     BackboneRecord,
     describe_backbone,
-    differences,
-    fingerprint,
     load_weights,
-    plain,
     read_json,
+    record_of,
     save_module,
-    state_hash,
     write_json,
     write_text,
 )
+from sslkit.engine.device import Runtime
 from sslkit.engine.randomness import global_seed
+from sslkit.identity import state_hash
 from tests.contract.miniatures.backbones import TinyConv
+from tests.contract.miniatures.rotation import Rotation
 from tests.disks import file_sizes_limited
 
 GRAY = ImageSpec(8, 12, "gray", (0.3,), (0.4,))
@@ -97,7 +109,10 @@ def test_a_run_with_several_pretraining_stages_or_none_needs_a_stage(tmp_path: P
 
 def test_a_backbone_made_in_python_is_read_into_an_equal_one(tmp_path: Path):
     folder = leave(tmp_path / "pretrain", tiny(), CODE, None)
-    with pytest.raises(ArtifactError, match=r"TinyConv was made in Python; pass an equal one: load_backbone\(path, backbone=\.\.\.\)$"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"TinyConv was made in Python, and its options are not known; pass an equal one: load_backbone\(path, backbone=\.\.\.\)$",
+    ):
         load_backbone(folder, allow_code=True)
     mine = tiny(seed=2)
     assert load_backbone(folder, backbone=mine) is mine
@@ -112,6 +127,20 @@ def test_code_outside_the_catalog_is_imported_only_when_allowed(tmp_path: Path):
     ):
         load_backbone(folder)
     assert_same(load_backbone(folder, allow_code=True), tiny(width=6))
+
+
+def test_a_run_with_a_sweep_is_looked_through_too(tmp_path: Path):
+    leave(tmp_path / "half" / "pretrain", nin(), "nin", NIN_OPTIONS)
+    for name in ("half/probe", "half/probes/epoch=1", "fifth/probe"):
+        write_json(tmp_path / name / ARTIFACT, {"kind": "evaluate"})
+    assert_same(load_backbone(tmp_path), nin())
+    assert_same(load_backbone(tmp_path / "half"), nin())
+    leave(tmp_path / "fifth" / "pretrain", nin(), "nin", NIN_OPTIONS)
+    with pytest.raises(
+        ArtifactError, match=r": no single pretraining stage; found \['fifth/pretrain', 'half/pretrain'\]; name a stage's folder$"
+    ):
+        load_backbone(tmp_path)
+    assert_same(load_backbone(tmp_path / "fifth"), nin())
 
 
 class Scheduled(TinyConv):
@@ -133,6 +162,57 @@ def test_code_in_a_part_of_a_backbone_is_imported_only_when_allowed(tmp_path: Pa
     assert "wicked_part" not in sys.modules
     assert isinstance(vars(load_backbone(folder, allow_code=True))["part"], Constant)
     del sys.modules["wicked_part"]
+
+
+def make_local() -> Backbone:
+    class Local(TinyConv):
+        pass
+
+    return Local(GRAY)
+
+
+class Opaque(TinyConv):
+    """Takes what no recipe can hold."""
+
+    def __init__(self, image: ImageSpec, *, part: object = None) -> None:
+        super().__init__(image)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "spec", "options"),
+    [
+        (NIN(GRAY, num_blocks=3, width=0.05), "sslkit.backbones.nin:NIN", NIN_OPTIONS),
+        (copy.deepcopy(NIN(image=GRAY, num_blocks=3, width=0.05)), "sslkit.backbones.nin:NIN", NIN_OPTIONS),
+        (tiny(width=6), CODE, {"width": 6, "dropout": 0.1}),
+        (
+            Scheduled(GRAY, schedule=Constant(warmup_epochs=1.0)),
+            "tests.test_artifacts:Scheduled",
+            {"schedule": {"name": "sslkit.engine.schedules:Constant", "warmup_epochs": 1.0}},
+        ),
+        (Opaque(GRAY), "tests.test_artifacts:Opaque", {}),
+        (Opaque(GRAY, part=torch.ones(1)), "tests.test_artifacts:Opaque", None),
+        (make_local(), "tests.test_artifacts:make_local.<locals>.Local", None),
+    ],
+    ids=["ours", "a copy", "mine", "with a part", "with nothing", "with anything", "local"],
+)
+def test_a_network_made_in_python_is_known_by_what_it_was_given(backbone: Backbone, spec: str, options: dict[str, Any] | None):
+    assert record_of(backbone) == BackboneRecord(spec, options)
+
+
+def test_what_python_pretrained_is_loaded_back_without_the_program(tmp_path: Path):
+    data = Digits()
+    training = {"training": Training(epochs=1, batch_size=500), "runtime": Runtime(device="cpu")}
+    ours = pretrain(Rotation(), NIN(data.image(), num_blocks=3, width=0.05), data, output=tmp_path / "ours", **training)
+    assert_same(load_backbone(tmp_path / "ours"), known(ours.backbone))
+    mine = pretrain(Rotation(), TinyConv(data.image(), width=6), data, output=tmp_path / "mine", **training)
+    with pytest.raises(ArtifactError, match=r"TinyConv' is code outside the catalog, from .*; if you trust it: .* allow_code=True\)$"):
+        load_backbone(tmp_path / "mine")
+    assert_same(load_backbone(tmp_path / "mine", allow_code=True), known(mine.backbone))
+
+
+def known(backbone: Backbone | None) -> Backbone:
+    assert backbone is not None
+    return backbone
 
 
 def test_an_unknown_class_or_option_cannot_be_built_again(tmp_path: Path):
@@ -290,52 +370,6 @@ def test_the_hash_sees_minus_zero_and_nan():
         assert state_hash(linear) != zero
         linear.weight.fill_(float("nan"))
         assert state_hash(linear) == state_hash(linear)
-
-
-# ------------------------------------------------------------------------------------------------- identities of stages
-
-
-class Mode(Enum):
-    FAST = "fast"
-
-
-@dataclass(frozen=True)
-class Everything:
-    path: Path = Path("images/train")
-    mode: Mode = Mode.FAST
-    names: frozenset[str] = frozenset({"b", "a", "c"})
-    augment: Augment = field(default_factory=lambda: Augment(crop_padding=4))
-    optimizer: Any = None
-
-
-def test_options_become_plain_values():
-    options = plain(Everything(optimizer={"generator": SGD(lr=0.5)}))
-    assert options["class"] == f"{__name__}:Everything"
-    assert (options["path"], options["mode"], options["names"]) == ("images/train", "fast", ["a", "b", "c"])
-    assert options["augment"] == {"class": "sslkit.interfaces:Augment", "crop_padding": 4, "horizontal_flip": False}
-    assert options["optimizer"]["generator"]["lr"] == 0.5
-    assert json.loads(json.dumps(options)) == options
-    assert plain({1: (2, [None, (True, "x")])}) == {"1": [2, [None, [True, "x"]]]}
-
-
-def test_a_fingerprint_depends_on_values_and_not_on_their_order():
-    one = fingerprint({"task": {"angles": [0, 90]}, "seed": 0})
-    assert fingerprint({"seed": 0, "task": {"angles": [0, 90]}}) == one
-    assert len(one) == 64
-    assert fingerprint({"seed": 0, "task": {"angles": [90, 0]}}) != one
-    assert fingerprint({"seed": "0", "task": {"angles": [0, 90]}}) != one
-
-
-def test_differences_name_the_keys_with_both_values():
-    before = {"seed": 0, "task": {"class": "a:RotNet", "angles": [0, 90]}, "training": {"epochs": 1, "optimizer": {"lr": 0.1}}}
-    after = {"seed": 0, "task": {"class": "a:RotNet", "angles": [0, 180]}, "training": {"epochs": 1, "optimizer": {"momentum": 0.9}}}
-    assert differences(before, after) == [
-        "task.angles: [0, 90] -> [0, 180]",
-        "training.optimizer.lr: 0.1 -> 'not set'",
-        "training.optimizer.momentum: 'not set' -> 0.9",
-    ]
-    assert differences(before, before) == []
-    assert differences({"options": {"depth": None}}, {"options": {}}) == ["options: 'not set' -> {}", "options.depth: None -> 'not set'"]
 
 
 # -------------------------------------------------------------------------------------------------------------------- files

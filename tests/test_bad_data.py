@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sslkit import DataFound, Event, Notice, Observer, load_recipe, run_recipe
+from sslkit.artifacts import load_predictions
+
 RECIPE = """name = "tiny"
 
 [data]
@@ -100,8 +103,7 @@ def classes(split: str, *names: str, num_images: int = 2) -> list[str]:
         (
             [*classes("train", "cat", "dog"), *classes("test", "cat", "eel")],
             {},
-            "data: {images}/test has other classes than {images}/train; found 'without images there: dog; only there: eel';"
-            " give both the same class folders",
+            "stages.probe: test images are of classes that no training image has: eel; allowed: cat, dog; give both splits the same classes",
         ),
         (
             [*classes("train", "cat", "dog"), *classes("test", "cat", "dog")],
@@ -112,7 +114,7 @@ def classes(split: str, *names: str, num_images: int = 2) -> list[str]:
         (
             ["train/.hidden.png"],
             {},
-            "data: {images}/train holds no images; allowed: files that end in .bmp, .jpeg, .jpg, .png, .webp, at any depth",
+            "data: {images}/train holds no images; allowed: files that end in .bmp, .gif, .jfif, .jpe, .jpeg, .jpg, .png, .tif, .tiff, .webp, at any depth",
         ),
         (
             [*classes("train", "cat", "dog"), *classes("test", "cat", "dog")],
@@ -127,6 +129,126 @@ def test_check_says_what_is_wrong_with_images_and_labels(images, sslkit_command,
     done = sslkit_command("check", **options)
     assert done.stderr == f"error: {message.format(images=images)}\n"
     assert (done.returncode, done.stdout) == (2, "")
+
+
+PRETRAIN = """name = "tiny"
+device = "cpu"
+
+[data]
+name = "image_folder"
+root = "{root}"
+image_size = 8
+
+[backbone]
+name = "nin"
+num_blocks = 3
+width = 0.05
+
+[stages.pretrain]
+task = {{ name = "rotnet" }}
+epochs = 1
+batch_size = 4
+"""
+PROBE = """
+[stages.probe]
+weights = "pretrain"
+evaluator = { name = "linear_probe", layers = ["conv1"], epochs = 1, batch_size = 4 }
+"""
+
+
+class Told(Observer):
+    """Writes down what a run says of its data."""
+
+    def __init__(self) -> None:
+        self.splits: dict[str, str] = {}
+        self.notes: list[str] = []
+
+    def observe(self, event: Event) -> None:
+        match event:
+            case DataFound():
+                self.splits = dict(event.splits)
+            case Notice():
+                self.notes.append(event.message)
+
+
+def run(images: Path, *, probe: bool = False) -> tuple[Told, dict[str, dict]]:
+    """A recipe in this process: what it told, and the artifacts of its stages."""
+    folder = images.parent
+    (folder / "tiny.toml").write_text(PRETRAIN.format(root=images) + (PROBE if probe else ""))
+    told = Told()
+    run_recipe(load_recipe(folder / "tiny.toml"), output=folder / "run", observers=[told])
+    return told, {path.parent.name: json.loads(path.read_text()) for path in (folder / "run").glob("*/artifact.json")}
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["val/1.png"],
+        ["test/cat/1.png"],
+        ["test/cat/1.png", "test/eel/2.png"],
+        ["test/cat/1.png", "test/2.png"],
+        ["test/.hidden.png"],
+        ["train/stray.png"],
+    ],
+    ids=["flat val", "incomplete test", "other test classes", "stray test image", "empty test", "stray training image"],
+)
+def test_pretraining_alone_needs_no_labels(images, paths):
+    make(images, *classes("train", "cat", "dog", num_images=4), *paths)
+    _, artifacts = run(images)
+    assert artifacts["pretrain"]["status"] == "finished"
+    assert artifacts["pretrain"]["num_images"] == 8 + paths.count("train/stray.png")
+
+
+def test_test_images_among_the_pretraining_images_are_told_of_and_counted(images):
+    make(images, *classes("train", "cat", "dog", num_images=4), *(f"unlabeled/{number}.png" for number in range(6)))
+    for name in ("cat", "dog"):
+        for number in range(2):
+            (images / "test" / name).mkdir(parents=True, exist_ok=True)
+            source = images / (f"unlabeled/{number}.png" if name == "cat" else f"train/dog/{number}.png")
+            (images / "test" / name / f"{number}.png").write_bytes(source.read_bytes())
+    told, artifacts = run(images, probe=True)
+    pretraining, training = (note for note in told.notes if "test images are also" in note)
+    assert pretraining.startswith(f"2 of 4 test images are also pretraining images (same pixels, for example {images}/test/cat/0.png")
+    assert training.startswith("2 of 4 test images are also training images")
+    assert artifacts["pretrain"]["test_images_in_pretrain"] == 2
+    assert artifacts["probe"]["test_images_in_train"] == 2
+
+
+def test_a_test_split_that_lacks_classes_is_measured_by_name_with_a_note(images):
+    """The test split has the last of three classes and one by another form of its name; the report and the artifact count them."""
+    make(images, *classes("train", "bee", "cat", "dog", num_images=4), *classes("test", "DOG", "cat"), "extra/1.png")
+    told, artifacts = run(images, probe=True)
+    assert told.splits == {
+        "pretrain": f"12 images, in {images}/train",
+        "train": f"12 images of 3 classes, 4 each, in {images}/train",
+        "test": f"4 images of 2 classes, 2 each, in {images}/test",
+    }
+    assert told.notes == [
+        f"folders of images that no split takes: {images}/extra",
+        "1 of 3 classes have no test images, so that nothing measures them: bee",
+    ]
+    probe = artifacts["probe"]
+    assert (probe["classes"], probe["images_per_class"]) == (["bee", "cat", "dog"], {"train": [4, 4, 4], "test": [0, 2, 2]})
+    predicted = load_predictions(images.parent / "run" / "probe")["conv1"]
+    assert predicted.targets.tolist() == [2, 2, 1, 1]
+    tables = (images.parent / "run" / "report.md").read_text()
+    for row in ("| bee | 4 | 0 |", "| cat | 4 | 2 |", "| dog | 4 | 2 |"):
+        assert row in tables
+    assert "Confusion matrices" in (images.parent / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_check_says_what_it_found(images, sslkit_command):
+    make(images, *classes("Train", "cat", "dog", num_images=4), *classes("VALID", "cat", "dog"), "more/1.png")
+    (images / "Train" / "cat" / "x.heic").write_bytes(b"")
+    done = sslkit_command("check")
+    assert done.stdout == (
+        f"train  8 images of 2 classes, 4 each, in {images}/Train\n"
+        f"test   4 images of 2 classes, 2 each, in {images}/VALID\n"
+        "tiny.toml: fine, 1 stages: probe\n"
+    )
+    assert f"note: folders of images that no split takes: {images}/more\n" in done.stderr
+    assert f"note: {images}/Train has images of types that are not read (1 .heic); the first is" in done.stderr
+    assert done.returncode == 0
 
 
 # ------------------------------------------------------------------------------------------------------------------- files
@@ -153,7 +275,7 @@ def test_a_run_gets_through_with_class_folders_of_any_name(images, sslkit_comman
     ("content", "problem"),
     [
         (b"", "cannot be decoded (the file is empty)"),
-        (b"hello", "cannot be decoded (no JPEG, PNG, WebP or BMP image)"),
+        (b"hello", "cannot be decoded (no JPEG, PNG, WebP, GIF, TIFF or BMP image)"),
         (None, "is a named pipe, not a file"),
     ],
     ids=["empty", "text", "pipe"],

@@ -166,6 +166,18 @@ def test_run_prints_the_results_and_where_they_are(sslkit_command, tmp_path):
     assert again.err.splitlines()[1].startswith("probe: finished earlier: conv1.top1 ")
 
 
+def test_the_command_lines_device_is_that_of_every_stage(sslkit_command, tmp_path):
+    elsewhere = ("device=cuda:98", "stages.pretrain.device=cuda:99", "stages.probe.device=cuda:97")
+    assert sslkit_command("check", "tiny.toml", *elsewhere).code == 2
+    assert sslkit_command("check", "tiny.toml", *elsewhere, "--device", "cpu").code == 0
+    assert sslkit_command("run", "tiny.toml", "--quiet", *elsewhere, "--device", "cpu", "--output", "placed") == (0, "", "")
+    for stage in ("pretrain", "probe"):
+        assert "cuda" not in json.loads((tmp_path / "placed" / stage / "artifact.json").read_text())["device"]
+    refused = sslkit_command("check", "tiny.toml", "--device", 'cu"da')
+    assert refused.code == 2
+    assert refused.err.startswith("error: device: is not usable on this machine; found 'cu\"da'; allowed: ")
+
+
 def test_quiet_prints_nothing_on_success(sslkit_command, tmp_path):
     assert sslkit_command("run", "tiny.toml", "--quiet", "--device", "cpu") == (0, "", "")
     assert (tmp_path / "runs" / "tiny" / "report.html").exists()
@@ -329,7 +341,8 @@ def test_code_outside_the_catalog_is_imported_on_request_alone(sslkit_command, t
     assert sslkit_command("run", "mine.toml", "--quiet", "--device", "cpu", "--allow-code") == (0, "", "")
     again = sslkit_command("run", "mine.toml", "--device", "cpu", "--allow-code")
     assert again.err.splitlines()[0] == f"imported: net_of_mine:Net from {source}"
-    assert json.loads((tmp_path / "runs" / "tiny" / "environment.json").read_text())["code"]["imported"] == {"net_of_mine:Net": str(source)}
+    (artifact,) = (json.loads(path.read_text()) for path in (tmp_path / "runs" / "tiny").glob("*/artifact.json"))
+    assert artifact["environments"][0]["code"]["imported"] == {"net_of_mine:Net": str(source)}
     assert sslkit_command("check", "mine.toml", "--allow-code").code == 0
     assert sslkit_command("show", "mine.toml", "--allow-code").code == 0
     page = tmp_path / "runs" / "tiny" / "report.html"

@@ -205,6 +205,13 @@ def test_the_documented_plugin_runs_as_a_recipe(documented_plugin, tmp_path):
     assert 0 < run.results.stages["nearest_mean"]["layer2.top1"] <= 100
 
 
+def test_the_documented_data_set_is_what_the_contract_says(documented_plugin):
+    data = documented_plugin.StripesData(num_images=20)
+    backbone = documented_plugin.Strided(data.image())
+    metrics = sslkit.evaluate(sslkit.KNN(layers=backbone.layer_names, k=1), backbone, data).metrics
+    assert set(metrics.values()) == {100.0}
+
+
 def test_python_in_the_readme_compiles():
     assert len(blocks("README.md", "python")) == 2
     for block in blocks("README.md", "python"):

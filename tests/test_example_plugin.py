@@ -87,7 +87,7 @@ def test_it_imports_nothing_but_the_public_api():
     sources = [path.read_text(encoding="utf-8") for path in EXAMPLE.rglob("*.py")]
     imported = {module for source in sources for module in re.findall(r"^(?:from|import) (sslkit[\w.]*)", source, flags=re.MULTILINE)}
     assert imported == {"sslkit", "sslkit_flips.task"}
-    assert sum(len(source.splitlines()) for source in sources) < 80
+    assert sum(len(source.splitlines()) for source in sources) <= 80
 
 
 def test_its_readme_shows_what_its_pyproject_says():

@@ -1,10 +1,12 @@
+import copy
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from sslkit.errors import BackboneError
 from sslkit.interfaces import Backbone, FeatureInfo, ImageSpec, pool
@@ -139,6 +141,28 @@ def test_range_is_checked_once_and_never_on_the_meta_device():
     backbone.prepare(torch.full((1, 3, 4, 6), 7.0))  # reading every batch would stall a GPU
     with torch.device("meta"):
         assert Pyramid(RGB).prepare(torch.full((1, 3, 4, 6), 7.0)).is_meta
+
+
+def test_what_is_refused_once_is_refused_again():
+    backbone, wrong = Pyramid(RGB), torch.full((1, 3, 4, 6), 255.0)
+    for images in (wrong, wrong, torch.full((1, 3, 4, 6), torch.nan), wrong):
+        with pytest.raises(BackboneError, match="must lie in"):
+            backbone.embed(images)
+    assert backbone.embed(torch.empty(0, 3, 4, 6)).shape[0] == 0  # nothing to look at
+    with pytest.raises(BackboneError, match="must lie in"):
+        backbone.embed(wrong)
+
+
+def test_images_of_somebody_else_are_looked_at_anew():
+    """A network that was trained on floats in [0, 1] is handed to a user in eval mode."""
+    whole = nn.Sequential(Pyramid(RGB))
+    backbone = cast("Pyramid", whole[0])
+    backbone.prepare(torch.rand(1, 3, 4, 6))
+    for user in (whole.eval, copy.deepcopy(whole).eval, whole.train):
+        inner = cast("Pyramid", user()[0])
+        with pytest.raises(BackboneError, match="must lie in"):
+            inner.embed(torch.full((1, 3, 4, 6), 255.0))
+        inner.embed(torch.rand(1, 3, 4, 6))
 
 
 def test_uint8_images_need_no_check():

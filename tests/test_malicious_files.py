@@ -202,7 +202,7 @@ def run_in(folder: Path) -> Path:
     )
 
 
-JSON_FILES = ["results.json", "environment.json", "pretrain/artifact.json", "probe/artifact.json"]
+JSON_FILES = ["results.json", "pretrain/artifact.json", "probe/artifact.json"]
 
 
 @pytest.mark.parametrize("file", JSON_FILES)
@@ -312,9 +312,13 @@ def test_nothing_is_injected_into_the_page(tmp_path: Path):
             f"{word}2": {f"{word}.top1": 50.0, "conv2.top1": 1.0},
             f"{word}2/epoch=1": {f"{word}.k5.top1": 4.0},
         }
+        environment = dict.fromkeys(("started", "commit", "python", "platform", "device"), word)
+        more = {"command": [word], "versions": {word: word}, "plugins": {word: word}}
         facts = {
             "kind": "pretrain",
             "device": word,
+            "finished": word,
+            "environments": [{**environment, **more}],
             "identity": {"task": {"class": word, word: word}, "backbone": {"spec": word, "options": {word: [word]}}},
             "skipped_files": [word],
             "classes": [word, word],
@@ -331,9 +335,6 @@ def test_nothing_is_injected_into_the_page(tmp_path: Path):
             recipe={"data": {"name": word, word: word}},
             logs={word: [train_line(0.1, **{word: 1.0}), train_line(0.2, **{word: 2.0})]},
         )
-        environment = dict.fromkeys(("started", "commit", "python", "platform", "threads"), word)
-        more = {"devices": [word], "command": [word], "versions": {word: word}, "plugins": {word: word}}
-        (run / "environment.json").write_text(json.dumps({**environment, **more}))
         (run / "variants").mkdir()
         (run / "variants" / f"{word}.toml").touch()
         pages.append(write_report([run]).page.read_text(encoding="utf-8"))

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from sslkit import ArtifactError, load_catalog
-from sslkit.artifacts import save_module, state_hash, weights_path
+from sslkit.artifacts import save_module, weights_path
 from sslkit.data.opened import OpenedDataset
+from sslkit.identity import state_hash
 from sslkit.networks import begun_with, left_by, untrained
 from sslkit.recipe import Recipe, parse_recipe
 

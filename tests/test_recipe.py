@@ -263,9 +263,9 @@ def test_errors_of_a_backbone_have_the_path_where_it_stands():
     [
         (
             "stages.probe.weights=pretrian",
-            "stages.probe.weights: no such stage; found 'pretrian'; allowed: pretrain, more, random; did you mean 'pretrain'?",
+            "stages.probe.weights: no such stage; found 'pretrian'; allowed: pretrain, more, random, backbone; did you mean 'pretrain'?",
         ),
-        ("stages.probe.weights=3", "stages.probe.weights: no such stage; found 3; allowed: pretrain, more, random"),
+        ("stages.probe.weights=3", "stages.probe.weights: no such stage; found 3; allowed: pretrain, more, random, backbone"),
         (
             "stages.pretrain.weights=probe",
             "stages.pretrain.weights: stages wait for each other in a cycle; found 'pretrain -> probe -> more -> pretrain'",
@@ -277,7 +277,7 @@ def test_errors_of_a_backbone_have_the_path_where_it_stands():
         ),
         (
             "stages.tuned_probe.weights=probe",
-            "stages.tuned_probe.weights: that stage leaves no backbone; found 'probe'; allowed: pretrain, more, finetune, random",
+            "stages.tuned_probe.weights: that stage leaves no backbone; found 'probe'; allowed: pretrain, more, finetune, random, backbone",
         ),
         (
             "stages.supervised.weights=pretrain",
@@ -290,7 +290,9 @@ def test_weights_that_cannot_be_had(override: str, message: str):
 
 
 def test_an_evaluation_says_where_its_weights_come_from():
-    assert refused(without("stages", "probe", "weights")) == ('stages.probe.weights: missing; required; name an earlier stage, or "random"')
+    assert refused(without("stages", "probe", "weights")) == (
+        'stages.probe.weights: missing; required; name an earlier stage, "random" or "backbone"'
+    )
 
 
 def test_pretraining_may_go_on_from_an_earlier_stage():
@@ -488,3 +490,53 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
         load_recipe(path)
     with pytest.raises(RecipeError, match=r": cannot be read \(Is a directory\); name a TOML file$"):
         load_recipe(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------------- the device
+
+
+@pytest.mark.parametrize(
+    ("sweep", "keys"),
+    [
+        ("", ["pretrain", "probe", "supervised"]),
+        ('[sweep]\n"stages.pretrain.device" = ["cuda", "mps"]\n', ["pretrain", "probe", "supervised"]),
+        (
+            '[sweep]\ndevice = ["cuda", "mps"]\nseed = [0, 1]\n',
+            [f"seed={n}/{name}" for n in (0, 1) for name in ("pretrain", "probe", "supervised")],
+        ),
+        ('[sweep.here]\n"stages.probe.device" = "cuda"\n[sweep.there]\ndevice = "mps"\n', ["pretrain", "probe", "supervised"]),
+    ],
+)
+def test_a_device_that_is_asked_for_is_that_of_every_stage(sweep: str, keys: list[str], tmp_path: Path):
+    text = """
+        name = "many"
+        device = "cuda:1"
+        data = "digits"
+        backbone = "nin"
+        [stages.pretrain]
+        task = "rotation"
+        device = "cuda:2"
+        log_every = 3
+        [stages.probe]
+        weights = "pretrain"
+        device = "mps"
+        evaluator = { name = "knn", layers = ["conv2"] }
+        [stages.supervised]
+        weights = "random"
+        evaluator = "supervised"
+    """
+    (tmp_path / "many.toml").write_text(text + sweep)
+    recipe = load_recipe(tmp_path / "many.toml", ["stages.supervised.device=cuda:3"], device="cpu", catalog=CATALOG)
+    assert [(stage.key, stage.runtime.device) for stage in recipe.stages] == [(key, "cpu") for key in keys]
+    assert {stage.runtime.log_every for stage in recipe.stages if stage.name == "pretrain"} == {3}
+    for resolved in recipe.variants.values() or [recipe.table]:
+        again = parse_recipe(resolved, CATALOG)
+        assert {stage.runtime.device for stage in again.stages} == {"cpu"}, "a run's recipe says where it ran"
+    written = load_recipe(tmp_path / "many.toml", catalog=CATALOG)
+    assert "cpu" not in {stage.runtime.device for stage in written.stages}
+
+
+def test_a_device_does_not_hide_what_is_wrong_with_the_stages():
+    for stages, message in ((3, "stages: must be a table; found 3"), ({"a": 3}, "stages.a: must be a table; found 3")):
+        with pytest.raises(RecipeError, match=f"^{message}"):
+            parse_recipe({"name": "x", "data": "digits", "stages": stages}, CATALOG, device="cpu")

@@ -21,8 +21,9 @@ from sslkit import (
     pretrain,
     run_recipe,
 )
-from sslkit.artifacts import ARTIFACT, SNAPSHOTS, state_hash
+from sslkit.artifacts import ARTIFACT, SNAPSHOTS
 from sslkit.engine.device import Runtime
+from sslkit.identity import state_hash
 from sslkit.metrics_log import read_metrics
 from sslkit.plugins import load_catalog
 from sslkit.recipe import Recipe, parse_recipe

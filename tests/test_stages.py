@@ -48,12 +48,14 @@ from sslkit import (
     load_backbone,
     pretrain,
 )
-from sslkit.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS, state_hash
+from sslkit.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS
+from sslkit.data.opened import OpenedDataset
 from sslkit.engine.device import Runtime
 from sslkit.engine.tensor_file import load_tensors
 from sslkit.events import Event
+from sslkit.identity import state_hash
 from sslkit.metrics_log import read_metrics
-from sslkit.stages import check_pretraining, labeled_data
+from sslkit.stages import check_pretraining
 from sslkit_rotnet import RotNet
 from tests.contract.miniatures.backbones import TinyConv
 from tests.contract.miniatures.colorization import Colorization
@@ -164,7 +166,7 @@ def test_a_folder_gets_the_artifact(tmp_path: Path):
     assert found["identity"]["seed"] == 5
     assert found["identity"]["training"]["augment"] == {"class": "sslkit.interfaces:Augment", "crop_padding": 1, "horizontal_flip": True}
     assert found["backbone"]["class"].endswith(":TinyConv")
-    assert found["backbone"]["options"] is None
+    assert found["backbone"]["options"] == {"width": 4, "dropout": 0.1}
     loaded = load_backbone(tmp_path / "pretrain", backbone=network(seed=9))
     assert changed(loaded, copy_of(result.backbone)) == []
 
@@ -257,7 +259,7 @@ def test_a_probe_measures_and_leaves_heads_but_no_backbone(tmp_path: Path):
 def test_the_probe_is_the_evaluators_own_figure():
     """Nothing that a stage does around an evaluator changes what it measures."""
     result = evaluated(name="probe", seed=3, runtime=Runtime(device="cpu", precision="float32", channels_last=False))
-    data = labeled_data(DATA)
+    data = OpenedDataset(DATA).labeled()
     context = RunContext(stage="probe", seed=3, device=torch.device("cpu"), channels_last=False)
     assert result.metrics == PROBE.evaluate(network(), data, context).metrics
 
@@ -366,9 +368,8 @@ def test_logging_and_checkpoints_may_change_without_a_new_run(tmp_path: Path):
         ({"training": Training(epochs=2, batch_size=8, augment=TRAINING.augment, optimizer=SGD(lr=0.2))}, ["optimizer.lr"]),
         ({"seed": 1}, ["seed: 0 -> 1"]),
         ({"data": Arrays(train_images=DATA.train_images)}, ["data.heldout"]),
-        ({"backbone": network(seed=1)}, ["backbone.weights"]),
-        ({"backbone": network(width=6)}, ["backbone.weights"]),
-        ({"task": RotNet()}, ["task.angles", "task.class", "task.interpolation", "task.transforms"]),
+        ({"backbone": network(width=6)}, ["backbone.options.width: 4 -> 6", "backbone.weights"]),
+        ({"task": RotNet()}, ["code of sslkit_rotnet, tests", "task.angles", "task.class", "task.interpolation", "task.transforms"]),
         ({"runtime": Runtime(device="cpu")}, ["precision: 'float32' -> 'auto'"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -387,6 +388,17 @@ def test_a_changed_option_is_refused_and_named(options: dict, keys: list[str], t
     assert len(named) == len(keys), named  # all that differs, and nothing that is the same
     assert all(key in entry for key, entry in zip(keys, named, strict=True))
     assert (tmp_path / ARTIFACT).read_text() == before
+
+
+def test_random_weights_that_were_drawn_anew_are_named_with_what_to_do(tmp_path: Path):
+    pretrained(backbone=network(seed=1), output=tmp_path)
+    with pytest.raises(
+        ArtifactError, match=r"recipe \(backbone\.weights: '\w+' -> '\w+'\); random weights are drawn anew in each program: call torc"
+    ):
+        pretrained(backbone=network(seed=2), output=tmp_path)
+    watcher = Recorder()
+    pretrained(backbone=network(seed=1), output=tmp_path, observers=[watcher])
+    assert watcher.of(StageSkipped)
 
 
 def test_another_evaluator_is_refused(tmp_path: Path):
@@ -547,7 +559,7 @@ class Splits(Dataset):
         self.splits = splits
 
     def image(self) -> ImageSpec:
-        return tiny_images(1).image
+        return tiny_images(1, size=8).image
 
     def load(self, split: sslkit.Split) -> ImageSet | None:
         return self.splits.get(split)
@@ -564,12 +576,12 @@ def images_of(num_classes: int) -> TinyImages:
     ("data", "message"),
     [
         (Splits(test=images_of(3)), r"the training images have no labels; an evaluation needs class folders or labels"),
-        (Splits(train=tiny_images(30), test=images_of(3)), r"the training images have no labels"),
+        (Splits(train=tiny_images(30, size=8), test=images_of(3)), r"the training images have no labels"),
         (Splits(train=images_of(3)), r"there are no labelled test images; give a test split, or set val_fraction"),
-        (Splits(train=images_of(3), test=tiny_images(30)), r"there are no labelled test images"),
+        (Splits(train=images_of(3), test=tiny_images(30, size=8)), r"there are no labelled test images"),
         (
-            Splits(train=images_of(3), test=images_of(2)),
-            r"training and test images have different classes; found \('a', 'b'\); allowed: a, b, c",
+            Splits(train=images_of(2), test=images_of(3)),
+            r"test images are of classes that no training image has: c; allowed: a, b; give both splits the same classes",
         ),
         (Arrays(train_images=DATA.train_images, test_images=DATA.test_images), r"the training images have no labels"),
     ],

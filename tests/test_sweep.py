@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sslkit import RecipeError, load_backbone, load_recipe, run_recipe
-from sslkit.artifacts import state_hash
+from sslkit.identity import state_hash
 from sslkit.plugins import load_catalog
 from sslkit.recipe import Recipe, parse_recipe
 from sslkit.sweep import expand

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sslkit.engine.device import Runtime, cpu_flags, describe_device
-from sslkit.run_record import checkout_commit
+from sslkit.environment import checkout_commit
 
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 """Of a CPU: what convolutions and bfloat16 live on."""

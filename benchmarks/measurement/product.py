@@ -1,7 +1,7 @@
 """sslkit end to end: the recipe's stages through the public calls, with their log, a progress display and checkpoints."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -134,8 +134,14 @@ class _GatedSource(BatchSource):
     def num_images(self) -> int:
         return self._loader.num_images
 
-    def batches(self, order: Tensor, *, start: int = 0, generator: Generator | None = None) -> Iterator[Batch]:
-        for batch in self._loader.batches(order, start=start, generator=generator):
+    @property
+    def fingerprint(self) -> str:
+        return self._loader.fingerprint
+
+    def batches(
+        self, order: Tensor, *, start: int = 0, sizes: Sequence[int] | None = None, generator: Generator | None = None
+    ) -> Iterator[Batch]:
+        for batch in self._loader.batches(order, start=start, sizes=sizes, generator=generator):
             yield batch
             self._gate.step(len(batch.indices))
 

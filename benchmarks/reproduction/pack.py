@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sslkit.artifacts import ARTIFACT, BACKBONE, SNAPSHOTS, read_json
 
-_RECORDS = ("environment.json", "results.json", "recipe.toml")
+_RECORDS = ("results.json", "recipe.toml")
 """Of a run. Heads, predictions and reports stay behind: nothing later needs them."""
 
 

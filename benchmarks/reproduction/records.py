@@ -26,7 +26,7 @@ class Record:
         hardware: the device, in words.
         versions: of the packages that decide a figure.
         commit: of sslkit's checkout.
-        date: on which the stage's run was started.
+        date: on which the stage was finished.
         command: that repeats it.
         seconds: that the stage took, without the stages before it.
     """
@@ -76,9 +76,6 @@ def collect(run: Path, recipe: str, cells: Iterable[Cell], *, data: str, command
         data: what the figures were measured on.
         command: that repeats the run.
     """
-    if not (run / "environment.json").exists():
-        return []
-    environment = read_json(run / "environment.json")
     stages = {path.parent.relative_to(run).as_posix(): read_json(path) for path in sorted(run.glob(f"**/{ARTIFACT}"))}
     finished = {key: artifact for key, artifact in stages.items() if artifact.get("status") == "finished"}
     records = []
@@ -86,6 +83,7 @@ def collect(run: Path, recipe: str, cells: Iterable[Cell], *, data: str, command
         key = next((key for key in finished if cell.metric.startswith(f"{key}.")), None)
         if key is None or (value := _value(run / key, finished[key], cell.metric.removeprefix(f"{key}."))) is None:
             continue
+        environment = finished[key]["environments"][-1]
         records.append(
             Record(
                 recipe=recipe,
@@ -97,7 +95,7 @@ def collect(run: Path, recipe: str, cells: Iterable[Cell], *, data: str, command
                 hardware=finished[key]["device"],
                 versions={"torch": environment["versions"]["torch"], "sslkit": environment["versions"]["sslkit"]},
                 commit=environment.get("commit", ""),
-                date=environment["started"][:10],
+                date=finished[key]["finished"][:10],
                 command=command,
                 seconds=finished[key]["seconds"],
             )

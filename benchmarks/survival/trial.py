@@ -108,7 +108,7 @@ class Trial:
 
     def _start(self, folder: Path, *options: str) -> "_Process":
         streamed = ["--streamed"] if self._variant.streamed else []
-        return _Process([*streamed, *options, "--", "run", str(self._recipe), "--quiet", "--output", str(folder)])
+        return _Process([*streamed, *options, "--", "run", str(self._recipe), "--quiet", "--allow-code", "--output", str(folder)])
 
 
 class _Process:

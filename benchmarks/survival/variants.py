@@ -131,6 +131,37 @@ evaluator = { name = "finetune", epochs = 2, batch_size = 16 }
 """
 
 
+_FOREIGN = """
+device = "cpu"
+log_every = 1
+checkpoint_minutes = 0
+observers = [{ name = "survival.foreign:Draws" }]
+
+[data]
+name = "survival.foreign:Stripes"
+
+[backbone]
+name = "nin"
+num_blocks = 3
+width = 0.05
+
+[stages.pretrain]
+task = { name = "survival.foreign:Follow" }
+optimizer = { name = "survival.foreign:Averaged" }
+schedule = { name = "survival.foreign:Sawtooth" }
+epochs = 3
+batch_size = 16
+
+[stages.probes]
+weights = "pretrain"
+evaluator = { name = "survival.foreign:TwoProbes" }
+
+[stages.knn]
+weights = "pretrain"
+evaluator = { name = "knn", layers = ["conv2"], k = 5 }
+"""
+
+
 class Variant(NamedTuple):
     """One recipe of the suite.
 
@@ -186,6 +217,7 @@ VARIANTS = {
     "images": Variant(
         _HEAD.replace('name = "digits"', 'name = "image_folder"\nroot = "IMAGES"\nimage_size = 16') + _IMAGES, _draw_images, streamed=True
     ),
+    "foreign": Variant(_FOREIGN, streamed=True),
     "float32": Variant('precision = "float32"' + _HEAD + _PRETRAIN),
 }
 """By name."""

@@ -13,6 +13,7 @@ from sslkit.audit.samples import Samples, draw_samples
 from sslkit.catalog import Catalog
 from sslkit.data.arrays import ArraySet
 from sslkit.data.loader import Loader
+from sslkit.data.opened import OpenedDataset
 from sslkit.engine.breakdown import explaining_breakdown
 from sslkit.engine.device import Runtime, configured
 from sslkit.engine.fit import fit
@@ -69,6 +70,7 @@ def audit_task(
         SslkitError: the kind says what else is wrong.
     """
     options = options or AuditOptions()
+    data = data if isinstance(data, OpenedDataset) else OpenedDataset(data)
     build = backbone or small_backbone(load_catalog()).build
     runtime = runtime or Runtime()
     context = _context(runtime, options.seed, name, Observers(observers))

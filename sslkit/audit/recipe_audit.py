@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from sslkit.audit.audit import audit_task, small_backbone
 from sslkit.audit.finding import Finding
 from sslkit.audit.options import AuditOptions
 from sslkit.data.opened import OpenedDataset
-from sslkit.engine.device import describe_device
+from sslkit.environment import describe_environment
 from sslkit.errors import ArtifactError, OptionError, RecipeError, StorageError, did_you_mean
 from sslkit.events import Observer
 from sslkit.options import BackboneOptions
@@ -30,13 +29,13 @@ class AuditReport:
     Attributes:
         recipe: its name.
         options: how thorough the audit was.
-        device: what it was computed on.
+        environment: what it was computed with: hardware, versions, commit, command and date.
         findings: by the stage's key.
     """
 
     recipe: str
     options: AuditOptions
-    device: str
+    environment: Mapping[str, Any]
     findings: Mapping[str, tuple[Finding, ...]]
 
     def as_json(self) -> dict[str, Any]:
@@ -44,8 +43,7 @@ class AuditReport:
         return {
             "recipe": self.recipe,
             "options": asdict(self.options),
-            "device": self.device,
-            "versions": {"sslkit": version("sslkit"), "torch": torch.__version__},
+            "environment": dict(self.environment),
             "stages": {key: [finding.as_json() for finding in findings] for key, findings in self.findings.items()},
         }
 
@@ -90,8 +88,9 @@ def audit_recipe(
         check_device(recipe, stage)
         check_backbone(recipe, stage, data)
     watching = tuple(observers)
+    environment = describe_environment(chosen[0].runtime.resolve_device())
     findings = {stage.key: _audit_stage(stage, data, options, watching) for stage in chosen}
-    return AuditReport(recipe=recipe.name, options=options, device=describe_device(chosen[0].runtime.resolve_device()), findings=findings)
+    return AuditReport(recipe=recipe.name, options=options, environment=environment, findings=findings)
 
 
 def _audit_stage(stage: PretrainStage, data: OpenedDataset, options: AuditOptions, observers: tuple[Observer, ...]) -> tuple[Finding, ...]:

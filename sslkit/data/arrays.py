@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sslkit.data.checksum import checksum
 from sslkit.errors import DataError, OptionError
 from sslkit.interfaces import Dataset, ImageSet, ImageSpec, Split
 
@@ -74,7 +75,8 @@ class Arrays(Dataset):
     """Images that are already in memory, for use from Python: a recipe cannot name it.
 
     Images are uint8, or floats in [0, 1], which are rounded to uint8. They have the shape (N, C, H, W) with 1 (gray) or 3 (RGB)
-    channels, or (N, H, W); numpy arrays may also be channels-last, (N, H, W, C).
+    channels, or (N, H, W); numpy arrays may also be channels-last, (N, H, W, C). uint8 arrays are kept, not copied: one that is written
+    into afterwards is refused when it is loaded.
 
     Attributes:
         train_images: the images to train on, with and without labels.
@@ -95,6 +97,7 @@ class Arrays(Dataset):
     std: tuple[float, ...] | None = None
     _train: ArraySet = field(init=False, repr=False)
     _test: ArraySet | None = field(init=False, repr=False)
+    _sums: tuple[object, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         pixels = _to_pixels("train_images", self.train_images)
@@ -105,6 +108,7 @@ class Arrays(Dataset):
         test = None if test_pixels is None else ArraySet(test_pixels, spec, labels=test_labels, classes=classes)
         object.__setattr__(self, "_train", ArraySet(pixels, spec, labels=labels, classes=classes))  # frozen: set once, here
         object.__setattr__(self, "_test", test)
+        object.__setattr__(self, "_sums", self._checksums())
 
     def _checked_test(self, train_pixels: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Test images and labels as tensors, if they fit the training images."""
@@ -120,12 +124,23 @@ class Arrays(Dataset):
             raise OptionError("test_images", "other size or colour", found=tuple(pixels.shape), allowed=allowed)
         return pixels, None if self.test_labels is None else _to_labels("test_labels", self.test_labels, len(pixels))
 
+    def _checksums(self) -> tuple[object, ...]:
+        splits = (self._train, self._test)
+        return tuple(None if images is None or images.pixels is None else checksum(images.pixels) for images in splits)
+
     def image(self) -> ImageSpec:
         """Size, colour and statistics of the training images."""
         return self._train.image
 
     def load(self, split: Split) -> ArraySet | None:
-        """``train`` is None without labels, ``test`` without test images."""
+        """``train`` is None without labels, ``test`` without test images.
+
+        Raises:
+            DataError: the images were written into after this object was made of them.
+        """
+        for name, found, expected in zip(("train_images", "test_images"), self._checksums(), self._sums, strict=True):
+            if found != expected:
+                raise DataError(f"{name} have changed since these Arrays were made of them", fix="make new Arrays of what they are now")
         if split == "test":
             return self._test
         if split == "pretrain":

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from sslkit.data.image_header import MAX_PIXELS, open_image
+from sslkit.data.library_warnings import decoding
 from sslkit.data.regular_file import SKIP, open_regular
 from sslkit.errors import DataError
 
@@ -17,10 +18,10 @@ def decode(path: Path, size: int, color: Literal["rgb", "gray"], *, max_pixels: 
     """Decode a file, resize its shorter side to ``size`` (bilinear, antialiased) and crop the central square.
 
     A file of exactly that size keeps its pixels. The orientation in the EXIF data is applied, transparency is laid over white, 16-bit
-    gray is scaled to 8 bits, and gray images become RGB and the other way round (ITU-R BT.601 luma) as ``color`` asks.
+    gray is scaled to 8 bits, of several pictures the first is taken, and gray images become RGB and the other way round (ITU-R BT.601 luma) as ``color`` asks.
 
     Args:
-        path: a JPEG, PNG, WebP or BMP file.
+        path: a JPEG, PNG, WebP, GIF, TIFF or BMP file.
         size: height and width of the result, in pixels.
         color: 3 channels or 1.
         max_pixels: width times height of the file, at most; the header tells, before anything is decoded.
@@ -32,7 +33,7 @@ def decode(path: Path, size: int, color: Literal["rgb", "gray"], *, max_pixels: 
     Raises:
         DataError: the file is gone, changed, damaged, too large or of another format; the message names it.
     """
-    with open_regular(path, num_bytes) as file:
+    with open_regular(path, num_bytes) as file, decoding(path):
         try:
             square = _square(open_image(path, file, max_pixels), size, "RGB" if color == "rgb" else "L")
         except DataError:
@@ -51,8 +52,13 @@ def _square(image: Image.Image, size: int, mode: Literal["RGB", "L"]) -> Image.I
 
 def _convert(image: Image.Image, mode: Literal["RGB", "L"]) -> Image.Image:
     """To 8-bit RGB or gray."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers: which of them is white, nobody can know")
     if image.mode.startswith("I"):  # 16 bits: PIL's own conversion would clip at 255. 65535 = 255 * 257.
-        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"its pixels do not fit into 16 bits: {values.min()} to {values.max()}")
+        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     elif image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))

@@ -32,6 +32,7 @@ class FileSet(ImageSet):
         labels: (len(files),) int64, or None.
         classes: the class names, in the order of the labels.
         skipped: files that were left out.
+        notes: see :class:`ImageSet`.
         max_pixels: refuse files with more.
 
     Attributes:
@@ -48,12 +49,14 @@ class FileSet(ImageSet):
         labels: Tensor | None = None,
         classes: tuple[str, ...] = (),
         skipped: tuple[str, ...] = (),
+        notes: tuple[str, ...] = (),
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.image = image
         self.labels = labels
         self.classes = classes
         self.skipped = skipped
+        self.notes = notes
         self.folder = folder
         self.files = files if isinstance(files, ImageFiles) else ImageFiles(files)
         self.fingerprint = _fingerprint(self.files, image, labels, classes)

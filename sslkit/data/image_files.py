@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, final, overload
 
@@ -11,7 +12,16 @@ import numpy as np
 from sslkit.errors import DataError
 from sslkit.progress import counting
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Of files that are read."""
+
+OTHER_SUFFIXES = (
+    *(".apng", ".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dds", ".dib", ".dng", ".emf", ".eps", ".exr", ".hdr", ".heic", ".heif", ".hif"),
+    *(".icns", ".ico", ".j2k", ".jng", ".jp2", ".jpf", ".jpx", ".jxl", ".jxr", ".mpo", ".nef", ".nii", ".orf", ".pbm", ".pcx", ".pfm"),
+    *(".pgm", ".pic", ".pict", ".pnm", ".ppm", ".psd", ".qoi", ".raf", ".ras", ".raw", ".rgb", ".rw2", ".sgi", ".svg", ".svs", ".tga"),
+    *(".wbmp", ".wdp", ".wmf", ".xbm", ".xcf", ".xpm"),
+)
+"""Of files that are images as well, and are not read: whoever put them there wants to know."""
 
 
 class ImageFile(NamedTuple):
@@ -53,38 +63,63 @@ class ImageFiles(Sequence[ImageFile]):
     def __iter__(self) -> Iterator[ImageFile]:
         return (ImageFile(os.fsdecode(path), num_bytes) for path, num_bytes in self.encoded())
 
+    def folders(self) -> set[str]:
+        """The folders that hold them, without those that hold only folders."""
+        return {os.fsdecode(folder) for folder in {path.rpartition(b"/")[0] for path, _ in self.encoded()}}
+
     def encoded(self) -> Iterator[tuple[bytes, int]]:
         """The files in order with their paths as the system has them."""
         ends = self._ends.tolist()
         return ((self._text[start:end], num_bytes) for start, end, num_bytes in zip(ends, ends[1:], self.num_bytes.tolist(), strict=False))
 
 
+class Content(NamedTuple):
+    """What is in a folder, at any depth.
+
+    Attributes:
+        images: those that are read, sorted by path.
+        unread: the paths of images of other types, sorted.
+        folders: the names of its subfolders, with images or without, sorted.
+        filled: the names of those that hold images, at any depth, sorted; the first is empty if images lie beside them.
+    """
+
+    images: ImageFiles
+    unread: tuple[str, ...]
+    folders: tuple[str, ...]
+    filled: tuple[str, ...]
+
+
 @final
 class FolderScan:
-    """What is in folders, each of which is read once, however many splits ask for it."""
+    """What is in folders, each of which is searched once, however many splits ask for it."""
 
     def __init__(self) -> None:
-        self._found: dict[Path, tuple[ImageFiles, tuple[str, ...]]] = {}
+        self._found: dict[Path, Content] = {}
 
     def images(self, folder: Path) -> ImageFiles:
         """See :func:`find_images`."""
-        return self._read(folder)[0]
+        return self.content(folder).images
 
     def subfolders(self, folder: Path) -> tuple[str, ...]:
-        """The names of the subfolders that hold images, at any depth, sorted; the first is empty if images lie beside them."""
-        return self._read(folder)[1]
+        """The names of the subfolders that hold images; see :class:`Content`."""
+        return self.content(folder).filled
 
     def classes(self, folder: Path) -> tuple[str, ...]:
         """The subfolders, if at least two of them hold images and no image lies beside them; else none."""
         names = self.subfolders(folder)
         return names if "" not in names and len(names) > 1 else ()
 
-    def _read(self, folder: Path) -> tuple[ImageFiles, tuple[str, ...]]:
+    def content(self, folder: Path) -> Content:
+        """Everything there is to say of a folder."""
         if folder not in self._found:
-            files = find_images(folder)
-            parts = (file.path.partition("/") for file in files)
-            self._found[folder] = ImageFiles(files), tuple(sorted({first if slash else "" for first, slash, _ in parts}))
+            self._found[folder] = _search(folder)
         return self._found[folder]
+
+
+def first_folder(path: str) -> str:
+    """``cat/deep/1.png`` -> ``cat``; empty for a file that lies in no folder."""
+    first, slash, _ = path.partition("/")
+    return first if slash else ""
 
 
 def find_images(folder: Path) -> list[ImageFile]:
@@ -97,15 +132,51 @@ def find_images(folder: Path) -> list[ImageFile]:
     Raises:
         DataError: a folder cannot be read.
     """
-    with counting(f"scanning images in {folder}") as count:
-        try:
-            return sorted(_walk(folder, count))
-        except OSError as error:
-            raise DataError(f"{error.filename} cannot be read", found=error.strerror, fix="make it readable or move it away") from error
+    return list(_search(folder).images)
 
 
-def _walk(root: Path, count: Callable[[int], None]) -> Iterator[ImageFile]:
-    """In the order of the disk. With each folder go the folders that it is in, against links that go round in circles."""
+def find_folders(folder: Path) -> tuple[str, ...]:
+    """The names of the subfolders, without those that are hidden, sorted.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    with _readable():
+        return tuple(sorted(entry.name for entry in _entries(str(folder)) if _is_folder(entry)))
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether there is an image in a folder, at any depth; it is searched no further than to the first."""
+    with _readable():
+        return any(is_read(file.path) for file in _walk(folder, set(), lambda _: None))
+
+
+def is_read(name: str) -> bool:
+    """Whether a file's name is that of an image that is read."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def _search(folder: Path) -> Content:
+    folders: set[str] = set()
+    with counting(f"scanning images in {folder}") as count, _readable():
+        found = sorted(_walk(folder, folders, count))
+    images = [file for file in found if is_read(file.path)]
+    unread = tuple(file.path for file in found if not is_read(file.path)) if len(images) < len(found) else ()
+    return Content(ImageFiles(images), unread, tuple(sorted(folders)), tuple(sorted({first_folder(file.path) for file in images})))
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read", found=error.strerror, fix="make it readable or move it away") from error
+
+
+def _walk(root: Path, folders: set[str], count: Callable[[int], None]) -> Iterator[ImageFile]:
+    """All images, also of types that are not read, in the order of the disk; ``folders`` gets the names of the subfolders. With each
+    folder go the folders that it is in, against links that go round in circles.
+    """
     waiting: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(str(root), "", frozenset())]
     while waiting:  # not recursive: folders may be nested more deeply than Python's calls
         folder, prefix, above = waiting.pop()
@@ -115,6 +186,8 @@ def _walk(root: Path, count: Callable[[int], None]) -> Iterator[ImageFile]:
         for entry in _entries(folder):
             if _is_folder(entry):
                 waiting.append((entry.path, f"{prefix}{entry.name}/", above | {identity}))
+                if not prefix:
+                    folders.add(entry.name)
             elif _is_image(entry.name):
                 count(1)
                 yield ImageFile(prefix + entry.name, _num_bytes(entry))
@@ -138,7 +211,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
+    return name.lower().endswith(SUFFIXES + OTHER_SUFFIXES)
 
 
 def _num_bytes(entry: os.DirEntry[str]) -> int:

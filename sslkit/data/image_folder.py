@@ -12,9 +12,9 @@ import torch
 
 from sslkit.data.arrays import check_statistics
 from sslkit.data.file_set import FileSet, undecodable
-from sslkit.data.image_files import FolderScan, ImageFile
+from sslkit.data.image_files import FolderScan, first_folder
 from sslkit.data.image_header import MAX_PIXELS
-from sslkit.data.layout import Layout, check_images, check_labels, check_same_classes, find_layout
+from sslkit.data.layout import Layout, check_images, check_labels, describe_rest, find_layout, has_labels, why_unlabeled
 from sslkit.errors import DataError, OptionError
 from sslkit.interfaces import Dataset, ImageSpec, Split
 
@@ -30,20 +30,22 @@ IMAGENET = {  # mean and std; gray: the luma of the means, and of the deviations
 @final
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder(Dataset):
-    """JPEG, PNG, WebP and BMP files in a folder, in one of two layouts. Other files, and hidden ones, are left alone.
+    """JPEG, PNG, WebP, GIF, TIFF and BMP files in a folder, in one of two layouts. Hidden files are left alone.
 
-    With a subfolder ``train`` or ``unlabeled``, subfolders are splits:
+    With a subfolder ``train`` or ``unlabeled``, subfolders are splits, in upper or lower case:
 
-    - ``train`` holds the training images,
-    - ``test``, else ``val``, the test images; ``val`` also if ``train`` has classes and ``test`` has none,
-    - pretraining takes every image in ``unlabeled``, else in ``train``.
+    - ``train`` or ``training`` holds the training images,
+    - ``test`` or ``testing``, else ``val``, ``valid``, ``validation`` or ``dev``, the test images; the latter also if ``train`` has
+      classes and ``test`` has none,
+    - pretraining takes every image in ``unlabeled`` (or ``unlabelled``), else in ``train``.
 
-    Anything else beside them is ignored. Without these subfolders the folder itself is the training split, and pretraining takes
-    every image in it.
+    Other folders of images beside them are left out, and a note names them. Without these subfolders the folder itself is the training
+    split, and pretraining takes every image in it. What can be understood in both ways is refused; the options ``train``, ``test`` and
+    ``unlabeled`` settle it.
 
     The subfolders of the training split are its classes if at least two of them hold images, at any depth, and no image lies beside
-    them. Otherwise there are no labels: then ``train`` does not exist, and ``test`` only measures the pretext task. The test split
-    must have the same classes as the training split.
+    them. Otherwise there are no labels: then ``train`` does not exist, and ``test`` only measures the pretext task. Test images have
+    labels if they lie in class folders, too.
 
     Folders are scanned, and with ``on_error = "skip"`` their images decoded, once, when the first split is loaded that needs them:
     all splits of one object see the same files.
@@ -53,8 +55,13 @@ class ImageFolder(Dataset):
         image_size: height and width in pixels: the shorter side is resized to it, and the central square is cut out. Files that have
             this size keep their pixels.
         color: what files are converted to.
-        val_fraction: without a test split, hold out about this part of the images as ``test``; pretraining does not see them either.
-            Each is chosen by a hash of its path, so that the choice stays when files are added.
+        train: the folder of the training images below ``root``; ``"."`` is ``root`` itself, with class folders of any name. None: by name.
+        test: the folder of the test images. None: by name.
+        unlabeled: the folder of images for pretraining. None: by name.
+        val_fraction: without a test split, or where the training images have classes and the test images none, hold out about this part
+            of the images of each class as ``test``; pretraining does not see them either. Each is chosen by a hash of its path, so that
+            the choice stays when files are added. Of two images of a class or more at least one is held out and one is not; a single
+            one is not.
         on_error: what to do about a file that cannot be decoded: ``stop`` when it is read, or decode all files once at the start
             and ``skip`` the bad ones.
         max_pixels: refuse files with more, as their headers say, before anything is decoded: a small file may hold an image that
@@ -66,6 +73,9 @@ class ImageFolder(Dataset):
     root: str
     image_size: int = 224
     color: Literal["rgb", "gray"] = "rgb"
+    train: str | None = None
+    test: str | None = None
+    unlabeled: str | None = None
     val_fraction: float = 0.0
     on_error: Literal["stop", "skip"] = "stop"
     max_pixels: int = MAX_PIXELS
@@ -98,56 +108,66 @@ class ImageFolder(Dataset):
         """List the files of a split; with ``on_error = "skip"`` also decode them all once.
 
         Returns:
-            The images. None: ``train`` without classes, ``test`` without a test split and ``val_fraction``.
+            The images. None: ``train`` without classes, ``test`` without images in a test split and ``val_fraction``.
 
         Raises:
-            DataError: the folder or its images are missing, the splits do not fit together, or ``train`` nearly has classes: one
-                only, or images beside them.
-            OptionError: ``val_fraction`` although there is a test split.
+            DataError: the folder or its images are missing, it can be understood in two ways, a class has lost all of its images, or
+                ``train`` nearly has classes: one only, or images beside them.
+            OptionError: ``val_fraction`` although there is a test split, or a folder that is named is not there.
         """
-        layout = find_layout(Path(os.path.expanduser(self.root)).absolute(), self._scan)  # noqa: PTH111 - a user that does not exist is no error here
-        if layout.test is not None and self.val_fraction:
+        layout = self._layout
+        test = layout.test if layout.test and self._scan.images(layout.test) else None
+        if test is not None and self.val_fraction:
             fix = "leave it out, or point root at the training folder itself"
-            raise OptionError("val_fraction", f"there is a test split already, {layout.test}", found=self.val_fraction, fix=fix)
-        folder = self._folder(layout, split)
-        if folder is None:
-            return None
-        check_images(folder, self._scan)
-        files = self._scan.images(folder)
-        if self.val_fraction and folder == layout.held_out_from:
-            files = self._part(files, folder, held_out=split == "test")
-        return self._open(folder, files, () if split == "pretrain" else layout.classes)
-
-    def _folder(self, layout: Layout, split: Split) -> Path | None:
-        """Where the images of a split are, if it exists."""
-        if split == "pretrain":
-            return layout.pretrain
+            raise OptionError("val_fraction", f"there is a test split already, {test}", found=self.val_fraction, fix=fix)
         if split == "train":
             check_labels(layout, self._scan)
-            return layout.train if layout.classes else None
-        if layout.test is None:
-            return layout.held_out_from if self.val_fraction else None
-        if layout.classes:
-            check_same_classes(layout, self._scan)
-        return layout.test
+            return self._open(layout.train, layout, layout.classes, held_out=False) if layout.train and layout.classes else None
+        if split == "pretrain":
+            check_images(layout.pretrain, self._scan)
+            return self._open(layout.pretrain, layout, (), held_out=False)
+        if test is None:
+            return self._open(layout.held_out_from, layout, layout.classes, held_out=True) if self.val_fraction else None
+        labeled = layout.classes and has_labels(test, layout.classes, self._scan)
+        return self._open(test, layout, self._scan.subfolders(test) if labeled else ())
 
-    def _part(self, files: Sequence[ImageFile], folder: Path, *, held_out: bool) -> list[ImageFile]:
-        """The files that are held out, or the others."""
-        part = [file for file in files if (_unit_hash(file.path) < self.val_fraction) == held_out]
-        if not part:
-            problem = f"{'holds out none' if held_out else 'leaves none'} of the {len(files)} images in {folder}"
-            raise OptionError("val_fraction", problem, found=self.val_fraction)
-        return part
+    def why_unlabeled(self, split: Split) -> str:
+        """See :class:`Dataset`."""
+        layout = self._layout
+        return why_unlabeled(layout.test, layout.classes, self._scan) if split == "test" and layout.test and layout.classes else ""
 
-    def _open(self, folder: Path, files: Sequence[ImageFile], classes: tuple[str, ...]) -> FileSet:
+    @cached_property
+    def _layout(self) -> Layout:
+        named = {kind: name for kind in ("train", "test", "unlabeled") if (name := getattr(self, kind)) is not None}
+        layout = find_layout(Path(os.path.expanduser(self.root)).absolute(), self._scan, named)  # noqa: PTH111 - a user that does not exist is no error here
+        if not (self.val_fraction and layout.test and layout.classes) or self.test or has_labels(layout.test, layout.classes, self._scan):
+            return layout
+        beside = (layout.test,) if self._scan.images(layout.test) else ()
+        return layout._replace(test=None, left_out=(*layout.left_out, *beside))
+
+    def _open(self, folder: Path, layout: Layout, classes: tuple[str, ...], *, held_out: bool | None = None) -> FileSet:
+        """The images of a folder. Of one that a part is held out from, that part or the others; None: the test split has a folder."""
+        files = self._scan.images(folder)
         bad = self._undecodable(folder) if self.on_error == "skip" else frozenset()
         good = [file for file in files if file.path not in bad] if bad else files
         if not good:
             raise DataError(f"{folder}: none of the {len(files)} images can be decoded", fix='on_error = "stop" says why')
+        lost = {*classes} - {first_folder(file.path) for file in good} if bad and folder == layout.train else ()
+        if lost:
+            raise DataError(f"{folder / min(lost)}: none of its images can be decoded", fix='on_error = "stop" says why')
+        skipped = [file.path for file in files if file.path in bad] if bad else []
+        if self.val_fraction and folder == layout.held_out_from and held_out is not None:
+            chosen = _held_out([file.path for file in good], self.val_fraction, by_class=bool(layout.classes))
+            good = [file for file in good if (file.path in chosen) == held_out]
+            skipped = [path for path in skipped if (_unit_hash(path) < self.val_fraction) == held_out]
+            if not good:
+                problem = f"{'holds out none' if held_out else 'leaves none'} of the {len(files)} images in {folder}"
+                raise OptionError("val_fraction", problem, found=self.val_fraction)
         number = {name: label for label, name in enumerate(classes)}
-        labels = torch.tensor([number[file.path.partition("/")[0]] for file in good]) if classes else None
-        skipped = tuple(file.path for file in files if file.path in bad) if bad else ()
-        return FileSet(folder, good, self.image(), labels=labels, classes=classes, skipped=skipped, max_pixels=self.max_pixels)
+        labels = torch.tensor([number[first_folder(file.path)] for file in good]) if classes else None
+        notes = tuple(describe_rest(folder, layout, self._scan))
+        spec = self.image()
+        return FileSet(folder, good, spec, labels=labels, classes=classes, skipped=tuple(skipped), notes=notes, max_pixels=self.max_pixels)
 
     def _undecodable(self, folder: Path) -> frozenset[str]:
         if folder not in self._bad:
@@ -162,6 +182,22 @@ class ImageFolder(Dataset):
     def _bad(self) -> dict[Path, frozenset[str]]:
         """By folder, what cannot be decoded."""
         return {}
+
+
+def _held_out(paths: Sequence[str], fraction: float, *, by_class: bool) -> set[str]:
+    """Choose by hash, and see to it that each class keeps an image and gives one away, if it has two."""
+    classes: dict[str, list[tuple[float, str]]] = {}
+    for path in paths:
+        classes.setdefault(first_folder(path) if by_class else "", []).append((_unit_hash(path), path))
+    chosen: set[str] = set()
+    for members in classes.values():
+        below = {path for value, path in members if value < fraction}
+        if len(members) > 1 and not below:
+            below = {min(members)[1]}
+        if len(below) == len(members):
+            below.remove(max(members)[1])
+        chosen |= below
+    return chosen
 
 
 def _unit_hash(path: str) -> float:

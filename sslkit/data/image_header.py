@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from sslkit.data.regular_file import SKIP
@@ -17,7 +19,7 @@ MAX_PIXELS = 178_956_970
 
 
 def open_image(path: Path, file: BinaryIO, max_pixels: int) -> ImageFile:
-    """Read the header of a JPEG, PNG, WebP or BMP file, whatever it is called. No pixel is decoded, nor memory for them taken.
+    """Read the header of a JPEG, PNG, WebP, GIF, TIFF or BMP file, whatever it is called. No pixel is decoded, nor memory for them taken.
 
     PIL's readers are called one by one and not through ``Image.open``: that compares the size with a limit of the whole process, and
     has many more readers, some of which start programs.
@@ -55,7 +57,11 @@ def _reader(start: bytes) -> type[ImageFile]:
         return WebPImageFile
     if start.startswith(b"BM"):
         return BmpImageFile
-    raise ValueError("no JPEG, PNG, WebP or BMP image")
+    if start.startswith((b"GIF87a", b"GIF89a")):
+        return GifImageFile  # of an animation it reads the first picture
+    if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):  # the latter two of files beyond 4 GB
+        return TiffImageFile  # of several pages it reads the first
+    raise ValueError("no JPEG, PNG, WebP, GIF, TIFF or BMP image")
 
 
 def _webp_size(start: bytes) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from sslkit.blame import blaming
 from sslkit.data.augment import augment
+from sslkit.data.library_warnings import naming_files
 from sslkit.data.workers import choose_num_workers, decoded_by_workers
 from sslkit.interfaces import Augment, Batch, ImageSet
 
@@ -20,7 +21,7 @@ class Loader:
 
     Args:
         images: where they come from.
-        batch_size: images a batch; the last one of an epoch may be smaller.
+        batch_size: images a batch, where nothing else is said; the last one may be smaller.
         device: where batches end up.
         options: the augmentation of training batches.
         num_workers: processes that decode what is not kept in memory, 0: this one; None: as the stage says, else one a core.
@@ -47,15 +48,23 @@ class Loader:
         """How many images the set holds."""
         return len(self.images)
 
-    def batches(self, order: Tensor, *, start: int = 0, generator: Generator | None = None) -> Iterator[Batch]:
+    @property
+    def fingerprint(self) -> str:
+        """Of the images: equal exactly if they are."""
+        return self.images.fingerprint
+
+    def batches(
+        self, order: Tensor, *, start: int = 0, sizes: Sequence[int] | None = None, generator: Generator | None = None
+    ) -> Iterator[Batch]:
         """One epoch.
 
         Args:
             order: (M,) int64 on the CPU, the images of the epoch in order.
             start: how many batches of it to leave out (they were seen before an interruption).
+            sizes: images of every batch, those left out too; None: ``batch_size`` each, and the last may be smaller.
             generator: on the device, drives the augmentation; None: images as they are.
         """
-        chunks = order.split(self.batch_size)[start:]
+        chunks = order.split(self.batch_size if sizes is None else list(sizes))[start:]
         for batch in self._decoded(chunks) if self._pixels is None else self._resident(chunks, self._pixels):
             yield batch if generator is None else batch._replace(images=augment(batch.images, self.options, generator))
 
@@ -67,7 +76,7 @@ class Loader:
         if not chunks:
             return
         order = torch.cat(tuple(chunks)).to(self.device)  # sent once: a GPU that is sent each batch's indices waits each time
-        for indices in order.split(self.batch_size):
+        for indices in order.split([len(chunk) for chunk in chunks]):
             yield Batch(pixels[indices], indices)
 
     def _decoded(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
@@ -82,7 +91,7 @@ class Loader:
 
     def _read(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         for chunk in chunks:
-            with blaming("reading images"):
+            with blaming("reading images"), naming_files():
                 images = self.images.read(chunk.tolist())
             yield images, chunk
 

@@ -1,12 +1,15 @@
 """Image sets that are small enough to be decoded once and kept in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from sslkit.data.checksum import checksum
 from sslkit.data.chunk_map import map_chunks
+from sslkit.data.validation import valid_classes, valid_fingerprint, valid_labels, valid_paths, valid_pixels, valid_spec
+from sslkit.errors import DataError
 from sslkit.interfaces import ImageSet
 
 MAX_RESIDENT_BYTES = 2 * 1024**3
@@ -16,36 +19,82 @@ _CHUNK = 256
 
 
 class ResidentSet(ImageSet):
-    """Images that are decoded all at once when their pixels are first asked for, if they are small.
+    """Images whose every promise is checked when it is kept, and that are decoded all at once when their pixels are first asked for, if
+    they are small. It can tell whether somebody to whom they were lent has changed anything.
+
+    Args:
+        source: the images as the data set gave them.
+        where: what gave them, for messages.
+        labeled: keep the labels, if there are any.
 
     Attributes:
-        source: the images as the data set gave them.
+        source: as given.
+
+    Raises:
+        DataError: they are not what :class:`ImageSet` says.
     """
 
-    def __init__(self, source: ImageSet) -> None:
+    def __init__(self, source: ImageSet, where: str, *, labeled: bool = True) -> None:
         self.source = source
-        self.image = source.image
-        self.labels = source.labels
-        self.classes = source.classes
-        self.fingerprint = source.fingerprint
-        self.skipped = source.skipped
+        self._where = where
+        self._num_images = len(source)
+        if self._num_images < 1:
+            raise DataError(f"{where}: there are no images")
+        self.image = valid_spec(getattr(source, "image", None), where)
+        if labeled and source.labels is not None:
+            self.classes = valid_classes(source.classes, where)
+            self.labels = valid_labels(source.labels, self._num_images, len(self.classes), where)
+        self.fingerprint = valid_fingerprint(source, where)
+        self.skipped = valid_paths(source.skipped, "skipped", where)
+        self.notes = valid_paths(source.notes, "notes", where)
+        self._lent = self._facts()
 
     def __len__(self) -> int:
-        return len(self.source)
+        return self._num_images
 
     def read(self, indices: Sequence[int]) -> Tensor:
-        """See :class:`ImageSet`; never decodes what is in memory, nor everything for the sake of a few."""
+        """See :class:`ImageSet`; never decodes what is in memory, nor everything for the sake of a few.
+
+        Raises:
+            DataError: what the data set's own ``read`` returns is not what it promises.
+        """
         decoded: Tensor | None = self.__dict__.get("pixels")
-        return self.source.read(indices) if decoded is None else decoded[list(indices)]
+        if decoded is not None:
+            return decoded[list(indices)]
+        return valid_pixels(
+            self.source.read(indices), len(indices), self.image, f"{self._where}: what {type(self.source).__name__}.read returns"
+        )
 
     @cached_property
     def pixels(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride] - read only, and computed late
         """See :class:`ImageSet`."""
+        pixels = self.source.pixels
         size = len(self) * self.image.num_chs * self.image.height * self.image.width
-        return _decode_all(self.source) if size <= MAX_RESIDENT_BYTES else None
+        if pixels is not None:
+            pixels = valid_pixels(pixels, len(self), self.image, f"{self._where}: pixels")
+        elif size <= MAX_RESIDENT_BYTES:
+            chunks = torch.arange(len(self)).split(_CHUNK)
+            pixels = torch.cat(map_chunks(lambda chunk: self.read(chunk.tolist()), chunks, f"decoding {len(self):,} images"))
+        self._lent["pixels"] = _sum(pixels)
+        return pixels
+
+    def relabel(self, labels: Tensor, classes: tuple[str, ...]) -> None:
+        """Count the classes in another order: (N,) int64 labels, and their names."""
+        self.labels, self.classes = labels, classes
+        self._lent |= self._facts()
+
+    def changes(self) -> Iterator[str]:
+        """Name what is no longer as it was: ``labels``, ``classes``, ``pixels`` ..."""
+        facts = self._facts()
+        if "pixels" in self._lent:
+            facts["pixels"] = _sum(self.__dict__.get("pixels"))
+        yield from (name for name, fact in facts.items() if fact != self._lent[name])
+
+    def _facts(self) -> dict[str, object]:
+        """All but the pixels, which may not be decoded yet."""
+        facts = {name: getattr(self, name) for name in ("image", "classes", "fingerprint", "skipped", "notes")}
+        return {"labels": _sum(self.labels), **facts}
 
 
-def _decode_all(images: ImageSet) -> Tensor:
-    """(N, C, H, W) uint8."""
-    chunks = torch.arange(len(images)).split(_CHUNK)
-    return torch.cat(map_chunks(lambda chunk: images.read(chunk.tolist()), chunks, f"decoding {len(images):,} images"))
+def _sum(value: object) -> object:
+    return checksum(value) if isinstance(value, Tensor) else value

@@ -20,6 +20,7 @@ _CUBLAS_BEGAN_EARLIER = "CUBLAS_WORKSPACE_CONFIG"
 _FAILED_KERNEL = "CUDA error: "
 _DEAD_WORKER = "DataLoader worker (pid"
 """Torch raises this out of a signal handler: for anybody's loader, in the midst of anything."""
+_NO_VARIANCE = "Expected more than 1 value per channel when training"
 
 
 @contextmanager
@@ -31,12 +32,17 @@ def explaining_breakdown(work: str, device: torch.device) -> Iterator[None]:
         device: where.
 
     Raises:
-        RunFailedError: memory did not suffice, an operation has no deterministic kernel and needs one, or a kernel failed.
+        RunFailedError: memory did not suffice, an operation has no deterministic kernel and needs one, a kernel failed, or BatchNorm
+            was given a single value.
     """
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _shortage(work, device) from error
+    except ValueError as error:
+        if _NO_VARIANCE not in str(error):
+            raise
+        raise RunFailedError(f"BatchNorm cannot normalise one value a channel in {work}", fix="raise batch_size to 2 or more") from error
     except RuntimeError as error:
         explained = _explain(str(error), work, device)
         if explained is None:

@@ -13,10 +13,11 @@ from sslkit.engine.device import describe_device
 from sslkit.engine.tensor_file import load_tensors, save_tensors
 from sslkit.errors import ArtifactError
 from sslkit.events import CheckpointSaved, Notice
+from sslkit.identity import differences
 from sslkit.interfaces import RunContext
 from sslkit.kernels.batch_norm_relu import describe_kernels
 
-FORMAT = 1
+FORMAT = 3
 """Of checkpoints; counted up when an older one cannot be read any more."""
 
 _STAMP, _RETREAT = "written_on", "-retreat"
@@ -37,10 +38,12 @@ class Checkpoints:
 
     Args:
         context: of the fit.
+        owner: JSON-able, what the fit is known by: it takes no checkpoint of another.
     """
 
-    def __init__(self, context: RunContext) -> None:
+    def __init__(self, context: RunContext, owner: Mapping[str, Any]) -> None:
         self._context = context
+        self._owner = owner
         self._folder = context.folder
         self._since = time.monotonic()
         if self._folder is not None:
@@ -97,7 +100,7 @@ class Checkpoints:
         """The newest one that is not damaged; None where there is none, and the fit begins from the start.
 
         Raises:
-            ArtifactError: another version of sslkit wrote it.
+            ArtifactError: another version of sslkit wrote it, or another fit.
         """
         files = self._newest_first()
         for path in files:
@@ -109,6 +112,7 @@ class Checkpoints:
                 self._say(f"{error.what}; it is set aside")
                 continue
             _check_format(path, found.state)
+            self._check_owner(path, found.state)
             self._compare_machines(found.state.get(_STAMP))
             return found
         if files:
@@ -124,8 +128,16 @@ class Checkpoints:
         return sorted(found, key=lambda path: (_step(path), _is_retreat(path)), reverse=True)
 
     def _write(self, path: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        save_tensors(path, tensors, {**state, "format": FORMAT, "step": step, _STAMP: _machine(self._context.device)})
+        save_tensors(path, tensors, {**state, "format": FORMAT, "step": step, "owner": self._owner, _STAMP: _machine(self._context.device)})
         self._context.emit(CheckpointSaved(stage=self._context.stage, part=self._context.part, step=step, path=path))
+
+    def _check_owner(self, path: Path, state: Mapping[str, Any]) -> None:
+        found = state.get("owner")
+        if found != self._owner:
+            raise ArtifactError(
+                f"{path}: is a checkpoint of another fit ({'; '.join(differences(found if type(found) is dict else {}, self._owner))})",
+                fix=f"remove the checkpoints in {path.parent} to begin from the start, or choose another folder",
+            )
 
     def _compare_machines(self, before: object) -> None:
         now = _machine(self._context.device)

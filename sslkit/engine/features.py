@@ -1,13 +1,14 @@
 """Features of whole image sets, and modules put into eval mode for a while."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from sslkit.engine.batch_source import BatchSource
 from sslkit.engine.folding import folded
+from sslkit.engine.tf32 import tf32
 from sslkit.errors import RunInterruptedError
 from sslkit.interfaces import Backbone, pool
 
@@ -41,7 +42,8 @@ def extract_features(
         backbone: on the loader's device.
         loader: the images.
         layers: their names; all are computed on one forward pass.
-        autocast: dtype of autocast, or None.
+        autocast: dtype of autocast; None: float32 in full, which whatever is measured in features needs: bfloat16 keeps three digits of
+            them, which makes ties of neighbours and drowns the small end of a spectrum.
         should_stop: asked after every batch.
 
     Returns:
@@ -53,11 +55,16 @@ def extract_features(
     network = folded(backbone, layers)
     fetched: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     waiting: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-    with torch.no_grad(), evaluating(network), torch.autocast(loader.device.type, dtype=autocast, enabled=autocast is not None):
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(evaluating(network))
+        stack.enter_context(torch.autocast(loader.device.type, dtype=autocast, enabled=autocast is not None))
+        if autocast is None:
+            stack.enter_context(tf32(allowed=False))
         for batch in loader.in_order():
             features = network(batch.images, layers)
             for layer in layers:
-                waiting[layer].append(pool(features[layer], backbone.layer(layer).kind).float())
+                waiting[layer].append(pool(features[layer], backbone.layer(layer).kind))
             if sum(part.nbytes for parts in waiting.values() for part in parts) >= _WAITING:
                 _fetch(waiting, fetched)
             if should_stop():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from sslkit.blame import blame_of, blaming
 from sslkit.engine.batch_source import BatchSource
 from sslkit.engine.checkpoints import Checkpoints
 from sslkit.engine.features import evaluating
+from sslkit.engine.fit_identity import identity_of
 from sslkit.engine.forward_pass import ForwardPass
 from sslkit.engine.gradients import clip_gradients, gradient_norm
 from sslkit.engine.loss_watch import REMEDY, LossWatch
@@ -19,7 +21,7 @@ from sslkit.engine.meters import Meters
 from sslkit.engine.predictions import Predictions
 from sslkit.engine.randomness import derive_seed, global_seed, make_generator
 from sslkit.engine.state import TrainState
-from sslkit.engine.step_log import StepLog, learning_rate
+from sslkit.engine.step_log import StepLog
 from sslkit.engine.training import Training
 from sslkit.errors import DivergedError, OptionError, RunInterruptedError, SslkitError
 from sslkit.events import HeldoutEnd, Notice
@@ -77,18 +79,20 @@ def fit(
         snapshots: networks to keep on the way.
 
     Raises:
+        OptionError: another fit was run for the same part of the context.
+        ArtifactError: the checkpoint in the folder is another fit's.
         DivergedError: the loss, its gradient or the weights are no longer finite, or have exploded, and all retries of ``on_nan`` are
             used up.
         StorageError: a checkpoint cannot be written; earlier ones are still there.
         RunInterruptedError: the user asked to stop; a checkpoint was written.
     """
-    checkpoints = Checkpoints(context)
+    checkpoints = Checkpoints(context, owner={} if context.folder is None else identity_of(objective, train, training, context))
     if training.on_nan.retries and not checkpoints.kept:
         raise OptionError("on_nan", "there is no folder to keep what is rolled back to", found=training.on_nan, fix="give output")
     objective.to(context.device)
     if context.channels_last:
         _to_channels_last(objective)
-    with global_seed(_seed(context, "global"), context.device):
+    with _part(context), global_seed(_seed(context, "global"), context.device):
         state = TrainState(objective, train, training, context)
         if (found := checkpoints.load_latest()) is not None:
             state.restore(found)
@@ -110,6 +114,20 @@ def fit(
                 return _train(loop)
             except DivergedError as error:
                 _roll_back(loop, error)
+
+
+@contextmanager
+def _part(context: RunContext) -> Iterator[None]:
+    """Claim the context's part for one fit: another would draw the same numbers, and take this one's checkpoints for its own."""
+    if context.part in context.begun:
+        fix = "give each fit of a stage its own: dataclasses.replace(context, part=...)"
+        raise OptionError("part", f"another fit of stage {context.stage!r} has it", found=context.part, fix=fix)
+    context.begun.add(context.part)
+    try:
+        yield
+    except BaseException:  # it may be called again, to go on
+        context.begun.discard(context.part)
+        raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +194,8 @@ def _train_steps(loop: _Loop) -> None:
             _step(loop, phase, views, len(batch.indices), logged=logged)
         state.step += 1
         state.batch += 1
+        if state.step == 1 and loop.checkpoints.kept:
+            state.capture_optimizers()  # what cannot be saved is refused now, and not at the first checkpoint
         loop.log.step(len(batch.indices), logged=logged)
 
         # Once in a while, and when asked to stop: a checkpoint.
@@ -194,7 +214,8 @@ def _train_steps(loop: _Loop) -> None:
 def _batches(loop: _Loop, order: Tensor) -> Iterator[Batch]:
     """What is left of the epoch. Whatever keeps a batch from coming, the state is that of the steps before it: it is kept."""
     state, stage = loop.state, loop.context.stage
-    batches = loop.train.batches(order, start=state.batch, generator=state.device_generator("augment"))
+    augment = state.device_generator("augment")
+    batches = loop.train.batches(order, start=state.batch, sizes=state.batch_sizes, generator=augment)
     while True:
         try:
             batch = next(batches, None)
@@ -295,7 +316,7 @@ def measure(heldout: BatchSource | None, state: TrainState, context: RunContext)
             gathered.add(output.predictions)
     metrics = meters.read()
     if not math.isfinite(metrics["loss"]):
-        where = f"after {state.step} steps, learning rate {learning_rate(state):.4g}"
+        where = f"after {state.step} steps, learning rate {state.learning_rate:.4g}"
         raise DivergedError(f"the loss on held-out images is {metrics['loss']} {where}", fix=REMEDY)
     context.emit(HeldoutEnd(stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, metrics=metrics))
     return Measured(metrics, gathered.read())
@@ -317,7 +338,8 @@ def _pause(loop: _Loop, epoch: int) -> None:
 
 def _save(loop: _Loop) -> None:
     loop.log.check()
-    loop.checkpoints.save(loop.state.step, *loop.state.capture())
+    if loop.checkpoints.kept:
+        loop.checkpoints.save(loop.state.step, *loop.state.capture())
 
 
 def _seed(context: RunContext, purpose: str) -> int:

@@ -12,7 +12,7 @@ from sslkit.interfaces import Objective, RunContext, StepOutput
 
 
 class ForwardPass:
-    """Calls ``Objective.forward`` in training: compiled on full batches, as it is on a smaller last one, for which nothing is compiled again.
+    """Calls ``Objective.forward`` in training: compiled on full batches, as it is on others at an epoch's end, for which nothing is compiled again.
 
     Which of the two depends on the number of images alone, so that a resumed epoch computes what an uninterrupted one does.
 
@@ -32,7 +32,7 @@ class ForwardPass:
 
     def __call__(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor], *, num_images: int) -> StepOutput:
         """One phase's loss on the views of ``num_images`` images."""
-        if num_images < self._batch_size:
+        if num_images != self._batch_size:
             return self._objective(views, phase, schedule)
         if not self._checked:
             self._run_uncompiled(views, phase, schedule)

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from sslkit.engine.batch_source import BatchSource
+from sslkit.engine.batch_source import BatchSource, training_batches
 from sslkit.engine.checkpoints import Checkpoint
 from sslkit.engine.features import extract_features
 from sslkit.engine.meters import Meters
+from sslkit.engine.optimizer_state import capture_optimizer, restore_optimizer
+from sslkit.engine.phase_optimizers import build_optimizers, rate_of, set_rates
 from sslkit.engine.randomness import derive_seed, global_generators, make_generator
 from sslkit.engine.training import Training
 from sslkit.errors import ArtifactError, RunFailedError
@@ -38,8 +40,9 @@ class TrainState:
         self.step = 0
         self.order: Tensor | None = None
         self.meters = Meters()
-        self.optimizers = _build_optimizers(objective, training)
+        self.optimizers = build_optimizers(objective, training)
         self.rollbacks = 0
+        self._scale = 1.0
         self._train = train
         self._training = training
         self._context = context
@@ -54,10 +57,15 @@ class TrainState:
         return self._schedule
 
     @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Images of each batch of the current epoch."""
+        images = self._train.num_images if self.order is None else len(self.order)
+        return training_batches(images, self._train.batch_size)
+
+    @property
     def num_batches(self) -> int:
         """Batches in the current epoch."""
-        images = self._train.num_images if self.order is None else len(self.order)
-        return -(-images // self._train.batch_size)
+        return len(self.batch_sizes)
 
     @property
     def begins_epoch(self) -> bool:
@@ -73,6 +81,11 @@ class TrainState:
     def lr_factor(self) -> float:
         """On the schedule's learning rate: below 1 after a roll-back."""
         return self._training.on_nan.lr_factor**self.rollbacks
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the first parameter group: the one that is logged."""
+        return rate_of(next(iter(self.optimizers.values())).param_groups[0], self._scale)
 
     @property
     def progress(self) -> float:
@@ -122,10 +135,9 @@ class TrainState:
 
     def update_schedule(self) -> None:
         """Bring learning rates and the objective's schedules to the current progress."""
-        scale = self._training.schedule.scale(self.exact_epoch, self._training.epochs) * self.lr_factor
+        self._scale = self._training.schedule.scale(self.exact_epoch, self._training.epochs) * self.lr_factor
         for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * scale
+            set_rates(optimizer, self._scale)
         self._schedule = {name: value(self.progress) for name, value in self._schedules.items()}
         for name, value in self._schedule.items():
             self.schedule_tensors[name].fill_(value)
@@ -138,18 +150,21 @@ class TrainState:
         tensors |= {f"random.{generator.device.type}": generator.get_state() for generator in global_generators(self._context.device)}
         if self.order is not None:
             tensors["order"] = self.order
-        numbers: dict[str, dict[str, Any]] = {}
-        for phase, optimizer in self.optimizers.items():
-            for index, entries in optimizer.state_dict()["state"].items():
-                for name, value in entries.items():
-                    key = f"optimizer.{phase}.{index}.{name}"
-                    if isinstance(value, Tensor):
-                        tensors[key] = value
-                    else:
-                        numbers[key] = value
+        optimizers, own = self.capture_optimizers()
+        tensors |= own
         counters = {"epoch": self.epoch, "batch": self.batch, "step": self.step, "rollbacks": self.rollbacks}
         counters["num_images"] = self._train.num_images
-        return tensors, {"counters": counters, "optimizer": numbers}
+        return tensors, {"counters": counters, "optimizers": optimizers}
+
+    def capture_optimizers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Their part of it.
+
+        Raises:
+            PluginError: one keeps what cannot be saved.
+        """
+        captured = {phase: capture_optimizer(optimizer, f"optimizer.{phase}") for phase, optimizer in self.optimizers.items()}
+        tensors = {name: tensor for _, own in captured.values() for name, tensor in own.items()}
+        return {phase: plain for phase, (plain, _) in captured.items()}, tensors
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from what :meth:`capture` gave.
@@ -172,7 +187,8 @@ class TrainState:
                 f"{path}: the number of training images changed", found=self._train.num_images, allowed=str(counters["num_images"])
             )
         self._restore_objective(path, _below(tensors, "objective."))
-        self._restore_optimizers(_below(tensors, "optimizer."), _below(state["optimizer"], "optimizer."))
+        for phase, optimizer in self.optimizers.items():
+            restore_optimizer(optimizer, state["optimizers"][phase], tensors, self._context.device)
         self._restore_random(tensors)
         self.meters.restore(_below(tensors, "meter."))
         self.epoch, self.batch, self.step = (int(counters[name]) for name in ("epoch", "batch", "step"))
@@ -205,15 +221,6 @@ class TrainState:
             message = f"the checkpoint was written on {_device_of(written_on)}: what is drawn on {device.type} begins anew from its seed"
             self._context.emit(Notice(stage=self._context.stage, message=message))
 
-    def _restore_optimizers(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        entries: dict[str, dict[int, dict[str, Any]]] = {phase: {} for phase in self.optimizers}
-        for key, value in {**tensors, **numbers}.items():
-            phase, index, name = key.rsplit(".", 2)
-            entries[phase].setdefault(int(index), {})[name] = value
-        for phase, optimizer in self.optimizers.items():
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": entries[phase]})
-            _match_memory_format(optimizer)
-
     def _generator(self, purpose: str, device: torch.device) -> Generator:
         key = f"{purpose}@{device.type}"
         if key not in self._generators:
@@ -225,28 +232,6 @@ class TrainState:
 def _device_of(states: Mapping[str, Tensor]) -> str:
     """The kind of device that a checkpoint's global generators belong to, beside the CPU's."""
     return next((kind for kind in states if kind != "cpu"), "cpu")
-
-
-def _build_optimizers(objective: Objective, training: Training) -> dict[str, torch.optim.Optimizer]:
-    """One a phase; every group remembers its base rate, which the schedule multiplies."""
-    groups = objective.parameter_groups()
-    optimizers = {}
-    for phase in objective.phases:
-        scales = [group.get("lr_scale", 1.0) for group in groups[phase]]
-        bare = [{key: value for key, value in group.items() if key != "lr_scale"} for group in groups[phase]]
-        optimizer = training.optimizer_of(phase).build(bare)
-        for group, scale in zip(optimizer.param_groups, scales, strict=True):
-            group["base_lr"] = group["lr"] * scale
-        optimizers[phase] = optimizer
-    return optimizers
-
-
-def _match_memory_format(optimizer: torch.optim.Optimizer) -> None:
-    """Files hold contiguous tensors; momenta go back to their parameter's strides, or each step would convert them."""
-    for parameter, entries in optimizer.state.items():
-        for name, value in entries.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _below(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

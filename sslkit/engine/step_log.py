@@ -74,7 +74,7 @@ class StepLog:
         if len(state.optimizers) > 1:
             metrics = {f"{phase}_{name}": mean for name, mean in metrics.items()}
         state.meters.add(metrics, watched=list(measured.values()))
-        self._waiting.append((phase, state.step + 1, learning_rate(state)))
+        self._waiting.append((phase, state.step + 1, state.learning_rate))
 
     def check(self) -> None:
         """Read what was noted, and look at it and at the weights; costs a host sync.
@@ -109,7 +109,7 @@ class StepLog:
         if logged or len(self._waiting) >= MAX_WAITING:
             self.check()
         if logged:
-            metrics = {**state.meters.read(), "lr": learning_rate(state), "images_per_second": self._throughput()}
+            metrics = {**state.meters.read(), "lr": state.learning_rate, "images_per_second": self._throughput()}
             state.meters.clear()
             self.restart_clock()
         context.emit(
@@ -120,8 +120,3 @@ class StepLog:
 
     def _throughput(self) -> float:
         return self._images / max(time.perf_counter() - self._since, 1e-9)
-
-
-def learning_rate(state: TrainState) -> float:
-    """Of the first parameter group: the one that is logged."""
-    return next(iter(state.optimizers.values())).param_groups[0]["lr"]

@@ -1,6 +1,6 @@
 """Frozen features of every augmented copy of some images, each computed once and kept."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import final
 
@@ -55,17 +55,24 @@ class FeatureBank:
         return len(self._images)
 
     @property
+    def fingerprint(self) -> str:
+        """Of the whole data set, as the loader that this stands in for would say."""
+        return self._images.fingerprint
+
+    @property
     def num_rows(self) -> int:
         """How many features it holds, or will."""
         return len(self._members) * num_copies(self._options)
 
-    def batches(self, order: Tensor, *, start: int = 0, generator: Generator | None = None) -> Iterator[Batch]:
+    def batches(
+        self, order: Tensor, *, start: int = 0, sizes: Sequence[int] | None = None, generator: Generator | None = None
+    ) -> Iterator[Batch]:
         """See :class:`~sslkit.engine.batch_source.BatchSource`."""
         options = self._options
         first_rows = self._first_rows[order.to(self.device)]  # sent once: a GPU that is sent each batch's indices waits each time
-        blank = torch.empty(self.batch_size, 0, *self._images.image[:2], dtype=torch.uint8, device=self.device)
-        for begin in range(start * self.batch_size, len(order), self.batch_size):
-            chunk = first_rows[begin : begin + self.batch_size]
+        chunks = first_rows.split(self.batch_size if sizes is None else list(sizes))
+        blank = torch.empty(max(map(len, chunks)), 0, *self._images.image[:2], dtype=torch.uint8, device=self.device)
+        for chunk in chunks[start:]:
             copies = plain_copy(options) if generator is None else copy_numbers(draw(len(chunk), options, generator), options)
             yield Batch(blank[: len(chunk)], chunk + copies)
 

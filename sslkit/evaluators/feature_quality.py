@@ -46,7 +46,7 @@ class FeatureQuality(Evaluator):
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
         """See :class:`Evaluator`; reports ``<layer>.rankme``, and ``<layer>.alpha_req`` where there is a spectrum."""
         loader = Loader(data.test, batch_size=self.batch_size, device=context.device)
-        features = extract_features(backbone, loader, self.layers, context.autocast, should_stop=context.should_stop)
+        features = extract_features(backbone, loader, self.layers, None, should_stop=context.should_stop)
         metrics = {}
         for layer in self.layers:
             metrics[f"{layer}.rankme"] = rankme(features[layer])

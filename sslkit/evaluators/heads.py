@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sslkit.engine.features import evaluating
 from sslkit.interfaces import Backbone, FeatureInfo, ImageSpec, LayerKind, pool
-from sslkit.layers import init_weights, nin_block
+from sslkit.layers import init_weights, nin_block, without_autocast
 
 HeadKind = Literal["linear", "mlp", "conv"]
 
@@ -20,15 +20,24 @@ MAX_FLAT_FEATURES = 24_576
 
 
 class Head(nn.Module, ABC):
-    """A classifier on the features of one layer, in two parts: features that are kept are kept between them, which may be far smaller."""
+    """A classifier on the features of one layer, in two parts: features that are kept are kept between them, which may be far smaller.
+
+    It computes in float32, also under autocast: logits in bfloat16 tie, and a tie is an answer by chance.
+    """
 
     @abstractmethod
     def condense(self, features: Tensor) -> Tensor:
         """The part without parameters: features shaped by their kind -> (N, ...), all that ``classify`` needs of them."""
 
     @abstractmethod
+    def logits(self, condensed: Tensor) -> Tensor:
+        """The part that is trained: what ``condense`` gave, in float32 -> (N, num_classes) logits."""
+
+    @final
     def classify(self, condensed: Tensor) -> Tensor:
-        """The part that is trained: what ``condense`` gave -> (N, num_classes) logits."""
+        """What ``condense`` gave -> (N, num_classes) float32 logits."""
+        with without_autocast(condensed.device):
+            return self.logits(condensed.float())
 
     @final
     def forward(self, features: Tensor) -> Tensor:
@@ -54,7 +63,7 @@ class LinearHead(Head):
         """See :class:`Head`; (N, num_chs), averaged over positions."""
         return pool(features, self._kind)
 
-    def classify(self, condensed: Tensor) -> Tensor:
+    def logits(self, condensed: Tensor) -> Tensor:
         """See :class:`Head`."""
         return self.linear(condensed)
 
@@ -91,10 +100,10 @@ class MLPHead(Head):
         if self._kind != "map":
             return pool(features, self._kind)
         if self._grid is not None:
-            features = F.adaptive_avg_pool2d(features, self._grid)
+            features = F.adaptive_avg_pool2d(features.float(), self._grid)
         return features.flatten(1)
 
-    def classify(self, condensed: Tensor) -> Tensor:
+    def logits(self, condensed: Tensor) -> Tensor:
         """See :class:`Head`."""
         return self.layers(condensed)
 
@@ -124,7 +133,7 @@ class ConvHead(Head):
             return features.transpose(1, 2).unflatten(2, self._grid)  # (N, L, D) row-major -> (N, D, h, w)
         return features
 
-    def classify(self, condensed: Tensor) -> Tensor:
+    def logits(self, condensed: Tensor) -> Tensor:
         """See :class:`Head`."""
         return self.linear(self.block(condensed).mean(dim=(-2, -1)))
 

@@ -61,7 +61,7 @@ class KNN(Evaluator):
             raise DataError("nearest neighbours need labels on training and test images")
         sets = [Loader(images, batch_size=self.batch_size, device=context.device) for images in (data.train, data.test)]
         stop = context.should_stop
-        bank, queries = (extract_features(backbone, loader, self.layers, context.autocast, should_stop=stop) for loader in sets)
+        bank, queries = (extract_features(backbone, loader, self.layers, None, should_stop=stop) for loader in sets)
         metrics, predictions = {}, {}
         for layer in self.layers:
             features = bank[layer].to(context.device), data.train.labels.to(context.device), queries[layer].to(context.device)

@@ -1,4 +1,4 @@
-"""The networks that a report compares: pretrained ones, one trained with labels, and the untrained one they all began as."""
+"""The networks that a report compares: pretrained ones, one trained with labels, and an untrained one of the same kind."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from sslkit.interfaces import Backbone
 from sslkit.networks import left_by, untrained
 from sslkit.preflight import backbone_image
 from sslkit.recipe import Recipe
-from sslkit.recipe_stages import RANDOM, PretrainStage, Stage
+from sslkit.recipe_stages import AS_BUILT, RANDOM, PretrainStage, Stage
 from sslkit.report.canvas import FAINT, HEADING, LINE, SMALL, Canvas, elided
 from sslkit.report.spread import spread
 
@@ -30,13 +30,11 @@ class Network(NamedTuple):
         role: what it is, in a word.
         origin: the stage that left it, or that the untrained one comes before.
         backbone: in eval mode, on the device of its stage.
-        autocast: the dtype its stage computes in, or None for plain float32.
     """
 
     role: str
     origin: str
     backbone: Backbone
-    autocast: torch.dtype | None
 
     @property
     def name(self) -> str:
@@ -69,8 +67,9 @@ def line_up(folder: Path, recipe: Recipe, data: OpenedDataset) -> list[Network]:
     trained = [_network(_role(stage), stage, left_by(recipe, stage, data, folder)) for stage in stages]
     first = stages[0]
     image = backbone_image(recipe, first, data.image())
-    beginning = untrained(first.backbone.without_downloads(), image, first.seed)
-    return [*trained, _network("untrained", first, beginning)._replace(origin=f"before {first.key}")]
+    beginning = untrained(first.backbone, image, first.seed)
+    origin = "random weights" if first.weights == AS_BUILT else f"before {first.key}"
+    return [*trained, _network("untrained", first, beginning)._replace(origin=origin)]
 
 
 def write_label(canvas: Canvas, network: Network, x: float, y: float, width: float) -> None:
@@ -122,4 +121,4 @@ def _network(role: str, stage: Stage, backbone: Backbone) -> Network:
     backbone = backbone.to(device).eval()
     if stage.runtime.channels_last:
         backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing from torch's stub
-    return Network(role, stage.key, backbone, stage.runtime.resolve_autocast(device))
+    return Network(role, stage.key, backbone)

@@ -88,7 +88,7 @@ def draw_neighbours(networks: Sequence[Network], gallery: Gallery, best: str | N
 
 def _found(network: Network, layer: str, gallery: Gallery) -> Found:
     loader = Loader(ArraySet(gallery.images, gallery.image), batch_size=_BATCH, device=network.device)
-    features = extract_features(network.backbone, loader, [layer], network.autocast)[layer]
+    features = extract_features(network.backbone, loader, [layer], None)[layer]
     num = gallery.num_queries
     return Found(network, layer, num + nearest(features[:num], features[num:], NUM_NEIGHBOURS))
 

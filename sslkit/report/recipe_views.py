@@ -32,7 +32,7 @@ def stage_views(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, num_i
         PluginError: the task's captions are wrong.
     """
     images = data.load("pretrain")
-    if images is None or len(images) == 0:
+    if images is None:
         raise DataError("the data set has no images to pretrain on")
-    backbone = untrained(stage.backbone.without_downloads(), backbone_image(recipe, stage, data.image()), stage.seed)
+    backbone = untrained(stage.backbone, backbone_image(recipe, stage, data.image()), stage.seed)
     return make_views(stage.task, backbone, images, num_images=num_images, seed=stage.seed, options=stage.training.augment)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from sslkit.metrics_log import read_metrics
 from sslkit.recipe_table import parse_table, read_text
 from sslkit.report.results import Results
 from sslkit.report.stage_key import StageKey, parse_key
-from sslkit.saved_files import SavedArtifact, SavedEnvironment, SavedFigures, SavedFile, SavedResults, check_form, read_saved
+from sslkit.saved_files import SavedArtifact, SavedFigures, SavedFile, SavedResults, check_form, read_saved
 
 _FOLDER = re.compile(r"(?:(?!\.{1,2}(?:/|$))[^/\\\0]{1,255}(?:/(?!$)|$))+")
 """A path that leads to a folder below: a stage's key decides which files are read."""
@@ -45,6 +45,11 @@ class StageFolder:
         """Whether it pretrains rather than evaluates."""
         return self.artifact.get("kind") == "pretrain"
 
+    @property
+    def environments(self) -> list[dict[str, Any]]:
+        """Hardware, versions, command and date: of what finished it, after those that an earlier start had."""
+        return self.artifact.get("environments", [])
+
     @cached_property
     def log(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
@@ -63,7 +68,6 @@ class RunFolder:
         recipe: the resolved recipe.
         recipe_text: the same as TOML.
         variants: of a sweep, by name; empty without one.
-        environment: hardware, versions, command, date; empty where nothing was computed yet.
     """
 
     folder: Path
@@ -73,7 +77,6 @@ class RunFolder:
     recipe: Mapping[str, Any]
     recipe_text: str
     variants: tuple[str, ...] = ()
-    environment: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -100,7 +103,7 @@ def read_run(folder: Path) -> RunFolder:
     )
     finished = bool(saved) and not pending
     variants = tuple(sorted(path.stem for path in folder.glob("variants/*.toml")))
-    return RunFolder(folder, results, stages, finished, recipe, text, variants, _optional(folder / "environment.json", SavedEnvironment))
+    return RunFolder(folder, results, stages, finished, recipe, text, variants)
 
 
 def _recipe_text(folder: Path) -> str:

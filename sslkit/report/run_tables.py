@@ -3,11 +3,15 @@
 import json
 import statistics
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from sslkit.report.numerals import duration
 from sslkit.report.run_folder import RunFolder, StageFolder
 from sslkit.report.tables import Cell, Column, Layout, Table
+
+_MANY_CLASSES = 12
+"""Beyond so many the table of classes is folded."""
 
 
 def facts_table(run: RunFolder) -> Table:
@@ -15,9 +19,26 @@ def facts_table(run: RunFolder) -> Table:
     return _facts("run", "What was run", _facts_of(run))
 
 
+def classes_table(run: RunFolder) -> Table | None:
+    """The classes of the labelled images, with how many each has; None where nothing was evaluated with labels."""
+    found = (stage.artifact for stage in run.stages if any(stage.artifact.get("images_per_class", {}).values()))
+    if (artifact := next(found, None)) is None:
+        return None
+    names, counts = artifact.get("classes", []), artifact["images_per_class"]
+    rows = zip_longest(names, counts.get("train", []), counts.get("test", []))
+    return Table(
+        "classes",
+        "Classes",
+        (Column("class"), Column("training images", "count"), Column("test images", "count")),
+        tuple((Cell(name or ""), Cell(train), Cell(test)) for name, train, test in rows),
+        layout="sortable" if len(names) <= _MANY_CLASSES else "folded",
+    )
+
+
 def environment_table(run: RunFolder) -> Table | None:
     """Hardware and versions; None where nothing was computed yet."""
-    return _facts("environment", "Environment", _environment_of(run.environment)) if run.environment else None
+    facts = list(_environments_of(run))
+    return _facts("environment", "Environment", iter(facts)) if facts else None
 
 
 def margins_table(run: RunFolder) -> Table | None:
@@ -66,6 +87,7 @@ def stages_table(run: RunFolder) -> Table | None:
         Column("seconds", "seconds"),
         Column("images/s", "count"),
         Column("device"),
+        Column("finished"),
         Column("backbone"),
     )
     rows = tuple(
@@ -76,6 +98,7 @@ def stages_table(run: RunFolder) -> Table | None:
             Cell(stage.artifact.get("seconds")),
             Cell(_throughput(stage)),
             Cell(str(stage.artifact.get("device", ""))),
+            Cell(str(stage.artifact.get("finished", ""))[:16].replace("T", " ")),
             Cell(_backbone(stage)),
         )
         for stage in run.stages
@@ -94,29 +117,51 @@ def _facts(key: str, title: str, facts: Iterator[tuple[str, str]]) -> Table:
 
 def _facts_of(run: RunFolder) -> Iterator[tuple[str, str]]:
     finished = [stage for stage in run.stages if "seconds" in stage.artifact]
-    environment = run.environment
+    environments = [environment for stage in run.stages for environment in stage.environments]
     yield "data", _described(run.recipe.get("data"), "name")
     yield "images", _images(finished)
     yield "pretext task", "; ".join(_distinct(run, "task", "class"))
     yield "backbone", "; ".join(_distinct(run, "backbone", "spec"))
     yield "variants", ", ".join(run.variants)
     yield "stages", f"{len(finished)} finished" + ("" if run.finished else f", still to run: {', '.join(run.results.pending) or 'unknown'}")
-    yield "started", str(environment.get("started", ""))
+    yield "started", min((environment["started"] for environment in environments if "started" in environment), default="")
     yield "device time", "; ".join(f"{duration(seconds)} on {device}" for device, seconds in _cost(finished).items())
     yield "throughput", "; ".join(f"{stage.key} {_throughput(stage):,.0f} images/s" for stage in finished if _fast(stage))
-    yield "commit", str(environment.get("commit", ""))
+    yield "commit", ", ".join(dict.fromkeys(environment["commit"] for environment in environments if environment.get("commit")))
     yield "folder", str(run.folder)
 
 
-def _environment_of(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "platform", str(environment.get("platform", ""))
-    yield "devices", ", ".join(environment.get("devices", []))
-    yield "threads", str(environment.get("threads", ""))
-    yield "Python", str(environment.get("python", ""))
-    yield "packages", ", ".join(f"{name} {version}" for name, version in environment.get("versions", {}).items())
-    yield "plugins", ", ".join(f"{name} {version}" for name, version in environment.get("plugins", {}).items())
-    yield "command", " ".join(environment.get("command", []))
-    yield "commit", str(environment.get("commit", ""))
+_ENVIRONMENT = {
+    "platform": "platform",
+    "device": "device",
+    "threads": "threads",
+    "python": "Python",
+    "versions": "packages",
+    "plugins": "plugins",
+    "command": "command",
+    "commit": "commit",
+}
+"""What is shown of an environment, by its key, and what it is called."""
+
+
+def _environments_of(run: RunFolder) -> Iterator[tuple[str, str]]:
+    """What the stages were computed with; where they differ, each value with its stages."""
+    for key, name in _ENVIRONMENT.items():
+        stages: dict[str, dict[str, None]] = {}
+        for stage in run.stages:
+            for environment in stage.environments:
+                stages.setdefault(_one_line(environment.get(key, "")), {})[stage.key] = None
+        stages.pop("", None)
+        if len(stages) == 1:
+            yield name, next(iter(stages))
+        elif stages:
+            yield name, "; ".join(f"{value} ({', '.join(users)})" for value, users in stages.items())
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {version}" for name, version in value.items())
+    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def _distinct(run: RunFolder, part: str, name: str) -> Iterator[str]:

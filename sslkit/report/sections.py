@@ -10,7 +10,7 @@ from sslkit.report.layers import draw_layers
 from sslkit.report.picture import Picture
 from sslkit.report.pivots import pivot_tables
 from sslkit.report.run_folder import RunFolder
-from sslkit.report.run_tables import environment_table, facts_table, margins_table, results_table, stages_table
+from sslkit.report.run_tables import classes_table, environment_table, facts_table, margins_table, results_table, stages_table
 from sslkit.report.tables import Table
 from sslkit.report.trajectory import draw_trajectory
 
@@ -48,7 +48,7 @@ def run_sections(run: RunFolder, album: Album) -> list[Section]:
 def _all(run: RunFolder, album: Album) -> Iterator[Section]:
     summaries = _present(*pivot_tables(run), few_labels_table(run))
     results = results_table(run, "folded" if summaries and len(run.results.rows()) > _MANY_ROWS else "sortable")
-    yield Section("run", "What was run", tables=(facts_table(run),))
+    yield Section("run", "What was run", tables=(facts_table(run), *_present(classes_table(run))))
     yield Section("margins", "Margins", tables=_present(margins_table(run)))
     yield Section(
         "results",

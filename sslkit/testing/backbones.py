@@ -13,15 +13,15 @@ from sslkit.engine.features import evaluating
 from sslkit.engine.randomness import global_seed
 from sslkit.errors import BackboneError
 from sslkit.interfaces import Backbone, FeatureInfo, ImageSpec, LayerKind
-from sslkit.testing.promises import BrokenPromiseError, check_same, load_state, promises_of, require, state_of
+from sslkit.testing.promises import SEEDED, BrokenPromiseError, check_same, load_state, promises_of, require, state_of
 from sslkit.testing.specimens import IMAGE, Build, build_seeded, random_images
 
 
 def check_backbone(build: Build, *, image: ImageSpec | None = None) -> None:
     """Check a backbone.
 
-    Its constructor, ``feature_info``, construction on the meta device, what ``extract`` returns and where it stops, eval mode,
-    other image sizes, whether its state dict holds all of it, and ``masked_encode``.
+    Its constructor, ``feature_info``, construction on the meta device, whether the seed decides its weights, what ``extract`` returns and
+    where it stops, eval mode, other image sizes, whether its state dict holds all of it, and ``masked_encode``.
 
     Args:
         build: the class, or a function that sets its options.
@@ -39,6 +39,7 @@ def check_backbone(build: Build, *, image: ImageSpec | None = None) -> None:
         require(backbone.image == image, "image must be what it is built for: call super().__init__(image)")
         _check_feature_info(backbone)
         _check_meta(build, backbone)
+        check_same(state_of(build_seeded(build, image)), state_of(backbone), SEEDED)
         _check_features(backbone, images)
         _check_other_size(backbone)
         for layer in backbone.layer_names:
@@ -88,11 +89,17 @@ def _check_features(backbone: Backbone, images: Tensor) -> None:
             alone = backbone(images, [info.name])
             _check_returned(alone, (info.name,))
             _check_shape(info, alone[info.name], images)
+            require(alone[info.name].isfinite().all(), f"the features of layer {info.name!r} must be finite")
             with global_seed(1):
                 again = backbone(images, [info.name])[info.name]
             require(torch.equal(again, alone[info.name]), f"eval mode must be deterministic: two passes differ at {info.name!r}")
             same = torch.allclose(together[info.name], again, rtol=1e-4, atol=1e-5)
             require(same, f"layer {info.name!r} must not depend on what else is asked for: does a later layer write into it?")
+            first = backbone(images[:1], [info.name])[info.name]
+            same = torch.allclose(first, again[:1], rtol=1e-4, atol=1e-5)
+            require(
+                same, f"in eval mode the features of an image must not depend on the rest of the batch: those of layer {info.name!r} do"
+            )
     check_same(state_of(backbone), before, "extract must not change buffers in eval mode")
 
 

@@ -2,12 +2,14 @@
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sslkit.engine.randomness import global_seed
-from sslkit.interfaces import Backbone, Evaluation, Evaluator, ImageSpec, LabeledData, RunContext
+from sslkit.interfaces import Backbone, Evaluation, Evaluator, ImageSet, ImageSpec, LabeledData, RunContext
 from sslkit.testing.promises import check_options, check_requirements, check_same, load_state, promises_of, require, state_of
 from sslkit.testing.specimens import CPU, IMAGE, Build, LabelsOnly, TinyBackbone, build_seeded, labeled_set
 
@@ -19,8 +21,8 @@ _METRIC = re.compile(r"[\w-]+(\.[\w-]+)*")
 def check_evaluator(evaluator: Evaluator, *, image: ImageSpec | None = None, backbone: Build = TinyBackbone) -> None:
     """Check an evaluator on random images of three classes: 24 to train on, 12 to test with.
 
-    Its options, ``check`` without weights and images, the metrics, whether they repeat, whether a backbone that is to stay frozen
-    does, and what it leaves.
+    Its options, ``check`` without weights and images, the metrics, whether they repeat, whether labels and images stay as they are, and
+    a backbone that is to stay frozen does, and what it leaves. One that needs no labels gets none.
 
     Args:
         evaluator: with the options to test; its layers are those of ``backbone``, and a batch has 24 images at most.
@@ -37,10 +39,15 @@ def check_evaluator(evaluator: Evaluator, *, image: ImageSpec | None = None, bac
         with torch.device("meta"):
             outline = backbone(image)
         check_requirements(evaluator.requires, outline)
-        evaluator.check(outline, LabeledData(LabelsOnly(image, NUM_TRAIN), LabelsOnly(image, NUM_TEST)))
-        data = LabeledData(labeled_set(image, NUM_TRAIN), labeled_set(image, NUM_TEST, seed=1))
+        labeled = evaluator.needs_labels
+        without_images = LabeledData(LabelsOnly(image, NUM_TRAIN, labeled=labeled), LabelsOnly(image, NUM_TEST, labeled=labeled))
+        with _untouched(without_images):
+            evaluator.check(outline, without_images)
+        train, test = labeled_set(image, NUM_TRAIN), labeled_set(image, NUM_TEST, seed=1)
+        data = LabeledData(train, test) if labeled else LabeledData(train.without_labels(), test.without_labels())
         evaluation = _check_frozen(evaluator, build_seeded(backbone, image), data)
         _check_metrics(evaluation)
+        _check_predictions(evaluation, data)
         again = _evaluate(evaluator, build_seeded(backbone, image), data, seed=1)
         require(again.metrics == evaluation.metrics, "the metrics must repeat: draw from generators that context.seed alone decides")
         _check_left(evaluator, evaluation, build_seeded(backbone, image, seed=1))
@@ -48,10 +55,23 @@ def check_evaluator(evaluator: Evaluator, *, image: ImageSpec | None = None, bac
 
 def _evaluate(evaluator: Evaluator, backbone: Backbone, data: LabeledData, *, seed: int) -> Evaluation:
     """One evaluation, whatever the state of the global generator."""
-    with global_seed(seed):
+    with global_seed(seed), _untouched(data):
         evaluation = evaluator.evaluate(backbone, data, RunContext(stage="evaluate", seed=0, device=CPU))
     require(isinstance(evaluation, Evaluation), "evaluate must return an Evaluation")
     return evaluation
+
+
+@contextmanager
+def _untouched(data: LabeledData) -> Iterator[None]:
+    """Labels and images are lent to an evaluator, and other stages measure with the same ones."""
+    before = [_copies(images) for images in data]
+    yield
+    for found, expected in zip(map(_copies, data), before, strict=True):
+        check_same(found, expected, "labels and pixels must stay as they are: copy what you write into")
+
+
+def _copies(images: ImageSet) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in (("labels", images.labels), ("pixels", images.pixels)) if tensor is not None}
 
 
 def _check_frozen(evaluator: Evaluator, backbone: Backbone, data: LabeledData) -> Evaluation:
@@ -70,6 +90,16 @@ def _check_metrics(evaluation: Evaluation) -> None:
         require(math.isfinite(value), f"metric {name!r} must be finite, and is {value}")
         accuracy = name.rpartition(".")[2] == "top1"
         require(not accuracy or 0 <= value <= 100, f"metric {name!r} must be in percent, and is {value}")
+
+
+def _check_predictions(evaluation: Evaluation, data: LabeledData) -> None:
+    for name, (logits, targets) in evaluation.predictions.items():
+        found, expected = (tuple(logits.shape), tuple(targets.shape)), ((len(data.test), data.num_classes), (len(data.test),))
+        promise = f"prediction {name!r} must be logits {expected[0]} and targets {expected[1]}, of every test image and every class"
+        require(found == expected, f"{promise}, and has the shapes {found[0]} and {found[1]}")
+        require(
+            data.test.labels is None or torch.equal(targets, data.test.labels), f"the targets of prediction {name!r} must be the labels"
+        )
 
 
 def _check_left(evaluator: Evaluator, evaluation: Evaluation, fresh: Backbone) -> None:

@@ -14,6 +14,9 @@ _PLAIN = (bool, int, float, str, tuple, list, dict)
 """What an option without annotation would hold."""
 
 
+SEEDED = "the seed must decide the weights: draw them from torch's global generator alone"
+
+
 class BrokenPromiseError(AssertionError):
     """The message is the promise, and how it was broken."""
 

@@ -48,12 +48,13 @@ class LabelsOnly(ImageSet):
     Args:
         image: what the images would be.
         num_images: how many there would be.
+        labeled: without, there are no labels either.
     """
 
-    def __init__(self, image: ImageSpec, num_images: int) -> None:
+    def __init__(self, image: ImageSpec, num_images: int, *, labeled: bool = True) -> None:
         self.image = image
-        self.labels = _labels(num_images)
-        self.classes = CLASSES
+        self.labels = _labels(num_images) if labeled else None
+        self.classes = CLASSES if labeled else ()
         self.fingerprint = "labels only"
         self._num_images = num_images
 

@@ -19,7 +19,7 @@ from sslkit.engine.training import Training
 from sslkit.errors import RunInterruptedError
 from sslkit.events import Event, StepEnd
 from sslkit.interfaces import Augment, Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, PretextTask, RunContext, StepOutput
-from sslkit.testing.promises import check_options, check_requirements, check_same, load_state, promises_of, require, state_of
+from sslkit.testing.promises import SEEDED, check_options, check_requirements, check_same, load_state, promises_of, require, state_of
 from sslkit.testing.specimens import CPU, IMAGE, Build, TinyBackbone, build_seeded, image_set, random_images
 
 NUM_IMAGES = 24
@@ -35,8 +35,8 @@ def check_pretext_task(
 ) -> None:
     """Check a pretext task and its objective.
 
-    The options, the views, the loss in training and in eval mode, gradients, a short run of ``fit``, the same run interrupted and
-    resumed, and the exported backbone.
+    The options, whether the seed decides the weights, the views, what comes out in training and in eval mode, gradients, a short run of
+    ``fit``, the same run interrupted and resumed, and the exported backbone.
 
     Args:
         task: with the options to test.
@@ -56,6 +56,7 @@ def check_pretext_task(
             check_requirements(task.requires, backbone(spec))
         make = partial(_objective, task, backbone, image)
         _check_attributes(make())
+        check_same(state_of(make()), state_of(make()), SEEDED)
         _check_objective(make(), image, tuple(without_gradient))
         _check_resuming(make, image)
         _check_exported(make(), build_seeded(backbone, spec, seed=1), random_images(image, 2))
@@ -90,8 +91,11 @@ def _check_objective(objective: Objective, image: ImageSpec, without_gradient: t
     batch = Batch(random_images(image, TRAINING.batch_size), torch.arange(TRAINING.batch_size))
     for train in (True, False):
         _check_views(objective, batch, train=train)
-    _check_training(objective, _views(objective, batch, train=True), state, without_gradient)
-    _check_eval(objective, _views(objective, batch, train=False), state)
+    trained = _check_training(objective, _views(objective, batch, train=True), state, without_gradient)
+    measured = _check_eval(objective, _views(objective, batch, train=False), state)
+    for phase, names in trained.items():
+        promise = f"phase {phase!r} must have the same metrics and predictions in eval mode as in training"
+        require(measured[phase] == names, f"{promise}: {', '.join(sorted(measured[phase] ^ names))} is in one alone")
 
 
 def _views(objective: Objective, batch: Batch, *, train: bool, seed: int = 0) -> dict[str, Tensor]:
@@ -110,32 +114,43 @@ def _check_views(objective: Objective, batch: Batch, *, train: bool) -> None:
     require(same, "make_views must draw from its generator alone: two calls with the same generator state differ")
 
 
-def _check_training(objective: Objective, views: dict[str, Tensor], state: TrainState, without_gradient: tuple[str, ...]) -> None:
+def _check_training(
+    objective: Objective, views: dict[str, Tensor], state: TrainState, without_gradient: tuple[str, ...]
+) -> dict[str, set[str]]:
+    """One pass a phase with gradients. Returns the names of each one's metrics and predictions."""
     names = {id(parameter): name for name, parameter in objective.named_parameters()}
     groups = objective.parameter_groups()
+    measured: dict[str, set[str]] = {}
     objective.train()
     for phase in objective.phases:
         objective.on_before_step(phase, state)
         objective.zero_grad(set_to_none=True)
         output = objective(views, phase, state.schedule_tensors)
-        _check_output(output)
+        _check_output(output, objective.classes)
+        measured[phase] = {*output.metrics, *output.predictions}
         require(output.loss.requires_grad, f"the loss of phase {phase!r} depends on nothing that is trained")
         output.loss.backward()
         bare = [names[id(parameter)] for group in groups[phase] for parameter in group["params"] if parameter.grad is None]
         missed = [name for name in bare if not any(name.startswith(prefix) for prefix in without_gradient)]
         require(not missed, f"phase {phase!r} trains {', '.join(missed)}, which no gradient reaches; if rightly so: without_gradient=[...]")
+    return measured
 
 
-def _check_eval(objective: Objective, views: dict[str, Tensor], state: TrainState) -> None:
+def _check_eval(objective: Objective, views: dict[str, Tensor], state: TrainState) -> dict[str, set[str]]:
+    """One pass a phase in eval mode. Returns the names of each one's metrics and predictions."""
     objective.eval()
     before = state_of(objective)
+    measured: dict[str, set[str]] = {}
     with torch.no_grad():
         for phase in objective.phases:
-            _check_output(objective(views, phase, state.schedule_tensors))
+            output = objective(views, phase, state.schedule_tensors)
+            _check_output(output, objective.classes)
+            measured[phase] = {*output.metrics, *output.predictions}
     check_same(state_of(objective), before, "forward must not change buffers in eval mode")
+    return measured
 
 
-def _check_output(output: StepOutput) -> None:
+def _check_output(output: StepOutput, classes: tuple[str, ...]) -> None:
     require(isinstance(output, StepOutput), "forward must return a StepOutput")
     require(output.loss.ndim == 0, f"the loss must be a scalar, and has the shape {tuple(output.loss.shape)}")
     require(output.loss.isfinite(), f"the loss must be finite, and is {float(output.loss.detach())}")
@@ -148,7 +163,15 @@ def _check_output(output: StepOutput) -> None:
         require(not logits.requires_grad, f"prediction {name!r} must be detached")
         fits = logits.ndim == 2 and targets.shape == logits.shape[:1] and not targets.is_floating_point()
         require(fits, f"prediction {name!r} must be logits (M, K) and targets (M,)")
-        require(int(targets.max()) < logits.shape[1], f"prediction {name!r} has targets beyond its {logits.shape[1]} classes")
+        num_logits = logits.shape[1]
+        require(int(targets.max()) < num_logits, f"prediction {name!r} has targets beyond its {num_logits} classes")
+        require(
+            not classes or len(classes) == num_logits, f"classes names {len(classes)}, and prediction {name!r} has logits of {num_logits}"
+        )
+        whole = len(targets) % TRAINING.batch_size == 0
+        require(
+            whole, f"prediction {name!r} must be of every view of every image, and is of {len(targets)} for {TRAINING.batch_size} images"
+        )
 
 
 def _check_resuming(make: Make, image: ImageSpec) -> None:

@@ -22,6 +22,7 @@ from sslkit.audit.options import AuditOptions
 from sslkit.audit.recipe_audit import AuditReport
 from sslkit.audit.samples import MEASURED_IMAGES
 from sslkit.console import print_audit
+from sslkit.environment import describe_environment
 from sslkit.recipe_stages import PretrainStage
 
 RECIPE = """
@@ -172,7 +173,7 @@ def finding(source: str, value: float, *, leaks: bool = False) -> Finding:
 REPORT = AuditReport(
     recipe="tiny",
     options=FAST,
-    device="a CPU",
+    environment=describe_environment(torch.device("cpu")),
     findings={
         "half/pretrain": (finding("isotropic_noise", 33.25), finding("shuffled_patches", 38.0, leaks=True)),
         "pretrain": (finding("jpeg_noise", 34.0),),
@@ -201,8 +202,9 @@ def test_a_report_is_written_whole(tmp_path):
     REPORT.write(tmp_path / "new" / "audit.json")
     table = json.loads((tmp_path / "new" / "audit.json").read_text())
     assert table == json.loads(json.dumps(REPORT.as_json()))
-    assert (table["recipe"], table["device"], table["options"]["num_images"]) == ("tiny", "a CPU", 200)
-    assert set(table["versions"]) == {"sslkit", "torch"}
+    assert (table["recipe"], table["options"]["num_images"]) == ("tiny", 200)
+    assert table["environment"]["versions"]["torch"] == torch.__version__
+    assert table["environment"].keys() >= {"started", "command", "commit", "device"}
     assert table["stages"]["half/pretrain"][1]["verdict"] == "leaks"
     assert table["stages"]["half/pretrain"][1]["pairs"][0] == {"classes": ["0°", "[45]"], "value": 76, "low": 75, "high": 77, "chance": 50}
 

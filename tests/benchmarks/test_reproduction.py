@@ -252,7 +252,7 @@ def test_an_archive_holds_what_fits_pretraining_first_and_equal_stages_once(tmp_
         (runs / key / "artifact.json").write_text(json.dumps({"kind": kind, "status": "finished", "fingerprint": fingerprint}))
         (runs / key / "backbone.safetensors").write_bytes(b"x" * 40_000)
         (runs / key / "heads.safetensors").write_bytes(b"x" * 40_000)  # nothing starts from them
-    (runs / "a" / "environment.json").write_text("{}")
+    (runs / "a" / "results.json").write_text("{}")
 
     def packed(max_bytes: int | None) -> set[str]:
         archive = tmp_path / "runs.tar"
@@ -262,9 +262,9 @@ def test_an_archive_holds_what_fits_pretraining_first_and_equal_stages_once(tmp_
         return {path.relative_to(tmp_path / str(max_bytes)).as_posix() for path in (tmp_path / str(max_bytes)).rglob("*.*")}
 
     whole = {f"{key}/{name}" for key in ("a/finetune", "a/pretrain", "b/wide") for name in ("artifact.json", "backbone.safetensors")}
-    assert packed(None) == whole | {"a/environment.json"}
-    assert packed(120_000) == {path for path in whole if "finetune" not in path} | {"a/environment.json"}
-    assert packed(70_000) == {"a/environment.json", "a/pretrain/artifact.json", "a/pretrain/backbone.safetensors"}
+    assert packed(None) == whole | {"a/results.json"}
+    assert packed(120_000) == {path for path in whole if "finetune" not in path} | {"a/results.json"}
+    assert packed(70_000) == {"a/results.json", "a/pretrain/artifact.json", "a/pretrain/backbone.safetensors"}
 
 
 def test_rotnets_own_probes_are_measured_before_all_else():
@@ -288,8 +288,8 @@ def test_a_run_becomes_records_with_all_that_belongs_beside_a_figure(tmp_path: P
     list(Reproduction({"one": recipe}, tmp_path).run(cells[:1], lambda: False))
     records = collect(tmp_path / "one", "one_cpu", cells, data="digits", command="sslkit run x")
     assert [r.metric for r in records] == ["probe.conv2.top1", "pretrain.top1@1"]
-    environment = json.loads((tmp_path / "one" / "environment.json").read_text())
     artifact = json.loads((tmp_path / "one" / "probe" / "artifact.json").read_text())
+    (environment,) = artifact["environments"]
     assert records[0] == Record(
         recipe="one_cpu",
         metric="probe.conv2.top1",
@@ -299,7 +299,7 @@ def test_a_run_becomes_records_with_all_that_belongs_beside_a_figure(tmp_path: P
         hardware=artifact["device"],
         versions={name: environment["versions"][name] for name in ("torch", "sslkit")},
         commit=environment["commit"],
-        date=environment["started"][:10],
+        date=artifact["finished"][:10],
         command="sslkit run x",
         seconds=artifact["seconds"],
     )

@@ -53,6 +53,46 @@ def test_a_file_of_the_right_size_keeps_its_pixels(tmp_path, suffix):
     assert difference(decode(path, 16, "rgb"), expected) == 0
 
 
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        ("gif", {}),
+        ("tif", {}),
+        ("tiff", {"compression": "tiff_lzw"}),
+        ("tif", {"compression": "tiff_adobe_deflate"}),
+        ("tif", {"big_tiff": True}),
+    ],
+    ids=["gif", "tiff", "lzw", "deflate", "big"],
+)
+@pytest.mark.parametrize("more", [False, True], ids=["one", "several"])
+def test_the_first_picture_of_an_animation_and_of_several_pages_is_taken(tmp_path, suffix, options, more):
+    picture = Image.fromarray(noise(16, 16)).quantize(64) if suffix == "gif" else Image.fromarray(noise(16, 16))
+    others = {"save_all": True, "append_images": [Image.new(picture.mode, (16, 16), 7)]} if more else {}
+    path = save(tmp_path, picture, suffix, **options, **others)
+    assert difference(decode(path, 16, "rgb"), np.asarray(picture.convert("RGB"))) == 0
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}], ids=["plain", "lzw"])
+def test_tiff_is_turned_once(tmp_path, orientation, options):
+    """PIL turns it itself while it decodes, and we turn what it did not."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    picture = Image.fromarray(noise(16, 16))
+    expected = decode(save(tmp_path, picture, "png", exif=exif), 16, "rgb")
+    assert torch.equal(decode(save(tmp_path, picture, "tif", exif=exif, **options), 16, "rgb"), expected)
+
+
+def test_tiff_of_more_than_8_bits(tmp_path):
+    values = RNG.integers(0, 65536, (8, 8), dtype=np.uint16)
+    path = save(tmp_path, Image.fromarray(values), "tif")
+    assert np.array_equal(decode(path, 8, "gray")[0].numpy(), (values.astype(int) + 128) // 257)
+    with pytest.raises(DataError, match="its pixels are floating-point numbers"):
+        decode(save(tmp_path, Image.fromarray(values.astype(np.float32)), "tif"), 8, "gray")
+    with pytest.raises(DataError, match="its pixels do not fit into 16 bits"):
+        decode(save(tmp_path, Image.fromarray(values.astype(np.int32) * 256), "tif"), 8, "gray")
+
+
 def test_the_name_does_not_decide_the_format(tmp_path):
     path = save(tmp_path, Image.fromarray(noise(8, 8)), "png").rename(tmp_path / "image.JPEG")
     assert decode(path, 8, "rgb").shape == (3, 8, 8)
@@ -314,11 +354,14 @@ def png_with(extra: bytes) -> bytes:
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (b"hello", "no JPEG, PNG, WebP or BMP image"),
-        (encoded("GIF"), "no JPEG, PNG, WebP or BMP image"),
-        (encoded("TIFF"), "no JPEG, PNG, WebP or BMP image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no JPEG, PNG, WebP or BMP image"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no JPEG, PNG, WebP or BMP image"),
+        (b"hello", "no JPEG, PNG, WebP, GIF, TIFF or BMP image"),
+        (encoded("GIF")[:1000], "image file is truncated"),
+        (encoded("GIF")[:20], ""),
+        (encoded("TIFF")[:1000], ""),
+        (encoded("TIFF")[:20], ""),
+        (encoded("TIFF", compression="tiff_lzw")[:1000], ""),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no JPEG, PNG, WebP, GIF, TIFF or BMP image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no JPEG, PNG, WebP, GIF, TIFF or BMP image"),
         (encoded("JPEG")[:1000], "image file is truncated"),
         (encoded("JPEG")[:20], ""),
         (encoded("JPEG", progressive=True)[:1000], "image file is truncated"),
@@ -332,7 +375,20 @@ def png_with(extra: bytes) -> bytes:
         (png_with(chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(100_000_000)))), "Decompressed data too large"),
     ],
     ids=[
-        *("empty", "text", "gif", "tiff", "postscript", "svg", "jpeg cut off", "jpeg header only", "progressive jpeg cut off"),
+        *(
+            "empty",
+            "text",
+            "gif cut off",
+            "gif header only",
+            "tiff cut off",
+            "tiff header only",
+            "lzw tiff cut off",
+            "postscript",
+            "svg",
+            "jpeg cut off",
+            "jpeg header only",
+            "progressive jpeg cut off",
+        ),
         *(
             "png cut off",
             "png header only",

@@ -100,7 +100,7 @@ def saved(folder: Path, pixels: Tensor, suffix: str) -> ImageSet:
     folder.mkdir()
     for number, image in enumerate(pixels):
         Image.fromarray(image[0].numpy()).save(folder / f"{number:03d}.{suffix}")
-    return ResidentSet(FileSet(folder, find_images(folder), SPEC))
+    return ResidentSet(FileSet(folder, find_images(folder), SPEC), "files")
 
 
 def test_decoded_files_are_compared_by_pixels_and_named(tmp_path):

@@ -20,7 +20,7 @@ def make(root: Path, *paths: str) -> None:
 
 
 def naive(root: Path) -> list[ImageFile]:
-    suffixes = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
+    suffixes = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
     paths = (path for path in root.rglob("*") if path.is_file() and path.suffix.lower() in suffixes)
     return sorted(ImageFile(path.relative_to(root).as_posix(), path.stat().st_size) for path in paths)
 
@@ -35,6 +35,9 @@ def test_images_are_found_at_any_depth_in_the_order_of_their_paths(tmp_path):
         "b-1/3.bmp",
         "B/4.PnG",
         "é/ü.jpg",
+        "c.TIF",
+        "c.gif",
+        "c.heic",
         "note.txt",
         "b/list.csv",
         "jpg",
@@ -48,6 +51,8 @@ def test_images_are_found_at_any_depth_in_the_order_of_their_paths(tmp_path):
         "b/10.JPEG",
         "b/2.jpg",
         "b/c/d/1.png",
+        "c.TIF",
+        "c.gif",
         "é/ü.jpg",
     ]
 
@@ -107,6 +112,13 @@ def test_a_folder_is_scanned_once(tmp_path, monkeypatch):
         assert [path for path, _ in scan.images(tmp_path)] == ["cat/deep/2.jpg", "dog/1.jpg"]
         assert scan.classes(tmp_path) == scan.subfolders(tmp_path) == ("cat", "dog")
     assert sorted(read) == sorted([tmp_path.name, "dog", "cat", "deep"])
+
+
+def test_images_of_types_that_are_not_read_are_known_and_so_are_folders_without_any(tmp_path):
+    make(tmp_path, "a/1.jpg", "a/2.HEIC", "b/deep/3.ppm", "c/4.txt", ".d/5.avif")
+    content = FolderScan().content(tmp_path)
+    assert content.unread == ("a/2.HEIC", "b/deep/3.ppm")
+    assert (content.folders, content.filled) == (("a", "b", "c"), ("a",))
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

@@ -11,6 +11,8 @@ from PIL import Image
 from sslkit.data import file_set
 from sslkit.data.file_set import FileSet
 from sslkit.data.image_folder import ImageFolder
+from sslkit.data.opened import OpenedDataset
+from sslkit.data.subset import class_counts
 from sslkit.errors import DataError, OptionError
 from tests.data.other_user import as_nobody, shared_folder
 
@@ -112,25 +114,43 @@ def test_val_is_the_test_split_where_test_has_no_labels(tmp_path):
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["test/cat/3.png", "test/eel/4.png"], "test has other classes than {0}/train; found 'without images there: dog; only there: eel'"),
-        (["test/cat/3.png", "test/dog/4.png", "test/eel/5.png"], "test has other classes than {0}/train; found 'only there: eel'"),
-        (["test/3.png"], "test has other classes than {0}/train; found 'without images there: cat, dog'"),
-        (["test/cat/3.png"], "test has other classes than {0}/train; found 'without images there: dog'; give both the same class folders"),
+        (["test/cat/3.png", "test/eel/4.png"], "test images are of classes that no training image has: eel; allowed: cat, dog; give both"),
+        (["test/3.png"], "the test images in {0}/test have no labels, for it has no class folders; classes: cat, dog"),
         (
-            ["test/cat/3.png", "test/dog/4.png", "test/5.png"],
-            "test has other classes than {0}/train; found 'images beside the class folders'",
+            ["test/images/3.png"],
+            "the test images in {0}/test have no labels, for it has folders of other classes: images; classes: cat, dog",
         ),
+        (["test/cat/3.png", "test/dog/4.png", "test/5.png"], "{0}/test/5.png lies beside folders of images, so that these are no classes"),
+        (["test/dog/.hidden.png"], "{0}/test holds no images"),
     ],
+    ids=["other class", "flat", "other folder", "stray image", "empty"],
 )
-def test_the_test_split_must_have_the_same_classes(tmp_path, paths, message):
+def test_test_images_without_fitting_labels_are_for_pretraining_only(tmp_path, paths, message):
     make(tmp_path, "train/cat/1.png", "train/dog/2.png", *paths)
-    with pytest.raises(DataError, match=re.escape(f"{tmp_path}/{message.format(tmp_path)}")):
-        load(tmp_path, "test")
+    data = OpenedDataset(ImageFolder(root=str(tmp_path), image_size=4))
+    heldout = data.load("test")
+    assert (0 if heldout is None else len(heldout)) == len([path for path in paths if ".hidden" not in path])
+    with pytest.raises(DataError, match="^" + re.escape(message.format(tmp_path))):
+        data.labeled()
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "test"])
+def test_a_part_can_be_held_out_where_a_test_split_has_no_labels(tmp_path, name):
+    """Competitions hand out test images without labels."""
+    make(tmp_path, *(f"train/{kind}/{number}.png" for kind in ("cat", "dog") for number in range(4)), f"{name}/9.png")
+    data = OpenedDataset(ImageFolder(root=str(tmp_path), image_size=4, val_fraction=0.5))
+    train, test = data.labeled()
+    assert len(train) + len(test) == 8
+    assert data.untold() == [f"folders of images that no split takes: {tmp_path / name}"]
+    with pytest.raises(OptionError, match="val_fraction: there is a test split already"):
+        load(tmp_path, "test", val_fraction=0.5, test=name)
 
 
 def test_a_test_split_alone_is_refused(tmp_path):
     make(tmp_path, "cat/1.png", "dog/2.png", "val/cat/3.png")
-    with pytest.raises(DataError, match=re.escape(f"{tmp_path} has a folder 'val', but no 'train'; name the training images' folder")):
+    with pytest.raises(
+        DataError, match=re.escape(f"{tmp_path} has a folder 'val', but none for training; allowed: train, training; set train")
+    ):
         load(tmp_path, "pretrain")
 
 
@@ -145,7 +165,9 @@ def test_a_folder_without_images_is_named(tmp_path, content):
         (tmp_path / path).parent.mkdir()
         (tmp_path / path).touch()
     folder = (tmp_path / content[0]).parent if content else tmp_path
-    with pytest.raises(DataError, match=re.escape(f"{folder} holds no images; allowed: files that end in .bmp, .jpeg, .jpg, .png, .webp")):
+    with pytest.raises(
+        DataError, match=re.escape(f"{folder} holds no images; allowed: files that end in .bmp, .gif, .jfif, .jpe, .jpeg, .jpg, .png, .tif")
+    ):
         load(tmp_path, "pretrain")
 
 
@@ -190,12 +212,32 @@ def test_holding_out_needs_a_folder_without_a_test_split(tmp_path):
         load(tmp_path, "pretrain", val_fraction=0.5)
 
 
-def test_holding_out_nothing_or_everything_is_refused(tmp_path):
+def test_every_class_keeps_images_and_gives_some_away(tmp_path):
+    """A long tail, as nature has it: 20, 3, 2 images and one."""
+    sizes = {"a": 20, "b": 3, "c": 2, "d": 1}
+    make(tmp_path, *(f"{name}/{number}.png" for name, size in sizes.items() for number in range(size)))
+    for fraction in (0.01, 0.1, 0.5, 0.99):
+        data = OpenedDataset(ImageFolder(root=str(tmp_path), image_size=4, val_fraction=fraction))
+        train, test = data.labeled()
+        kept, given = class_counts(train), class_counts(test)
+        assert [one + other for one, other in zip(kept, given, strict=True)] == list(sizes.values())
+        assert [one > 0 for one in kept] == [True, True, True, True]
+        assert [one > 0 for one in given] == [True, True, True, False]
+        assert data.untold() == ["1 of 4 classes have no test images, so that nothing measures them: d"]
+        assert names(tmp_path, "pretrain", val_fraction=fraction) == names(tmp_path, "train", val_fraction=fraction)
+
+
+def test_images_without_classes_are_held_out_as_one(tmp_path):
+    make(tmp_path, "1.png", "2.png")
+    assert [len(load(tmp_path, split, val_fraction=0.001)) for split in ("pretrain", "test")] == [1, 1]
+    assert [len(load(tmp_path, split, val_fraction=0.999)) for split in ("pretrain", "test")] == [1, 1]
+
+
+def test_a_single_image_cannot_be_held_out(tmp_path):
     make(tmp_path, "1.png")
-    with pytest.raises(OptionError, match=r"val_fraction: holds out none of the 1 images in .*; found 1e-09"):
-        load(tmp_path, "test", val_fraction=1e-9)
-    with pytest.raises(OptionError, match=r"val_fraction: leaves none of the 1 images in .*; found 0\.999999"):
-        load(tmp_path, "pretrain", val_fraction=0.999999)
+    with pytest.raises(OptionError, match=r"val_fraction: holds out none of the 1 images in .*; found 0\.5"):
+        load(tmp_path, "test", val_fraction=0.5)
+    assert len(load(tmp_path, "pretrain", val_fraction=0.5)) == 1
 
 
 def test_a_bad_file_stops_by_default_when_it_is_read(tmp_path):
@@ -227,21 +269,33 @@ def test_folders_are_scanned_and_files_checked_once_for_all_splits(tmp_path, mon
     data = ImageFolder(root=str(tmp_path), image_size=4, val_fraction=0.5, on_error="skip")
     for split in ("pretrain", "train", "test", "train"):
         assert data.load(split) is not None
-    assert len(scanned) == len(set(scanned)) == 3
+    assert sorted(scanned) == sorted(map(str, (tmp_path, tmp_path, tmp_path / "cat", tmp_path / "dog"))), "the root also for its splits"
     assert len(decoded) == len(set(decoded)) == 20
 
 
-def test_skipped_files_are_those_of_the_split(tmp_path):
+def test_skipped_files_are_those_of_the_split_and_held_out_are_good_ones(tmp_path):
     make(tmp_path, *(f"{name}/{number}.png" for name in ("cat", "dog") for number in range(10)))
-    bad = {f"cat/{number}.png" for number in range(10)}
+    bad = {f"cat/{number}.png" for number in range(8)}
     for path in bad:
         (tmp_path / path).write_bytes(b"")
-    data = ImageFolder(root=str(tmp_path), image_size=4, val_fraction=0.5, on_error="skip")
-    train, test = data.load("train"), data.load("test")
-    assert train is not None
-    assert test is not None
+    train, test = OpenedDataset(ImageFolder(root=str(tmp_path), image_size=4, val_fraction=0.5, on_error="skip")).labeled()
     assert sorted(train.skipped + test.skipped) == sorted(bad)
-    assert {path for path, _ in (*train.files, *test.files)} == {f"dog/{number}.png" for number in range(10)}
+    assert (class_counts(train)[0], class_counts(test)[0]) == (1, 1)
+
+
+def test_a_class_that_loses_all_its_images_is_refused_in_training_and_noted_in_the_test_split(tmp_path):
+    make(tmp_path, *(f"{split}/{name}/{number}.png" for split in ("train", "test") for name in ("cat", "dog") for number in range(2)))
+    data = ImageFolder(root=str(tmp_path), image_size=4, on_error="skip")
+    for number in range(2):
+        (tmp_path / f"test/dog/{number}.png").write_bytes(b"")
+    opened = OpenedDataset(data)
+    assert class_counts(opened.labeled().test) == [2, 0]
+    assert opened.untold() == ["1 of 2 classes have no test images, so that nothing measures them: dog"]
+    for number in range(2):
+        (tmp_path / f"train/dog/{number}.png").write_bytes(b"")
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}/train/dog: none of its images can be decoded; on_error")):
+        load(tmp_path, "train", on_error="skip")
+    assert len(load(tmp_path, "pretrain", on_error="skip")) == 2
 
 
 def test_what_is_no_file_stops_or_is_skipped(tmp_path):

@@ -64,11 +64,36 @@ def webp_extended(width: int, height: int) -> bytearray:
     return data
 
 
+def gif(width: int, height: int) -> bytearray:
+    data = encoded("GIF")
+    data[6:10] = struct.pack("<HH", width, height)
+    return data
+
+
+def gif_frame(width: int, height: int) -> bytearray:
+    """The picture is larger than the animation that it is in."""
+    data = encoded("GIF")
+    place = data.index(b",") + 5
+    data[place : place + 4] = struct.pack("<HH", width, height)
+    return data
+
+
+def tiff(width: int, height: int) -> bytearray:
+    data = encoded("TIFF")
+    start = int.from_bytes(data[4:8], "little") + 2
+    for tag, value in ((256, width), (257, height)):
+        place = next(place for place in range(start, len(data), 12) if data[place : place + 2] == struct.pack("<H", tag))
+        data[place : place + 12] = struct.pack("<HHII", tag, 4, 1, value)
+    return data
+
+
 BOMBS: list[tuple[Callable[[int, int], bytearray], int, int]] = [
     (png, 2**31 - 1, 2**31 - 1),
     (png, 20_000, 20_000),
     (jpeg, 65_500, 65_500),
     (bmp, 2**31 - 1, 2**30),
+    (gif, 65_535, 65_535),
+    (tiff, 2**31 - 1, 2**30),
     (webp_lossy, 16_383, 16_383),
     (webp_lossless, 16_384, 16_384),
     (webp_extended, 2**24, 2**24),
@@ -93,7 +118,17 @@ def test_a_bomb_is_refused_by_its_header(tmp_path, make, width, height):
     )
 
 
-@pytest.mark.parametrize("make", [png, jpeg, bmp, webp_lossy, webp_lossless, webp_extended])
+def test_a_picture_that_is_larger_than_its_animation_counts(tmp_path):
+    path = tmp_path / "bomb.gif"
+    path.write_bytes(gif_frame(65_535, 65_535))
+    with pytest.raises(DataError, match=re.escape(f"{path} cannot be decoded (Image size (4294836225 pixels) exceeds limit")):
+        decode(path, 8, "rgb")
+    path.write_bytes(gif_frame(800, 400))
+    with pytest.raises(DataError, match="800 x 400: 320,000 pixels"):
+        opened_size(path, 319_999)
+
+
+@pytest.mark.parametrize("make", [png, jpeg, bmp, gif, tiff, webp_lossy, webp_lossless, webp_extended])
 def test_the_limit_is_of_width_times_height_and_belongs_to_the_good(tmp_path, make):
     path = tmp_path / "image"
     path.write_bytes(make(8, 4))
@@ -102,7 +137,7 @@ def test_the_limit_is_of_width_times_height_and_belongs_to_the_good(tmp_path, ma
         opened_size(path, 31)
 
 
-@pytest.mark.parametrize("make", [png, jpeg, bmp])
+@pytest.mark.parametrize("make", [png, jpeg, bmp, gif, tiff])
 def test_a_larger_limit_than_pils_is_ours_to_set(tmp_path, make):
     """20,000 x 20,000 is more than twice PIL's limit, where it raises; warnings are errors here."""
     path = tmp_path / "image"
@@ -140,11 +175,11 @@ def test_a_jpeg_counts_in_full_though_it_is_decoded_at_an_eighth(tmp_path):
 
 
 @pytest.mark.parametrize("length", [8, 12, 20, 24, 29])
-@pytest.mark.parametrize("make", [png, jpeg, bmp, webp_lossy, webp_lossless, webp_extended])
+@pytest.mark.parametrize("make", [png, jpeg, bmp, gif, tiff, webp_lossy, webp_lossless, webp_extended])
 def test_a_header_that_is_cut_off_is_damaged(tmp_path, make, length):
     path = tmp_path / "image"
     path.write_bytes(make(8, 4)[:length])
     with pytest.raises(
-        DataError, match=r"cannot be decoded \((damaged \w+ header|no JPEG|image file is truncated|could not|Truncated|broken)"
+        DataError, match=r"cannot be decoded \((damaged \w+ header|no JPEG|image file is truncated|could not|Truncated|broken|Corrupt)"
     ):
         decode(path, 4, "rgb")

@@ -54,6 +54,14 @@ def test_an_epoch_goes_on_where_it_was_interrupted(resident: bool, start: int):
 
 
 @pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_batches_may_have_sizes_of_their_own(resident: bool, start: int):
+    batches = list(loader(resident=resident).batches(ORDER, start=start, sizes=(4, 5, 2)))
+    assert [batch.indices.tolist() for batch in batches] == [part.tolist() for part in ORDER.split([4, 5, 2])[start:]]
+    assert all(torch.equal(batch.images, tiny_images(11).read(batch.indices.tolist())) for batch in batches)
+
+
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])
 def test_the_global_random_state_is_left_alone(resident: bool):
     """Else a resumed epoch, which makes its workers anew, would go on with other dropout than an uninterrupted one."""
     before = torch.get_rng_state()

@@ -112,9 +112,11 @@ def test_large_images_stay_where_they_are(limit: int, resident: bool, monkeypatc
     assert torch.equal(images.read([3, 1]), tiny_images(11).read([3, 1]))
 
 
-def test_images_that_are_in_memory_already_are_handed_through():
-    images = opened(Counting(resident=True))
-    assert isinstance(images, Recording)
+def test_images_that_are_in_memory_already_are_not_copied():
+    data = Counting(resident=True)
+    images = opened(data)
+    assert images.pixels is images.source.pixels
+    assert data.read == []
 
 
 def test_a_file_that_cannot_be_decoded_is_named():
@@ -124,7 +126,7 @@ def test_a_file_that_cannot_be_decoded_is_named():
 
     class Folder(Counting):
         def load(self, split: Split) -> ImageSet | None:
-            return Broken(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), resident=False)
+            return Broken(torch.zeros(3, 3, 16, 16, dtype=torch.uint8), resident=False)
 
     with pytest.raises(DataError, match=r"^images/0\.png: cannot be decoded$"):
         assert opened(Folder()).pixels is None

@@ -47,7 +47,11 @@ FAILED = (
     " checkpoints are kept",
     [RuntimeError("CUDA error: device-side assert triggered\nSearch for `cudaErrorAssert' in https://docs.nvidia.com")],
 )
-CASES = [(error, message) for message, errors in (OUT_OF_MEMORY, NOT_DETERMINISTIC, TOO_LATE, FAILED) for error in errors]
+TOO_FEW = (
+    f"BatchNorm cannot normalise one value a channel in {WORK}; raise batch_size to 2 or more",
+    [ValueError("Expected more than 1 value per channel when training, got input size torch.Size([1, 200])")],
+)
+CASES = [(error, message) for message, errors in (OUT_OF_MEMORY, NOT_DETERMINISTIC, TOO_LATE, FAILED, TOO_FEW) for error in errors]
 
 
 @pytest.mark.parametrize(("error", "message"), CASES, ids=[str(error)[:40] for error, _ in CASES])

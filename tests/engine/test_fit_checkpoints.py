@@ -2,6 +2,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from sslkit.events import Event
 from sslkit.metrics_log import MetricsLog
 from tests.contract.families import FAMILIES, build
 from tests.contract.miniatures.images import tiny_images
-from tests.engine.brightness import CPU, PLAIN_SGD, Brightness, assert_same_state, context_with, logged, run, stop_after, told
+from tests.engine.brightness import CPU, IMAGES, PLAIN_SGD, Brightness, assert_same_state, context_with, logged, run, stop_after, told
 from tests.recipes import steps_logged
 
 # -------------------------------------------------------------------------------------------------- a loss that is not finite
@@ -259,6 +260,8 @@ def test_a_fit_that_rolled_back_is_the_fit_that_had_the_lower_rate_from_that_epo
         run(reference, forgiving(1), folder=tmp_path / "reference", should_stop=stop_after(3))
 
     class Slower(Fragile):
+        __qualname__ = Fragile.__qualname__  # for whose checkpoint it stands in
+
         def on_before_step(self, phase, context) -> None:
             assert isinstance(context, TrainState)
             context.optimizers["main"].param_groups[0]["lr"] = 0.05
@@ -474,7 +477,7 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path):
     rewritten(path, format=0)
     with pytest.raises(
         ArtifactError,
-        match=rf"^{path}: is a checkpoint of another version of sslkit \(format 0, not 1\); "
+        match=rf"^{path}: is a checkpoint of another version of sslkit \(format 0, not 3\); "
         rf"finish the stage with the version that began it, or remove {tmp_path} to run it again$",
     ):
         run(Brightness(), folder=tmp_path)
@@ -488,8 +491,11 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path):
         {"counters": {"step": 4}},
         {"counters": {"epoch": 10**6, "batch": 1, "step": 4, "rollbacks": 0, "num_images": 22}},
         {"counters": {"epoch": 1, "batch": -1, "step": 4, "rollbacks": 0, "num_images": 22}},
-        {"optimizer": {"optimizer.x.y.z": 1}},
-        {"optimizer": 3},
+        {"optimizers": {"main": {"dict": [["state", {"dict": []}]]}}},
+        {"optimizers": {"main": {"tensor": "order", "device": "cpu", "order": [3]}}},
+        {"optimizers": {"main": {"dict": [[{"dict": []}, 1]]}}},
+        {"optimizers": {}},
+        {"optimizers": 3},
     ],
     ids=str,
 )
@@ -545,10 +551,91 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path):
 def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path):
     interrupted(tmp_path)
     loader = Loader(tiny_images(21), batch_size=8, device=CPU)
+    training = Training(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant())
     with pytest.raises(
-        ArtifactError, match=r"checkpoint-000000004\.safetensors: the number of training images changed; found 21; allowed: 22"
+        ArtifactError,
+        match=r"checkpoint-000000004\.safetensors: is a checkpoint of another fit \(data: '\w+' -> '\w+'\); remove the checkpoints",
     ):
-        fit(Brightness(), loader, None, Training(epochs=3, batch_size=8), context_with(folder=tmp_path))
+        fit(Brightness(), loader, None, training, context_with(folder=tmp_path))
+
+
+@dataclass(frozen=True)
+class Strength:
+    factor: float = 1.0
+
+
+class Strong(Brightness):
+    """Keeps its options, as many objectives keep their task."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.options = Strength(factor)
+
+
+class Steadied(Brightness):
+    """Has a frozen part, whose weights are in no checkpoint."""
+
+    frozen = ("teacher",)
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.teacher = nn.Linear(1, 1)
+        with torch.no_grad():
+            for parameter in self.teacher.parameters():
+                parameter.fill_(weight)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "training", "difference"),
+    [
+        (lambda: Strong(1.0), lambda: Strong(2.0), {}, r"options\.options\.factor: 1\.0 -> 2\.0"),
+        (lambda: Steadied(1.0), lambda: Steadied(2.0), {}, r"frozen: \['\w+'\] -> \['\w+'\]"),
+        (Brightness, Brightness, {"epochs": 5}, r"training\.epochs: 3 -> 5"),
+        (Brightness, lambda: Strong(1.0), {}, r".*objective: '.*:Brightness' -> '.*:Strong'.*"),
+    ],
+    ids=["options", "frozen weights", "training", "class"],
+)
+def test_a_checkpoint_of_another_fit_is_refused(before: Callable, after: Callable, training: dict, difference: str, tmp_path: Path):
+    plain = {"epochs": 3, "batch_size": 8, "optimizer": PLAIN_SGD, "schedule": Constant()}
+    with pytest.raises(RunInterruptedError):
+        run(before(), Training(**plain), folder=tmp_path, should_stop=stop_after(4))
+    with pytest.raises(ArtifactError, match=rf"checkpoint-000000004\.safetensors: is a checkpoint of another fit \({difference}\); remove"):
+        run(after(), Training(**{**plain, **training}), folder=tmp_path)
+    resumed, whole = before(), before()
+    run(resumed, Training(**plain), folder=tmp_path)  # the refusal has cost nothing
+    run(whole, Training(**plain))
+    assert_same_state(resumed, whole)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_two_fits_of_one_context_need_parts_of_their_own(kept: bool, tmp_path: Path):
+    """The second would find the first one's last checkpoint, train for no step, and return its weights."""
+    context = context_with(folder=tmp_path if kept else None)
+    loader = Loader(IMAGES, batch_size=8, device=CPU)
+    training = Training(epochs=1, batch_size=8)
+    first, second, alone = Brightness(), Brightness(), Brightness()
+    fit(first, loader, None, training, context)
+    message = r"^part: another fit of stage 'pretrain' has it; found ''; give each fit of a stage its own: dataclasses\.replace\(context, part=\.\.\.\)$"
+    with pytest.raises(OptionError, match=message):
+        fit(second, loader, None, training, context)
+    with pytest.raises(OptionError, match=message):
+        fit(second, loader, None, training, replace(context, seed=9))
+    assert_same_state(second, Brightness())
+    assert fit(second, loader, None, training, replace(context, part="second")).steps == 3
+    fit(alone, loader, None, training, context_with(part="second"))
+    assert_same_state(second, alone)
+
+
+def test_a_fit_that_was_stopped_may_be_called_again_with_its_context(tmp_path: Path):
+    stops = iter([False, True])
+    context = context_with(folder=tmp_path, should_stop=lambda: next(stops, False))
+    loader = Loader(IMAGES, batch_size=8, device=CPU)
+    resumed, whole = Brightness(), Brightness()
+    with pytest.raises(RunInterruptedError):
+        fit(resumed, loader, None, Training(epochs=2, batch_size=8), context)
+    assert fit(resumed, loader, None, Training(epochs=2, batch_size=8), context).steps == 6
+    fit(whole, loader, None, Training(epochs=2, batch_size=8), context_with())
+    assert_same_state(resumed, whole)
 
 
 def test_momenta_have_their_parameters_layout_again_after_resuming(tmp_path: Path):
@@ -557,11 +644,14 @@ def test_momenta_have_their_parameters_layout_again_after_resuming(tmp_path: Pat
     class Watching(Brightness):
         def on_before_step(self, phase, context) -> None:
             assert isinstance(context, TrainState)
+            if context.step < 4:
+                return
             entries = context.optimizers["main"].state.items()
             seen.extend(value["momentum_buffer"].stride() == parameter.stride() for parameter, value in entries)
 
     with pytest.raises(RunInterruptedError):
-        run(Brightness(), channels_last=True, folder=tmp_path, should_stop=stop_after(4))
+        run(Watching(), channels_last=True, folder=tmp_path, should_stop=stop_after(4))
+    assert not seen
     run(Watching(), channels_last=True, folder=tmp_path)
     assert seen
     assert all(seen)

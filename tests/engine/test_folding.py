@@ -6,11 +6,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sslkit import Backbone, FeatureInfo
-from sslkit.artifacts import state_hash
 from sslkit.backbones.from_timm import TimmBackbone
 from sslkit.backbones.nin import NIN
 from sslkit.engine.folding import folded
 from sslkit.engine.randomness import global_seed
+from sslkit.identity import state_hash
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.contract.miniatures.images import tiny_images
 

@@ -361,7 +361,9 @@ def test_its_forward_pass_is_one_graph_that_holds_no_weights(autocast: torch.dty
             classifier.zero_grad()
             output.loss.backward()
             gradients.append([parameter.grad for parameter in classifier.heads.parameters()])
-        torch.testing.assert_close(gradients[0], gradients[1])
+        # What is compiled takes its backward pass under the autocast of the forward pass, whatever that switched off within.
+        tolerance = {} if autocast is None else {"rtol": 0.05, "atol": 1e-3}
+        torch.testing.assert_close(gradients[0], gradients[1], **tolerance)
         for layer in heads:
             torch.testing.assert_close(outputs[1].predictions[layer].logits, outputs[0].predictions[layer].logits)
 

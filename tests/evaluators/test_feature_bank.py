@@ -80,14 +80,15 @@ def test_what_the_loader_draws_is_one_of_the_copies(augment: Augment):
 @EVERY_AUGMENT
 @pytest.mark.parametrize("resident", [True, False], ids=["in memory", "on disk"])
 @pytest.mark.parametrize("start", [0, 2, 3])  # of three batches: nothing is left after the last
-def test_batches_show_what_the_loader_would_show(augment: Augment, resident: bool, start: int):
+@pytest.mark.parametrize("sizes", [None, (4, 5, 1)])
+def test_batches_show_what_the_loader_would_show(augment: Augment, resident: bool, start: int, sizes: tuple[int, ...] | None):
     images = noise(resident=resident)
     members, order = [0, 2, 3, 6], torch.tensor([3, 0, 0, 6, 2, 2, 3, 6, 0, 3])
     bank, pixels = build(images, augment, members=members)
     loader = Loader(images, batch_size=4, device=CPU, options=augment)
     generators = [Generator().manual_seed(5) for _ in range(2)]
-    expected = list(loader.batches(order, start=start, generator=generators[0]))
-    found = list(bank.batches(order, start=start, generator=generators[1]))
+    expected = list(loader.batches(order, start=start, sizes=sizes, generator=generators[0]))
+    found = list(bank.batches(order, start=start, sizes=sizes, generator=generators[1]))
     assert [len(batch.indices) for batch in found] == [len(batch.indices) for batch in expected]
     assert torch.equal(generators[0].get_state(), generators[1].get_state())
     for one, other in zip(found, expected, strict=True):

@@ -1,13 +1,15 @@
+import copy
 import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sslkit import FeatureQuality, OptionError, extract_features
+from sslkit import KNN, FeatureInfo, FeatureQuality, OptionError, extract_features
 from sslkit.data.loader import Loader
 from sslkit.evaluators.feature_quality import alpha_req, rankme
-from tests.evaluators.labeled import CPU, context, labeled, network
+from sslkit.interfaces import Backbone
+from tests.evaluators.labeled import CPU, arrays, context, labeled, network
 
 DATA = labeled()
 
@@ -71,6 +73,46 @@ def test_the_evaluator_measures_the_held_out_images_at_each_layer():
     for layer in ("stem", "body"):
         assert metrics[f"{layer}.rankme"] == pytest.approx(rankme(features[layer]), rel=1e-5)
         assert metrics[f"{layer}.alpha_req"] == pytest.approx(alpha_req(features[layer]), rel=1e-4)
+
+
+class LowRank(Backbone):
+    """Linear features of an image's first row: twenty directions out of 24."""
+
+    feature_info = (FeatureInfo("map", 24, 1, "map"), FeatureInfo("vector", 24, 1, "vector"))
+    capabilities = frozenset({"map", "vector"})
+
+    def __init__(self, image) -> None:
+        super().__init__(image)
+        self.linear = nn.Linear(24, 24)
+        scales = torch.arange(1, 21).double() ** -1.0
+        self.linear.weight.data = (orthonormal(24, 20) * scales @ orthonormal(24, 20).T).float()
+
+    def extract(self, x, layers):
+        features = self.linear(x[:, :, 0].flatten(1))
+        return {layer: features[:, :, None, None] if layer == "map" else features for layer in layers}
+
+
+@pytest.mark.parametrize("layer", ["map", "vector"])
+def test_the_spectrum_is_that_of_float32_features_whatever_the_stage_computes_in(layer: str):
+    """bfloat16 would fill up the four directions that are missing, and fit its rounding errors."""
+    backbone = LowRank(DATA.test.image)
+    data = labeled(arrays(60, 300))
+    metrics = FeatureQuality(layers=(layer,)).evaluate(backbone, data, context(autocast=torch.bfloat16)).metrics
+    exact = copy.deepcopy(backbone).double()
+    inputs = (exact.prepare(data.test.read(range(300))).double())[:, :, 0].flatten(1)
+    features = exact.linear(inputs).detach()
+    assert torch.linalg.matrix_rank(features, rtol=1e-5) == 21, "20 directions and the offset"
+    expected = alpha_req(features)
+    assert metrics[f"{layer}.rankme"] == pytest.approx(rankme(features), rel=1e-4)
+    assert metrics[f"{layer}.alpha_req"] == pytest.approx(expected, rel=1e-3)
+    rounded = extract_features(backbone, Loader(data.test, batch_size=50, device=CPU), [layer], torch.bfloat16)[layer]
+    assert abs(alpha_req(rounded) - expected) > 0.3, "the network is one that bfloat16 would misjudge"
+
+
+def test_neighbours_are_those_of_float32_features_whatever_the_stage_computes_in():
+    backbone, data = network(), labeled(arrays(60, 40))
+    found = [KNN(layers=("body",), k=5).evaluate(backbone, data, context(autocast=dtype)) for dtype in (torch.bfloat16, None)]
+    assert torch.equal(found[0].predictions["body"].logits, found[1].predictions["body"].logits)
 
 
 def test_wrong_options_are_refused():

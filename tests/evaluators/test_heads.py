@@ -225,3 +225,19 @@ def test_a_seed_gives_one_head(kind: HeadKind):
     with global_seed(2):
         other = build_head(kind, MAP, SHAPES["map"], IMAGE, 5)
     assert not torch.equal(next(one.parameters()), next(other.parameters()))
+
+
+# --------------------------------------------------------------------------------------------------------------- float32
+
+
+@pytest.mark.parametrize(
+    ("kind", "info"), [("linear", MAP), ("linear", TOKENS), ("linear", VECTOR), ("mlp", MAP), ("mlp", TOKENS), ("conv", MAP)]
+)
+def test_a_head_computes_in_float32_under_autocast(kind: HeadKind, info: FeatureInfo, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "MAX_FLAT_FEATURES", 7)  # the mlp head averages positions too
+    head = build(kind, info)
+    features = random(64, *SHAPES[info.kind]).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = head(features)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, head(features.float()), rtol=1e-5, atol=1e-5)

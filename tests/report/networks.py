@@ -28,4 +28,4 @@ class Flat(Backbone):
 
 def network(role: str = "pretrained", backbone: type[Backbone] = TinyConv, *, seed: int = 0, image: ImageSpec = IMAGE) -> Network:
     torch.manual_seed(seed)
-    return Network(role, f"stage {seed}", backbone(image).eval(), None)
+    return Network(role, f"stage {seed}", backbone(image).eval())

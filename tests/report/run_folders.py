@@ -16,7 +16,7 @@ ENVIRONMENT: dict[str, Any] = {
     "commit": "0123456789ab-dirty",
     "python": "3.11.0",
     "platform": "Linux",
-    "devices": ["a CPU, 2 threads"],
+    "device": "a CPU, 2 threads",
     "threads": 2,
     "versions": {"sslkit": "0.1.0", "torch": "2.6.0"},
     "plugins": {"sslkit-rotnet": "1.5"},
@@ -60,7 +60,6 @@ def make_run(
     for key, lines in (logs or {}).items():
         write_text(folder / key / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
     write_json(folder / "results.json", {"recipe": name, "stages": stages, "paper": paper or {}, "margins": {}, "pending": list(pending)})
-    write_json(folder / "environment.json", ENVIRONMENT)
     table = {"name": name, "data": {"name": "digits"}, "paper": dict(paper or {}), **(recipe or {})}
     table["margins"] = {label: list(pair) for label, pair in (margins or {}).items()}
     write_text(folder / "recipe.toml", tomli_w.dumps(table))
@@ -78,6 +77,8 @@ def artifact_of(key: str, metrics: Mapping[str, float]) -> dict[str, Any]:
         "metrics": dict(metrics),
         "num_images": 50_000,
         "seconds": 61.25,
+        "finished": "2025-01-01T00:01:02+00:00",
+        "environments": [ENVIRONMENT],
         "device": "a CPU, 2 threads",
         **own,
     }

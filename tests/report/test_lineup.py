@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from sslkit import ArtifactError, Backbone
-from sslkit.artifacts import BACKBONE, save_module, state_hash
+from sslkit.artifacts import BACKBONE, save_module
 from sslkit.data.opened import OpenedDataset
+from sslkit.identity import state_hash
 from sslkit.networks import untrained
 from sslkit.report.lineup import choose, finished, line_up, shortlist
 from tests.report.networks import network

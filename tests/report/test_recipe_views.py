@@ -51,5 +51,5 @@ def test_a_stage_sees_its_augmented_images():
 
 @pytest.mark.parametrize("images", [None, TinyImages(torch.zeros(0, 1, 8, 8, dtype=torch.uint8))])
 def test_without_images_there_is_nothing_to_see(images: ImageSet | None):
-    with pytest.raises(DataError, match="the data set has no images to pretrain on"):
+    with pytest.raises(DataError, match="no images"):
         stage_views(recipe_of(), first_stage(), OpenedDataset(Nothing(images)), 3)

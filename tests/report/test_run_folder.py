@@ -22,7 +22,7 @@ def test_a_finished_run(tmp_path: Path):
     assert [stage.key for stage in run.stages] == list(STAGES)
     assert [stage.pretrains for stage in run.stages] == [True, False]
     assert [len(stage.log) for stage in run.stages] == [1, 0]
-    assert run.environment == ENVIRONMENT
+    assert [stage.environments for stage in run.stages] == [[ENVIRONMENT], [ENVIRONMENT]]
     assert run.recipe["data"] == {"name": "digits"}
     assert 'name = "mine"' in run.recipe_text
 
@@ -57,18 +57,16 @@ def test_a_run_in_its_first_stage(tmp_path: Path):
 def test_a_run_that_has_not_begun(tmp_path: Path):
     (tmp_path / "recipe.toml").write_text('name = "mine"')
     run = read_run(tmp_path)
-    assert (run.name, run.finished, run.stages, run.environment) == ("mine", False, (), {})
+    assert (run.name, run.finished, run.stages) == ("mine", False, ())
 
 
 def test_folders_of_older_versions(tmp_path: Path):
     """Without the list of what is still to run, what lies on disk counts; snapshots in the order of their epochs."""
     make_run(tmp_path, {f"object/epoch={epoch}": {"conv2.top1": 1.0 * epoch} for epoch in (10, 9)})
     (tmp_path / "results.json").write_text(json.dumps({"recipe": "mine", "stages": {}, "paper": {}, "margins": {}}))
-    (tmp_path / "environment.json").unlink()
     run = read_run(tmp_path)
     assert list(run.results.stages) == ["object/epoch=9", "object/epoch=10"]
     assert run.finished
-    assert run.environment == {}
 
 
 def test_the_variants_of_a_sweep(tmp_path: Path):
@@ -102,7 +100,7 @@ def test_what_is_no_run_is_refused(folder: str, message: str, tmp_path: Path):
         ("recipe.toml", "seed = 0"),
         ("recipe.toml", 'name = "a"\npaper = 3'),
         ("results.json", "{"),
-        ("environment.json", "[]"),
+        ("pretrain/artifact.json", '{"environments": [3]}'),
         ("pretrain/artifact.json", "x"),
     ],
 )

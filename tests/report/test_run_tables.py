@@ -1,10 +1,9 @@
-import json
 from pathlib import Path
 
 from sslkit.report.run_folder import RunFolder, read_run
 from sslkit.report.run_tables import environment_table, facts_table, margins_table, results_table, stages_table
 from sslkit.report.tables import Table
-from tests.report.run_folders import HASH, make_run, train_line
+from tests.report.run_folders import ENVIRONMENT, HASH, make_run, train_line
 
 STAGES = {
     "pretrain": {"pretext_loss": 0.25, "pretext_top1": 93.456},
@@ -91,10 +90,10 @@ def test_stages(tmp_path: Path):
     logs = {"probe": [train_line(1, images_per_second=800.0)]}
     artifacts = {"finetune": {"kind": "evaluate", "frozen_backbone": {"sha256_after": HASH}}}
     assert lines(stages_table(read(tmp_path, logs=logs, artifacts=artifacts, begun=["knn"], pending=["knn"]))) == [
-        "| pretrain | pretrain | 50,000 | 61.2 |  | a CPU, 2 threads | trained |",
-        f"| probe | evaluate | 50,000 | 61.2 | 800 | a CPU, 2 threads | unchanged, {HASH[:12]} |",
-        f"| finetune | evaluate | 50,000 | 61.2 |  | a CPU, 2 threads | unchanged, {HASH[:12]} |",
-        "| knn | evaluate |  |  |  |  |  |",
+        "| pretrain | pretrain | 50,000 | 61.2 |  | a CPU, 2 threads | 2025-01-01 00:01 | trained |",
+        f"| probe | evaluate | 50,000 | 61.2 | 800 | a CPU, 2 threads | 2025-01-01 00:01 | unchanged, {HASH[:12]} |",
+        f"| finetune | evaluate | 50,000 | 61.2 |  | a CPU, 2 threads | 2025-01-01 00:01 | unchanged, {HASH[:12]} |",
+        "| knn | evaluate |  |  |  |  |  |  |",
     ]
 
 
@@ -106,9 +105,25 @@ def test_the_environment(tmp_path: Path):
     assert found["commit"] == "0123456789ab-dirty"
 
 
-def test_folders_of_older_versions_have_no_commit(tmp_path: Path):
-    run = read(tmp_path)
-    older = {key: value for key, value in run.environment.items() if key != "commit"}
-    (tmp_path / "environment.json").write_text(json.dumps(older))
-    assert "commit" not in facts(environment_table(read_run(tmp_path)))
-    assert "commit" not in facts(facts_table(read_run(tmp_path)))
+def test_stages_that_were_computed_with_something_else_are_named_beside_it(tmp_path: Path):
+    newer = {
+        **ENVIRONMENT,
+        "started": "2025-02-01T00:00:00+00:00",
+        "versions": {"sslkit": "0.1.0", "torch": "2.7.0"},
+        "commit": "fedcba987654",
+    }
+    artifacts = {"knn": {"environments": [newer]}, "finetune": {"environments": [ENVIRONMENT, newer]}}
+    run = read_run(make_run(tmp_path, {key: {"top1": 1.0} for key in ("probe", "knn", "finetune")}, artifacts=artifacts))
+    found = facts(environment_table(run))
+    assert found["packages"] == "sslkit 0.1.0, torch 2.6.0 (probe, finetune); sslkit 0.1.0, torch 2.7.0 (knn, finetune)"
+    assert found["device"] == "a CPU, 2 threads"
+    assert facts(facts_table(run))["commit"] == "0123456789ab-dirty, fedcba987654"
+    assert facts(facts_table(run))["started"] == "2025-01-01T00:00:00+00:00"
+
+
+def test_what_an_artifact_does_not_know_is_left_out(tmp_path: Path):
+    artifacts = {key: {"environments": [{**ENVIRONMENT, "commit": ""}]} for key in STAGES}
+    run = read_run(make_run(tmp_path, STAGES, artifacts=artifacts))
+    assert "commit" not in facts(environment_table(run))
+    assert "commit" not in facts(facts_table(run))
+    assert environment_table(read_run(make_run(tmp_path / "none", STAGES, artifacts={key: {"environments": []} for key in STAGES}))) is None

@@ -57,6 +57,9 @@ class SameNames(TinyBackbone):
     feature_info = (FeatureInfo("deep", 4, 2), FeatureInfo("deep", 8, 4))
 
 
+GENERATOR = torch.Generator()
+
+
 class NoLayers(TinyBackbone):
     feature_info = ()
 
@@ -74,6 +77,24 @@ class TooDeep(TinyBackbone):
 class DropsInEval(TinyBackbone):
     def extract(self, x, layers):
         return {layer: F.dropout(features) for layer, features in super().extract(x, layers).items()}
+
+
+class NotFinite(TinyBackbone):
+    def extract(self, x, layers):
+        return {layer: features / 0 - features / 0 for layer, features in super().extract(x, layers).items()}
+
+
+class NormalisesTheBatch(TinyBackbone):
+    def extract(self, x, layers):
+        return super().extract(x - x.mean(dim=0), layers)
+
+
+class SeedsItself(TinyBackbone):
+    def __init__(self, image: ImageSpec) -> None:
+        super().__init__(image)
+        self.register_buffer(
+            "pattern", torch.rand(3, generator=GENERATOR) if self.shallow[0].weight.device.type == "cpu" else torch.empty(3)
+        )
 
 
 class Overwrites(TinyBackbone):
@@ -159,6 +180,12 @@ class WrongMasks(TinyBackbone):
         (TooMany, "extract must return exactly the layers asked for, ('shallow',), and returned ('shallow', 'deep')"),
         (TooDeep, "extract must stop at the deepest layer asked for: for 'shallow' it also ran deep.0, deep.1"),
         (DropsInEval, "eval mode must be deterministic: two passes differ at 'shallow'"),
+        (NotFinite, "the features of layer 'shallow' must be finite"),
+        (
+            NormalisesTheBatch,
+            "in eval mode the features of an image must not depend on the rest of the batch: those of layer 'shallow' do",
+        ),
+        (SeedsItself, "the seed must decide the weights: draw them from torch's global generator alone; pattern differ"),
         (Overwrites, "layer 'shallow' must not depend on what else is asked for: does a later layer write into it?"),
         (CountsInEval, "extract must not change buffers in eval mode; calls differ"),
         (DataOnMeta, "on the meta device no tensor may hold data, and table does"),

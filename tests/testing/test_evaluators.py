@@ -21,6 +21,7 @@ from sslkit import (
     LinearProbe,
     MLPProbe,
     OptionError,
+    Prediction,
     RunContext,
     SemiSupervised,
 )
@@ -128,9 +129,38 @@ class NeedsVectors(Constant):
     requires: ClassVar[frozenset[str]] = frozenset({"vector"})
 
 
+class ShortPredictions(Constant):
+    def evaluate(self, backbone, data, context):
+        return Evaluation(self.metrics, predictions={"deep": Prediction(torch.zeros(10, 3), data.test.labels[:10])})
+
+
+class ShuffledPredictions(Constant):
+    def evaluate(self, backbone, data, context):
+        return Evaluation(self.metrics, predictions={"deep": Prediction(torch.zeros(12, 3), data.test.labels.flip(0))})
+
+
+class ReadsLabelsThatItDoesNotNeed(Constant):
+    needs_labels: ClassVar[bool] = False
+
+    def evaluate(self, backbone, data, context):
+        assert data.train.labels is None
+        assert data.train.classes == data.test.classes == ()
+        return super().evaluate(backbone, data, context)
+
+
+def test_an_evaluator_that_needs_no_labels_gets_none():
+    check_evaluator(ReadsLabelsThatItDoesNotNeed())
+
+
 @pytest.mark.parametrize(
     ("cls", "promise"),
     [
+        (
+            ShortPredictions,
+            "prediction 'deep' must be logits (12, 3) and targets (12,), of every test image and every class,"
+            " and has the shapes (10, 3) and (10,)",
+        ),
+        (ShuffledPredictions, "the targets of prediction 'deep' must be the labels"),
         (DrawsGlobally, "the metrics must repeat: draw from generators that context.seed alone decides"),
         (ReadsImages, "check must read labels only, and read images"),
         (ReturnsADict, "evaluate must return an Evaluation"),

@@ -42,6 +42,9 @@ def test_the_backbone_to_test_with_can_be_chosen():
 # ---------------------------------------------------------------------------------------------------- broken objectives
 
 
+GENERATOR = torch.Generator()
+
+
 class Flipped(Objective):
     """Was an image mirrored? Keeps every promise."""
 
@@ -134,6 +137,33 @@ class PredictionBeyond(Flipped):
         return output._replace(predictions={"turn": Prediction(torch.zeros(4, 2), torch.full((4,), 2))})
 
 
+class ThreeClasses(Flipped):
+    classes = ("upright", "mirrored", "both")
+
+    def forward(self, views, phase, schedule):
+        output = super().forward(views, phase, schedule)
+        return output._replace(predictions={"turn": Prediction(torch.zeros(8, 2), views["labels"])})
+
+
+class PredictionOfSome(Flipped):
+    def forward(self, views, phase, schedule):
+        output = super().forward(views, phase, schedule)
+        return output._replace(predictions={"turn": Prediction(torch.zeros(4, 2), views["labels"][:4])})
+
+
+class OtherMetricsInEval(Flipped):
+    def forward(self, views, phase, schedule):
+        output = super().forward(views, phase, schedule)
+        return output if self.training else output._replace(metrics={"accuracy": output.metrics["top1"]})
+
+
+class SeedsItself(Flipped):
+    def __init__(self, backbone):
+        super().__init__(backbone)
+        with torch.no_grad():
+            self.head.bias.copy_(torch.rand(2, generator=GENERATOR))
+
+
 class MetricAsFloat(Flipped):
     def forward(self, views, phase, schedule):
         return StepOutput(super().forward(views, phase, schedule).loss, {"top1": 3.0})
@@ -211,6 +241,13 @@ class ExportsAnother(Flipped):
         (PredictionWithGraph, "prediction 'turn' must be detached"),
         (PredictionOfOtherSize, "prediction 'turn' must be logits (M, K) and targets (M,)"),
         (PredictionBeyond, "prediction 'turn' has targets beyond its 2 classes"),
+        (ThreeClasses, "classes names 3, and prediction 'turn' has logits of 2"),
+        (PredictionOfSome, "prediction 'turn' must be of every view of every image, and is of 4 for 8 images"),
+        (
+            OtherMetricsInEval,
+            "phase 'main' must have the same metrics and predictions in eval mode as in training: accuracy, top1 is in one alone",
+        ),
+        (SeedsItself, "the seed must decide the weights: draw them from torch's global generator alone; head.bias differ"),
         (MetricAsFloat, "metric 'top1' must be a Mean of scalars: Mean.of(x)"),
         (UnusedLayer, "phase 'main' trains spare.weight, spare.bias, which no gradient reaches; if rightly so: without_gradient=[...]"),
         (ForgottenGroup, "no phase trains spare.weight, spare.bias: add to parameter_groups, or set requires_grad_(False)"),

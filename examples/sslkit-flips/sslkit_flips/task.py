@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from sslkit import Backbone, Batch, DataInfo, Mean, Objective, OptionError, Prediction, PretextTask, StepOutput
+from sslkit import Backbone, Batch, DataInfo, Mean, Objective, OptionError, Prediction, PretextTask, StepOutput, without_autocast
 
 AXES = {"none": (), "horizontal": (-1,), "vertical": (-2,), "both": (-2, -1)}
 """The axes of (N, C, H, W) images that each flip reverses."""
@@ -59,10 +59,11 @@ class FlipPrediction(Objective):
 
     def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
         """Also measures ``top1``: how often the flip is recognised, in percent."""
-        logits = self.head(self.backbone.embed(views["images"]))
-        correct = logits.argmax(dim=1) == views["labels"]
-        prediction = Prediction(logits.detach(), views["labels"])
-        return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(correct * 100)}, {"flip": prediction})
+        features = self.backbone.embed(views["images"])
+        with without_autocast(features.device):
+            logits = self.head(features)
+        top1 = Mean.of((logits.argmax(dim=1) == views["labels"]) * 100)
+        return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": top1}, {"flip": Prediction(logits.detach(), views["labels"])})
 
     def captions(self, views: Mapping[str, Tensor]) -> dict[str, list[str]]:
         """Under each image the flip that it went through."""

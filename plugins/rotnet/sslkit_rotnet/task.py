@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from sslkit import Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, Prediction, PretextTask, StepOutput
+from sslkit import Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, Prediction, PretextTask, StepOutput, without_autocast
 from sslkit_rotnet.transforms import MIN_SIDE, NAMED, Interpolation, Transform, is_exact, rotation, transform_all
 
 MAX_ANGLES = 360
@@ -107,7 +107,9 @@ class TransformPrediction(Objective):
 
     def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
         """Also measures ``top1``: how often the transform is recognised, in percent."""
-        logits = self.head(self.backbone.embed(views["images"]))
+        features = self.backbone.embed(views["images"])
+        with without_autocast(features.device):
+            logits = self.head(features)
         correct = logits.argmax(dim=1) == views["labels"]
         prediction = Prediction(logits.detach(), views["labels"])
         return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(correct.float() * 100)}, {"transform": prediction})

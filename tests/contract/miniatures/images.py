@@ -1,5 +1,6 @@
 """A handful of images in memory, to train on in a moment."""
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +20,7 @@ class TinyImages(ImageSet):
     def __init__(self, pixels: Tensor, *, resident: bool = True) -> None:
         num_chs, height, width = pixels.shape[1:]
         self.image = ImageSpec(height, width, "rgb" if num_chs == 3 else "gray", (0.5,) * num_chs, (0.25,) * num_chs)
-        self.fingerprint = "tiny"
+        self.fingerprint = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
         self.pixels = pixels if resident else None
         self._pixels = pixels
 

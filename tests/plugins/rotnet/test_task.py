@@ -206,6 +206,17 @@ def test_any_kind_of_deepest_layer_will_do(kind):
     assert float(objective(views, "main", {}).loss) == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_its_answers_are_those_of_float32_under_autocast():
+    objective = objective_of(RotNet()).eval()
+    batch = batch_of(64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = step(objective, batch, train=False)
+        features = objective.backbone.embed(objective.make_views(batch, Generator(), train=False)["images"])
+    logits = output.predictions["transform"].logits
+    torch.testing.assert_close(logits, features @ objective.head.weight.T + objective.head.bias)
+    assert logits.dtype == torch.float32
+
+
 def test_everything_is_trained_in_one_phase_and_held_out_images_are_measured_in_it():
     objective = objective_of(RotNet())
     assert objective.phases == ("main",)

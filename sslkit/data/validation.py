@@ -1,0 +1,132 @@
+"""What a data set hands over, whoever wrote it, made into what the contract says; what cannot be is refused in one line."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslkit.data.class_names import check_distinct
+from sslkit.errors import DataError
+from sslkit.interfaces import Color, ImageSet, ImageSpec
+
+
+def valid_spec(image: object, where: str) -> ImageSpec:
+    """What images are, with their statistics as tuples of floats.
+
+    Args:
+        image: as a data set says.
+        where: what says so, for messages.
+
+    Raises:
+        DataError: it is no ImageSpec, or a value of it cannot be.
+    """
+    if not isinstance(image, ImageSpec):
+        raise DataError(f"{where}: image must be an ImageSpec", found=image)
+    sides = (image.height, image.width)
+    if not all(isinstance(side, int) and side > 0 for side in sides):
+        raise DataError(f"{where}: height and width must be pixels", found=sides, allowed="positive integers")
+    if image.color not in get_args(Color):
+        raise DataError(f"{where}: color is not known", found=image.color, allowed=get_args(Color))
+    statistics = {}
+    for name, values, interval in (("mean", image.mean, "[0, 1]"), ("std", image.std, "(0, 1]")):
+        allowed = f"{image.num_chs} in {interval}, one a channel"
+        try:
+            statistics[name] = tuple(float(value) for value in values)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{where}: {name} must be numbers", found=values, allowed=allowed) from error
+        within = all(math.isfinite(value) and 0 <= value <= 1 and (name == "mean" or value > 0) for value in statistics[name])
+        if len(statistics[name]) != image.num_chs or not within:
+            raise DataError(f"{where}: {name} does not fit {image.color} images", found=statistics[name], allowed=allowed)
+    return image._replace(**statistics)
+
+
+def valid_labels(labels: Any, num_images: int, num_classes: int, where: str) -> Tensor:
+    """Labels as (N,) int64 on the CPU, a copy; integers of any kind are taken, as a tensor, an array or a sequence.
+
+    Args:
+        labels: as a data set has them.
+        num_images: N.
+        num_classes: they must be smaller.
+        where: what they belong to, for messages.
+
+    Raises:
+        DataError: they are no integers, not one an image, or no numbers of classes.
+    """
+    array = as_integers(labels)
+    if array is None:
+        kind = str(getattr(labels, "dtype", type(labels).__name__))
+        raise DataError(f"{where}: labels must be integers, the numbers of their classes", found=kind, fix="convert them to int64")
+    if array.shape != (num_images,):
+        raise DataError(f"{where}: there must be one label an image", found=array.shape, allowed=f"({num_images},)")
+    if num_images and (array.min() < 0 or array.max() >= num_classes):
+        found = f"{array.min()} to {array.max()}"
+        raise DataError(
+            f"{where}: labels must be numbers of classes", found=found, allowed=f"0 to {num_classes - 1}, for {num_classes} classes"
+        )
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def as_integers(labels: Any) -> np.ndarray | None:
+    """Labels as an array of whole numbers; None if they are something else."""
+    try:
+        array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    except (TypeError, ValueError, RuntimeError):  # rows of different lengths, and tensors without values
+        return None
+    return array if array.dtype.kind in "iub" else None
+
+
+def valid_classes(classes: Any, where: str) -> tuple[str, ...]:
+    """Names of classes, as a tuple.
+
+    Raises:
+        DataError: there are none, they are no names, or two of them stand for one class.
+    """
+    names = () if isinstance(classes, str) or not isinstance(classes, Sequence | np.ndarray) else tuple(classes)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{where}: there are labels, so classes must be names, in the order of the labels", found=classes)
+    check_distinct(names, where)
+    return tuple(map(str, names))
+
+
+def valid_fingerprint(images: ImageSet, where: str) -> str:
+    """What an image set is known by.
+
+    Raises:
+        DataError: it is no text, or changes as one looks at it.
+    """
+    fingerprint = getattr(images, "fingerprint", None)
+    if not isinstance(fingerprint, str) or not fingerprint:
+        raise DataError(f"{where}: fingerprint must be text that changes when images or labels do", found=fingerprint)
+    if images.fingerprint != fingerprint:
+        raise DataError(f"{where}: fingerprint changes though the images do not", found=(fingerprint, images.fingerprint))
+    return fingerprint
+
+
+def valid_pixels(pixels: Any, num_images: int, image: ImageSpec, where: str) -> Tensor:
+    """Decoded images.
+
+    Raises:
+        DataError: they are no uint8 tensor on the CPU, are fewer or more than were asked for, or of another size or colour.
+    """
+    expected = (num_images, image.num_chs, image.height, image.width)
+    if isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and tuple(pixels.shape) == expected and pixels.device.type == "cpu":
+        return pixels
+    if isinstance(pixels, Tensor):
+        found = f"{pixels.dtype} {tuple(pixels.shape)}" + (f" on {pixels.device}" if pixels.device.type != "cpu" else "")
+    else:
+        found = f"{type(pixels).__name__} {getattr(pixels, 'shape', '')}".strip()
+    raise DataError(f"{where} must be a tensor of pixels", found=found, allowed=f"torch.uint8 {expected} on the CPU")
+
+
+def valid_paths(paths: Any, name: str, where: str) -> tuple[str, ...]:
+    """A sequence of texts, as a tuple.
+
+    Raises:
+        DataError: it is something else.
+    """
+    if isinstance(paths, str) or not isinstance(paths, Sequence) or not all(isinstance(path, str) for path in paths):
+        raise DataError(f"{where}: {name} must be a tuple of texts", found=paths)
+    return tuple(paths)
