@@ -38,7 +38,7 @@ class Reader(Recorder):
 def begun(recipe: Recipe, folder: Path) -> Path:
     """A run's folder with a checkpoint that cannot be read: the next start has something to say."""
     steps = Recorder(StepEnd)
-    with pytest.raises(Exception, match="stopped in stage 'pretrain' after [12] step"):
+    with pytest.raises(Exception, match=r"stopped in stage 'pretrain' after [12] step"):
         run_recipe(recipe, output=folder, observers=[steps, Reader(Notice)], should_stop=lambda: bool(steps.events))
     (checkpoint,) = (folder / "pretrain").glob("checkpoint-*.safetensors")
     checkpoint.write_bytes(b"damaged")
