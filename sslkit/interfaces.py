@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, final
 import torch
 from torch import Generator, Tensor, nn
 
+from sslkit.annotations import Checked, check_options
 from sslkit.errors import BackboneError, OptionError
 from sslkit.events import Emit, Observer, tell_nobody
 
@@ -144,7 +145,7 @@ class LabeledData(NamedTuple):
         return len(self.train.classes)
 
 
-class Dataset(ABC):
+class Dataset(Checked, ABC):
     """Where images come from. Concrete data sets are final frozen dataclasses; their fields are the options of ``[data]``."""
 
     @abstractmethod
@@ -180,7 +181,7 @@ MAX_CROP_PADDING = 1024
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Augment:
+class Augment(Checked):
     """The basic augmentation, done once per image before ``make_views``, on whole uint8 batches.
 
     Attributes:
@@ -243,6 +244,7 @@ class Backbone(nn.Module, ABC):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Remember what the constructor is given, so that a stage can write down how to build the network again."""
+        check_options(cls, kwargs)
         backbone = super().__new__(cls)
         object.__setattr__(backbone, "arguments", (args, kwargs))  # a module's own attributes wait for its constructor
         return backbone
@@ -590,7 +592,7 @@ class Objective(nn.Module, ABC):
         return self.backbone
 
 
-class PretextTask(ABC):
+class PretextTask(Checked, ABC):
     """The options of a self-supervised method. Concrete tasks are ``@final @dataclass(frozen=True, kw_only=True)`` classes; their
     annotated fields are the options of ``task`` in a recipe, checked in ``__post_init__`` with :class:`OptionError`.
 
@@ -667,7 +669,7 @@ class Evaluation(NamedTuple):
     predictions: Mapping[str, Prediction] = {}
 
 
-class Evaluator(ABC):
+class Evaluator(Checked, ABC):
     """Measures a backbone with labels. Concrete evaluators are final frozen dataclasses, like tasks.
 
     Attributes:
@@ -708,7 +710,7 @@ class Evaluator(ABC):
 # -------------------------------------------------------------------------------------------------------------- training
 
 
-class OptimizerFactory(ABC):
+class OptimizerFactory(Checked, ABC):
     """The options of an optimiser (``optimizer`` in a recipe); a final frozen dataclass with a field ``lr``."""
 
     @abstractmethod
@@ -724,7 +726,7 @@ class OptimizerFactory(ABC):
         """
 
 
-class Schedule(ABC):
+class Schedule(Checked, ABC):
     """How the learning rate changes (``schedule`` in a recipe): a pure function of the epoch; a final frozen dataclass."""
 
     @abstractmethod

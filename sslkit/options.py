@@ -14,27 +14,22 @@ from pathlib import PurePath
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, overload
 
+from sslkit.annotations import ARRAYS, TABLES, bare, choices_of, members_of, unalias
 from sslkit.blame import blaming
 from sslkit.catalog import KINDS, Catalog
 from sslkit.errors import BackboneError, OptionError, PluginError, RecipeError, did_you_mean
 from sslkit.interfaces import Backbone, ImageSpec
 from sslkit.plain_values import dotted
 from sslkit.schema import (
-    ARRAYS,
     REQUIRED,
-    TABLES,
     Option,
-    bare,
     check,
     check_constraints,
-    choices_of,
     choose,
     fits,
     is_table,
     kind_of,
-    members_of,
     options_of,
-    unalias,
     words,
 )
 

@@ -13,6 +13,9 @@ MAX_DEPTH = 32
 MAX_KEY_LENGTH = 1000
 """Letters of a key; the longest in use are metrics of a sweep's variants."""
 
+_EATEN = re.compile(r"[A-Za-z]:[\b\t\n\f\r\x1b]")
+"""``C:\\new`` in double quotes is ``C:``, a new line and ``ew``."""
+
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
 """What torch, C and TOML itself call an integer. Python can neither print a much longer one nor make a float of it."""
 
@@ -55,7 +58,8 @@ def finite_number(value: object) -> float | None:
 
 
 def find_unfit(value: Any, path: str = "") -> Unfit | None:
-    """Look for a value that is nested too deeply, an integer of more than 64 bits, or a key that is too long.
+    """Look for a value that is nested too deeply, an integer of more than 64 bits, a path of Windows that lost its backslashes, or a key that
+    is too long.
 
     Args:
         value: tables, arrays and what is in them.
@@ -67,6 +71,8 @@ def find_unfit(value: Any, path: str = "") -> Unfit | None:
     waiting = [(path, value, 0)]
     while waiting:  # without recursion, which the values could exhaust
         path, value, depth = waiting.pop()
+        if isinstance(value, str) and _EATEN.match(value):
+            return Unfit(path, "has a backslash that was read as an escape", "a path in single quotes, 'C:\\Users'")
         if isinstance(value, int) and not MIN_INTEGER <= value <= MAX_INTEGER:
             return Unfit(path, "is too large an integer", "64 bits")
         if isinstance(value, Mapping | list):

@@ -1,5 +1,6 @@
 """A recipe as it is written: the TOML file, overrides from the command line, and the simple values in it."""
 
+import codecs
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -40,7 +41,7 @@ def parse_table(text: str, where: str) -> dict[str, Any]:
     try:
         table = _loads(text, where)
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{where}: not valid TOML ({error})") from error
+        raise RecipeError(f"{where}: not valid TOML ({error})", fix=_cause(text, str(error))) from error
     _check_fit(table, "")
     return table
 
@@ -57,6 +58,23 @@ def _loads(text: str, where: str) -> dict[str, Any]:
         raise
     except ValueError as error:  # of Python's own: an integer of more than 4,300 digits, a day that no month has
         raise RecipeError(f"{where}: holds a value that cannot be read ({error})") from error
+
+
+def _cause(text: str, error: str) -> str:
+    """What people who write TOML as they know other files mostly mean, by the line at which the parser gave up; empty where nobody knows."""
+    place = re.search(r"at line (\d+)", error)
+    lines = text.splitlines()
+    line = lines[min(int(place[1]), len(lines)) - 1] if place and lines else ""
+    value = line.partition("=")[2].strip()
+    if "\\" in line and '"' in line:
+        return "in double quotes a backslash begins an escape: write a path in single quotes, 'C:\\Users'"
+    if re.match(r"(True|False|None)\b", value):
+        return "write true or false in lower case" if value[0] != "N" else "leave out what has no value"
+    if re.match(r"[+-]?\.\d", value):
+        return "a number begins with a digit: 0.5"
+    if re.match(r"[A-Za-z_~./]|\d[\d.-]*[A-Za-z_/-]", value):
+        return "write strings in quotes"
+    return ""
 
 
 def _check_fit(value: Any, path: str) -> None:
@@ -80,8 +98,10 @@ def read_text(path: Path) -> str:
     if len(content) > MAX_BYTES:
         raise RecipeError(f"{path}: is too large for a recipe", allowed=f"{MAX_BYTES:,} bytes")
     try:
-        return content.decode("utf-8").replace("\r\n", "\n")
+        return content.decode("utf-8-sig").replace("\r\n", "\n")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise RecipeError(f"{path}: is UTF-16 text", fix="save it as UTF-8") from error
         raise RecipeError(f"{path}: is not UTF-8 text (byte {error.start})", fix="save it as UTF-8") from error
 
 
@@ -129,7 +149,10 @@ def _value(text: str, where: str) -> Any:
     """A TOML value; a bare word is a string, as the shell has eaten its quotes."""
     try:
         table = _loads(f"value = {text}", where)
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError as error:
+        if text[:1] in ('"', "'", "[", "{"):  # no bare word, but TOML that was meant otherwise, or whose quotes the shell has eaten
+            fix = _cause(f"value = {text}", str(error)) or "put the whole override in single quotes, and strings in it in double quotes"
+            raise RecipeError(f"{where}: not valid TOML ({error})", fix=fix) from error
         return text
     if len(table) > 1:
         raise RecipeError(f"{where}: must be one value", fix="give each key an argument of its own")

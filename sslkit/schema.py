@@ -4,14 +4,15 @@ import dataclasses
 import inspect
 import json
 import types
-from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence, Set
-from enum import Enum
+from collections.abc import Mapping, Sequence
+from datetime import date, time
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, NamedTuple, TypeGuard, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeGuard, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from sslkit.annotations import ARRAYS, TABLES, WORDS, bare, choices_of, members_of
 from sslkit.catalog import KINDS
 from sslkit.errors import PluginError, RecipeError, did_you_mean
 from sslkit.interfaces import Backbone
@@ -19,25 +20,6 @@ from sslkit.interfaces import Backbone
 REQUIRED: Any = inspect.Parameter.empty
 """The default of an option that has none."""
 
-ARRAYS: dict[Any, Callable[[list], Any]] = {
-    tuple: tuple,
-    Sequence: tuple,
-    list: list,
-    MutableSequence: list,
-    set: set,
-    frozenset: frozenset,
-    Set: frozenset,
-}
-"""What an array of a recipe becomes, by annotation."""
-TABLES = (dict, Mapping, MutableMapping)
-
-_WORDS: dict[Any, tuple[str, str]] = {
-    int: ("an integer", "integers"),
-    float: ("a number", "numbers"),
-    bool: ("true or false", "true or false"),
-    str: ("a string", "strings"),
-    Path: ("a path in quotes", "paths in quotes"),
-}
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
@@ -103,24 +85,6 @@ def _hints(source: Any, cls: type) -> dict[str, Any]:
         raise PluginError(f"{cls.__name__}: its annotations cannot be read ({error})", fix="import what they name at run time") from error
 
 
-def unalias(annotation: Any) -> Any:
-    """The type behind ``type Name = ...``."""
-    while type(annotation).__name__ == "TypeAliasType":  # by name: typing has it from Python 3.12, typing_extensions before
-        annotation = annotation.__value__
-    return annotation
-
-
-def bare(annotation: Any) -> Any:
-    """The type alone, without aliases and without the constraints of ``Annotated``."""
-    annotation = unalias(annotation)
-    return bare(get_args(annotation)[0]) if get_origin(annotation) is Annotated else annotation
-
-
-def members_of(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union; empty for anything else."""
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ()
-
-
 def kind_of(annotation: Any) -> str | None:
     """The kind of class that an annotation asks for, or None."""
     if not isinstance(annotation, type):
@@ -137,8 +101,8 @@ def words(annotation: Any, *, plural: bool = False) -> str:
     """What an annotation allows, in plain words."""
     annotation = bare(annotation)
     origin = get_origin(annotation) or annotation
-    if annotation in _WORDS:
-        return _WORDS[annotation][plural]
+    if annotation in WORDS:
+        return WORDS[annotation][plural]
     if members := members_of(annotation):
         return " or ".join(words(member, plural=plural) for member in members if member is not types.NoneType)
     if choices := choices_of(annotation):
@@ -164,15 +128,6 @@ def _container_words(annotation: Any, noun: str, plural: bool) -> str:
         same = len(set(items)) == 1
         return f"{text} of {len(items)} {words(items[0], plural=len(items) != 1)}" if same else f"{text} of {len(items)} values"
     return f"{text} of {words(items[-1], plural=True)}" if items and items[-1] is not Any else text
-
-
-def choices_of(annotation: Any) -> dict[Any, Any]:
-    """What a ``Literal`` or an ``Enum`` allows: the value in a recipe -> the value in Python; empty for anything else."""
-    if get_origin(annotation) is Literal:
-        return {choice: choice for choice in get_args(annotation)}
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return {member.value: member for member in annotation}
-    return {}
 
 
 def fits(annotation: Any, raw: object) -> bool:
@@ -210,12 +165,20 @@ def check(annotation: Any, raw: Any, path: str) -> Any:
     try:
         # As JSON: strictly read, it has the types of TOML (a string may be a path, an array a set), which Python objects do not.
         return adapter.validate_json(json.dumps(raw, default=_plain_path))
-    except TypeError as error:
-        raise RecipeError(f"{path}: must be {words(annotation)}", found=raw) from error
+    except TypeError as error:  # TOML's dates
+        raise RecipeError(f"{path}: must be {words(annotation)}", found=raw, fix=_quoted(annotation, raw)) from error
     except ValidationError as error:
         problem = error.errors()[0]
-        rule = f"must be {words(annotation)}" if annotation in _WORDS else _rule(problem["msg"])
-        raise RecipeError(f"{path}: {'must be finite' if problem['type'] == 'finite_number' else rule}", found=raw) from error
+        rule = f"must be {words(annotation)}" if annotation in WORDS else _rule(problem["msg"])
+        fix = _quoted(annotation, raw)
+        raise RecipeError(f"{path}: {'must be finite' if problem['type'] == 'finite_number' else rule}", found=raw, fix=fix) from error
+
+
+def _quoted(annotation: Any, raw: object) -> str:
+    """What to do where a string was meant: ``root = 2024`` is a number, and a shell eats quotes."""
+    if annotation is not str or not isinstance(raw, bool | int | float | date | time):
+        return ""
+    return f"""put it in quotes, "{raw}"; on a command line '"{raw}"'""" if type(raw) is int else "put it in quotes"
 
 
 def check_constraints(metadata: tuple[Any, ...], value: Any, path: str) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sslkit import cli, load_recipe
+from sslkit import RecipeError, cli, load_recipe
 from sslkit.preflight import backbone_image
 from sslkit.sweep import identity
 
@@ -302,3 +302,57 @@ def test_files_that_cannot_be_read(refused: Refused, tmp_path: Path):
 def test_missing_images_are_named(refused: Refused, tmp_path: Path):
     message = refused('data={ name = "image_folder", root = "nowhere" }')
     assert message == f"data: {tmp_path / 'nowhere'} is not a folder; set root in [data] to the folder of the images"
+
+
+HEAD = 'name = "x"\nbackbone = "nin"\n[stages.pretrain]\ntask = "rotnet"\n[data]\nname = "image_folder"\n'
+AS_PEOPLE_WRITE = {
+    'root = "C:\\Users\\me"': "(Invalid hex value (at line 7, column 13)); in double quotes a backslash begins an escape: write a path in single quotes,",
+    "root = photos": "(Invalid value (at line 7, column 8)); write strings in quotes",
+    "root = /data/photos": "(Invalid value (at line 7, column 8)); write strings in quotes",
+    "root = ~/photos": "(Invalid value (at line 7, column 8)); write strings in quotes",
+    "root = 2024/photos": "(Expected newline or end of document after a statement (at line 7, column 12)); write strings in quotes",
+    "download = True": "(Invalid value (at line 7, column 12)); write true or false in lower case",
+    "root = None": "(Invalid value (at line 7, column 8)); leave out what has no value",
+    "val_fraction = .5": "(Invalid value (at line 7, column 16)); a number begins with a digit: 0.5",
+    'root = "C:\\new"': "data.root: has a backslash that was read as an escape; allowed: a path in single quotes, 'C:\\Users'",
+    "root = 2024": 'data.root: must be a string; found 2024; put it in quotes, "2024"; on a command line \'"2024"\'',
+    "root = 2024-01-02": "data.root: must be a string; found datetime.date(2024, 1, 2); put it in quotes",
+}
+
+
+@pytest.mark.parametrize(("line", "message"), AS_PEOPLE_WRITE.items(), ids=AS_PEOPLE_WRITE.keys())
+def test_toml_as_people_write_it_is_told_the_cause(line: str, message: str, tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_text(f"{HEAD}{line}\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    begun = f"{path}: not valid TOML " if message.startswith("(") else ""
+    assert str(caught.value).startswith(f"{begun}{message}")
+
+
+def test_a_byte_order_mark_is_no_mistake_and_another_encoding_is_named(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    text = f"{HEAD}root = 'C:\\Users'\n"
+    path.write_text(text, encoding="utf-8-sig")
+    assert load_recipe(path).table["data"]["root"] == "C:\\Users"
+    path.write_text(text, encoding="utf-16")
+    with pytest.raises(RecipeError, match=r"mine\.toml: is UTF-16 text; save it as UTF-8$"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ('data.root="C:\\Users"', "in double quotes a backslash begins an escape: write a path in single quotes, 'C:\\Users'"),
+        ("stages.pretrain.task.angles=[0, ninety]", "put the whole override in single quotes, and strings in it in double quotes"),
+        ('data.root="photos', "put the whole override in single quotes, and strings in it in double quotes"),
+    ],
+)
+def test_an_override_that_is_no_word_and_no_toml_is_refused(override: str, message: str, tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_text(HEAD)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, [override])
+    assert str(caught.value).startswith(f"override {override!r}: not valid TOML (")
+    assert str(caught.value).endswith(message)
+    assert load_recipe(path, ["data.root=C:\\Users"]).table["data"]["root"] == "C:\\Users"

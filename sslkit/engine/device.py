@@ -14,6 +14,7 @@ from typing import Literal, final
 
 import torch
 
+from sslkit.annotations import Checked
 from sslkit.engine.tf32 import tf32
 from sslkit.errors import OptionError
 
@@ -29,7 +30,7 @@ _REPRODUCIBLE = (":4096:8", ":16:8")
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Runtime:
+class Runtime(Checked):
     """How to compute. Set once at the top of a recipe, or in a stage.
 
     Attributes:

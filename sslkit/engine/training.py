@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
+from sslkit.annotations import Checked
 from sslkit.engine.optim import SGD
 from sslkit.engine.schedules import Cosine
 from sslkit.errors import OptionError, did_you_mean
@@ -17,7 +18,7 @@ MAX_SNAPSHOTS = 1000
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class OnNan:
+class OnNan(Checked):
     """What to do when the loss or its gradient is no longer finite, or explodes.
 
     The fit goes back to the beginning of the epoch in which that happened, and on with a lower learning rate.
@@ -38,7 +39,7 @@ class OnNan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class Training(Checked):
     """The options of a training loop. Evaluators that train inherit these fields; a pretraining stage holds them itself.
 
     Attributes:

@@ -1,0 +1,154 @@
+"""Options that are given in Python pass the same door as a recipe's."""
+
+import copy
+import dataclasses
+import inspect
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from sslkit import (
+    KNN,
+    NIN,
+    SGD,
+    AdamW,
+    Arrays,
+    Augment,
+    ConvProbe,
+    Cosine,
+    DataInfo,
+    Digits,
+    FineTune,
+    ImageFolder,
+    LinearProbe,
+    Objective,
+    OptionError,
+    PretextTask,
+    SemiSupervised,
+    Step,
+    Training,
+)
+from sslkit.engine.device import Runtime
+from sslkit.identity import plain
+from sslkit.options import build
+from sslkit.plugins import load_catalog
+from sslkit_rotnet import RotNet
+from tests.contract.miniatures.backbones import TinyConv
+
+IMAGE = Digits().image()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreign(PretextTask):
+    """A task of somebody who has never heard of a door."""
+
+    angles: tuple[int, int] = (0, 90)
+    weights: dict[str, float] | None = None
+    mode: Literal["fast", 2] = "fast"
+    optimizer: SGD | AdamW | None = None
+
+    def build_objective(self, backbone: Any, data: DataInfo) -> Objective:
+        raise NotImplementedError
+
+
+class Plain(PretextTask):
+    """One with a constructor of its own."""
+
+    def __init__(self, *, depth: int = 1, note: object = None) -> None:
+        self.depth = depth
+
+    def build_objective(self, backbone: Any, data: DataInfo) -> Objective:
+        raise NotImplementedError
+
+
+REFUSED: list[tuple[Callable[[], object], str]] = [
+    (
+        lambda: Training(optimizer="sgd"),  # pyright: ignore[reportArgumentType] - as in all that follow
+        "optimizer: must be an object of the class OptimizerFactory or a mapping; found 'sgd'; "
+        "a name is for recipes: in Python, hand over an object",
+    ),
+    (lambda: Training(optimizer={"main": "sgd"}), "optimizer.main: must be an object of the class OptimizerFactory; found 'sgd'; a name"),
+    (lambda: Training(schedule=Cosine), "schedule: must be an object of the class Schedule; found <class"),
+    (lambda: Training(augment={"crop_padding": 1}), "augment: must be an object of the class Augment; found {'crop_padding': 1}"),
+    (lambda: Training(epochs=8.0), "epochs: must be an integer; found 8.0"),
+    (lambda: Training(epochs="8"), "epochs: must be an integer; found '8'"),
+    (lambda: Training(epochs=True), "epochs: must be an integer; found True"),
+    (lambda: Training(epochs=np.int64(8)), "epochs: must be an integer; found np.int64(8); write int(...) around a number of numpy"),
+    (lambda: SGD(lr=np.float32(0.5)), "lr: must be a number; found np.float32(0.5); write float(...) around a number of numpy"),
+    (lambda: SGD(nesterov=np.bool_(True)), "nesterov: must be true or false; found np.True_; write bool(...) around a number of numpy"),
+    (lambda: NIN(IMAGE, num_blocks=np.int64(3)), "num_blocks: must be an integer; found np.int64(3); write int(...)"),
+    (lambda: Training(clip_grad_norm="1"), "clip_grad_norm: must be a number; found '1'"),
+    (lambda: SGD(lr="0.1"), "lr: must be a number; found '0.1'"),
+    (lambda: SGD(lr=float("nan")), "lr: must be a number; found nan"),
+    (lambda: SGD(nesterov=1), "nesterov: must be true or false; found 1"),
+    (lambda: AdamW(betas=(0.9,)), "betas: must be a tuple of 2 values; found (0.9,)"),
+    (lambda: AdamW(betas=(0.9, "1")), "betas[1]: must be a number; found '1'"),
+    (lambda: Step(milestones=3), "milestones: must be a tuple of numbers; found 3; write (3,)"),
+    (lambda: Augment(horizontal_flip=1), "horizontal_flip: must be true or false; found 1"),
+    (lambda: Runtime(precision="bf16"), "precision: must be 'auto' or 'bfloat16' or 'tf32' or 'float32'; found 'bf16'"),
+    (lambda: Runtime(compile="yes"), "compile: must be true or false or 'auto'; found 'yes'"),
+    (lambda: LinearProbe(layers="conv2"), "layers: must be a tuple of strings; found 'conv2'; write ('conv2',)"),
+    (lambda: ConvProbe(layers=("conv2", 3)), "layers[1]: must be a string; found 3"),
+    (lambda: KNN(layers=("conv2",), k=20.0), "k: must be an integer; found 20.0"),
+    (lambda: FineTune(layer=2), "layer: must be a string; found 2"),
+    (lambda: SemiSupervised(layers=("conv2",), labels_per_class=5), "labels_per_class: must be a tuple of integers; found 5; write (5,)"),
+    (lambda: SemiSupervised(layers=("a",), labels_per_class=(5,), num_subsets=(1.5,)), "num_subsets[0]: must be an integer; found 1.5"),
+    (lambda: ImageFolder(root=2024), "root: must be a string; found 2024"),
+    (lambda: Digits(image_size=8.0), "image_size: must be an integer; found 8.0"),
+    (lambda: Arrays(train_images=np.zeros((4, 8, 8), np.uint8), classes="ab"), "classes: must be a tuple of strings; found 'ab'"),
+    (lambda: RotNet(angles="0"), "angles: must be a tuple of numbers; found '0'; write ('0',)"),
+    (lambda: NIN(IMAGE, width="0.5"), "width: must be a number; found '0.5'"),
+    (lambda: TinyConv(IMAGE, width=4.0), "width: must be an integer; found 4.0"),
+    (lambda: Foreign(angles=(0, 90, 180)), "angles: must be a tuple of 2 values; found (0, 90, 180)"),
+    (lambda: Foreign(weights={"a": "b"}), "weights.a: must be a number; found 'b'"),
+    (lambda: Foreign(mode="slow"), "mode: must be 'fast' or 2; found 'slow'"),
+    (lambda: Foreign(optimizer=Cosine()), "optimizer: must be an object of the class SGD or an object of the class AdamW; found Cosine("),
+    (lambda: Plain(depth="1"), "depth: must be an integer; found '1'"),
+    (lambda: dataclasses.replace(Training(), epochs="9"), "epochs: must be an integer; found '9'"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED, ids=[message for _, message in REFUSED])
+def test_what_a_recipe_refuses_is_refused_in_python(make: Callable[[], object], message: str):
+    with pytest.raises(OptionError) as caught:
+        make()
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_meant_passes():
+    assert Training(epochs=3, clip_grad_norm=1) == Training(epochs=3, clip_grad_norm=1.0)
+    assert json.dumps(plain(SGD(lr=np.float64(0.5)))) == json.dumps(plain(SGD(lr=0.5)))  # which is one of Python's, too
+    assert list(LinearProbe(layers=["conv2"]).layers) == ["conv2"]
+    assert ImageFolder(root=Path("photos")) == ImageFolder(root=Path("photos"))
+    assert Foreign(angles=[1, 2], weights={"a": 1}, mode=2, optimizer=AdamW()).mode == 2
+    assert Plain(depth=2, note=object()).depth == 2
+    assert Training(optimizer={"main": SGD()}, schedule=Step(milestones=[1, 2.5]))
+
+
+def test_objects_are_what_they_were_without_a_door():
+    training = Training(epochs=2, optimizer=AdamW(lr=0.1))
+    assert copy.deepcopy(training) == pickle.loads(pickle.dumps(training)) == dataclasses.replace(training) == training
+    assert list(inspect.signature(SGD).parameters) == ["lr", "momentum", "nesterov", "weight_decay"]
+    assert list(inspect.signature(NIN).parameters) == ["image", "num_blocks", "width", "pool_after_conv3"]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'epoch'"):
+        Training(epoch=3)  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize(
+    ("kind", "table"),
+    [
+        ("optimizers", {"name": "sgd", "lr": "0.1"}),
+        ("evaluators", {"name": "linear_probe", "layers": "conv2"}),
+        ("schedules", {"name": "step", "milestones": 3}),
+    ],
+)
+def test_a_recipe_keeps_its_own_words(kind: str, table: dict[str, Any]):
+    with pytest.raises(Exception, match=r"^x\.\w+: must be (a number|an array of \w+); found "):
+        build(kind, table, "x", load_catalog())
