@@ -118,7 +118,7 @@ def audit(
         with progress_on_stderr(quiet=quiet) as observers:
             report = audit_recipe(loaded, stages=stage or (), options=options, observers=observers)
         if as_json:
-            typer.echo(json.dumps(report.as_json(), indent=2), file=out)
+            typer.echo(json.dumps(report.as_json(), indent=2, allow_nan=False), file=out)
         else:
             print_audit(make_console(out), report)
         if output is not None:
@@ -157,7 +157,7 @@ def compare(
 
         comparison = compare_runs(runs)
         if as_json:
-            typer.echo(json.dumps(comparison.as_json(), indent=2), file=out)
+            typer.echo(json.dumps(comparison.as_json(), indent=2, allow_nan=False), file=out)
         elif as_markdown:
             typer.echo(comparison.table().markdown(), file=out)
         else:
@@ -217,7 +217,7 @@ def plugins(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
         catalog = load_catalog()
         if as_json:
-            typer.echo(json.dumps([{**asdict(info), "state": info.state} for info in catalog.plugins], indent=2), file=out)
+            typer.echo(json.dumps([{**asdict(info), "state": info.state} for info in catalog.plugins], indent=2, allow_nan=False), file=out)
         else:
             print_plugins(make_console(out), catalog.plugins)
         print_notes(make_console(sys.stderr), catalog.notes)

@@ -12,7 +12,7 @@ from sslkit.artifacts import ARTIFACT, BackboneRecord, write_json
 from sslkit.data.opened import OpenedDataset
 from sslkit.disk import make_folder, refuse_links, remove_temporary, writing
 from sslkit.errors import ArtifactError, RunInterruptedError, StorageError
-from sslkit.events import DataFound, Event, Notice, Observer, Observers
+from sslkit.events import DataFound, Event, Notice, Observer, Observers, Record
 from sslkit.networks import begun_with
 from sslkit.preflight import check, fetch_weights
 from sslkit.recipe import Recipe
@@ -184,7 +184,7 @@ def _run_stage(
     return evaluate(stage.evaluator, backbone, data, **surroundings)
 
 
-class _Renaming(Observer):
+class _Renaming(Record):
     """Tells observers of a stage by its key: a sweep has several stages of one name. They are the same ones in all stages, but for those
     that have failed.
     """

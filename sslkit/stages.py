@@ -19,12 +19,12 @@ from sslkit.engine.randomness import derive_seed, global_seed
 from sslkit.engine.training import Training, check_snapshots
 from sslkit.errors import ArtifactError, BackboneError, DataError, OptionError, RunFailedError
 from sslkit.events import Notice, Observer
+from sslkit.handover import check_exported, checked_evaluation
 from sslkit.identity import CODE, plain, state_hash
 from sslkit.interfaces import (
     Backbone,
     DataInfo,
     Dataset,
-    Evaluation,
     Evaluator,
     ImageSet,
     LabeledData,
@@ -213,6 +213,7 @@ def _pretrain(
     duplicates = None if heldout is None else data.duplicates(images, heldout, tell)
     with global_seed(derive_seed(context.seed, context.stage, "objective")):
         objective = task.build_objective(backbone, DataInfo(images.image, len(images)))
+    check_exported(objective, context.stage)
     train = Loader(images, batch_size=training.batch_size, device=context.device, options=training.augment)
     test = None if heldout is None else Loader(heldout, batch_size=training.batch_size, device=context.device)
     _announce_heldout(objective, heldout, context)
@@ -270,7 +271,7 @@ def _evaluate(evaluator: Evaluator, data: LabeledData, opened: OpenedDataset, ba
     duplicates = opened.duplicates(data.train, data.test, partial(_announce_duplicates, "training", len(data.test), context))
     before = state_hash(backbone) if evaluator.frozen else None
     with opened.lent_to(evaluator):
-        evaluation: Evaluation = evaluator.evaluate(backbone, data, context)
+        evaluation = checked_evaluation(evaluator, evaluator.evaluate(backbone, data, context), data, context.stage)
     facts: dict[str, Any] = {
         "num_images": len(data.train),
         "num_test_images": len(data.test),
@@ -281,8 +282,7 @@ def _evaluate(evaluator: Evaluator, data: LabeledData, opened: OpenedDataset, ba
     if evaluator.frozen:
         facts["frozen_backbone"] = {"sha256_before": before, "sha256_after": state_hash(backbone)}
         _check_frozen(facts["frozen_backbone"], context.stage)
-    metrics = dict(evaluation.metrics)  # which the evaluator may go on writing into
-    return Outcome(metrics, evaluation.backbone, evaluation.heads, evaluation.predictions, facts)
+    return Outcome(evaluation.metrics, evaluation.backbone, evaluation.heads, evaluation.predictions, facts)
 
 
 def _check_frozen(hashes: Mapping[str, str], stage: str) -> None:
