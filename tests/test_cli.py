@@ -162,8 +162,10 @@ def test_run_prints_the_results_and_where_they_are(sslkit_command, tmp_path):
 
     again = sslkit_command("run", "tiny.toml", "--output", "out", "--device", "cpu", "stages.probe.evaluator.batch_size=64")
     assert again.out == printed.out
-    assert again.err.splitlines()[0].startswith("pretrain: finished earlier: pretext_loss ")
-    assert again.err.splitlines()[1].startswith("probe: finished earlier: conv1.top1 ")
+    assert "train     1,442 images of 10 classes, 140 to 147 each" in again.err.splitlines()
+    earlier = [line for line in again.err.splitlines() if "finished earlier" in line]
+    assert earlier[0].startswith("pretrain: finished earlier: pretext_loss ")
+    assert earlier[1].startswith("probe: finished earlier: conv1.top1 ")
 
 
 def test_the_command_lines_device_is_that_of_every_stage(sslkit_command, tmp_path):
@@ -232,7 +234,12 @@ def test_a_folder_of_another_recipe_is_refused(sslkit_command, tmp_path):
 
 
 def test_check_computes_nothing(sslkit_command, tmp_path):
-    assert sslkit_command("check", "tiny.toml") == (0, "tiny.toml: fine, 2 stages: pretrain, probe\n", "")
+    found = (
+        "pretrain  1,442 images\n"
+        "train     1,442 images of 10 classes, 140 to 147 each\n"
+        "test      355 images of 10 classes, 34 to 36 each\n"
+    )
+    assert sslkit_command("check", "tiny.toml") == (0, f"{found}tiny.toml: fine, 2 stages: pretrain, probe\n", "")
     assert not (tmp_path / "runs").exists()
 
 
@@ -247,7 +254,7 @@ def test_check_says_what_it_could_not_check(sslkit_command, tmp_path, monkeypatc
 
 
 def test_check_takes_a_bundled_recipe_by_its_name(sslkit_command):
-    assert sslkit_command("check", "quickstart").out.startswith("quickstart: fine, 6 stages: pretrain, rotnet_probe, ")
+    assert "\nquickstart: fine, 6 stages: pretrain, rotnet_probe, " in sslkit_command("check", "quickstart").out
 
 
 # ------------------------------------------------------------------------------------------------------- report and compare
