@@ -235,9 +235,7 @@ def test_a_folder_of_another_recipe_is_refused(sslkit_command, tmp_path):
 
 def test_check_computes_nothing(sslkit_command, tmp_path):
     found = (
-        "pretrain  1,442 images\n"
-        "train     1,442 images of 10 classes, 140 to 147 each\n"
-        "test      355 images of 10 classes, 34 to 36 each\n"
+        "pretrain  1,442 images\ntrain     1,442 images of 10 classes, 140 to 147 each\ntest      355 images of 10 classes, 34 to 36 each\n"
     )
     assert sslkit_command("check", "tiny.toml") == (0, f"{found}tiny.toml: fine, 2 stages: pretrain, probe\n", "")
     assert not (tmp_path / "runs").exists()
