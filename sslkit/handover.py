@@ -101,17 +101,6 @@ def checked_indices(objective: Objective, indices: object, num_images: int, stag
     return indices
 
 
-def check_exported(objective: Objective, stage: str) -> None:
-    """Refuse, before anything is trained, an objective that exports no backbone.
-
-    Raises:
-        RunFailedError: names the class.
-    """
-    exported: object = objective.exported_backbone()
-    if not isinstance(exported, Backbone):
-        raise _broken(objective, "exported_backbone must return a Backbone", stage, found=_kind(exported))
-
-
 def scale_of(schedule: Schedule, epoch: float, num_epochs: float) -> float:
     """The factor on the learning rate.
 
@@ -130,13 +119,15 @@ def check_schedule(schedule: Schedule, num_epochs: float) -> None:
     """Ask for factors all over the training, forwards and back: they may depend on the epoch alone, or a resumed run would have others.
 
     Raises:
-        PluginError: a factor changes from one call to the next.
-        RunFailedError: see :func:`scale_of`.
+        PluginError: a factor is none, or changes from one call to the next.
     """
     epochs = [num_epochs * place / (_NUM_PROBES - 1) for place in range(_NUM_PROBES)]
-    forwards = {epoch: scale_of(schedule, epoch, num_epochs) for epoch in epochs}
-    for epoch in reversed(epochs):
-        if (again := scale_of(schedule, epoch, num_epochs)) != forwards[epoch]:
+    try:
+        forwards, backwards = ({epoch: scale_of(schedule, epoch, num_epochs) for epoch in order} for order in (epochs, epochs[::-1]))
+    except RunFailedError as error:  # where nothing has run yet
+        raise PluginError(str(error)) from error
+    for epoch in epochs:
+        if (again := backwards[epoch]) != forwards[epoch]:
             what = f"{provenance_of(type(schedule))}: scale must depend on the epoch alone, or a resumed run would have other rates"
             raise PluginError(what, found=f"{forwards[epoch]:.6g}, then {again:.6g} after epoch {epoch:.4g} of {num_epochs:g}")
 

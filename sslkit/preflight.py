@@ -1,4 +1,4 @@
-"""What can be checked of a recipe before any compute: backbones on the meta device, layers, labels, sizes."""
+"""What can be checked of a recipe before any compute: backbones on the meta device, objectives, layers, labels, sizes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,11 @@ import torch
 from sslkit.blame import blaming
 from sslkit.data.opened import OpenedDataset
 from sslkit.engine.breakdown import explaining_breakdown
+from sslkit.engine.objective_check import check_objective
+from sslkit.engine.phase_optimizers import build_optimizers
 from sslkit.engine.randomness import global_seed
-from sslkit.errors import BackboneError, DataError, OptionError, RecipeError
-from sslkit.interfaces import Backbone, ImageSpec, Split
+from sslkit.errors import BackboneError, DataError, OptionError, PluginError, RecipeError, SslkitError
+from sslkit.interfaces import Backbone, DataInfo, ImageSpec, Objective, Split
 from sslkit.options import BackboneOptions
 from sslkit.recipe import Recipe
 from sslkit.recipe_stages import AS_BUILT, BEGINNINGS, EvaluateStage, PretrainStage, Stage
@@ -26,6 +28,7 @@ def check(recipe: Recipe, data: OpenedDataset) -> None:
 
     Raises:
         RecipeError: starts with the dotted path of the option at fault.
+        PluginError: what a task builds cannot be trained.
         DataError: the data is missing or unfit.
         RunFailedError: the images do not fit into memory.
     """
@@ -36,6 +39,7 @@ def check(recipe: Recipe, data: OpenedDataset) -> None:
         check_device(recipe, stage)
         check_backbone(recipe, stage, data)
         check_data(recipe, stage, data)
+    check_objectives(recipe, data)
 
 
 def check_recipe(recipe: Recipe) -> str:
@@ -93,6 +97,39 @@ def check_data(recipe: Recipe, stage: Stage, data: OpenedDataset) -> None:
         stage.training.check_batch_size(len(images))
 
 
+def check_objectives(recipe: Recipe, data: OpenedDataset) -> None:
+    """Build what each pretraining stage trains, with its optimisers, once for all stages in which it is the same."""
+    images, seen = data.load("pretrain"), set()
+    for stage in recipe.stages:
+        if not isinstance(stage, PretrainStage) or images is None:
+            continue
+        path, known = (
+            f"stages.{stage.name}",
+            repr((stage.task, stage.training, stage.backbone, backbone_image(recipe, stage, data.image()))),
+        )
+        if known in seen:
+            continue
+        seen.add(known)
+        with _at(f"{path}.task"):
+            objective = _objective(recipe, stage, data, DataInfo(images.image, len(images)))
+        with _at(path):
+            check_objective(objective)
+            build_optimizers(objective, stage.training)
+
+
+def _objective(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, info: DataInfo) -> Objective:
+    """The stage's objective, on the meta device if it can be built there: nobody who writes one is asked to provide for that."""
+    try:
+        with global_seed(0), torch.device("meta"):
+            return stage.task.build_objective(_meta_backbone(recipe, stage, data), info)
+    except SslkitError:
+        raise
+    except Exception:
+        with global_seed(0):  # what is drawn is thrown away, and must not move what others draw
+            backbone = stage.backbone.without_downloads().build(backbone_image(recipe, stage, data.image()))
+            return stage.task.build_objective(backbone, info)
+
+
 def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
     """What the stage's backbone is built for: the data's images, or what the task that first trained it wants."""
     while stage.weights not in BEGINNINGS:
@@ -139,5 +176,5 @@ def _at(path: str) -> Iterator[None]:
         raise RecipeError(f"{path}.{error}" if path else str(error)) from error
     except BackboneError as error:
         raise RecipeError(f"{path}: {error}") from error
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+    except (DataError, PluginError) as error:
+        raise type(error)(f"{path}: {error}") from error

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from sslkit.bundled import bundled_recipes, find_recipe
 from sslkit.catalog import Catalog
@@ -20,6 +19,9 @@ from sslkit.recipe_table import apply_override
 from sslkit.report.contact_sheet import Sheet, draw_sheets
 from sslkit.report.recipe_views import pretraining_stages, stage_views
 from sslkit.report.views import make_views
+
+if TYPE_CHECKING:  # at run time the report's package is the first to import it
+    from matplotlib.figure import Figure
 
 NUM_IMAGES = 6
 
@@ -129,7 +131,7 @@ def _recipe_sheets(what: str, overrides: Iterable[str], num_images: int, catalog
     return recipe.name, [Sheet(f"{recipe.name}: {stage.key}", stage_views(recipe, stage, data, num_images)) for stage in stages]
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: "Figure", path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="png", metadata={"Software": None})

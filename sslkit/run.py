@@ -83,7 +83,7 @@ def run_recipe(
         check(recipe, data)
         fetch_weights(recipe, data)
     everyone = Observers((RecipeKeeper(folder, recipe), *recipe.observers, *observers))
-    _make_folder(folder)
+    _make_folder(folder, recipe)
     lock = RunLock(folder)
 
     def stop() -> bool:
@@ -207,12 +207,14 @@ def _weights_mark(stage: Stage, fingerprints: Mapping[str, str]) -> str:
     return mark if stage.snapshot is None else f"{mark}@{stage.snapshot}"
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, recipe: Recipe) -> None:
     if folder.exists() and not folder.is_dir():
         raise ArtifactError(f"{folder}: is a file", fix=_OTHER_FOLDER)
     if folder.resolve() == Path.cwd():  # an empty variable in --output "$OUT" means it, too
         raise ArtifactError("the current folder cannot be a run's", fix=_OTHER_FOLDER)
-    if (folder / "recipe.toml").exists() and not any((folder / name).exists() for name in (LOCK, "results.json")):
+    if (folder / "recipe.toml").exists() and not any(
+        (folder / name).exists() for name in (LOCK, "results.json", *(f"{stage.key}/{ARTIFACT}" for stage in recipe.stages))
+    ):
         raise ArtifactError(f"{folder}: holds a recipe.toml that no run wrote, which would be replaced", fix=_OTHER_FOLDER)
     try:
         make_folder(folder)

@@ -19,7 +19,7 @@ from sslkit.engine.randomness import derive_seed, global_seed
 from sslkit.engine.training import Training, check_snapshots
 from sslkit.errors import ArtifactError, BackboneError, DataError, OptionError, RunFailedError
 from sslkit.events import Notice, Observer
-from sslkit.handover import check_exported, checked_evaluation
+from sslkit.handover import checked_evaluation
 from sslkit.identity import CODE, plain, state_hash
 from sslkit.interfaces import (
     Backbone,
@@ -213,7 +213,6 @@ def _pretrain(
     duplicates = None if heldout is None else data.duplicates(images, heldout, tell)
     with global_seed(derive_seed(context.seed, context.stage, "objective")):
         objective = task.build_objective(backbone, DataInfo(images.image, len(images)))
-    check_exported(objective, context.stage)
     train = Loader(images, batch_size=training.batch_size, device=context.device, options=training.augment)
     test = None if heldout is None else Loader(heldout, batch_size=training.batch_size, device=context.device)
     _announce_heldout(objective, heldout, context)

@@ -90,6 +90,7 @@ PLAIN_VALUES = {
     "list",
     "str",
     "tuple",
+    "Objective",
     "Optimizer",
     "OptimizerFactory",
     "OpenedDataset",
@@ -97,7 +98,7 @@ PLAIN_VALUES = {
     "EvaluateStage",
     "BatchNorm2d",
 }
-"""What method-blind code may ask ``isinstance`` for: these are no tasks, objectives, backbones or evaluators. ``BatchNorm2d`` is torch's own
+"""What method-blind code may ask ``isinstance`` for: these tell no method from another. ``BatchNorm2d`` is torch's own
 layer, which is folded wherever it stands."""
 
 UNPICKLERS = {

@@ -65,7 +65,7 @@ def test_a_stage_that_was_resumed_elsewhere_says_so(recipe: Recipe, compute_with
     folder = tmp_path / "run"
     for version in ("2.6", "2.6", "2.7"):  # the second start is like the first
         compute_with(version, platform="here")
-        with pytest.raises(RunInterruptedError):
+        with pytest.raises(RunInterruptedError):  # asked before the stage, and after each step
             run_recipe(recipe, output=folder, should_stop=stop_after(2))
     assert json.loads((folder / "pretrain" / "artifact.json").read_text())["status"] == "running"
     run_recipe(recipe, output=folder)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from sslkit.data.library_warnings import naming_files
 from sslkit.progress import counting
 from sslkit.stopping import stop_if_asked
 
@@ -25,7 +26,7 @@ def map_chunks(function: Callable[[Chunk], Result], chunks: Sequence[Chunk], wha
     pool = ThreadPoolExecutor(os.cpu_count())
     results: list[Result] = []
     try:
-        with counting(what, sum(map(len, chunks))) as count:
+        with naming_files(), counting(what, sum(map(len, chunks))) as count:
             for chunk, result in zip(chunks, pool.map(function, chunks), strict=True):
                 results.append(result)
                 stop_if_asked(f"while {what}")

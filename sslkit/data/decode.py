@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from sslkit.data.image_header import MAX_PIXELS, open_image
+from sslkit.data.library_warnings import decoding
 from sslkit.data.regular_file import SKIP, open_regular
 from sslkit.errors import DataError
 
@@ -32,7 +33,7 @@ def decode(path: Path, size: int, color: Literal["rgb", "gray"], *, max_pixels: 
     Raises:
         DataError: the file is gone, changed, damaged, too large or of another format; the message names it.
     """
-    with open_regular(path, num_bytes) as file:
+    with open_regular(path, num_bytes) as file, decoding(path):
         try:
             square = _square(open_image(path, file, max_pixels), size, "RGB" if color == "rgb" else "L")
         except DataError:

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from sslkit.blame import blaming
 from sslkit.data.augment import augment
+from sslkit.data.library_warnings import naming_files
 from sslkit.data.workers import choose_num_workers, decoded_by_workers
 from sslkit.interfaces import Augment, Batch, ImageSet
 
@@ -90,7 +91,7 @@ class Loader:
 
     def _read(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         for chunk in chunks:
-            with blaming("reading images"):
+            with blaming("reading images"), naming_files():
                 images = self.images.read(chunk.tolist())
             yield images, chunk
 

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from sslkit.blame import blaming, portable
+from sslkit.data.library_warnings import Told, gather, tell
 from sslkit.errors import RunFailedError
 from sslkit.events import warn
 from sslkit.interfaces import ImageSet
@@ -181,7 +182,9 @@ class _Decoders:
 
     def _checked(self, received: Any) -> tuple[Tensor, Tensor]:
         if not isinstance(received, BaseException):
-            return received
+            images, indices, heard = received
+            tell(heard)
+            return images, indices
         if isinstance(received, RuntimeError) and "DataLoader worker" in str(received):
             raise _died(next((worker.exitcode for worker in self._workers if worker.exitcode), None)) from received
         raise received
@@ -236,19 +239,29 @@ class _Reader(TorchDataset):
     def __init__(self, images: ImageSet) -> None:
         self.images = images
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor] | Exception:
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, list[Told]] | Exception:
         try:
             with blaming("reading images"):
-                return self.images.read(indices), torch.tensor(indices)
+                return self.images.read(indices), torch.tensor(indices), _heard()
         except Exception as error:  # handed over: raised in a worker, torch would wrap its message into the worker's traceback
             return portable(error)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | Exception:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, list[Told]] | Exception:
         return self.__getitems__([index])
+
+
+_HEARD: list[Told] = []
+"""In a worker, what libraries have warned of since the last batch."""
+
+
+def _heard() -> list[Told]:
+    heard, _HEARD[:] = [*_HEARD], []
+    return heard
 
 
 def _begin(_worker: int) -> None:
     """A terminal and a scheduler signal every process of a run: a worker that died of it would keep the run from finishing its step."""
+    gather(_HEARD)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "SIGBUS"):

@@ -16,6 +16,7 @@ from sslkit.engine.forward_pass import ForwardPass, autocast_of
 from sslkit.engine.gradients import clip_gradients, gradient_norm
 from sslkit.engine.loss_watch import LossWatch
 from sslkit.engine.measuring import measure
+from sslkit.engine.objective_check import check_objective
 from sslkit.engine.randomness import derive_seed, global_seed
 from sslkit.engine.state import TrainState
 from sslkit.engine.step_log import StepLog
@@ -78,12 +79,14 @@ def fit(
 
     Raises:
         OptionError: another fit was run for the same part of the context.
+        PluginError: the objective is not what the contract says.
         ArtifactError: the checkpoint in the folder is another fit's.
         DivergedError: the loss, its gradient or the weights are no longer finite, or have exploded, and all retries of ``on_nan`` are
             used up.
         StorageError: a checkpoint cannot be written; earlier ones are still there.
         RunInterruptedError: the user asked to stop; a checkpoint was written.
     """
+    check_objective(objective)
     checkpoints = Checkpoints(context, owner={} if context.folder is None else identity_of(objective, train, training, context))
     if training.on_nan.retries and not checkpoints.kept:
         raise OptionError("on_nan", "there is no folder to keep what is rolled back to", found=training.on_nan, fix="give output")

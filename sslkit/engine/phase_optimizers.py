@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from sslkit.class_address import provenance_of
 from sslkit.engine.training import Training
-from sslkit.errors import OptionError, PluginError, did_you_mean
+from sslkit.errors import PluginError, did_you_mean
 from sslkit.interfaces import Objective
 from sslkit.plain_values import finite_number
 
@@ -28,7 +28,7 @@ def build_optimizers(objective: Objective, training: Training) -> dict[str, Opti
         PluginError: the objective's groups are not what they should be, or the optimiser is not what its factory was asked for;
             parameters that are trained by no optimiser, or by several, are named.
     """
-    _check_names(training, objective.phases)
+    training.check_phases(objective.phases)
     groups = _groups_of(objective)
     optimizers = {phase: _build(training, phase, groups[phase], objective) for phase in objective.phases}
     _check_coverage(objective, optimizers.values())
@@ -53,15 +53,6 @@ def rate_of(group: Mapping[str, Any], scale: float) -> float:
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:
     """All that it trains."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _check_names(training: Training, phases: Sequence[str]) -> None:
-    if isinstance(training.optimizer, Mapping):
-        for name in training.optimizer:
-            if name not in phases:
-                raise OptionError(
-                    "optimizer", "is given for a phase that there is not", found=name, allowed=phases, fix=did_you_mean(name, phases)
-                )
 
 
 def _groups_of(objective: Objective) -> dict[str, list[dict[str, Any]]]:

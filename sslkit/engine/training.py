@@ -1,12 +1,12 @@
 """What can be said of training, the same in every stage that trains."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
 from sslkit.engine.optim import SGD
 from sslkit.engine.schedules import Cosine
-from sslkit.errors import OptionError
+from sslkit.errors import OptionError, did_you_mean
 from sslkit.interfaces import Augment, OptimizerFactory, Schedule
 
 MAX_EPOCHS = 1_000_000
@@ -81,6 +81,20 @@ class Training:
             raise OptionError(
                 "batch_size", f"is larger than the data ({num_images} images)", found=self.batch_size, allowed=f"1 to {num_images}"
             )
+
+    def check_phases(self, phases: Sequence[str]) -> None:
+        """Refuse optimisers for other phases than there are.
+
+        Raises:
+            OptionError: names ``optimizer``.
+        """
+        if isinstance(self.optimizer, Mapping):
+            for name in self.optimizer:
+                if name not in phases:
+                    problem = "is given for a phase that there is not"
+                    raise OptionError("optimizer", problem, found=name, allowed=phases, fix=did_you_mean(name, phases))
+            for phase in phases:
+                self.optimizer_of(phase)
 
     def optimizer_of(self, phase: str) -> OptimizerFactory:
         """The optimiser of one phase.

@@ -187,6 +187,16 @@ def build_heads(
     return heads
 
 
+def check_training(training: Training, data: LabeledData) -> None:
+    """Refuse what a classifier cannot be trained with.
+
+    Raises:
+        OptionError: names the option.
+    """
+    training.check_batch_size(len(data.train))
+    training.check_phases(Classifier.phases)
+
+
 def check_layers(option: str, layers: Sequence[str], backbone: Backbone) -> None:
     """Refuse layers that do not exist, or that are named twice.
 

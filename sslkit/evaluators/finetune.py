@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from sslkit.engine.training import Training
-from sslkit.evaluators.classifier import build_heads, check_head, check_layers, fit_classifier
+from sslkit.evaluators.classifier import build_heads, check_head, check_layers, check_training, fit_classifier
 from sslkit.evaluators.heads import HeadKind
 from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
 
@@ -32,7 +32,7 @@ class EndToEnd(Training, Evaluator):
         layer = self.layer_in(backbone)
         check_layers("layer", [layer], backbone)
         check_head("layer", self.head, [layer], backbone)
-        self.check_batch_size(len(data.train))
+        check_training(self, data)
 
     def layer_in(self, backbone: Backbone) -> str:
         """The layer under the head."""

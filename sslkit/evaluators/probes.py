@@ -5,7 +5,7 @@ from typing import final
 
 from sslkit.engine.training import Training
 from sslkit.errors import OptionError
-from sslkit.evaluators.classifier import build_heads, check_head, check_layers, fit_classifier
+from sslkit.evaluators.classifier import build_heads, check_head, check_layers, check_training, fit_classifier
 from sslkit.evaluators.heads import HeadKind
 from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
 
@@ -31,7 +31,7 @@ class Probe(Training, Evaluator):
     def check(self, backbone: Backbone, data: LabeledData) -> None:
         """See :class:`Evaluator`."""
         check_layers("layers", self.layers, backbone)
-        self.check_batch_size(len(data.train))
+        check_training(self, data)
 
 
 @final
@@ -83,7 +83,7 @@ class ConvProbe(Probe):
         """See :class:`Evaluator`."""
         check_layers("layers", self.layers, backbone)
         check_head("layers", "conv", self.layers, backbone)
-        self.check_batch_size(len(data.train))
+        check_training(self, data)
 
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
         """See :class:`Evaluator`; reports ``<layer>.top1``."""

@@ -12,7 +12,7 @@ from sslkit.data.subset import Selection, select_per_class, smallest_class
 from sslkit.engine.randomness import derive_seed, make_generator
 from sslkit.engine.training import Training
 from sslkit.errors import DataError, OptionError
-from sslkit.evaluators.classifier import build_heads, check_head, check_layers, fit_classifier
+from sslkit.evaluators.classifier import build_heads, check_head, check_layers, check_training, fit_classifier
 from sslkit.evaluators.frozen_trunk import FrozenTrunk
 from sslkit.evaluators.heads import HeadKind
 from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
@@ -90,7 +90,7 @@ class SemiSupervised(Training, Evaluator):
         """See :class:`Evaluator`."""
         check_layers("layers", self.layers, backbone)
         check_head("layers", self.head, self.layers, backbone)
-        self.check_batch_size(len(data.train))
+        check_training(self, data)
         available = smallest_class(_train_labels(data))
         if max(self.labels_per_class) > available:
             raise OptionError(
