@@ -170,7 +170,7 @@ def show(
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE ...", help="Options of the task, or overrides of the recipe.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="The PNG file; by default <name>-views.png.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The PNG file; by default runs/<name>-views.png.")] = None,
     num_images: Annotated[int, typer.Option(help="How many images to show.")] = 6,
     data: Annotated[
         str | None, typer.Option(help="For a task: a folder of images, or the name of a data set; by default the bundled digits.")

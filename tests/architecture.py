@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "sweep": "errors recipe_stages recipe_table",
     "stage_parser": "catalog engine errors interfaces options recipe_stages recipe_table",
     "recipe_code": "catalog class_address errors shared_state",
-    "recipe": "blame catalog class_address errors events interfaces options plugins recipe_code recipe_stages recipe_table source_code"
+    "recipe": "blame catalog class_address engine errors events interfaces options plugins recipe_code recipe_stages recipe_table source_code"
     " stage_parser sweep",
     "publication": "artifacts disk errors identity interfaces recipe_stages recipe_table saved_files weights_file",
     "preflight": "blame data engine errors interfaces options recipe recipe_stages stages",
@@ -91,6 +91,7 @@ PLAIN_VALUES = {
     "str",
     "tuple",
     "Objective",
+    "Path",
     "Optimizer",
     "OptimizerFactory",
     "OpenedDataset",
