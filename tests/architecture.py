@@ -77,7 +77,7 @@ ONLY_IN = {"typer": {"cli"}, "rich": {"cli", "console"}, "pluggy": {"hookspecs",
 
 METHODS = {"rotnet", "jigsaw", "colorization", "exemplar", "gan", "simclr", "byol", "dino", "mae", "deepcluster"}
 METHOD_BLIND = re.compile(
-    r"sslkit/(audit/.*|engine/.*|evaluators/.*|report/(pictures|recipe_views|views)|networks|preview|stages|stage_run|preflight|run)\.py"
+    r"sslkit/(audit/.*|engine/(?!objective_check).*|evaluators/.*|report/(pictures|recipe_views|views)|networks|preview|stages|stage_run|preflight|run)\.py"
 )
 """The trainer, the stages, the run, the evaluators, the audit and what draws views: they work for a method that nobody has thought of yet."""
 

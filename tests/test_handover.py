@@ -321,9 +321,7 @@ def test_indices_of_images_that_there_are_not_end_the_stage_in_a_line(indices: s
 
 def test_an_objective_that_exports_no_backbone_is_refused_before_it_is_trained():
     events: list[Event] = []
-    with pytest.raises(
-        RunFailedError, match=rf"^stage 'pretrain': Exporting{HERE}exported_backbone must return a Backbone; found 'Linear'$"
-    ):
+    with pytest.raises(PluginError, match=rf"^Exporting{HERE}exported_backbone must return a Backbone; found 'Linear'$"):
         train(OddTask(kind="Exporting"), None, observers=[Noting(events)])
     assert not any(isinstance(event, StepEnd) for event in events)
 
@@ -373,7 +371,7 @@ def test_a_schedule_may_return_any_number_and_every_line_of_the_log_is_there(val
 )
 def test_a_rate_that_is_none_is_refused_before_the_first_step(value: str, message: str):
     events: list[Event] = []
-    with pytest.raises(RunFailedError, match=rf"^OddSchedule{HERE}{message}"):
+    with pytest.raises(PluginError, match=rf"^OddSchedule{HERE}{message}"):
         train(OddTask(), None, OddSchedule(value=value), observers=[Noting(events)])
     assert not any(isinstance(event, StepEnd) for event in events)
 
@@ -387,8 +385,8 @@ def test_a_schedule_with_a_state_is_refused(value: str):
 
 @pytest.mark.parametrize("value", ["vector", "text", "none", "nan"])
 def test_an_objectives_own_schedule_is_a_finite_number(value: str):
-    message = rf"^stage 'pretrain': Scheduled{HERE}schedule 'odd' must return a finite number at progress [01]; found "
-    with pytest.raises(RunFailedError, match=message):
+    message = rf"^Scheduled{HERE}schedules\['odd'\] must be a function of progress that returns finite numbers; found "
+    with pytest.raises(PluginError, match=message):
         train(OddTask(change=value, kind="Scheduled"), None)
 
 
