@@ -208,6 +208,7 @@ class Forgotten(Grouped):
 
 
 class Doubled(Brightness):
+    heldout_phase = None
     phases = ("one", "other")
 
     def parameter_groups(self):
