@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sslkit.errors import OptionError, RunInterruptedError, SslkitError
-from sslkit.output import OutputError, Results, command_output, quiet_stream
+from sslkit.output import OutputError, command_output, quiet_stream
 from sslkit.stopping import Terminated, name_of, terminable
 
 app = typer.Typer(
@@ -118,7 +118,7 @@ def audit(
         with progress_on_stderr(quiet=quiet) as observers:
             report = audit_recipe(loaded, stages=stage or (), options=options, observers=observers)
         if as_json:
-            typer.echo(json.dumps(report.as_json(), indent=2), file=out)
+            typer.echo(json.dumps(report.as_json(), indent=2, allow_nan=False), file=out)
         else:
             print_audit(make_console(out), report)
         if output is not None:
@@ -157,7 +157,7 @@ def compare(
 
         comparison = compare_runs(runs)
         if as_json:
-            typer.echo(json.dumps(comparison.as_json(), indent=2), file=out)
+            typer.echo(json.dumps(comparison.as_json(), indent=2, allow_nan=False), file=out)
         elif as_markdown:
             typer.echo(comparison.table().markdown(), file=out)
         else:
@@ -217,7 +217,7 @@ def plugins(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
         catalog = load_catalog()
         if as_json:
-            typer.echo(json.dumps([{**asdict(info), "state": info.state} for info in catalog.plugins], indent=2), file=out)
+            typer.echo(json.dumps([{**asdict(info), "state": info.state} for info in catalog.plugins], indent=2, allow_nan=False), file=out)
         else:
             print_plugins(make_console(out), catalog.plugins)
         print_notes(make_console(sys.stderr), catalog.notes)
@@ -249,7 +249,7 @@ def _command_to_go_on() -> str:
 
 
 @contextmanager
-def _errors(resume: str = "", *, quiet: bool = False) -> Iterator[Results]:
+def _errors(resume: str = "", *, quiet: bool = False) -> Iterator[Any]:
     """The command's stdout. Errors are one line on stderr and an exit code; a traceback would only be for a bug of ours."""
     with redirect_stderr(quiet_stream(sys.stderr)):
         try:

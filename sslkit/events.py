@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from sslkit.class_address import one_line, provenance_of
-from sslkit.errors import SslkitWarning, StorageError
+from sslkit.errors import SslkitWarning
 
 
 class _ReadOnly(dict[str, float]):
@@ -136,7 +136,11 @@ class Observer(ABC):
         """Take note of ``event``. Called in the training process, between steps: be quick."""
 
 
-class Observers(Observer):
+class Record(Observer):
+    """An observer that is part of the run: it keeps what is left of it, or passes events on. What goes wrong in it is an error of the run."""
+
+
+class Observers(Record):
     """Passes events on to several observers. One that raises is left out from there on, and the run goes on.
 
     Args:
@@ -152,15 +156,17 @@ class Observers(Observer):
         """See :class:`Observer`.
 
         Raises:
-            StorageError: an observer of the run's own records could not write to the run's folder.
+            StorageError: a record could not be written.
         """
         for observer in list(self._observers):
             try:
                 with nullcontext() if _is_own(observer) else _drawing_apart():
                     observer.observe(event)
-            except (StorageError, KeyboardInterrupt):  # what the run keeps of itself cannot be written; the user wants to stop at once
+            except KeyboardInterrupt:  # the user wants to stop at once
                 raise
             except BaseException as error:  # also one that exits
+                if isinstance(observer, Record):
+                    raise
                 self._observers.remove(observer)
                 failed = f"{provenance_of(type(observer))} failed at {type(event).__name__} and is left out: {one_line(error)}"
                 self.observe(Notice(stage=event.stage, message=f"observer {failed}"))

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import PurePath
@@ -32,7 +33,8 @@ def plain(value: Any) -> Any:
         return sorted(plain(entry) for entry in value)
     if isinstance(value, Enum):
         return plain(value.value)
-    return str(value) if isinstance(value, PurePath) else value
+    unknown_to_json = isinstance(value, PurePath) or (isinstance(value, float) and not math.isfinite(value))
+    return str(value) if unknown_to_json else value
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:

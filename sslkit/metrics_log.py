@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from sslkit.disk import append_line, written_whole
-from sslkit.events import Event, FitStart, HeldoutEnd, Observer, StepEnd
+from sslkit.errors import StorageError
+from sslkit.events import Event, FitStart, HeldoutEnd, Record, StepEnd
 from sslkit.plain_values import MAX_INTEGER, MIN_INTEGER
 
 
-class MetricsLog(Observer):
+class MetricsLog(Record):
     """Writes a stage's metrics to its folder.
 
     A resumed fit repeats the steps after its checkpoint; their earlier lines are dropped, so that every step stands there once.
@@ -33,13 +34,17 @@ class MetricsLog(Observer):
 
     def _append(self, split: str, event: StepEnd | HeldoutEnd) -> None:
         line = {"split": split, "part": event.part, "step": event.step, "epoch": round(event.epoch, 4), **event.metrics}
-        append_line(self._path, json.dumps(line))
+        try:
+            text = json.dumps(line, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise StorageError(f"{self._path}: what was measured in step {event.step} cannot be written ({error})") from error
+        append_line(self._path, text)
 
     def _drop_repeated(self, start: FitStart) -> None:
         lines = read_metrics(self._path)
         kept = [line for line in lines if line["part"] != start.part or not _is_repeated(line, start)]
         with written_whole(self._path) as file:
-            file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            file.write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in kept), encoding="utf-8")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -71,5 +76,7 @@ def _is_line(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("split"), str) or not isinstance(value.get("part"), str):
         return False
     numbers = [entry for key, entry in value.items() if key not in ("split", "part")]
-    plain = all(type(entry) is float or (type(entry) is int and MIN_INTEGER <= entry <= MAX_INTEGER) for entry in numbers)
-    return plain and type(value.get("step")) is int and math.isfinite(value.get("epoch", math.nan))
+    plain = all(
+        (type(entry) is float and math.isfinite(entry)) or (type(entry) is int and MIN_INTEGER <= entry <= MAX_INTEGER) for entry in numbers
+    )
+    return plain and type(value.get("step")) is int and "epoch" in value

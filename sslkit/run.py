@@ -12,7 +12,7 @@ from sslkit.artifacts import ARTIFACT, BackboneRecord, write_json
 from sslkit.data.opened import OpenedDataset
 from sslkit.disk import make_folder, refuse_links, remove_temporary, writing
 from sslkit.errors import ArtifactError, RunInterruptedError, StorageError
-from sslkit.events import DataFound, Event, Notice, Observer, Observers
+from sslkit.events import DataFound, Event, Notice, Observer, Observers, Record
 from sslkit.networks import begun_with
 from sslkit.preflight import check, fetch_weights
 from sslkit.recipe import Recipe
@@ -83,7 +83,7 @@ def run_recipe(
         check(recipe, data)
         fetch_weights(recipe, data)
     everyone = Observers((RecipeKeeper(folder, recipe), *recipe.observers, *observers))
-    _make_folder(folder)
+    _make_folder(folder, recipe)
     lock = RunLock(folder)
 
     def stop() -> bool:
@@ -184,7 +184,7 @@ def _run_stage(
     return evaluate(stage.evaluator, backbone, data, **surroundings)
 
 
-class _Renaming(Observer):
+class _Renaming(Record):
     """Tells observers of a stage by its key: a sweep has several stages of one name. They are the same ones in all stages, but for those
     that have failed.
     """
@@ -207,12 +207,14 @@ def _weights_mark(stage: Stage, fingerprints: Mapping[str, str]) -> str:
     return mark if stage.snapshot is None else f"{mark}@{stage.snapshot}"
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, recipe: Recipe) -> None:
     if folder.exists() and not folder.is_dir():
         raise ArtifactError(f"{folder}: is a file", fix=_OTHER_FOLDER)
     if folder.resolve() == Path.cwd():  # an empty variable in --output "$OUT" means it, too
         raise ArtifactError("the current folder cannot be a run's", fix=_OTHER_FOLDER)
-    if (folder / "recipe.toml").exists() and not any((folder / name).exists() for name in (LOCK, "results.json")):
+    if (folder / "recipe.toml").exists() and not any(
+        (folder / name).exists() for name in (LOCK, "results.json", *(f"{stage.key}/{ARTIFACT}" for stage in recipe.stages))
+    ):
         raise ArtifactError(f"{folder}: holds a recipe.toml that no run wrote, which would be replaced", fix=_OTHER_FOLDER)
     try:
         make_folder(folder)

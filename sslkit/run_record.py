@@ -5,11 +5,11 @@ from pathlib import Path
 import tomli_w
 
 from sslkit.artifacts import write_text
-from sslkit.events import Event, Observer, StageStart
+from sslkit.events import Event, Record, StageStart
 from sslkit.recipe import Recipe
 
 
-class RecipeKeeper(Observer):
+class RecipeKeeper(Record):
     """Writes the recipe down when a stage begins to compute: a start that is refused, or that finds everything finished, changes nothing.
 
     Args:

@@ -19,12 +19,12 @@ from sslkit.engine.randomness import derive_seed, global_seed
 from sslkit.engine.training import Training, check_snapshots
 from sslkit.errors import ArtifactError, BackboneError, DataError, OptionError, RunFailedError
 from sslkit.events import Notice, Observer
+from sslkit.handover import checked_evaluation
 from sslkit.identity import CODE, plain, state_hash
 from sslkit.interfaces import (
     Backbone,
     DataInfo,
     Dataset,
-    Evaluation,
     Evaluator,
     ImageSet,
     LabeledData,
@@ -270,7 +270,7 @@ def _evaluate(evaluator: Evaluator, data: LabeledData, opened: OpenedDataset, ba
     duplicates = opened.duplicates(data.train, data.test, partial(_announce_duplicates, "training", len(data.test), context))
     before = state_hash(backbone) if evaluator.frozen else None
     with opened.lent_to(evaluator):
-        evaluation: Evaluation = evaluator.evaluate(backbone, data, context)
+        evaluation = checked_evaluation(evaluator, evaluator.evaluate(backbone, data, context), data, context.stage)
     facts: dict[str, Any] = {
         "num_images": len(data.train),
         "num_test_images": len(data.test),
@@ -281,8 +281,7 @@ def _evaluate(evaluator: Evaluator, data: LabeledData, opened: OpenedDataset, ba
     if evaluator.frozen:
         facts["frozen_backbone"] = {"sha256_before": before, "sha256_after": state_hash(backbone)}
         _check_frozen(facts["frozen_backbone"], context.stage)
-    metrics = dict(evaluation.metrics)  # which the evaluator may go on writing into
-    return Outcome(metrics, evaluation.backbone, evaluation.heads, evaluation.predictions, facts)
+    return Outcome(evaluation.metrics, evaluation.backbone, evaluation.heads, evaluation.predictions, facts)
 
 
 def _check_frozen(hashes: Mapping[str, str], stage: str) -> None:

@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "identity": "",
     "source_code": "",
     "saved_files": "errors plain_values",
-    "metrics_log": "disk events plain_values",
+    "metrics_log": "disk errors events plain_values",
+    "handover": "class_address errors interfaces plain_values",
     "interfaces": "annotations errors events",
     "blame": "class_address errors events interfaces",
     "hookspecs": "events interfaces",
@@ -36,7 +37,7 @@ MAY_IMPORT = {
     "plugins": "catalog class_address errors hookspecs plugin_lists shared_state",
     "schema": "annotations catalog errors interfaces",
     "options": "annotations blame catalog errors interfaces plain_values schema",
-    "engine": "annotations blame class_address disk errors events identity interfaces kernels plain_values source_code",
+    "engine": "annotations blame class_address disk errors events handover identity interfaces kernels plain_values source_code",
     "environment": "engine kernels",
     "data": "blame errors events interfaces progress stopping",
     "backbones": "errors interfaces layers",
@@ -44,7 +45,7 @@ MAY_IMPORT = {
     "weights_file": "engine errors plain_values saved_files",
     "artifacts": "bundled catalog class_address disk engine errors interfaces options plugins saved_files weights_file",
     "stage_run": "artifacts blame disk engine environment errors events identity interfaces metrics_log stopping",
-    "stages": "artifacts data disk engine errors events identity interfaces source_code stage_run",
+    "stages": "artifacts data disk engine errors events handover identity interfaces source_code stage_run",
     "recipe_table": "errors plain_values",
     "recipe_stages": "engine errors interfaces options",
     "sweep": "errors recipe_stages recipe_table",
@@ -77,7 +78,7 @@ ONLY_IN = {"typer": {"cli"}, "rich": {"cli", "console"}, "pluggy": {"hookspecs",
 
 METHODS = {"rotnet", "jigsaw", "colorization", "exemplar", "gan", "simclr", "byol", "dino", "mae", "deepcluster"}
 METHOD_BLIND = re.compile(
-    r"sslkit/(audit/.*|engine/.*|evaluators/.*|report/(pictures|recipe_views|views)|networks|preview|stages|stage_run|preflight|run)\.py"
+    r"sslkit/(audit/.*|engine/(?!objective_check).*|evaluators/.*|report/(pictures|recipe_views|views)|networks|preview|stages|stage_run|preflight|run)\.py"
 )
 """The trainer, the stages, the run, the evaluators, the audit and what draws views: they work for a method that nobody has thought of yet."""
 

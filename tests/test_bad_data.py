@@ -316,12 +316,13 @@ def test_nothing_is_said_of_images_without_duplicates(images, sslkit_command, tm
 # ------------------------------------------------------------------------------------------------------------------ Ctrl-C
 
 SLOWLY = """
-import signal, sys, time
+import os, signal, sys, time
+told = open(os.dup(1), "w")  # the command keeps its own standard output for results
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background has it ignored
 import sslkit.data.{module} as module
 work = module.{name}
 def slow(*arguments, **options):
-    print("begun", flush=True)
+    print("begun", file=told, flush=True)
     time.sleep(0.05)
     return work(*arguments, **options)
 module.{name} = slow

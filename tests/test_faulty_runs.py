@@ -34,6 +34,7 @@ from sslkit.data import resident
 from sslkit.data.digits import Digits
 from sslkit.data.opened import OpenedDataset
 from sslkit.engine.tensor_file import load_tensors
+from sslkit.events import Record
 from sslkit.interfaces import Split
 from sslkit.preflight import check
 from sslkit.recipe import Recipe
@@ -53,8 +54,8 @@ def whole(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_recipe(recipe, output=tmp_path_factory.mktemp("whole") / "run").folder
 
 
-class At(Observer):
-    """Does something once, after an event of a stage."""
+class At(Record):
+    """Does something once, after an event of a stage; what it raises ends the run."""
 
     def __init__(self, kind: type[Event], stage: str, step: int, action: Callable[[], object]) -> None:
         self._awaited = (kind, stage, step)

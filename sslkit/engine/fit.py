@@ -1,6 +1,5 @@
 """The one training loop: pretraining, probes, fine-tuning and baselines all run through :func:`fit`."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,21 +11,20 @@ from torch import Tensor, nn
 from sslkit.blame import blame_of, blaming
 from sslkit.engine.batch_source import BatchSource
 from sslkit.engine.checkpoints import Checkpoints
-from sslkit.engine.features import evaluating
 from sslkit.engine.fit_identity import identity_of
-from sslkit.engine.forward_pass import ForwardPass
+from sslkit.engine.forward_pass import ForwardPass, autocast_of
 from sslkit.engine.gradients import clip_gradients, gradient_norm
-from sslkit.engine.loss_watch import REMEDY, LossWatch
-from sslkit.engine.meters import Meters
+from sslkit.engine.loss_watch import LossWatch
+from sslkit.engine.measuring import measure
 from sslkit.engine.objective_check import check_objective
-from sslkit.engine.predictions import Predictions
-from sslkit.engine.randomness import derive_seed, global_seed, make_generator
+from sslkit.engine.randomness import derive_seed, global_seed
 from sslkit.engine.state import TrainState
 from sslkit.engine.step_log import StepLog
 from sslkit.engine.training import Training
 from sslkit.errors import DivergedError, OptionError, RunInterruptedError, SslkitError
-from sslkit.events import HeldoutEnd, Notice
-from sslkit.interfaces import Backbone, Batch, Mean, Objective, Prediction, RunContext
+from sslkit.events import Notice
+from sslkit.handover import check_output
+from sslkit.interfaces import Backbone, Batch, Objective, Prediction, RunContext
 
 
 class FitResult(NamedTuple):
@@ -95,7 +93,7 @@ def fit(
     objective.to(context.device)
     if context.channels_last:
         _to_channels_last(objective)
-    with _part(context), global_seed(_seed(context, "global"), context.device):
+    with _part(context), global_seed(derive_seed(context.seed, context.stage, context.part, "global"), context.device):
         state = TrainState(objective, train, training, context)
         if (found := checkpoints.load_latest()) is not None:
             state.restore(found)
@@ -244,8 +242,9 @@ def _step(loop: _Loop, phase: str, views: dict[str, Tensor], num_images: int, *,
     objective.on_before_step(phase, state)
     for parameter in loop.parameters:  # of every phase: a GAN's generator leaves gradients in its discriminator
         parameter.grad = None
-    with _autocast(context):
+    with autocast_of(context):
         output = loop.forward(views, phase, state.schedule_tensors, num_images=num_images)
+    check_output(objective, output, phase, context.stage, training=True)
     output.loss.backward()
     norm = gradient_norm(optimizer, context.device) if logged or max_norm is not None else None  # else nobody looks at it
     if norm is not None and max_norm is not None:
@@ -278,53 +277,6 @@ def _roll_back(loop: _Loop, error: DivergedError) -> None:
     loop.log.begin_again()
 
 
-class Measured(NamedTuple):
-    """What held-out images show: means by name, ``loss`` among them, and predictions on the CPU. Both empty where nothing was measured."""
-
-    metrics: dict[str, float]
-    predictions: dict[str, Prediction]
-
-
-def measure(heldout: BatchSource | None, state: TrainState, context: RunContext) -> Measured:
-    """Loss, metrics and predictions on held-out images, in eval mode, with the same draws every time.
-
-    Never compiled: to compile the forward pass once more, for eval mode, takes longer than it saves in a few passes over held-out images.
-
-    Returns:
-        Nothing if there are no held-out images, or the objective has no ``heldout_phase``.
-
-    Raises:
-        DivergedError: the loss is not finite.
-        RunInterruptedError: the user asked to stop.
-    """
-    objective = state.objective
-    phase = objective.heldout_phase
-    if heldout is None or phase is None:
-        return Measured({}, {})
-    state.update_schedule()  # to the progress made: after resuming, nothing else has set it yet
-    meters = Meters()
-    gathered = Predictions()
-    seed = _seed(context, "heldout")
-    generator = make_generator(seed, context.device)
-    with torch.no_grad(), evaluating(objective), global_seed(seed, context.device):
-        for batch in heldout.in_order():
-            if context.should_stop():
-                raise RunInterruptedError(f"stopped in stage {context.stage!r} while measuring, after {state.step} steps")
-            views = objective.make_views(batch, generator, train=False)
-            num_images = len(batch.indices)
-            with _autocast(context):
-                output = objective(views, phase, state.schedule_tensors)
-            loss = Mean(output.loss.float() * num_images, num_images)  # bfloat16 cannot count beyond 256
-            meters.add({"loss": loss, **output.metrics})
-            gathered.add(output.predictions)
-    metrics = meters.read()
-    if not math.isfinite(metrics["loss"]):
-        where = f"after {state.step} steps, learning rate {state.learning_rate:.4g}"
-        raise DivergedError(f"the loss on held-out images is {metrics['loss']} {where}", fix=REMEDY)
-    context.emit(HeldoutEnd(stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, metrics=metrics))
-    return Measured(metrics, gathered.read())
-
-
 def _pause(loop: _Loop, epoch: int) -> None:
     """Between two epochs: keep the network and measure it, if it is time. What is measured after the last epoch is the fit's result."""
     kept = epoch in loop.snapshots.epochs
@@ -351,15 +303,6 @@ def _save(loop: _Loop) -> None:
     loop.log.check()
     if loop.checkpoints.kept:
         loop.checkpoints.save(loop.state.step, *loop.state.capture())
-
-
-def _seed(context: RunContext, purpose: str) -> int:
-    return derive_seed(context.seed, context.stage, context.part, purpose)
-
-
-def _autocast(context: RunContext) -> torch.autocast:
-    # Not cached: before torch 2.11, weights that a teacher's pass without gradient had cast first got none in the student's.
-    return torch.autocast(context.device.type, dtype=context.autocast, enabled=context.autocast is not None, cache_enabled=False)
 
 
 def _to_channels_last(objective: Objective) -> None:

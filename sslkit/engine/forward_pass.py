@@ -54,3 +54,9 @@ def compile_objective(objective: Objective, *, cuda_graphs: bool) -> Any:
     earlier fit's for batches of any size, which is slower.
     """
     return torch.compile(objective, dynamic=False, mode="reduce-overhead" if cuda_graphs else "default")
+
+
+def autocast_of(context: RunContext) -> torch.autocast:
+    """What a forward pass runs under."""
+    # Not cached: before torch 2.11, weights that a teacher's pass without gradient had cast first got none in the student's.
+    return torch.autocast(context.device.type, dtype=context.autocast, enabled=context.autocast is not None, cache_enabled=False)

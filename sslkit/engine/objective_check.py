@@ -5,12 +5,12 @@ from typing import Any
 
 from sslkit.class_address import provenance_of
 from sslkit.errors import PluginError, did_you_mean
-from sslkit.interfaces import Objective
+from sslkit.interfaces import Backbone, Objective
 from sslkit.plain_values import finite_number
 
 
 def check_objective(objective: Objective) -> None:
-    """Refuse an objective whose phases, frozen parts or schedules are not what the contract says; its parameter groups are looked at apart.
+    """Refuse an objective whose phases, frozen parts or schedules are not what the contract says, or that exports no backbone; its parameter groups are looked at apart.
 
     Raises:
         PluginError: names the objective and what is wrong with it.
@@ -27,6 +27,9 @@ def check_objective(objective: Objective) -> None:
         if name not in modules or not name:
             fix = did_you_mean(str(name), modules)
             raise _wrong(objective, "frozen names what is no submodule of it", found=name, fix=fix or "register it as a submodule")
+    exported: object = objective.exported_backbone()
+    if not isinstance(exported, Backbone):
+        raise _wrong(objective, "exported_backbone must return a Backbone", found=type(exported).__name__)
     schedules = objective.schedules()
     if not isinstance(schedules, Mapping):
         raise _wrong(objective, "schedules must return a mapping from names to functions of progress", found=schedules)

@@ -15,8 +15,9 @@ from sslkit.engine.optimizer_state import capture_optimizer, restore_optimizer
 from sslkit.engine.phase_optimizers import build_optimizers, rate_of, set_rates
 from sslkit.engine.randomness import derive_seed, global_generators, make_generator
 from sslkit.engine.training import Training
-from sslkit.errors import ArtifactError, RunFailedError
+from sslkit.errors import ArtifactError
 from sslkit.events import Notice
+from sslkit.handover import check_schedule, checked_indices, scale_of, scheduled_value
 from sslkit.interfaces import Objective, RunContext
 
 
@@ -34,6 +35,7 @@ class TrainState:
     """
 
     def __init__(self, objective: Objective, train: BatchSource, training: Training, context: RunContext) -> None:
+        check_schedule(training.schedule, training.epochs)
         self.objective = objective
         self.epoch = 0
         self.batch = 0
@@ -121,9 +123,9 @@ class TrainState:
         with torch.no_grad():
             self.objective.on_epoch_start(self)
             indices = self.objective.epoch_indices(self)
-        indices = torch.arange(self._train.num_images) if indices is None else indices.cpu()
-        if not len(indices):
-            raise RunFailedError(f"{type(self.objective).__name__}.epoch_indices chose no image for epoch {self.epoch + 1}")
+        num_images = self._train.num_images
+        every = torch.arange(num_images)
+        indices = every if indices is None else checked_indices(self.objective, indices, num_images, self._context.stage)
         self.order = indices[torch.randperm(len(indices), generator=self._generator("order", torch.device("cpu")))]
         self.batch = 0
 
@@ -135,10 +137,13 @@ class TrainState:
 
     def update_schedule(self) -> None:
         """Bring learning rates and the objective's schedules to the current progress."""
-        self._scale = self._training.schedule.scale(self.exact_epoch, self._training.epochs) * self.lr_factor
+        self._scale = scale_of(self._training.schedule, self.exact_epoch, self._training.epochs) * self.lr_factor
         for optimizer in self.optimizers.values():
             set_rates(optimizer, self._scale)
-        self._schedule = {name: value(self.progress) for name, value in self._schedules.items()}
+        stage, progress = self._context.stage, self.progress
+        self._schedule = {
+            name: scheduled_value(self.objective, name, value(progress), progress, stage) for name, value in self._schedules.items()
+        }
         for name, value in self._schedule.items():
             self.schedule_tensors[name].fill_(value)
 

@@ -8,6 +8,7 @@ from sslkit.engine.gradients import weight_norm
 from sslkit.engine.loss_watch import LossWatch, StepFacts
 from sslkit.engine.state import TrainState
 from sslkit.events import FitStart, StepEnd
+from sslkit.handover import check_means
 from sslkit.interfaces import Mean, RunContext, StepOutput
 
 MAX_WAITING = 1000
@@ -109,7 +110,9 @@ class StepLog:
         if logged or len(self._waiting) >= MAX_WAITING:
             self.check()
         if logged:
-            metrics = {**state.meters.read(), "lr": state.learning_rate, "images_per_second": self._throughput()}
+            means = state.meters.read()
+            check_means(state.objective, means, context.stage, f"in the steps up to {state.step}")
+            metrics = {**means, "lr": state.learning_rate, "images_per_second": self._throughput()}
             state.meters.clear()
             self.restart_clock()
         context.emit(

@@ -32,7 +32,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, 
     # A copy each: safetensors refuses tensors that share memory, as tied weights do.
     owned = {name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     values = dict(state or {})
-    entry = json.dumps({"sha256": _checksum(owned, values), "state": values})
+    entry = json.dumps({"sha256": _checksum(owned, values), "state": values}, allow_nan=False)
     # Not safetensors' own save_file: it writes to a file of a name and with permissions of its own, which a kill would leave behind.
     content = save(owned, metadata={_ENTRY: entry})
     with written_whole(path) as file:

@@ -113,6 +113,7 @@ class TwoPhases(Brightness):
     """Each phase's gradients reach the other phase's parameters too."""
 
     phases = ("head", "backbone")
+    heldout_phase = "head"
 
     def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
         assert all(parameter.grad is None for parameter in self.parameters())

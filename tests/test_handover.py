@@ -1,0 +1,496 @@
+"""What plugins hand over while a stage runs: right values arrive as plain ones, wrong ones end it in one line before anything is written."""
+
+import itertools
+import json
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sslkit import (
+    Backbone,
+    Constant,
+    DataInfo,
+    Evaluation,
+    Evaluator,
+    LabeledData,
+    Mean,
+    Objective,
+    Observer,
+    PluginError,
+    Prediction,
+    PretextTask,
+    RunContext,
+    RunFailedError,
+    Schedule,
+    StepOutput,
+    StorageError,
+    Training,
+    evaluate,
+    pretrain,
+)
+from sslkit.artifacts import ARTIFACT, METRICS
+from sslkit.class_address import provenance_of
+from sslkit.engine.device import Runtime
+from sslkit.events import Event, Observers, Record, StepEnd
+from sslkit.handover import RESERVED_METRICS
+from sslkit.metrics_log import MetricsLog, read_metrics
+from sslkit.plain_values import finite_number
+from sslkit_rotnet import RotNet
+from tests.evaluators.labeled import arrays, network
+
+HERE = r" of test_handover\.py: "
+EACH_STEP = Runtime(device="cpu", log_every=1)
+
+
+def files(folder: Path) -> dict[str, list[Any]]:
+    """The JSON in a stage's folder, by file and line; it must be valid, which NaN is not."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    texts = {path.name: path.read_text() for path in folder.iterdir() if path.suffix in (".json", ".jsonl")}
+    return {
+        name: [json.loads(part, parse_constant=refuse) for part in (text.splitlines() if name.endswith("l") else [text])]
+        for name, text in texts.items()
+    }
+
+
+# -------------------------------------------------------------------------------------------------------------- evaluations
+
+NUM_TEST = 15
+WELL = Prediction(torch.zeros(NUM_TEST, 3), torch.zeros(NUM_TEST, dtype=torch.int64))
+
+REPORTS: dict[str, Any] = {
+    "numbers": Evaluation(
+        {"int": 3, "float32": np.float32(0.5), "int64": np.int64(4), "array": np.array([2.5]), "tensor": torch.tensor(7)}
+    ),
+    "more numbers": Evaluation(
+        {"one": torch.ones(1, 1), "bfloat16": torch.tensor(0.5).bfloat16(), "grad": torch.ones((), requires_grad=True)}
+    ),
+    "well predicted": Evaluation({"a": 1.0}, predictions={"a": WELL}, heads={"a": nn.Linear(1, 1)}),
+    "string": Evaluation({"good": 1.0, "accuracy": "high"}),
+    "nan": Evaluation({"accuracy": float("nan")}),
+    "inf": Evaluation({"accuracy": torch.tensor(float("inf"))}),
+    "none": Evaluation({"accuracy": None}),
+    "bool": Evaluation({"accuracy": True}),
+    "several": Evaluation({"accuracy": torch.ones(2)}),
+    "complex": Evaluation({"accuracy": 1j}),
+    "name": Evaluation({3: 1.0}),
+    "list": Evaluation([("accuracy", 1.0)]),
+    "dict": {"accuracy": 1.0},
+    "nothing": None,
+    "head": Evaluation({"a": 1.0}, heads={"a": torch.zeros(1)}),
+    "head's name": Evaluation({"a": 1.0}, heads={"a.b": nn.Linear(1, 1)}),
+    "prediction": Evaluation({"a": 1.0}, predictions={"a": torch.zeros(NUM_TEST)}),
+    "labels": Evaluation({"a": 1.0}, predictions={"a": Prediction(torch.zeros(NUM_TEST), torch.zeros(NUM_TEST, dtype=torch.int64))}),
+    "few": Evaluation({"a": 1.0}, predictions={"a": Prediction(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))}),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reporter(Evaluator):
+    """Hands over one of ``REPORTS``."""
+
+    report: str
+
+    @property
+    def frozen(self) -> bool:
+        return True
+
+    def check(self, backbone: Backbone, data: LabeledData) -> None:
+        pass
+
+    def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
+        return REPORTS[self.report]
+
+
+class Exporter(Reporter):
+    exports_backbone = True
+
+
+@pytest.mark.parametrize(
+    ("report", "metrics"),
+    [
+        ("numbers", {"int": 3.0, "float32": 0.5, "int64": 4.0, "array": 2.5, "tensor": 7.0}),
+        ("more numbers", {"one": 1.0, "bfloat16": 0.5, "grad": 1.0}),
+        ("well predicted", {"a": 1.0}),
+    ],
+)
+def test_numbers_of_any_library_arrive_as_floats(report: str, metrics: dict[str, float], tmp_path: Path):
+    found = evaluate(Reporter(report=report), network(), arrays(), output=tmp_path).metrics
+    assert found == metrics
+    assert {type(value) for value in found.values()} == {float}
+    assert files(tmp_path)[ARTIFACT][0]["metrics"] == metrics
+    assert evaluate(Reporter(report=report), network(), arrays(), output=tmp_path).metrics == metrics, "finished earlier"
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ("string", r"metric 'accuracy' must be a finite number; found 'high'$"),
+        ("nan", r"metric 'accuracy' must be a finite number; found nan$"),
+        ("inf", r"metric 'accuracy' must be a finite number; found tensor\(inf\)$"),
+        ("none", r"metric 'accuracy' must be a finite number; found None$"),
+        ("bool", r"metric 'accuracy' must be a finite number; found True$"),
+        ("several", r"metric 'accuracy' must be a finite number; found tensor\(\[1\., 1\.\]\)$"),
+        ("complex", r"metric 'accuracy' must be a finite number; found 1j$"),
+        ("name", r"the names of metrics must be strings; found 3$"),
+        ("list", r"metrics must be a dict; found \[\('accuracy', 1\.0\)\]$"),
+        ("dict", r"evaluate must return an Evaluation; found \{'accuracy': 1\.0\}$"),
+        ("nothing", r"evaluate must return an Evaluation; found None$"),
+        ("head", r"heads must be modules by names without dots; found \{'a': tensor\(\[0\.\]\)\}$"),
+        ("head's name", r"heads must be modules by names without dots; found \{'a\.b': Linear"),
+        (
+            "prediction",
+            r"prediction 'a' must be a Prediction of logits \(M, K\) and int64 targets \(M,\); found 'torch\.float32 \(15,\) on cpu'$",
+        ),
+        ("labels", r"prediction 'a' must be a Prediction of logits \(M, K\) and int64 targets \(M,\); found \('torch\.float32 \(15,\) on"),
+        ("few", r"prediction 'a' must be of all 15 test images; found 4$"),
+    ],
+)
+def test_an_evaluation_that_is_none_leaves_no_result(report: str, message: str, tmp_path: Path):
+    for _ in range(2):  # started again, it says the same: nothing is damaged
+        with pytest.raises(RunFailedError, match=rf"^stage 'odd': Reporter{HERE}{message}") as raised:
+            evaluate(Reporter(report=report), network(), arrays(), output=tmp_path, name="odd")
+        assert "\n" not in str(raised.value)
+        assert files(tmp_path)[ARTIFACT][0]["status"] == "running"
+
+
+def test_an_evaluator_that_is_to_export_a_backbone_and_does_not_leaves_no_result(tmp_path: Path):
+    message = rf"^stage 'evaluate': Exporter{HERE}exports_backbone is True, so evaluate must return a backbone; found None$"
+    with pytest.raises(RunFailedError, match=message):
+        evaluate(Exporter(report="numbers"), network(), arrays(), output=tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------------------- step outputs
+
+Change = Callable[[StepOutput, bool], Any]
+SCALAR = torch.zeros(())
+
+CHANGES: dict[str, Change] = {
+    "nothing": lambda output, _train: output,
+    "tuple": lambda output, _train: (output.loss, {}),
+    "loss an image": lambda output, _train: output._replace(loss=output.loss.expand(1)),
+    "loss a number": lambda output, _train: output._replace(loss=float(output.loss.detach())),
+    "constant": lambda output, _train: output._replace(loss=output.loss.detach()),
+    "metric a float": lambda output, _train: output._replace(metrics={"top1": 3.0}),
+    "mean of floats": lambda output, _train: output._replace(metrics={"top1": Mean(3.0, 1)}),
+    "mean of vectors": lambda output, _train: output._replace(metrics={"top1": Mean(torch.ones(2), 1)}),
+    "number of text": lambda output, _train: output._replace(metrics={"top1": Mean(SCALAR, "1")}),
+    "number without end": lambda output, _train: output._replace(metrics={"top1": Mean(SCALAR, math.inf)}),
+    "on another device": lambda output, _train: output._replace(metrics={"top1": Mean(torch.zeros((), device="meta"), 1)}),
+    "name": lambda output, _train: output._replace(metrics={1: Mean(SCALAR, 1)}),
+    "taken name": lambda output, _train: output._replace(metrics={"epoch": Mean(SCALAR, 1)}),
+    "prediction": lambda output, _train: output._replace(predictions={"a": Prediction(SCALAR, SCALAR)}),
+    "nan in training": lambda output, train: output._replace(metrics={"odd": Mean(SCALAR * math.nan if train else SCALAR, 1)}),
+    "inf held out": lambda output, train: output._replace(metrics={"odd": Mean(SCALAR if train else SCALAR + math.inf, 1)}),
+    "never counted": lambda output, _train: output._replace(metrics={"odd": Mean(SCALAR, 0), "even": Mean.of(torch.arange(4))}),
+}
+
+
+class Odd(Objective):
+    """RotNet's, with a change to what it returns."""
+
+    heldout_phase = "main"
+
+    def __init__(self, backbone: Backbone, data: DataInfo, change: str) -> None:
+        super().__init__(backbone)
+        self.inner = RotNet().build_objective(backbone, data)
+        self._change = change
+
+    def make_views(self, batch, generator, *, train):
+        return self.inner.make_views(batch, generator, train=train)
+
+    def forward(self, views, phase, schedule):
+        return CHANGES[self._change](self.inner(views, phase, schedule), self.training)
+
+
+class Scheduled(Odd):
+    def schedules(self):
+        return {"odd": lambda progress: VALUES[self._change](progress, 1.0)}
+
+    def forward(self, views, phase, schedule):
+        return self.inner(views, phase, schedule)
+
+
+class Choosing(Odd):
+    def epoch_indices(self, context):
+        return INDICES[self._change]
+
+    def forward(self, views, phase, schedule):
+        return self.inner(views, phase, schedule)
+
+
+class Exporting(Odd):
+    def exported_backbone(self):
+        return self.inner.head
+
+
+@dataclass(frozen=True, kw_only=True)
+class OddTask(PretextTask):
+    change: str = "nothing"
+    kind: str = "Odd"
+
+    def build_objective(self, backbone: Backbone, data: DataInfo) -> Objective:
+        return {"Odd": Odd, "Scheduled": Scheduled, "Choosing": Choosing, "Exporting": Exporting}[self.kind](backbone, data, self.change)
+
+
+def train(task: PretextTask, folder: Path | None, schedule: Schedule | None = None, **options: Any) -> dict[str, float]:
+    training = Training(epochs=2, batch_size=10, schedule=schedule or Constant())
+    return pretrain(task, network(), arrays(), training=training, output=folder, runtime=EACH_STEP, **options).metrics
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("tuple", r"forward must return a StepOutput; found \(tensor"),
+        ("loss an image", r"the loss of phase 'main' must be a scalar tensor of floats; found 'torch\.float32 \(1,\) on cpu'$"),
+        ("loss a number", r"the loss of phase 'main' must be a scalar tensor of floats; found 'float'$"),
+        ("constant", r"the loss of phase 'main' depends on nothing that is trained$"),
+        ("metric a float", r"metric 'top1' must be a Mean of scalars on the loss's device: Mean\.of\(x\); found 'float'$"),
+        ("mean of floats", r"metric 'top1' must be a Mean of scalars on the loss's device: Mean\.of\(x\); found \('float', 'int'\)$"),
+        ("mean of vectors", r"metric 'top1' must be a Mean of scalars .*; found \('torch\.float32 \(2,\) on cpu', 'int'\)$"),
+        ("number of text", r"metric 'top1' must be a Mean of scalars .*; found \('torch\.float32 \(\) on cpu', 'str'\)$"),
+        ("number without end", r"metric 'top1' must be a Mean of scalars .*"),
+        ("on another device", r"metric 'top1' must be a Mean of scalars .*; found \('torch\.float32 \(\) on meta', 'int'\)$"),
+        ("name", r"the names of metrics must be strings; found 1$"),
+        ("taken name", r"no metric may be called 'epoch', as something else in the log is$"),
+        ("prediction", r"prediction 'a' must be a Prediction of logits"),
+        ("nan in training", r"metric 'odd' must be finite, and is nan in the steps up to 1$"),
+        ("inf held out", r"metric 'odd' must be finite, and is inf on held-out images after 3 steps$"),
+    ],
+)
+def test_a_step_output_that_is_none_ends_the_stage_in_a_line(change: str, message: str, tmp_path: Path):
+    with pytest.raises(RunFailedError, match=rf"^stage 'pretrain': Odd{HERE}{message}") as raised:
+        train(OddTask(change=change), tmp_path)
+    assert "\n" not in str(raised.value)
+    assert files(tmp_path)[ARTIFACT][0]["status"] == "running"
+    lines = read_metrics(tmp_path / METRICS)
+    assert all(math.isfinite(value) for line in lines for value in line.values() if isinstance(value, float))
+    assert len(lines) == (3 if change == "inf held out" else 0)
+
+
+def test_what_was_never_counted_is_left_out_and_integers_are_means(tmp_path: Path):
+    metrics = train(OddTask(change="never counted"), tmp_path)
+    assert metrics["pretext_even"] == 1.5
+    assert "pretext_odd" not in metrics
+    assert len(read_metrics(tmp_path / METRICS)) == 8
+
+
+def test_the_names_beside_metrics_in_a_log_are_reserved(tmp_path: Path):
+    train(OddTask(), tmp_path)
+    keys = {key for line in read_metrics(tmp_path / METRICS) for key in line}
+    assert keys - {"top1"} == RESERVED_METRICS
+
+
+INDICES = {
+    "floats": torch.zeros(3),
+    "matrix": torch.zeros(2, 3, dtype=torch.int64),
+    "list": [1, 2],
+    "none": torch.zeros(0, dtype=torch.int64),
+    "beyond": torch.tensor([0, 30]),
+    "negative": torch.tensor([0, -1]),
+}
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        ("floats", r"epoch_indices must return an \(M,\) int64 tensor; found 'torch\.float32 \(3,\) on cpu'$"),
+        ("matrix", r"epoch_indices must return an \(M,\) int64 tensor; found 'torch\.int64 \(2, 3\) on cpu'$"),
+        ("list", r"epoch_indices must return an \(M,\) int64 tensor; found 'list'$"),
+        ("none", r"epoch_indices chose no image$"),
+        ("beyond", r"epoch_indices chose images that there are not; found '0 to 30'; allowed: 0 to 29$"),
+        ("negative", r"epoch_indices chose images that there are not; found '-1 to 0'; allowed: 0 to 29$"),
+    ],
+)
+def test_indices_of_images_that_there_are_not_end_the_stage_in_a_line(indices: str, message: str):
+    with pytest.raises(RunFailedError, match=rf"^stage 'pretrain': Choosing{HERE}{message}"):
+        train(OddTask(change=indices, kind="Choosing"), None)
+
+
+def test_an_objective_that_exports_no_backbone_is_refused_before_it_is_trained():
+    events: list[Event] = []
+    with pytest.raises(PluginError, match=rf"^Exporting{HERE}exported_backbone must return a Backbone; found 'Linear'$"):
+        train(OddTask(kind="Exporting"), None, observers=[Noting(events)])
+    assert not any(isinstance(event, StepEnd) for event in events)
+
+
+# ---------------------------------------------------------------------------------------------------------------- schedules
+
+COUNT = itertools.count()
+VALUES: dict[str, Callable[[float, float], Any]] = {
+    "tensor": lambda epoch, _end: torch.tensor(1 - epoch / 4),
+    "numpy": lambda epoch, _end: np.float32(1 - epoch / 4),
+    "integer": lambda _epoch, _end: 1,
+    "vector": lambda _epoch, _end: torch.ones(2),
+    "text": lambda _epoch, _end: "1",
+    "none": lambda _epoch, _end: None,
+    "nan": lambda epoch, end: math.nan if epoch == end else 1.0,
+    "negative": lambda epoch, _end: 0.5 - epoch,
+    "counted": lambda _epoch, _end: 1 / (1 + next(COUNT)),
+    "drawn": lambda _epoch, _end: random.random(),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OddSchedule(Schedule):
+    value: str
+
+    def scale(self, epoch: float, num_epochs: float) -> float:
+        return VALUES[self.value](epoch, num_epochs)
+
+
+@pytest.mark.parametrize("value", ["tensor", "numpy"])
+def test_a_schedule_may_return_any_number_and_every_line_of_the_log_is_there(value: str, tmp_path: Path):
+    train(OddTask(), tmp_path, OddSchedule(value=value))
+    lines = [line for line in read_metrics(tmp_path / METRICS) if line["split"] == "train"]
+    assert [line["lr"] for line in lines] == pytest.approx([0.1 * (1 - step / 3 / 4) for step in range(6)])
+    assert files(tmp_path)[ARTIFACT][0]["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("vector", r"scale must return a finite number, 0 or more, after epoch 0 of 2; found tensor\(\[1\., 1\.\]\)$"),
+        ("text", r"scale must return a finite number, 0 or more, after epoch 0 of 2; found '1'$"),
+        ("none", r"scale must return a finite number, 0 or more, after epoch 0 of 2; found None$"),
+        ("nan", r"scale must return a finite number, 0 or more, after epoch 2 of 2; found nan$"),
+        ("negative", r"scale must return a finite number, 0 or more, after epoch 0\.5625 of 2; found -0\.0625$"),
+    ],
+)
+def test_a_rate_that_is_none_is_refused_before_the_first_step(value: str, message: str):
+    events: list[Event] = []
+    with pytest.raises(PluginError, match=rf"^OddSchedule{HERE}{message}"):
+        train(OddTask(), None, OddSchedule(value=value), observers=[Noting(events)])
+    assert not any(isinstance(event, StepEnd) for event in events)
+
+
+@pytest.mark.parametrize("value", ["counted", "drawn"])
+def test_a_schedule_with_a_state_is_refused(value: str):
+    message = rf"^OddSchedule{HERE}scale must depend on the epoch alone, or a resumed run would have other rates; found '.*, then .* of 2'$"
+    with pytest.raises(PluginError, match=message):
+        train(OddTask(), None, OddSchedule(value=value))
+
+
+@pytest.mark.parametrize("value", ["vector", "text", "none", "nan"])
+def test_an_objectives_own_schedule_is_a_finite_number(value: str):
+    message = rf"^Scheduled{HERE}schedules\['odd'\] must be a function of progress that returns finite numbers; found "
+    with pytest.raises(PluginError, match=message):
+        train(OddTask(change=value, kind="Scheduled"), None)
+
+
+@pytest.mark.parametrize("value", ["tensor", "negative"])
+def test_an_objectives_own_schedule_may_be_any_number(value: str):
+    assert train(OddTask(change=value, kind="Scheduled"), None)
+
+
+# ------------------------------------------------------------------------------------------------------------------- records
+
+
+class Noting(Observer):
+    def __init__(self, events: list[Event]) -> None:
+        self._events = events
+
+    def observe(self, event: Event) -> None:
+        self._events.append(event)
+
+
+STEP = StepEnd(stage="s", part="", step=3, epoch=1.0, num_images=8, metrics={"loss": 1.0})
+
+
+@pytest.mark.parametrize("value", [math.nan, torch.ones(()), {1}], ids=["NaN", "tensor", "set"])
+def test_a_line_that_cannot_be_written_is_an_error_of_the_run(value: Any, tmp_path: Path):
+    """Nobody hands such a value over any more; should it happen, the run does not go on without its log."""
+    path = tmp_path / METRICS
+    step = StepEnd(stage="s", part="", step=3, epoch=1.0, num_images=8, metrics={})
+    object.__setattr__(step, "metrics", {"loss": value})
+    with pytest.raises(StorageError, match=rf"^{path}: what was measured in step 3 cannot be written \("):
+        Observers([MetricsLog(path)]).observe(step)
+    assert not path.exists() or not path.read_text()
+
+
+def test_the_runs_record_is_never_left_out_and_others_are():
+    class Failing(Record):
+        def observe(self, event: Event) -> None:
+            raise ValueError("out of ink")
+
+    class FullDisk(Observer):
+        def observe(self, event: Event) -> None:
+            raise StorageError("somebody else's disk")
+
+    events: list[Event] = []
+    observers = Observers([FullDisk(), Noting(events)])
+    with pytest.warns(match="FullDisk"):
+        observers.observe(STEP)
+    observers.observe(STEP)
+    assert events[-1] == STEP
+    for nested in (Observers([Failing()]), Observers([Observers([Failing()])])):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="out of ink"):
+                nested.observe(STEP)
+
+
+# ------------------------------------------------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (3, 3.0),
+        (-0.5, -0.5),
+        (Fraction(1, 4), 0.25),
+        (np.float64(1.5), 1.5),
+        (np.uint8(200), 200.0),
+        (np.ones((1, 1)), 1.0),
+        (torch.tensor([[2]]), 2.0),
+        (torch.tensor(0.25, dtype=torch.float16), 0.25),
+    ],
+)
+def test_numbers(value: object, expected: float):
+    found = finite_number(value)
+    assert found == expected
+    assert type(found) is float
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        True,
+        np.True_,
+        torch.tensor(True),
+        "1",
+        None,
+        [],
+        {},
+        Decimal(1),
+        1j,
+        math.nan,
+        -math.inf,
+        10**400,
+        np.ones(2),
+        torch.ones(0),
+        torch.zeros((), device="meta"),
+        np.array("text"),
+        Tensor,
+    ],
+    ids=repr,
+)
+def test_what_is_no_finite_number(value: object):
+    assert finite_number(value) is None
+
+
+def test_a_class_is_named_with_who_made_it():
+    assert provenance_of(RotNet).startswith("RotNet of sslkit ")
+    assert provenance_of(torch.optim.SGD).startswith("SGD of torch 2")
+    assert provenance_of(OddTask) == "OddTask of test_handover.py"
