@@ -102,6 +102,7 @@ class SavedArtifact(SavedFile):
     environments: list[SavedEnvironment] = []
     classes: list[str] = []
     images_per_class: dict[str, list[Count]] = {}
+    recall: dict[str, list[FiniteFloat | None]] = {}
     skipped_files: list[str] = []
     snapshot_epochs: list[int] = []
 

@@ -13,6 +13,7 @@ from sslkit.data.opened import OpenedDataset
 from sslkit.data.subset import class_counts
 from sslkit.data.workers import decoding_with
 from sslkit.disk import writing
+from sslkit.engine.accuracy import few_classes, recalls
 from sslkit.engine.device import Runtime
 from sslkit.engine.fit import Snapshots, fit
 from sslkit.engine.randomness import derive_seed, global_seed
@@ -29,6 +30,7 @@ from sslkit.interfaces import (
     ImageSet,
     LabeledData,
     Objective,
+    Prediction,
     PretextTask,
     RunContext,
 )
@@ -278,10 +280,21 @@ def _evaluate(evaluator: Evaluator, data: LabeledData, opened: OpenedDataset, ba
         "classes": list(data.train.classes),
         "images_per_class": {split: class_counts(images) for split, images in data._asdict().items()},
     }
+    if evaluation.predictions:
+        facts["recall"] = {name: recalls(prediction) for name, prediction in evaluation.predictions.items()}
+        _announce_few_classes(evaluation.predictions, context)
     if evaluator.frozen:
         facts["frozen_backbone"] = {"sha256_before": before, "sha256_after": state_hash(backbone)}
         _check_frozen(facts["frozen_backbone"], context.stage)
     return Outcome(evaluation.metrics, evaluation.backbone, evaluation.heads, evaluation.predictions, facts)
+
+
+def _announce_few_classes(predictions: Mapping[str, Prediction], context: RunContext) -> None:
+    """A classifier that names few of its classes has often learnt nothing, whatever its accuracy."""
+    found = {name: few for name, prediction in predictions.items() if (few := few_classes(prediction))}
+    if found:
+        told = ", ".join(f"{name} {named} of {present}" for name, (named, present) in found.items())
+        context.emit(Notice(stage=context.stage, message=f"few classes are ever predicted: {told} that the test images have"))
 
 
 def _check_frozen(hashes: Mapping[str, str], stage: str) -> None:

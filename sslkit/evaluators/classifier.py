@@ -8,6 +8,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from sslkit.data.loader import Loader
+from sslkit.engine.accuracy import accuracies, is_uneven, majority
 from sslkit.engine.fit import fit
 from sslkit.engine.randomness import derive_seed, global_seed
 from sslkit.engine.training import Training
@@ -22,7 +23,8 @@ class Fitted(NamedTuple):
     """What a trained classifier reaches on the test images.
 
     Attributes:
-        metrics: ``<layer>.top1`` in percent for each head, from exact counts.
+        metrics: ``<layer>.top1`` in percent for each head, from exact counts; of 20 classes or more ``<layer>.top5``; of uneven classes
+            ``<layer>.balanced``, the mean of their recalls, and ``majority``, what the largest class alone would reach.
         predictions: of each head, by layer, in the order of the test images.
     """
 
@@ -172,7 +174,22 @@ def fit_classifier(
     train = (frozen and frozen.train) or Loader(data.train, batch_size=training.batch_size, device=context.device, options=training.augment)
     test = (frozen and frozen.test) or Loader(data.test, batch_size=training.batch_size, device=context.device)
     result = fit(objective, train, test, training, context, evaluate_every=training.epochs)
-    return Fitted({f"{layer}.top1": result.heldout[f"{layer}.top1"] for layer in heads}, result.predictions)
+    return Fitted(accuracies_of({layer: result.heldout[f"{layer}.top1"] for layer in heads}, result.predictions), result.predictions)
+
+
+def accuracies_of(top1: Mapping[str, float], predictions: Mapping[str, Prediction]) -> dict[str, float]:
+    """The metrics of several layers: of each ``top1``, and what :func:`~sslkit.engine.accuracy.accuracies` adds; ``majority`` once.
+
+    Args:
+        top1: by layer, in percent.
+        predictions: of the same layers, on all test images.
+    """
+    metrics: dict[str, float] = {}
+    for layer, value in top1.items():
+        metrics[f"{layer}.top1"] = value
+        metrics |= {f"{layer}.{name}": figure for name, figure in accuracies(predictions[layer]).items()}
+    some = next(iter(predictions.values()))
+    return {**metrics, "majority": majority(some)} if is_uneven(some) else metrics
 
 
 def build_heads(

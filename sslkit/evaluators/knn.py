@@ -11,7 +11,7 @@ from sslkit.data.loader import Loader
 from sslkit.engine.features import extract_features
 from sslkit.engine.tf32 import tf32
 from sslkit.errors import DataError, OptionError
-from sslkit.evaluators.classifier import check_layers
+from sslkit.evaluators.classifier import accuracies_of, check_layers
 from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, Prediction, RunContext
 from sslkit.stopping import stop_if_asked
 
@@ -56,19 +56,19 @@ class KNN(Evaluator):
             raise OptionError("k", f"is larger than the data ({len(data.train)} images)", found=self.k, allowed=f"1 to {len(data.train)}")
 
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
-        """See :class:`Evaluator`; reports ``<layer>.top1``."""
+        """See :class:`Evaluator`; reports ``<layer>.top1``, and what :class:`~sslkit.evaluators.classifier.Fitted` names."""
         if data.train.labels is None or data.test.labels is None:
             raise DataError("nearest neighbours need labels on training and test images")
         sets = [Loader(images, batch_size=self.batch_size, device=context.device) for images in (data.train, data.test)]
         stop = context.should_stop
         bank, queries = (extract_features(backbone, loader, self.layers, None, should_stop=stop) for loader in sets)
-        metrics, predictions = {}, {}
+        top1, predictions = {}, {}
         for layer in self.layers:
             features = bank[layer].to(context.device), data.train.labels.to(context.device), queries[layer].to(context.device)
             votes = vote(*features, data.num_classes, k=self.k, temperature=self.temperature).cpu()
-            metrics[f"{layer}.top1"] = 100.0 * (votes.argmax(dim=1) == data.test.labels).double().mean().item()
+            top1[layer] = 100.0 * (votes.argmax(dim=1) == data.test.labels).double().mean().item()
             predictions[layer] = Prediction(votes, data.test.labels)
-        return Evaluation(metrics, predictions=predictions)
+        return Evaluation(accuracies_of(top1, predictions), predictions=predictions)
 
 
 def vote(bank: Tensor, labels: Tensor, queries: Tensor, num_classes: int, *, k: int, temperature: float) -> Tensor:

@@ -105,10 +105,13 @@ class SemiSupervised(Training, Evaluator):
         for num_labels, named in subsets.items():
             runs = [self._fit(backbone, trunk, subset, data, replace(context, part=part)) for part, subset in named]
             for layer in self.layers:
-                values = [run[f"{layer}.top1"] for run in runs]
-                metrics[f"{layer}.k{num_labels}.top1"] = statistics.fmean(values)
-                if len(values) > 1:
-                    metrics[f"{layer}.k{num_labels}.top1_std"] = statistics.stdev(values)
+                for measure in ("top1", "top5", "balanced"):
+                    values = [run[f"{layer}.{measure}"] for run in runs if f"{layer}.{measure}" in run]
+                    if values:
+                        metrics[f"{layer}.k{num_labels}.{measure}"] = statistics.fmean(values)
+                    if len(values) > 1:
+                        metrics[f"{layer}.k{num_labels}.{measure}_std"] = statistics.stdev(values)
+            metrics |= {"majority": runs[0]["majority"]} if "majority" in runs[0] else {}
         return Evaluation(metrics)
 
     def _subsets(self, num_labels: int, data: LabeledData, context: RunContext) -> Iterator[tuple[str, Tensor]]:

@@ -5,7 +5,13 @@ from typing import Literal, NamedTuple
 
 _FEW = re.compile(r"(?P<layer>.+)\.k(?P<labels>\d+)")
 
-_BETTER: dict[str, Literal["higher", "lower"]] = {"top1": "higher", "rankme": "higher", "loss": "lower"}
+_BETTER: dict[str, Literal["higher", "lower"]] = {
+    "top1": "higher",
+    "top5": "higher",
+    "balanced": "higher",
+    "rankme": "higher",
+    "loss": "lower",
+}
 """By the last word of the name, as in ``pretext_loss``. Of any other metric, alpha_req among them, neither more nor less is better."""
 
 

@@ -35,6 +35,30 @@ def classes_table(run: RunFolder) -> Table | None:
     )
 
 
+def recall_table(run: RunFolder) -> Table | None:
+    """How much of each class a stage's best classifier recognises; None where nothing was classified."""
+    stages = [stage for stage in run.stages if stage.artifact.get("recall")]
+    if not stages:
+        return None
+    classes = stages[0].artifact.get("classes", [])
+    best = {stage.key: _best_recall(stage) for stage in stages if stage.artifact.get("classes", []) == classes}
+    rows = zip_longest(classes, *(values for _, values in best.values()))
+    return Table(
+        "recall",
+        "Accuracy by class",
+        (Column("class"), *(Column(f"{key}, {name}", "figure") for key, (name, _) in best.items())),
+        tuple((Cell(name or ""), *map(Cell, values)) for name, *values in rows),
+        note="The percentage of a class's test images that was recognised, by the classifier of each stage that is right most often.",
+        layout="folded",
+    )
+
+
+def _best_recall(stage: StageFolder) -> tuple[str, list[float | None]]:
+    found: Mapping[str, list[float | None]] = stage.artifact["recall"]
+    name = max(found, key=lambda name: stage.metrics.get(f"{name}.top1", 0.0))
+    return name, found[name]
+
+
 def environment_table(run: RunFolder) -> Table | None:
     """Hardware and versions; None where nothing was computed yet."""
     facts = list(_environments_of(run))
@@ -57,7 +81,7 @@ def results_table(run: RunFolder, layout: Layout = "sortable") -> Table | None:
         return None
     with_paper = any(row.paper is not None for row in rows)
     published = (Column("paper", "figure"), Column("difference", "signed")) if with_paper else ()
-    note = "Accuracies (top1) are in percent after the last epoch, from exact counts over all test images."
+    note = "Accuracies (top1, top5, balanced) are in percent after the last epoch, from exact counts over all test images."
     if missing := run.results.missing():
         note += f" The paper's figures that have none of ours beside them: {', '.join(missing)}."
     return Table(

@@ -10,7 +10,7 @@ from sslkit.report.layers import draw_layers
 from sslkit.report.picture import Picture
 from sslkit.report.pivots import pivot_tables
 from sslkit.report.run_folder import RunFolder
-from sslkit.report.run_tables import classes_table, environment_table, facts_table, margins_table, results_table, stages_table
+from sslkit.report.run_tables import classes_table, environment_table, facts_table, margins_table, recall_table, results_table, stages_table
 from sslkit.report.tables import Table
 from sslkit.report.trajectory import draw_trajectory
 
@@ -54,7 +54,7 @@ def _all(run: RunFolder, album: Album) -> Iterator[Section]:
         "results",
         "Results",
         note="" if results else "Nothing was measured on held-out images yet.",
-        tables=(*summaries, *_present(results)),
+        tables=(*summaries, *_present(results, recall_table(run))),
     )
     yield Section("charts", "Charts", pictures=(*_present(draw_layers(run), draw_few_labels(run)), *draw_trajectory(run)))
     yield Section("curves", "Training curves", pictures=tuple(draw_curves(run)))
