@@ -94,7 +94,8 @@ def find_misfit(annotation: Any, value: object, path: str) -> Misfit | None:
     words = _simple_words(annotation)
     if not words or _fits(annotation, value):
         return None
-    return Misfit(path, words, value, _remedy(annotation, value))
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return Misfit(path, words if finite or annotation is not float else "finite", value, _remedy(annotation, value))
 
 
 class Checked:

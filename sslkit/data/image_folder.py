@@ -89,12 +89,8 @@ class ImageFolder(Dataset):
             raise OptionError("image_size", "must be positive", found=self.image_size, allowed="1 pixel or more")
         if self.image_size > MAX_SIDE:
             raise OptionError("image_size", "is too large", found=self.image_size, allowed=f"at most {MAX_SIDE:,} pixels")
-        if self.color not in IMAGENET:
-            raise OptionError("color", "is not known", found=self.color, allowed=IMAGENET)
         if not 0 <= self.val_fraction < 1:
             raise OptionError("val_fraction", "must be a part of the images", found=self.val_fraction, allowed="0 <= val_fraction < 1")
-        if self.on_error not in ("stop", "skip"):
-            raise OptionError("on_error", "is not known", found=self.on_error, allowed=("stop", "skip"))
         if self.max_pixels < 1:
             raise OptionError("max_pixels", "must be positive", found=self.max_pixels, allowed="1 pixel or more")
         check_statistics(len(IMAGENET[self.color][0]), self.mean, self.std)

@@ -376,10 +376,10 @@ def test_root_may_start_at_home(tmp_path, monkeypatch):
     [
         ({"root": ""}, "root: must be a folder; found ''"),
         ({"image_size": 0}, "image_size: must be positive; found 0; allowed: 1 pixel or more"),
-        ({"color": "lightness"}, "color: is not known; found 'lightness'; allowed: rgb, gray"),
+        ({"color": "lightness"}, "color: must be 'rgb' or 'gray'; found 'lightness'"),
         ({"val_fraction": 1.0}, "val_fraction: must be a part of the images; found 1.0; allowed: 0 <= val_fraction < 1"),
         ({"val_fraction": -0.1}, "val_fraction: must be a part of the images; found -0.1"),
-        ({"on_error": "ignore"}, "on_error: is not known; found 'ignore'; allowed: stop, skip"),
+        ({"on_error": "ignore"}, "on_error: must be 'stop' or 'skip'; found 'ignore'"),
         ({"max_pixels": 0}, "max_pixels: must be positive; found 0; allowed: 1 pixel or more"),
         ({"mean": (0.5,)}, "mean: does not fit the images; found (0.5,); allowed: 3 values in [0, 1]"),
         ({"std": (0.5, 0.5, 0.0)}, "std: does not fit the images; found (0.5, 0.5, 0.0); allowed: 3 values in (0, 1]"),
