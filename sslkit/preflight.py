@@ -99,8 +99,9 @@ def check_data(recipe: Recipe, stage: Stage, data: OpenedDataset) -> None:
 
 def check_objectives(recipe: Recipe, data: OpenedDataset) -> None:
     """Build what each pretraining stage trains, with its optimisers, once for all stages in which it is the same."""
-    images, seen = data.load("pretrain"), set()
+    seen = set()
     for stage in recipe.stages:
+        images = data.load("pretrain") if isinstance(stage, PretrainStage) else None  # an evaluation alone opens none
         if not isinstance(stage, PretrainStage) or images is None:
             continue
         path, known = (
