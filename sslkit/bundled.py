@@ -33,12 +33,12 @@ def bundled_weights() -> dict[str, Path]:
 
 
 def find_recipe(text: str) -> Path:
-    """A file's path, or the name of a bundled recipe.
+    """A file's path, or the name of a bundled recipe, which a folder of that name, perhaps its run's, does not hide.
 
     Raises:
         RecipeError: neither.
     """
-    if Path(text).suffix or os.path.exists(text):  # noqa: PTH110 - a name too long for a file is no file, where Path raises
+    if Path(text).suffix or os.path.isfile(text):  # noqa: PTH113 - a name too long for a file is no file, where Path raises
         return Path(text)
     return _bundled(text).path
 
@@ -72,7 +72,8 @@ def _bundled(name: str) -> BundledRecipe:
     recipes = {recipe.name: recipe for recipe in bundled_recipes()}
     key = name.removesuffix(".toml")
     if key not in recipes:
-        raise RecipeError(f"{name}: no such file, and no bundled recipe of this name", allowed=recipes, fix=did_you_mean(key, recipes))
+        what = "is a folder" if os.path.isdir(name) else "no such file"  # noqa: PTH112
+        raise RecipeError(f"{name}: {what}, and no bundled recipe of this name", allowed=recipes, fix=did_you_mean(key, recipes))
     return recipes[key]
 
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sslkit.errors import OptionError, RunInterruptedError, SslkitError
-from sslkit.output import OutputError, Results, command_output, quiet_stream
+from sslkit.output import OutputError, command_output, quiet_stream
 from sslkit.stopping import Terminated, name_of, terminable
 
 app = typer.Typer(
@@ -170,7 +170,7 @@ def show(
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE ...", help="Options of the task, or overrides of the recipe.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="The PNG file; by default <name>-views.png.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The PNG file; by default runs/<name>-views.png.")] = None,
     num_images: Annotated[int, typer.Option(help="How many images to show.")] = 6,
     data: Annotated[
         str | None, typer.Option(help="For a task: a folder of images, or the name of a data set; by default the bundled digits.")
@@ -249,7 +249,7 @@ def _command_to_go_on() -> str:
 
 
 @contextmanager
-def _errors(resume: str = "", *, quiet: bool = False) -> Iterator[Results]:
+def _errors(resume: str = "", *, quiet: bool = False) -> Iterator[Any]:
     """The command's stdout. Errors are one line on stderr and an exit code; a traceback would only be for a bug of ours."""
     with redirect_stderr(quiet_stream(sys.stderr)):
         try:

@@ -184,10 +184,15 @@ def _is_scalar(value: object, device: torch.device) -> bool:
     return isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex() and value.device == device
 
 
+def _fits(prediction: Prediction) -> bool:
+    logits, targets = prediction
+    if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):
+        return False
+    return logits.ndim == 2 and targets.shape == logits.shape[:1] and logits.is_floating_point() and targets.dtype == torch.int64
+
+
 def _check_prediction(owner: object, name: str, prediction: object, stage: str) -> None:
-    tensors = isinstance(prediction, Prediction) and isinstance(prediction.logits, Tensor) and isinstance(prediction.targets, Tensor)
-    fits = tensors and prediction.logits.ndim == 2 and prediction.targets.shape == prediction.logits.shape[:1]
-    if not fits or not prediction.logits.is_floating_point() or prediction.targets.dtype != torch.int64:
+    if not isinstance(prediction, Prediction) or not _fits(prediction):
         found = tuple(map(_kind, prediction)) if isinstance(prediction, Prediction) else _kind(prediction)
         raise _broken(owner, f"prediction {name!r} must be a Prediction of logits (M, K) and int64 targets (M,)", stage, found=found)
 

@@ -731,3 +731,7 @@ class Schedule(ABC):
     @abstractmethod
     def scale(self, epoch: float, num_epochs: float) -> float:
         """The factor on the base learning rate after ``epoch`` of ``num_epochs`` epochs (fractions of an epoch count)."""
+
+    def notes(self, num_epochs: float) -> Sequence[str]:
+        """What is probably not meant where training has ``num_epochs`` epochs, a sentence each that begins with the option's name."""
+        return ()

@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sslkit.errors import RunFailedError, SslkitWarning, printable
 
@@ -28,7 +28,13 @@ class OutputError(RunFailedError):
         self.exit_code = _READER_LEFT if closed else 1
 
 
-class _Stream:
+if TYPE_CHECKING:
+    _Text = TextIO  # what it is taken for: the methods that it does not have are those of the stream behind it
+else:
+    _Text = object
+
+
+class _Stream(_Text):
     """A text stream that does something else than it did where the system refuses.
 
     Args:
@@ -87,7 +93,7 @@ class Results(_Stream):
 
 def quiet_stream(stream: TextIO | None) -> TextIO:
     """A stream that drops what cannot be printed: a closed pipe or a lost terminal does not end a run."""
-    return cast("TextIO", _Stream(stream, lambda _: None))
+    return _Stream(stream, lambda _: None)
 
 
 @contextmanager

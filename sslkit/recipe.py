@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from sslkit.blame import blame_of
 from sslkit.catalog import Catalog
 from sslkit.class_address import one_line
+from sslkit.engine.training import Training
 from sslkit.errors import RecipeError, SslkitError, did_you_mean
 from sslkit.events import Observer, warn
 from sslkit.interfaces import Dataset
@@ -136,7 +137,7 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | No
         versions={stage.key: _versions(stage, data, catalog) for stage in stages},
         sources={stage.key: sources.of(*_decisive(stage), data) for stage in stages},
         code=code,
-        notes=(*_notes(parsers), *code.notes),
+        notes=tuple(dict.fromkeys((*_notes(parsers), *code.notes))),
     )
 
 
@@ -152,7 +153,7 @@ def _placed(table: Mapping[str, Any], device: str | None) -> dict[str, Any]:
     return {**table, "device": device}
 
 
-def _notes(parsers: Iterable[StageParser]) -> Iterator[str]:
+def _notes(parsers: Sequence[StageParser]) -> Iterator[str]:
     """What is allowed, but probably not meant."""
     used: dict[str, bool] = {}
     for parser in parsers:
@@ -160,6 +161,17 @@ def _notes(parsers: Iterable[StageParser]) -> Iterator[str]:
     for path, begins in used.items():
         if not begins:
             yield f'{path}.pretrained: no stage begins with these weights, as "random" ones are never pretrained; set weights = "backbone"'
+    for stage in (stage for parser in parsers for stage in parser.stages.values()):
+        yield from _stage_notes(stage)
+
+
+def _stage_notes(stage: Stage) -> Iterator[str]:
+    path = f"stages.{stage.name}"
+    if isinstance(stage, PretrainStage) and (stage.evaluate_every or 0) > stage.training.epochs:
+        yield f"{path}.evaluate_every: {stage.evaluate_every} of {stage.training.epochs} epochs: measured at the end alone"
+    training, path = (stage.training, path) if isinstance(stage, PretrainStage) else (stage.evaluator, f"{path}.evaluator")
+    if isinstance(training, Training):
+        yield from (f"{path}.schedule.{note}" for note in training.schedule.notes(training.epochs))
 
 
 def _parsed(variant: Variant, data: Dataset, catalog: Catalog) -> StageParser:

@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "sweep": "errors recipe_stages recipe_table",
     "stage_parser": "catalog engine errors interfaces options recipe_stages recipe_table",
     "recipe_code": "catalog class_address errors shared_state",
-    "recipe": "blame catalog class_address errors events interfaces options plugins recipe_code recipe_stages recipe_table source_code"
+    "recipe": "blame catalog class_address engine errors events interfaces options plugins recipe_code recipe_stages recipe_table source_code"
     " stage_parser sweep",
     "publication": "artifacts disk errors identity interfaces recipe_stages recipe_table saved_files weights_file",
     "preflight": "blame data engine errors handover interfaces options recipe recipe_stages stages",
@@ -78,7 +78,7 @@ ONLY_IN = {"typer": {"cli"}, "rich": {"cli", "console"}, "pluggy": {"hookspecs",
 
 METHODS = {"rotnet", "jigsaw", "colorization", "exemplar", "gan", "simclr", "byol", "dino", "mae", "deepcluster"}
 METHOD_BLIND = re.compile(
-    r"sslkit/(audit/.*|engine/.*|evaluators/.*|report/(pictures|recipe_views|views)|networks|preview|stages|stage_run|preflight|run)\.py"
+    r"sslkit/(audit/.*|engine/(?!objective_check).*|evaluators/.*|report/(pictures|recipe_views|views)|networks|preview|stages|stage_run|preflight|run)\.py"
 )
 """The trainer, the stages, the run, the evaluators, the audit and what draws views: they work for a method that nobody has thought of yet."""
 
@@ -92,6 +92,7 @@ PLAIN_VALUES = {
     "str",
     "tuple",
     "Objective",
+    "Path",
     "Optimizer",
     "OptimizerFactory",
     "Training",

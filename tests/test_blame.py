@@ -127,7 +127,7 @@ TASK = "stages.pretrain.task={{ name = 'foo_tasks:Task', method = '{}' }}"
 CASES = {
     "constructor": (TASK.format("__post_init__"), "stages.pretrain.task: Task of sslkit-foo 1.2 failed in __post_init__"),
     "image_spec": (TASK.format("image_spec"), "stages.pretrain.task: Task of sslkit-foo 1.2 failed in image_spec"),
-    "objective": (TASK.format("build_objective"), "stage 'pretrain': Task of sslkit-foo 1.2 failed in build_objective"),
+    "objective": (TASK.format("build_objective"), "stages.pretrain.task: Task of sslkit-foo 1.2 failed in build_objective"),
     "views": (TASK.format("make_views"), "stage 'pretrain', step 1 (batch 1 of epoch 1): Failing of sslkit-foo 1.2 failed in make_views"),
     "forward": (TASK.format("forward"), "stage 'pretrain', step 1 (batch 1 of epoch 1): Failing of sslkit-foo 1.2 failed in forward"),
     "hook": (
@@ -136,11 +136,11 @@ CASES = {
     ),
     "value": (
         TASK.format("schedule"),
-        "stage 'pretrain', step 1 (batch 1 of epoch 1): failing.<locals>.<lambda>.<locals>.<lambda> in foo_tasks.py failed",
+        "stages.pretrain: failing.<locals>.<lambda>.<locals>.<lambda> in foo_tasks.py failed",
     ),
     "factory": (
         "stages.pretrain.optimizer={ name = 'foo_tasks:Factory', method = 'build' }",
-        "stage 'pretrain': Factory of sslkit-foo 1.2 failed in build",
+        "stages.pretrain: Factory of sslkit-foo 1.2 failed in build",
     ),
     "optimizer": (
         "stages.pretrain.optimizer={ name = 'foo_tasks:Factory' }",
@@ -148,7 +148,7 @@ CASES = {
     ),
     "schedule": (
         "stages.pretrain.schedule={ name = 'foo_tasks:Falling' }",
-        "stage 'pretrain', step 2 (batch 2 of epoch 1): Falling of sslkit-foo 1.2 failed in scale",
+        "stage 'pretrain': Falling of sslkit-foo 1.2 failed in scale",
     ),
     "data": ("data={ name = 'foo_tasks:Data' }", "data: Data of sslkit-foo 1.2 failed in load"),
     "images": ("data={ name = 'foo_tasks:Data', method = 'read' }", "stage 'pretrain': Images of sslkit-foo 1.2 failed in read"),

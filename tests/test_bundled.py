@@ -156,6 +156,15 @@ def test_a_name_or_a_file_is_found(tmp_path, monkeypatch):
         find_recipe("quickstrt")
 
 
+def test_a_folder_of_its_name_does_not_hide_a_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("quickstart", "photos"):
+        (tmp_path / name).mkdir()
+    assert find_recipe("quickstart").is_file()
+    with pytest.raises(RecipeError, match=r"^photos: is a folder, and no bundled recipe of this name; allowed: "):
+        find_recipe("photos")
+
+
 @pytest.mark.parametrize("name", ["quickstart", "quickstart.toml"])
 def test_copies_go_into_a_folder_or_a_new_file(tmp_path, name):
     source = (ROOT / "recipes" / "quickstart.toml").read_bytes()

@@ -384,6 +384,13 @@ def test_a_schedule_with_a_state_is_refused(value: str):
         train(OddTask(), None, OddSchedule(value=value))
 
 
+@pytest.mark.parametrize("value", ["vector", "text", "none", "nan"])
+def test_an_objectives_own_schedule_is_a_finite_number(value: str):
+    message = rf"^Scheduled{HERE}schedules\['odd'\] must be a function of progress that returns finite numbers; found "
+    with pytest.raises(PluginError, match=message):
+        train(OddTask(change=value, kind="Scheduled"), None)
+
+
 def test_an_objectives_own_schedule_is_a_finite_number_all_the_way():
     """At its ends it is asked before anything is trained, in between when it gets there."""
     message = rf"^stage 'pretrain': Scheduled{HERE}schedule 'odd' must return a finite number at progress 0\.5; found inf$"

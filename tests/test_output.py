@@ -160,7 +160,7 @@ def test_an_observer_that_cannot_be_made_is_left_out(
 ):
     assert command("check", "small.toml", f'observers=[{{ name = "watchers:Failing", port = {port} }}]', "--allow-code") == 0
     out, err = capsys.readouterr()
-    assert out.startswith("small.toml: fine, 2 stages")
+    assert out.splitlines()[-1].startswith("small.toml: fine, 2 stages")
     (line,) = [line for line in err.splitlines() if line.startswith("note: observers[0]: ")]
     assert line.endswith(f"{error}; this observer is left out")
 

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from sslkit import OptionError
+from sslkit import OptionError, preview
 from sslkit.cli import app
 from sslkit.preview import write_preview
+from sslkit.report.contact_sheet import Sheet
 
 RECIPE = """
 name = "tiny"
@@ -111,8 +112,8 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def test_a_task_is_shown_on_digits(here: Path):
-    assert show("rotnet") == (0, "rotnet-views.png\n", "")
-    width, height = size(here / "rotnet-views.png")
+    assert show("rotnet") == (0, "runs/rotnet-views.png\n", "")
+    width, height = size(here / "runs" / "rotnet-views.png")
     assert show("rotnet", "angles=[0, 180]", "--num-images", "2", "--output", "deep/down.png") == (0, "deep/down.png\n", "")
     smaller = size(here / "deep" / "down.png")
     assert smaller[0] < width
@@ -120,13 +121,13 @@ def test_a_task_is_shown_on_digits(here: Path):
 
 
 def test_a_recipe_is_shown_on_its_own_data(here: Path):
-    assert show("tiny.toml", "stages.pretrain.task.angles=[0, 90]") == (0, "tiny-views.png\n", "")
-    size(here / "tiny-views.png")
+    assert show("tiny.toml", "stages.pretrain.task.angles=[0, 90]") == (0, "runs/tiny-views.png\n", "")
+    size(here / "runs" / "tiny-views.png")
 
 
 def test_a_bundled_recipe_is_found_by_its_name(here: Path):
-    assert show("quickstart", "--num-images", "1").out == "quickstart-views.png\n"
-    size(here / "quickstart-views.png")
+    assert show("quickstart", "--num-images", "1").out == "runs/quickstart-views.png\n"
+    size(here / "runs" / "quickstart-views.png")
 
 
 def test_every_task_of_a_sweep_has_a_sheet(here: Path):
@@ -140,21 +141,61 @@ def test_every_task_of_a_sweep_has_a_sheet(here: Path):
 
 
 def test_a_class_needs_no_packaging_and_gets_three_channels(here: Path):
-    assert show("preview_tasks:Mirror").out == "Mirror-views.png\n"
-    size(here / "Mirror-views.png")
+    assert show("preview_tasks:Mirror").out == "runs/Mirror-views.png\n"
+    size(here / "runs" / "Mirror-views.png")
 
 
 def test_a_task_of_tokens_gets_a_network_of_tokens():
-    assert show("preview_tasks:Masked").out == "Masked-views.png\n"
+    assert show("preview_tasks:Masked").out == "runs/Masked-views.png\n"
 
 
 def test_a_folder_of_images_is_data(here: Path):
     (here / "photos").mkdir()
     for shade in (50, 200):
         Image.fromarray(np.full((8, 8, 3), shade, dtype=np.uint8)).save(here / "photos" / f"{shade}.png")
-    assert show("rotnet", "--data", "photos").out == "rotnet-views.png\n"
-    image = np.asarray(Image.open(here / "rotnet-views.png").convert("RGB"))
+    assert show("rotnet", "--data", "photos").out == "runs/rotnet-views.png\n"
+    image = np.asarray(Image.open(here / "runs" / "rotnet-views.png").convert("RGB"))
     assert {50, 200} <= {int(shade) + error for shade in np.unique(image[..., 0]) for error in (-2, -1, 0, 1, 2)}
+
+
+def test_digits_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch):
+    seen: list[tuple[str, tuple[int, ...]]] = []
+    draw = preview.draw_sheets
+
+    def watching(sheets: list[Sheet]) -> object:
+        seen.extend((sheet.title, tuple(sheet.views.images.shape[1:])) for sheet in sheets)
+        return draw(sheets)
+
+    monkeypatch.setattr(preview, "draw_sheets", watching)
+    for arguments in (["rotnet"], ["tiny.toml"], ["preview_tasks:Mirror"], ["preview_tasks:Masked"]):
+        assert show(*arguments, "--output", "one.png").code == 0
+    enlarged = "(digits at 32 x 32, in three equal channels)"
+    assert seen == [
+        ("rotnet", (1, 8, 8)),
+        ("tiny: pretrain", (1, 8, 8)),
+        (f"preview_tasks:Mirror {enlarged}", (3, 32, 32)),
+        (f"preview_tasks:Masked {enlarged}", (3, 32, 32)),
+    ]
+
+
+def test_a_picture_is_never_written_among_the_images(here: Path, monkeypatch: pytest.MonkeyPatch):
+    photos = here / "photos"
+    (photos / "more").mkdir(parents=True)
+    for shade in (50, 200):
+        Image.fromarray(np.full((8, 8, 3), shade, dtype=np.uint8)).save(photos / f"{shade}.png")
+    (here / "link").symlink_to(photos)
+    (here / "mine.toml").write_text(RECIPE.replace('data = "digits"', 'data = { name = "image_folder", root = "photos", image_size = 8 }'))
+    before = sorted(here.rglob("*.png"))
+    for what in (["rotnet", "--data", "photos"], ["mine.toml"]):
+        for output in ("photos/views.png", "photos/more/views.png", "link/views.png", str(photos / "new" / "views.png")):
+            shown = show(*what, "--output", output)
+            assert (shown.code, shown.out) == (2, "")
+            assert shown.err.startswith("error: output: lies inside the data, photos; found ")
+    monkeypatch.chdir(photos)
+    assert show("rotnet", "--data", ".").code == 2, "the default would lie there, too"
+    assert sorted(here.rglob("*.png")) == before
+    assert not (photos / "runs").exists()
+    assert show("rotnet", "--data", ".", "--output", "../views.png").code == 0
 
 
 def test_a_data_set_can_be_named():

@@ -540,3 +540,22 @@ def test_a_device_does_not_hide_what_is_wrong_with_the_stages():
     for stages, message in ((3, "stages: must be a table; found 3"), ({"a": 3}, "stages.a: must be a table; found 3")):
         with pytest.raises(RecipeError, match=f"^{message}"):
             parse_recipe({"name": "x", "data": "digits", "stages": stages}, CATALOG, device="cpu")
+
+
+# ------------------------------------------------------------------------------------------------------------------- notes
+
+
+def test_what_lies_beyond_the_end_of_training_is_noted_by_its_path():
+    assert parse().notes == ()
+    late = (
+        "stages.pretrain.evaluate_every=9",
+        "stages.pretrain.schedule.milestones=[1, 30]",
+        "stages.probe.evaluator.schedule={ name = 'cosine', warmup_epochs = 5 }",
+    )
+    expected = (
+        "stages.pretrain.evaluate_every: 9 of 3 epochs: measured at the end alone",
+        "stages.pretrain.schedule.milestones: 30 of 3 epochs change nothing",
+        "stages.probe.evaluator.schedule.warmup_epochs: 5 of 2 epochs: the full rate is never trained with",
+    )
+    assert parse(*late).notes == expected
+    assert parse(*late, "sweep={ seed = [1, 2] }", "paper={}", "margins={}").notes == expected, "once, however many variants there are"

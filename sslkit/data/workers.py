@@ -4,7 +4,6 @@ import atexit
 import multiprocessing
 import os
 import queue
-import shutil
 import signal
 import sys
 import threading
@@ -13,7 +12,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from contextvars import ContextVar
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -23,6 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from sslkit.blame import blaming, portable
 from sslkit.data.library_warnings import Told, gather, tell
+from sslkit.data.shared_memory import describe_shared_memory, megabytes, num_fitting
 from sslkit.errors import RunFailedError
 from sslkit.events import warn
 from sslkit.interfaces import ImageSet
@@ -34,7 +33,6 @@ _ENOUGH = 8
 _START = "fork" if sys.platform == "linux" else "spawn"
 """How a worker begins. A fork runs no script a second time and needs nothing that can be pickled; macOS and Windows do not have it."""
 
-_SHARED_MEMORY = Path("/dev/shm")
 _AT_ONCE = 2
 """Batches that each worker has decoded, or is decoding, ahead of time."""
 _ON_THE_WAY = 3
@@ -85,13 +83,13 @@ def choose_num_workers(images: ImageSet, batch_size: int, wanted: int | None) ->
         warn(f"images are decoded in the run's own process, which is slower: {why}")
         return 0
     batch_bytes = min(batch_size, len(images)) * images.image.num_chs * images.image.height * images.image.width
-    fitting = _fitting(batch_bytes)
+    fitting = max(0, (num_fitting(batch_bytes) - _ON_THE_WAY) // _AT_ONCE)
     if number <= fitting:
         return number
     where = f"{fitting} process{'es' * (fitting > 1)} instead of {number}" if fitting else "the run's own process"
     warn(
         f"images are decoded by {where}, which is slower, for shared memory is small ({describe_shared_memory()}, and a batch takes"
-        f" {_megabytes(batch_bytes)}): give it more, in Docker with --shm-size=8g; num_workers = {fitting} says that this is meant"
+        f" {megabytes(batch_bytes)}): give it more, in Docker with --shm-size=8g; num_workers = {fitting} says that this is meant"
     )
     return fitting
 
@@ -291,26 +289,6 @@ def _how(exit_code: int | None) -> str:
     with suppress(ValueError):
         return f" ({signal.Signals(-exit_code).name})"
     return f" (exit code {exit_code})"
-
-
-def _fitting(batch_bytes: int) -> int:
-    """How many workers' batches shared memory holds."""
-    if not _SHARED_MEMORY.is_dir():
-        return sys.maxsize  # macOS and Windows have no such limit
-    batches = shutil.disk_usage(_SHARED_MEMORY).free // max(1, batch_bytes)
-    return max(0, (batches - _ON_THE_WAY) // _AT_ONCE)
-
-
-def describe_shared_memory() -> str:
-    """How much there is, and how much of it is free."""
-    if not _SHARED_MEMORY.is_dir():
-        return "of unknown size"
-    usage = shutil.disk_usage(_SHARED_MEMORY)
-    return f"{_SHARED_MEMORY}: {_megabytes(usage.total)}, {_megabytes(usage.free)} free"
-
-
-def _megabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:,.0f} MiB"
 
 
 @contextmanager

@@ -73,8 +73,8 @@ def fit(
         heldout: images that are never trained on, measured if the objective has a ``heldout_phase``.
         training: epochs, batch size, optimiser, schedule.
         context: where and how to run.
-        evaluate_every: epochs between measurements on held-out images; None: ten times over the fit. They are measured at the end
-            in any case, and with every snapshot.
+        evaluate_every: epochs between measurements on held-out images; None: ten times over the fit, if it has as many epochs. They
+            are measured at the end in any case, and with every snapshot.
         snapshots: networks to keep on the way.
 
     Raises:
@@ -102,7 +102,7 @@ def fit(
             heldout=heldout,
             training=training,
             context=context,
-            evaluate_every=evaluate_every or max(1, training.epochs // 10),
+            evaluate_every=evaluate_every,
             snapshots=snapshots or Snapshots(),
             checkpoints=checkpoints,
             state=state,
@@ -139,7 +139,7 @@ class _Loop:
     heldout: BatchSource | None
     training: Training
     context: RunContext
-    evaluate_every: int
+    evaluate_every: int | None
     snapshots: Snapshots
     checkpoints: Checkpoints
     state: TrainState
@@ -282,13 +282,21 @@ def _pause(loop: _Loop, epoch: int) -> None:
     kept = epoch in loop.snapshots.epochs
     if kept:
         loop.snapshots.keep(epoch, loop.state.objective.exported_backbone())
-    if loop.state.progress < 1.0 and (kept or (epoch > 0 and epoch % loop.evaluate_every == 0)):
+    if loop.state.progress < 1.0 and (kept or _is_measured(epoch, loop)):
         try:
             measure(loop.heldout, loop.state, loop.context)
         except RunInterruptedError:
             _save(loop)
             raise
         loop.log.restart_clock()
+
+
+def _is_measured(epoch: int, loop: _Loop) -> bool:
+    """Whether held-out images are measured after so many epochs: of as many as there are, ten, the last one of them; or every so many."""
+    if loop.evaluate_every is None:
+        tenths = [10 * each // loop.training.epochs for each in (epoch - 1, epoch)]
+        return epoch > 0 and tenths[0] < tenths[1]
+    return epoch > 0 and epoch % loop.evaluate_every == 0
 
 
 def _save(loop: _Loop) -> None:

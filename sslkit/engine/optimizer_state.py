@@ -48,7 +48,7 @@ def _undo_casts(optimizer: torch.optim.Optimizer, saved: Mapping[Any, Any]) -> N
     """Torch loads every tensor of a parameter's state in the parameter's own dtype: of float64 sums, and of integers, that keeps little."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, entries in saved.items():
-        owner = parameters[key] if type(key) is int and key < len(parameters) else key
+        owner: Any = parameters[key] if type(key) is int and key < len(parameters) else key
         if owner in optimizer.state:
             optimizer.state[owner] = _as_saved(optimizer.state[owner], entries)
 

@@ -35,6 +35,12 @@ class Step(Schedule):
         drops = sum(epoch >= milestone for milestone in self.milestones)
         return warmup(epoch, self.warmup_epochs) * self.gamma**drops
 
+    def notes(self, num_epochs: float) -> list[str]:
+        """See :class:`Schedule`."""
+        late = [milestone for milestone in self.milestones if milestone >= num_epochs]
+        unused = [f"milestones: {', '.join(f'{each:g}' for each in late)} of {num_epochs:g} epochs change nothing"] if late else []
+        return [*_notes(self.warmup_epochs, num_epochs), *unused]
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +68,10 @@ class Cosine(Schedule):
         progress = min(1.0, (epoch - self.warmup_epochs) / remaining) if remaining > 0 else 1.0
         return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
+    def notes(self, num_epochs: float) -> list[str]:
+        """See :class:`Schedule`."""
+        return _notes(self.warmup_epochs, num_epochs)
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +91,19 @@ class Constant(Schedule):
         """See :class:`Schedule`."""
         return warmup(epoch, self.warmup_epochs)
 
+    def notes(self, num_epochs: float) -> list[str]:
+        """See :class:`Schedule`."""
+        return _notes(self.warmup_epochs, num_epochs)
+
 
 def warmup(epoch: float, warmup_epochs: float) -> float:
     """Rise linearly from 0 to 1 over ``warmup_epochs``, then stay."""
     return min(1.0, epoch / warmup_epochs) if warmup_epochs > 0 else 1.0
+
+
+def _notes(warmup_epochs: float, num_epochs: float) -> list[str]:
+    late = warmup_epochs >= num_epochs
+    return [f"warmup_epochs: {warmup_epochs:g} of {num_epochs:g} epochs: the full rate is never trained with"] if late else []
 
 
 def _check_warmup(warmup_epochs: float) -> None:

@@ -2,8 +2,10 @@
 
 
 def number(value: float | None) -> str:
-    """A metric to two digits; empty where there is none."""
-    return "" if value is None else f"{value:.2f}"
+    """A metric to two digits after the point, a smaller one to two that tell: a loss of 0.0042 is not 0.00. Empty where there is none."""
+    if value is None:
+        return ""
+    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
 
 
 def signed(value: float | None) -> str:

@@ -1,6 +1,5 @@
 """The promises of an optimizer."""
 
-import dataclasses
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -42,7 +41,7 @@ def check_optimizer(optimizer: OptimizerFactory) -> None:
     """
     with promises_of(optimizer), TemporaryDirectory() as folder:
         check_options(type(optimizer))
-        require("lr" in {field.name for field in dataclasses.fields(optimizer)}, "must have an option lr, the base rate")
+        require("lr" in getattr(type(optimizer), "__dataclass_fields__", {}), "must have an option lr, the base rate")
         before, whole = state_of(_regression()), _train(optimizer, Path(folder, "whole"))
         for name, tensor in whole.items():
             require(tensor.isfinite().all(), f"{name} must stay finite")

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,17 @@ def test_by_default_they_are_measured_ten_times():
     training = Training(epochs=20, batch_size=22, optimizer=PLAIN_SGD)
     run(Brightness(), training, heldout=tiny_images(4), emit=events.append)
     assert [event.epoch for event in events if isinstance(event, HeldoutEnd)] == [*range(2, 21, 2)]
+
+
+@pytest.mark.parametrize("epochs", [1, 7, 10, 11, 15, 19, 23])
+def test_by_default_they_are_measured_ten_times_at_most_whatever_the_number_of_epochs(epochs: int):
+    events: list[Event] = []
+    run(Brightness(), Training(epochs=epochs, batch_size=22, optimizer=PLAIN_SGD), heldout=tiny_images(4), emit=events.append)
+    measured = [round(event.epoch) for event in events if isinstance(event, HeldoutEnd)]
+    assert len(measured) == min(10, epochs)
+    assert measured[-1] == epochs
+    steps = {after - before for before, after in pairwise([0, *measured])}
+    assert max(steps) - min(steps) <= 1, "evenly spread"
 
 
 def test_metrics_are_means_since_they_were_last_read():

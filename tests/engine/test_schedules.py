@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from sslkit import Constant, Cosine, OptionError, Step
+from sslkit import Constant, Cosine, OptionError, Schedule, Step
 from sslkit.engine.schedules import warmup
 
 
@@ -79,3 +79,22 @@ def test_final_is_a_factor(final: float):
 def test_warmup_cannot_be_negative(build):
     with pytest.raises(OptionError, match=r"^warmup_epochs: must not be negative; found -1; allowed: 0 or more epochs"):
         build()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "notes"),
+    [
+        (Cosine(), []),
+        (Cosine(warmup_epochs=9), []),
+        (Cosine(warmup_epochs=10), ["warmup_epochs: 10 of 10 epochs: the full rate is never trained with"]),
+        (Constant(warmup_epochs=12.5), ["warmup_epochs: 12.5 of 10 epochs: the full rate is never trained with"]),
+        (Step(milestones=(3, 9.5)), []),
+        (Step(milestones=(3, 10, 60)), ["milestones: 10, 60 of 10 epochs change nothing"]),
+        (
+            Step(milestones=(30,), warmup_epochs=20),
+            ["warmup_epochs: 20 of 10 epochs: the full rate is never trained with", "milestones: 30 of 10 epochs change nothing"],
+        ),
+    ],
+)
+def test_what_lies_beyond_the_end_is_noted(schedule: Schedule, notes: list[str]):
+    assert list(schedule.notes(10)) == notes

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from sslkit import NIN, Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, Prediction, PretextTask, StepOutput
+from sslkit.errors import PluginError
 from sslkit.testing import IMAGE, check_pretext_task
 from sslkit_rotnet import RotNet
 from tests.contract.families import FAMILIES
@@ -255,7 +256,6 @@ class ExportsAnother(Flipped):
         (UnknownFrozenPart, "frozen names 'teacher', which is no submodule of the objective"),
         (WrongGroups, "parameter_groups must have one entry for each phase: main"),
         (MovesInEval, "forward must not change buffers in eval mode; calls differ"),
-        (ExportsItself, "exported_backbone must return a Backbone"),
     ],
 )
 def test_a_broken_objective_is_named(objective, promise):
@@ -270,6 +270,11 @@ def test_state_that_no_checkpoint_holds_is_found():
 def test_an_exported_backbone_of_another_architecture_is_found():
     promise = "exported_backbone must have the architecture that the task was given: later stages build that again and load the state; "
     assert broken_promise(check_pretext_task, Task(objective=ExportsAnother)).startswith(f"Task: {promise}Error(s) in loading")
+
+
+def test_an_objective_that_exports_no_backbone_is_refused_as_in_a_run():
+    with pytest.raises(PluginError, match=r"^ExportsItself of .*: exported_backbone must return a Backbone; found 'ExportsItself'$"):
+        check_pretext_task(Task(objective=ExportsItself))
 
 
 class MetricCountedByATensor(Flipped):
