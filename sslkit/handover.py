@@ -101,6 +101,17 @@ def checked_indices(objective: Objective, indices: object, num_images: int, stag
     return indices
 
 
+def check_exported(objective: Objective) -> None:
+    """Refuse, before anything is trained, an objective that exports no backbone.
+
+    Raises:
+        PluginError: names the class.
+    """
+    exported: object = objective.exported_backbone()
+    if not isinstance(exported, Backbone):
+        raise PluginError(f"{provenance_of(type(objective))}: exported_backbone must return a Backbone", found=type(exported).__name__)
+
+
 def scale_of(schedule: Schedule, epoch: float, num_epochs: float) -> float:
     """The factor on the learning rate.
 

@@ -19,6 +19,7 @@ from torch import Generator, Tensor, nn
 from sslkit.annotations import Checked, check_options
 from sslkit.errors import BackboneError, OptionError
 from sslkit.events import Emit, Observer, tell_nobody
+from sslkit.misspelling import Contract
 
 __all__ = [
     "Augment",
@@ -145,7 +146,7 @@ class LabeledData(NamedTuple):
         return len(self.train.classes)
 
 
-class Dataset(Checked, ABC):
+class Dataset(Checked, Contract):
     """Where images come from. Concrete data sets are final frozen dataclasses; their fields are the options of ``[data]``."""
 
     @abstractmethod
@@ -218,7 +219,7 @@ class FeatureInfo(NamedTuple):
     kind: LayerKind = "map"
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(nn.Module, Contract):
     """Images in, named feature layers out. Normalisation and colour belong to the backbone: everyone feeds it data-set images.
 
     A concrete backbone takes ``image`` first and its options as annotated keyword-only parameters; those are the options of the
@@ -486,7 +487,7 @@ class TrainContext(Protocol):
         ...
 
 
-class Objective(nn.Module, ABC):
+class Objective(nn.Module, Contract):
     """The trainable module of a method: views in, loss out. ``forward`` is what is compiled and what runs in parallel.
 
     All state that training changes must be in parameters or persistent buffers: those are what a checkpoint holds. ``forward``
@@ -592,7 +593,7 @@ class Objective(nn.Module, ABC):
         return self.backbone
 
 
-class PretextTask(Checked, ABC):
+class PretextTask(Checked, Contract):
     """The options of a self-supervised method. Concrete tasks are ``@final @dataclass(frozen=True, kw_only=True)`` classes; their
     annotated fields are the options of ``task`` in a recipe, checked in ``__post_init__`` with :class:`OptionError`.
 
@@ -669,7 +670,7 @@ class Evaluation(NamedTuple):
     predictions: Mapping[str, Prediction] = {}
 
 
-class Evaluator(Checked, ABC):
+class Evaluator(Checked, Contract):
     """Measures a backbone with labels. Concrete evaluators are final frozen dataclasses, like tasks.
 
     Attributes:

@@ -11,7 +11,9 @@ from sslkit.engine.breakdown import explaining_breakdown
 from sslkit.engine.objective_check import check_objective
 from sslkit.engine.phase_optimizers import build_optimizers
 from sslkit.engine.randomness import global_seed
+from sslkit.engine.training import Training
 from sslkit.errors import BackboneError, DataError, OptionError, PluginError, RecipeError, SslkitError
+from sslkit.handover import check_schedule
 from sslkit.interfaces import Backbone, DataInfo, ImageSpec, Objective, Split
 from sslkit.options import BackboneOptions
 from sslkit.recipe import Recipe
@@ -40,6 +42,7 @@ def check(recipe: Recipe, data: OpenedDataset) -> None:
         check_backbone(recipe, stage, data)
         check_data(recipe, stage, data)
     check_objectives(recipe, data)
+    check_schedules(recipe)
 
 
 def check_recipe(recipe: Recipe) -> str:
@@ -99,8 +102,9 @@ def check_data(recipe: Recipe, stage: Stage, data: OpenedDataset) -> None:
 
 def check_objectives(recipe: Recipe, data: OpenedDataset) -> None:
     """Build what each pretraining stage trains, with its optimisers, once for all stages in which it is the same."""
-    images, seen = data.load("pretrain"), set()
+    seen = set()
     for stage in recipe.stages:
+        images = data.load("pretrain") if isinstance(stage, PretrainStage) else None  # an evaluation alone opens none
         if not isinstance(stage, PretrainStage) or images is None:
             continue
         path, known = (
@@ -115,6 +119,15 @@ def check_objectives(recipe: Recipe, data: OpenedDataset) -> None:
         with _at(path):
             check_objective(objective)
             build_optimizers(objective, stage.training)
+
+
+def check_schedules(recipe: Recipe) -> None:
+    """Ask the schedule of each stage that trains for learning rates."""
+    for stage in recipe.stages:
+        path, training = f"stages.{stage.name}", stage.training if isinstance(stage, PretrainStage) else stage.evaluator
+        if isinstance(training, Training):
+            with _at(f"{path}.schedule" if isinstance(stage, PretrainStage) else f"{path}.evaluator.schedule"):
+                check_schedule(training.schedule, training.epochs)
 
 
 def _objective(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, info: DataInfo) -> Objective:

@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "saved_files": "errors plain_values",
     "metrics_log": "disk errors events plain_values",
     "handover": "class_address errors interfaces plain_values",
-    "interfaces": "annotations errors events",
+    "misspelling": "class_address errors",
+    "interfaces": "annotations errors events misspelling",
     "blame": "class_address errors events interfaces",
     "hookspecs": "events interfaces",
     "catalog": "class_address class_import errors events interfaces",
@@ -54,7 +55,7 @@ MAY_IMPORT = {
     "recipe": "blame catalog class_address engine errors events interfaces options plugins recipe_code recipe_stages recipe_table source_code"
     " stage_parser sweep",
     "publication": "artifacts disk errors identity interfaces recipe_stages recipe_table saved_files weights_file",
-    "preflight": "blame data engine errors interfaces options recipe recipe_stages stages",
+    "preflight": "blame data engine errors handover interfaces options recipe recipe_stages stages",
     "networks": "artifacts data engine interfaces options preflight recipe recipe_stages",
     "report": "artifacts data disk engine errors interfaces metrics_log networks plugins preflight recipe recipe_stages recipe_table"
     " saved_files",
@@ -95,6 +96,7 @@ PLAIN_VALUES = {
     "Path",
     "Optimizer",
     "OptimizerFactory",
+    "Training",
     "OpenedDataset",
     "PretrainStage",
     "EvaluateStage",

@@ -148,7 +148,7 @@ CASES = {
     ),
     "schedule": (
         "stages.pretrain.schedule={ name = 'foo_tasks:Falling' }",
-        "stage 'pretrain': Falling of sslkit-foo 1.2 failed in scale",
+        "stages.pretrain.schedule: Falling of sslkit-foo 1.2 failed in scale",
     ),
     "data": ("data={ name = 'foo_tasks:Data' }", "data: Data of sslkit-foo 1.2 failed in load"),
     "images": ("data={ name = 'foo_tasks:Data', method = 'read' }", "stage 'pretrain': Images of sslkit-foo 1.2 failed in read"),

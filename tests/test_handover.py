@@ -338,6 +338,7 @@ VALUES: dict[str, Callable[[float, float], Any]] = {
     "none": lambda _epoch, _end: None,
     "nan": lambda epoch, end: math.nan if epoch == end else 1.0,
     "negative": lambda epoch, _end: 0.5 - epoch,
+    "gap": lambda epoch, _end: math.inf if epoch == 0.5 else 1.0,
     "counted": lambda _epoch, _end: 1 / (1 + next(COUNT)),
     "drawn": lambda _epoch, _end: random.random(),
 }
@@ -388,6 +389,13 @@ def test_an_objectives_own_schedule_is_a_finite_number(value: str):
     message = rf"^Scheduled{HERE}schedules\['odd'\] must be a function of progress that returns finite numbers; found "
     with pytest.raises(PluginError, match=message):
         train(OddTask(change=value, kind="Scheduled"), None)
+
+
+def test_an_objectives_own_schedule_is_a_finite_number_all_the_way():
+    """At its ends it is asked before anything is trained, in between when it gets there."""
+    message = rf"^stage 'pretrain': Scheduled{HERE}schedule 'odd' must return a finite number at progress 0\.5; found inf$"
+    with pytest.raises(RunFailedError, match=message):
+        train(OddTask(change="gap", kind="Scheduled"), None)
 
 
 @pytest.mark.parametrize("value", ["tensor", "negative"])

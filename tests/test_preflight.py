@@ -17,7 +17,9 @@ from sslkit import (
     ImageSet,
     ImageSpec,
     LinearProbe,
+    PluginError,
     RecipeError,
+    Schedule,
     SemiSupervised,
     Split,
 )
@@ -84,10 +86,19 @@ class Fetching(TinyConv):
         self.built.append((pretrained, self.stem[0].weight.device.type))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sinking(Schedule):
+    """Falls below zero at the end."""
+
+    def scale(self, epoch: float, num_epochs: float) -> float:
+        return 0.5 - epoch / num_epochs
+
+
 CATALOG = Catalog.of(
     pretext_tasks={"rotation": Rotation, "mae": MAE, "colorization": Colorization, "rotnet": sslkit_rotnet.RotNet},
     backbones={"tiny": TinyConv, "tokens": TinyTokens, "nin": NIN, "fetching": Fetching},
     datasets={"somewhere": Somewhere, "digits": Digits},
+    schedules={"sinking": Sinking},
     evaluators={"linear_probe": LinearProbe, "finetune": FineTune, "semi_supervised": SemiSupervised},
 )
 PROBE = {"name": "linear_probe", "layers": ["stem", "body"], "batch_size": 8}
@@ -109,6 +120,17 @@ def refused(stages: dict[str, Any], **options: Any) -> str:
     with pytest.raises(RecipeError) as caught:
         check_recipe(recipe(stages, **options))
     return str(caught.value)
+
+
+def test_a_schedule_that_gives_no_rate_is_refused_by_its_path():
+    schedule = {"name": "sinking"}
+    message = r"Sinking of test_preflight\.py: scale must return a finite number, 0 or more, after epoch 53\.12 of 100; found -0\.03125$"
+    for stages, path in (
+        ({"pretrain": pretrain(schedule=schedule)}, "stages.pretrain.schedule"),
+        ({"pretrain": pretrain(), "probe": probe(schedule=schedule)}, "stages.probe.evaluator.schedule"),
+    ):
+        with pytest.raises(PluginError, match=rf"^{path}: {message}"):
+            check_recipe(recipe(stages))
 
 
 def test_a_recipe_that_fits_passes_without_reading_a_pixel():

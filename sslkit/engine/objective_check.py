@@ -5,7 +5,8 @@ from typing import Any
 
 from sslkit.class_address import provenance_of
 from sslkit.errors import PluginError, did_you_mean
-from sslkit.interfaces import Backbone, Objective
+from sslkit.handover import check_exported
+from sslkit.interfaces import Objective
 from sslkit.plain_values import finite_number
 
 
@@ -27,9 +28,7 @@ def check_objective(objective: Objective) -> None:
         if name not in modules or not name:
             fix = did_you_mean(str(name), modules)
             raise _wrong(objective, "frozen names what is no submodule of it", found=name, fix=fix or "register it as a submodule")
-    exported: object = objective.exported_backbone()
-    if not isinstance(exported, Backbone):
-        raise _wrong(objective, "exported_backbone must return a Backbone", found=type(exported).__name__)
+    check_exported(objective)
     schedules = objective.schedules()
     if not isinstance(schedules, Mapping):
         raise _wrong(objective, "schedules must return a mapping from names to functions of progress", found=schedules)

@@ -1,0 +1,96 @@
+import pytest
+from torch import nn
+
+from sslkit import Backbone, Dataset, Evaluator, Objective, PluginError, PretextTask, load_catalog
+from sslkit.catalog import KINDS
+from sslkit.misspelling import _overridable
+from tests.contract.families import FAMILIES
+
+CONTRACTS = {contract.__name__: contract for contract in (Backbone, Dataset, Evaluator, Objective, PretextTask)}
+EVENTS = ["on_epoch_start", "on_before_step", "on_after_step"]
+
+
+def _method(_self: object) -> None:
+    """Of any name."""
+
+
+@pytest.mark.parametrize(
+    ("contract", "name", "meant"),
+    [
+        ("Objective", "on_after_stp", "on_after_step"),
+        ("Objective", "on_step_end", "on_after_step"),
+        ("Objective", "on_epoch_begin", "on_epoch_start"),
+        ("Objective", "parameters_groups", "parameter_groups"),
+        ("Objective", "schedule", "schedules"),
+        ("Objective", "exported_backbon", "exported_backbone"),
+        ("Objective", "heldout_phases", "heldout_phase"),
+        ("Objective", "clases", "classes"),
+        ("Objective", "epoch_indexes", "epoch_indices"),
+        ("PretextTask", "image_specs", "image_spec"),
+        ("PretextTask", "require", "requires"),
+        ("Evaluator", "need_labels", "needs_labels"),
+        ("Evaluator", "export_backbone", "exports_backbone"),
+        ("Backbone", "mask_encode", "masked_encode"),
+        ("Backbone", "capabilites", "capabilities"),
+        ("Dataset", "is_available", "available"),
+    ],
+)
+def test_a_name_that_nearly_is_the_contracts_is_refused(contract: str, name: str, meant: str):
+    message = rf"^Mine of test_misspelling\.py: {contract} has no '{name}'; did you mean '{meant}'\? A name of your own that is like it begins with _$"
+    with pytest.raises(PluginError, match=message):
+        type("Mine", (CONTRACTS[contract],), {name: _method, "__module__": __name__})
+
+
+def test_a_misspelt_name_in_a_class_between_is_found_too():
+    class Averaging:
+        def on_after_stpe(self, phase, context):
+            pass
+
+    with pytest.raises(PluginError, match=r"Objective has no 'on_after_stpe'; did you mean 'on_after_step'"):
+        type("Mine", (Averaging, Objective), {})
+
+
+def test_names_that_are_ones_own_pass():
+    class Mine(Objective):
+        def make_view(self, image):  # beside the contract's own
+            return image
+
+        def make_views(self, batch, generator, *, train):
+            return {}
+
+        def forward(self, views, phase, schedule):
+            raise NotImplementedError
+
+        def _on_after_stp(self):
+            pass
+
+        def train_one(self):
+            pass
+
+    class Task(PretextTask):
+        require: int = 3  # an option
+
+        def build_objective(self, backbone, data):
+            return Mine(backbone)
+
+        def on_anything(self):
+            pass
+
+    class Wrapped(nn.Module):
+        layers: tuple[str, ...] = ()
+        means = (0.5,)
+
+    type("Network", (Wrapped, Backbone), {"layer_name": "a"})
+    assert Task.require == 3
+
+
+def test_everything_that_ships_passes():
+    """Its classes exist; and no two names of one contract are so near that one would be taken for the other."""
+    assert len(load_catalog().offers) > 20
+    assert len(FAMILIES) >= 10
+    assert set(CONTRACTS.values()) <= {kind.cls for kind in KINDS.values()} | {Objective}
+    for contract in CONTRACTS.values():
+        type("Whole", (contract,), dict.fromkeys(_overridable(contract), _method))
+        for name in _overridable(contract):
+            type("Single", (contract,), {name: _method})
+    assert set(EVENTS) < set(_overridable(Objective))
