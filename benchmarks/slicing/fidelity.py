@@ -29,7 +29,7 @@ from slicing.results import write_result
 from sslkit.artifacts import ARTIFACT, read_artifact
 from sslkit.bundled import bundled_weights
 from sslkit.errors import SslkitError
-from sslkit.events import Event, Observer, StageEnd, StageStart
+from sslkit.events import Event, Notice, Observer, StageEnd, StageStart
 from sslkit.publication import TrainingData, publish_backbone
 from sslkit.recipe import Recipe
 
@@ -142,13 +142,17 @@ def _hand_over(path: Path, folder: Path) -> None:
 
 
 class _Log(Observer):
-    """A line when a stage begins and when it ends."""
+    """A line when a stage begins and when it ends, and for each notice."""
+
+    shows_notices = True
 
     def observe(self, event: Event) -> None:
         if isinstance(event, StageStart):
             print(f"{event.folder}", flush=True)
         elif isinstance(event, StageEnd):
             print(f"{event.stage}: {event.seconds:.1f} s, {dict(event.metrics)}", flush=True)
+        elif isinstance(event, Notice):
+            print(f"note: {event.message}", flush=True)
 
 
 if __name__ == "__main__":
