@@ -144,7 +144,7 @@ IMPOSSIBLE_VALUES = {
     schedule('name = "step", milestones = [3, 2]'): "stages.pretrain.schedule.milestones: must increase and be positive; found [3.0, 2.0]",
     "stages.pretrain.epochs=0": "stages.pretrain.epochs: must be positive; found 0; allowed: 1 or more",
     "stages.pretrain.evaluate_every=0": "stages.pretrain.evaluate_every: must be an integer, 1 or more; found 0",
-    "stages.pretrain.task.angles=[90]": "stages.pretrain.task.angles: must be at least two finite numbers of degrees, ...",
+    "stages.pretrain.task.angles=[90]": "stages.pretrain.task.angles: must be at least two numbers of degrees, ...",
     "backbone.num_blocks=7": "backbone.num_blocks: unknown depth; found 7; allowed: 3, 4, 5",
     "stages.pretrain.augment.crop_padding=-1": "stages.pretrain.augment.crop_padding: must not be negative; found -1;"
     " allowed: 0 or more pixels",

@@ -122,9 +122,8 @@ class TransformPrediction(Objective):
 def _check_angles(angles: tuple[float, ...]) -> None:
     if len(angles) > MAX_ANGLES:
         raise OptionError("angles", "are too many", found=len(angles), allowed=f"at most {MAX_ANGLES}")
-    finite = all(math.isfinite(angle) for angle in angles)
-    if not finite or len(angles) < 2 or len({rotation(angle) for angle in angles}) < len(angles):
-        raise OptionError("angles", "must be at least two finite numbers of degrees, all different modulo 360", found=angles)
+    if len(angles) < 2 or len({rotation(angle) for angle in angles}) < len(angles):
+        raise OptionError("angles", "must be at least two numbers of degrees, all different modulo 360", found=angles)
 
 
 def _check_names(names: tuple[str, ...]) -> None:
