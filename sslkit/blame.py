@@ -107,12 +107,17 @@ def _blame(error: Exception, place: str, consequence: str) -> None:
 
 
 def _culprit(trace: TracebackType | None) -> tuple[str, tuple[FrameSummary, ...]]:
-    """The first class in a role of its own that is not sslkit's, or else the first function; and its frames."""
+    """The class in a role of its own, not sslkit's, that was at work last, and which of its package's methods was entered; or else the
+    first function that is not sslkit's. And its frames.
+    """
     stack = list(walk_tb(trace))
-    named = next(((_owner(frame), frame) for frame, _ in stack if _owner(frame) is not None), None)
+    named = None
+    for each, _ in stack:
+        owner = _owner(each)
+        if owner is not None and (named is None or package_of(owner.__module__) != package_of(named[0].__module__)):
+            named = owner, each
     if named is not None:
         cls, frame = named
-        assert cls is not None
         culprit, package = f"{provenance_of(cls)} failed in {frame.f_code.co_name}", package_of(cls.__module__)
     else:
         frame = next((frame for frame, _ in stack if _is_foreign(frame)), None)

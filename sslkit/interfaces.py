@@ -97,7 +97,7 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
-class ImageSet(ABC):
+class ImageSet(Contract):
     """One split of a data set: an indexable collection of images of one size, with labels or without.
 
     Attributes:
@@ -696,7 +696,7 @@ class Evaluator(Checked, Contract):
         """Refuse what cannot work, before anything is computed: a layer that does not exist, more labels than there are.
 
         Args:
-            backbone: without weights, on the meta device.
+            backbone: without its weights; on the meta device, if it can be built there.
             data: labels can be read; do not read images.
 
         Raises:

@@ -7,8 +7,8 @@ from abc import ABC
 from sslkit.class_address import provenance_of
 from sslkit.errors import PluginError
 
-_NEAR = 0.84
-"""How alike two names are, as difflib counts, if one is the other misspelt: ``on_after_stp``, ``clases``, ``needs_label``."""
+_NEAR = 0.83
+"""How alike two names are, as difflib counts, if one is the other misspelt: ``on_after_stp``, ``lables``, ``needs_label``."""
 
 
 class Contract(ABC):  # noqa: B024 - its subclasses have abstract methods
@@ -29,6 +29,20 @@ class Contract(ABC):  # noqa: B024 - its subclasses have abstract methods
                 _refuse_misspelt(cls, contract)
 
 
+def refuse_misspelt_attributes(instance: object, contract: type) -> None:
+    """The same for values that a constructor sets: ``self.clases = ...`` would leave it without any.
+
+    Raises:
+        PluginError: names what was meant.
+    """
+    values = [name for name in _overridable(contract) if not callable(getattr(contract, name))]
+    left = [name for name in values if getattr(type(instance), name) is getattr(contract, name) and name not in vars(instance)]
+    for name in vars(instance):
+        near = [] if name.startswith("_") or hasattr(type(instance), name) else difflib.get_close_matches(name, left, n=1, cutoff=_NEAR)
+        if near:
+            raise _misspelt(type(instance), contract, name, near[0])
+
+
 def _refuse_misspelt(cls: type, contract: type) -> None:
     written = [base for base in cls.__mro__ if base not in contract.__mro__]
     known = _overridable(contract)
@@ -40,8 +54,12 @@ def _refuse_misspelt(cls: type, contract: type) -> None:
             event = name.startswith("on_") and any(hook.startswith("on_") for hook in known)
             near = difflib.get_close_matches(name, known if event else left, n=1, cutoff=0.0 if event else _NEAR)
             if near:
-                what = f"{provenance_of(cls)}: {contract.__name__} has no {name!r}"
-                raise PluginError(what, fix=f"did you mean {near[0]!r}? A name of your own that is like it begins with _")
+                raise _misspelt(cls, contract, name, near[0])
+
+
+def _misspelt(cls: type, contract: type, name: str, meant: str) -> PluginError:
+    what = f"{provenance_of(cls)}: {contract.__name__} has no {name!r}"
+    return PluginError(what, fix=f"did you mean {meant!r}? A name of your own that is like it begins with _")
 
 
 def _overridable(contract: type) -> list[str]:

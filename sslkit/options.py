@@ -116,7 +116,8 @@ class BackboneOptions:
         Raises:
             RecipeError: the constructor refuses an option; the message begins with its dotted path.
         """
-        return _construct(self.cls, (image,), self.arguments, self.path)
+        with blaming(self.path):
+            return _construct(self.cls, (image,), self.arguments, self.path)
 
 
 def build_backbone_options(table: object, path: str, catalog: Catalog) -> BackboneOptions:

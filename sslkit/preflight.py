@@ -1,7 +1,9 @@
 """What can be checked of a recipe before any compute: backbones on the meta device, objectives, layers, labels, sizes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -12,13 +14,15 @@ from sslkit.engine.objective_check import check_objective
 from sslkit.engine.phase_optimizers import build_optimizers
 from sslkit.engine.randomness import global_seed
 from sslkit.engine.training import Training
-from sslkit.errors import BackboneError, DataError, OptionError, PluginError, RecipeError, SslkitError
+from sslkit.errors import BackboneError, DataError, OptionError, PluginError, RecipeError
 from sslkit.handover import check_schedule
 from sslkit.interfaces import Backbone, DataInfo, ImageSpec, Objective, Split
 from sslkit.options import BackboneOptions
 from sslkit.recipe import Recipe
 from sslkit.recipe_stages import AS_BUILT, BEGINNINGS, EvaluateStage, PretrainStage, Stage
 from sslkit.stages import check_pretraining, check_requirements, evaluation_data
+
+T = TypeVar("T")
 
 
 def check(recipe: Recipe, data: OpenedDataset) -> None:
@@ -75,7 +79,7 @@ def check_device(recipe: Recipe, stage: Stage) -> None:
 def check_backbone(recipe: Recipe, stage: Stage, data: OpenedDataset) -> None:
     """Build the stage's backbone without weights and ask whether the stage can work with it."""
     path = f"stages.{stage.name}"
-    backbone = _meta_backbone(recipe, stage, data)
+    backbone = _backbone(recipe, stage, data)
     if isinstance(stage, PretrainStage):
         with _at(f"{path}.task"):
             check_pretraining(stage.task, backbone, data)
@@ -91,7 +95,7 @@ def check_data(recipe: Recipe, stage: Stage, data: OpenedDataset) -> None:
         with _at(path):
             labeled = evaluation_data(stage.evaluator, data)
         with _at(f"{path}.evaluator"), data.lent_to(stage.evaluator):
-            stage.evaluator.check(_meta_backbone(recipe, stage, data), labeled)
+            stage.evaluator.check(_backbone(recipe, stage, data), labeled)
         return
     images = data.load("pretrain")
     if images is None:
@@ -131,16 +135,9 @@ def check_schedules(recipe: Recipe) -> None:
 
 
 def _objective(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, info: DataInfo) -> Objective:
-    """The stage's objective, on the meta device if it can be built there: nobody who writes one is asked to provide for that."""
-    try:
-        with global_seed(0), torch.device("meta"):
-            return stage.task.build_objective(_meta_backbone(recipe, stage, data), info)
-    except SslkitError:
-        raise
-    except Exception:
-        with global_seed(0):  # what is drawn is thrown away, and must not move what others draw
-            backbone = stage.backbone.without_downloads().build(backbone_image(recipe, stage, data.image()))
-            return stage.task.build_objective(backbone, info)
+    """The stage's objective."""
+    backbone = partial(stage.backbone.without_downloads().build, backbone_image(recipe, stage, data.image()))
+    return _without_weights(lambda: stage.task.build_objective(backbone(), info))
 
 
 def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
@@ -167,10 +164,20 @@ def fetch_weights(recipe: Recipe, data: OpenedDataset) -> None:
             fetched.append(stage.backbone)
 
 
-def _meta_backbone(recipe: Recipe, stage: Stage, data: OpenedDataset) -> Backbone:
+def _backbone(recipe: Recipe, stage: Stage, data: OpenedDataset) -> Backbone:
+    """The stage's backbone."""
     image = backbone_image(recipe, stage, data.image())
-    with torch.device("meta"):
-        return stage.backbone.without_downloads().build(image)
+    return _without_weights(lambda: stage.backbone.without_downloads().build(image))
+
+
+def _without_weights(build: Callable[[], T]) -> T:
+    """Build a network on the meta device if that is possible: nobody who writes one is asked to provide for that."""
+    with global_seed(0):  # what is drawn is thrown away, and must not move what others draw
+        try:
+            with torch.device("meta"):
+                return build()
+        except Exception:  # of the meta device, or one that comes again
+            return build()
 
 
 def _splits(recipe: Recipe) -> tuple[Split, ...]:

@@ -38,9 +38,10 @@ MAY_IMPORT = {
     "plugins": "catalog class_address errors hookspecs plugin_lists shared_state",
     "schema": "annotations catalog errors interfaces",
     "options": "annotations blame catalog errors interfaces plain_values schema",
-    "engine": "annotations blame class_address disk errors events handover identity interfaces kernels plain_values source_code",
+    "engine": "annotations blame class_address disk errors events handover identity interfaces kernels misspelling plain_values"
+    " source_code",
     "environment": "engine kernels",
-    "data": "blame errors events interfaces progress stopping",
+    "data": "blame errors events interfaces misspelling progress stopping",
     "backbones": "errors interfaces layers",
     "evaluators": "data engine errors interfaces layers stopping",
     "weights_file": "engine errors plain_values saved_files",

@@ -15,6 +15,7 @@ from PIL import Image
 
 from sslkit import DataFound, Event, Notice, Observer, load_recipe, run_recipe
 from sslkit.artifacts import load_predictions
+from tests.data.test_library_warnings import CUT_EXIF
 
 RECIPE = """name = "tiny"
 
@@ -288,6 +289,18 @@ def test_a_bad_file_stops_a_run_in_one_line(images, sslkit_command, content, pro
     assert done.returncode == 2
     assert re.search(rf"^error: {re.escape(f'{path} {problem}')}; .*on_error = \"skip\" in \[data\]$", done.stderr, flags=re.MULTILINE)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_what_a_library_says_of_a_file_is_a_note_that_names_it(quiet, images, sslkit_command):
+    make(images, *classes("train", "cat", "dog"), *classes("test", "cat", "dog"))
+    path = images / "train" / "cat" / "cut.jpg"
+    Image.new("RGB", (8, 8)).save(path, exif=CUT_EXIF)
+    done = sslkit_command("run", *(["--quiet"] if quiet else []))
+    assert done.returncode == 0
+    told = [line for line in done.stderr.splitlines() if "EXIF" in line]
+    assert [line.split(": Corrupt EXIF data")[0].split("note: ")[-1] for line in told] == ([] if quiet else [str(path)])
+    assert not quiet or done.stderr == ""
 
 
 # -------------------------------------------------------------------------------------------------------------- duplicates

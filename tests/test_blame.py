@@ -89,6 +89,19 @@ class Images(ImageSet):
         return self.source.read(indices)
 
 
+class Net(Backbone):
+    def __init__(self, image, *, method: str = "extract"):
+        super().__init__(image)
+        self.method = method
+        if method == "__init__":
+            boom()
+        self.conv = torch.nn.Conv2d(image.num_chs, 4, 3)
+        self.feature_info = (FeatureInfo("conv2", 4, 1),)
+
+    def extract(self, x, layers):
+        return boom() if self.method == "extract" else {"conv2": self.conv(x)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measure(Evaluator):
     frozen = True
@@ -152,6 +165,11 @@ CASES = {
     ),
     "data": ("data={ name = 'foo_tasks:Data' }", "data: Data of sslkit-foo 1.2 failed in load"),
     "images": ("data={ name = 'foo_tasks:Data', method = 'read' }", "stage 'pretrain': Images of sslkit-foo 1.2 failed in read"),
+    "network": ("backbone={ name = 'foo_tasks:Net', method = '__init__' }", "backbone: Net of sslkit-foo 1.2 failed in __init__"),
+    "features": (
+        "backbone={ name = 'foo_tasks:Net' }",
+        "stage 'pretrain', step 1 (batch 1 of epoch 1): Net of sslkit-foo 1.2 failed in extract",
+    ),
     "evaluator": ("stages.probe.evaluator={ name = 'foo_tasks:Measure' }", "stage 'probe': Measure of sslkit-foo 1.2 failed in evaluate"),
 }
 

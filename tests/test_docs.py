@@ -224,7 +224,7 @@ def test_the_readmes_own_network_runs(capsys):
     images = torch.randint(0, 256, (128, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(128) % 2
     names: dict[str, Any] = {"images": images, "labels": labels, "test_images": images[:32], "test_labels": labels[:32]}
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme", **names})
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__", **names})
     assert 0 <= float(capsys.readouterr().out) <= 100
 
 

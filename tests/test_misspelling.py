@@ -1,13 +1,27 @@
 import pytest
 from torch import nn
 
-from sslkit import Backbone, Dataset, Evaluator, Objective, PluginError, PretextTask, load_catalog
+from sslkit import Backbone, Dataset, Evaluator, ImageSet, Objective, PluginError, PretextTask, load_catalog
 from sslkit.catalog import KINDS
+from sslkit.data.opened import OpenedDataset
+from sslkit.engine.objective_check import check_objective
 from sslkit.misspelling import _overridable
 from tests.contract.families import FAMILIES
+from tests.data.test_validation import Foreign, Lazy
+from tests.evaluators.labeled import network
 
-CONTRACTS = {contract.__name__: contract for contract in (Backbone, Dataset, Evaluator, Objective, PretextTask)}
 EVENTS = ["on_epoch_start", "on_before_step", "on_after_step"]
+CONTRACTS = {contract.__name__: contract for contract in (Backbone, Dataset, Evaluator, ImageSet, Objective, PretextTask)}
+
+
+class Quiet(Objective):
+    """Learns nothing."""
+
+    def make_views(self, batch, generator, *, train):
+        return {}
+
+    def forward(self, views, phase, schedule):
+        raise NotImplementedError
 
 
 def _method(_self: object) -> None:
@@ -50,6 +64,36 @@ def test_a_misspelt_name_in_a_class_between_is_found_too():
         type("Mine", (Averaging, Objective), {})
 
 
+@pytest.mark.parametrize(("name", "meant"), [("clases", "classes"), ("phase", "phases"), ("heldout_phases", "heldout_phase")])
+def test_what_a_constructor_sets_is_looked_at_too(name: str, meant: str):
+    class Mine(Quiet):
+        def __init__(self, backbone: Backbone) -> None:
+            super().__init__(backbone)
+            setattr(self, name, ("a", "b"))
+
+    with pytest.raises(PluginError, match=rf"Mine of test_misspelling\.py: Objective has no '{name}'; did you mean '{meant}'\?"):
+        check_objective(Mine(network()))
+
+
+def test_images_whose_labels_are_misspelt_are_not_taken_for_images_without():
+    images = Lazy(labels=KeyError, lables=[0, 1, 2] * 4)
+    with pytest.raises(PluginError, match=r"^Lazy of test_validation\.py: ImageSet has no 'lables'; did you mean 'labels'\?"):
+        OpenedDataset(Foreign(lambda: images)).load("train")
+    with pytest.raises(PluginError, match=r"ImageSet has no 'note'; did you mean 'notes'\?"):
+        type("Mine", (ImageSet,), {"note": ("few",)})
+
+
+def test_what_is_set_beside_the_name_that_was_meant_is_ones_own():
+    class Mine(Quiet):
+        classes = ("a",)
+
+        def __init__(self, backbone: Backbone) -> None:
+            super().__init__(backbone)
+            self.clases, self.phases, self.phase = ("b",), ("main",), "main"
+
+    check_objective(Mine(network()))
+
+
 def test_names_that_are_ones_own_pass():
     class Mine(Objective):
         def make_view(self, image):  # beside the contract's own
@@ -88,7 +132,7 @@ def test_everything_that_ships_passes():
     """Its classes exist; and no two names of one contract are so near that one would be taken for the other."""
     assert len(load_catalog().offers) > 20
     assert len(FAMILIES) >= 10
-    assert set(CONTRACTS.values()) <= {kind.cls for kind in KINDS.values()} | {Objective}
+    assert set(CONTRACTS.values()) <= {kind.cls for kind in KINDS.values()} | {ImageSet, Objective}
     for contract in CONTRACTS.values():
         type("Whole", (contract,), dict.fromkeys(_overridable(contract), _method))
         for name in _overridable(contract):

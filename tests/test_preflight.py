@@ -86,6 +86,14 @@ class Fetching(TinyConv):
         self.built.append((pretrained, self.stem[0].weight.device.type))
 
 
+class Reading(TinyConv):
+    """Reads values while it is built, as rates of stochastic depth are: on the meta device there are none."""
+
+    def __init__(self, image: ImageSpec) -> None:
+        super().__init__(image)
+        self.rates = [rate.item() for rate in torch.linspace(0, 0.1, 2)], torch.zeros(2).numpy()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sinking(Schedule):
     """Falls below zero at the end."""
@@ -96,7 +104,7 @@ class Sinking(Schedule):
 
 CATALOG = Catalog.of(
     pretext_tasks={"rotation": Rotation, "mae": MAE, "colorization": Colorization, "rotnet": sslkit_rotnet.RotNet},
-    backbones={"tiny": TinyConv, "tokens": TinyTokens, "nin": NIN, "fetching": Fetching},
+    backbones={"tiny": TinyConv, "tokens": TinyTokens, "nin": NIN, "fetching": Fetching, "reading": Reading},
     datasets={"somewhere": Somewhere, "digits": Digits},
     schedules={"sinking": Sinking},
     evaluators={"linear_probe": LinearProbe, "finetune": FineTune, "semi_supervised": SemiSupervised},
@@ -150,6 +158,12 @@ def test_nothing_is_downloaded_and_what_is_left_out_is_said():
     unchecked = check_recipe(recipe({"pretrain": pretrain(batch_size=64), "probe": probe(layers=["conv9"])}, data=away))
     assert unchecked == "layers, batch sizes and labels, because the data is not on this machine yet"
     assert refused({"pretrain": pretrain("mae")}, data=away).startswith("stages.pretrain.task: MAE needs a backbone with masked_encode")
+
+
+def test_a_backbone_need_not_know_the_meta_device():
+    before = torch.get_rng_state()
+    assert check_recipe(recipe({"pretrain": pretrain(), "probe": probe()}, backbone={"name": "reading"})) == ""
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_backbones_are_built_without_weights():

@@ -11,6 +11,7 @@ from sslkit.data.chunk_map import map_chunks
 from sslkit.data.validation import valid_classes, valid_fingerprint, valid_labels, valid_paths, valid_pixels, valid_spec
 from sslkit.errors import DataError
 from sslkit.interfaces import ImageSet
+from sslkit.misspelling import refuse_misspelt_attributes
 
 MAX_RESIDENT_BYTES = 2 * 1024**3
 """Image sets up to this size are kept in memory: CIFAR-10 takes 0.15 GiB. Larger ones are decoded as they are needed."""
@@ -32,11 +33,13 @@ class ResidentSet(ImageSet):
 
     Raises:
         DataError: they are not what :class:`ImageSet` says.
+        PluginError: an attribute of theirs is misspelt.
     """
 
     def __init__(self, source: ImageSet, where: str, *, labeled: bool = True) -> None:
         self.source = source
         self._where = where
+        refuse_misspelt_attributes(source, ImageSet)
         self._num_images = len(source)
         if self._num_images < 1:
             raise DataError(f"{where}: there are no images")

@@ -7,6 +7,7 @@ from sslkit.class_address import provenance_of
 from sslkit.errors import PluginError, did_you_mean
 from sslkit.handover import check_exported
 from sslkit.interfaces import Objective
+from sslkit.misspelling import refuse_misspelt_attributes
 from sslkit.plain_values import finite_number
 
 
@@ -18,6 +19,7 @@ def check_objective(objective: Objective) -> None:
     """
     if not isinstance(objective, Objective):
         raise PluginError("build_objective must return an Objective", found=objective)
+    refuse_misspelt_attributes(objective, Objective)
     phases = objective.phases
     if not isinstance(phases, tuple) or not phases or not all(isinstance(phase, str) for phase in phases) or len(set(phases)) < len(phases):
         raise _wrong(objective, "phases must be a tuple of distinct names", found=phases)
