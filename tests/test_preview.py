@@ -222,7 +222,7 @@ def test_showing_draws_no_random_numbers():
         (["missing.toml"], "error: missing.toml: no such file"),
         (["rotnet", "angels=[0, 90]"], "error: angels: unknown option; did you mean 'angles'?"),
         (["rotnet", "angles"], "error: override 'angles': must be KEY=VALUE"),
-        (["rotnet", "angles=[0, 360]"], "error: angles: must be at least two finite numbers"),
+        (["rotnet", "angles=[0, 360]"], "error: angles: must be at least two numbers"),
         (["preview_tasks:Mirorr"], "did you mean 'Mirror'?"),
         (["nowhere:Task"], "'nowhere:Task' cannot be imported"),
         (["preview_tasks:Odd"], "error: Odd needs a backbone with smell; show a recipe that names one"),
