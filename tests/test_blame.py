@@ -22,6 +22,9 @@ from sslkit_rotnet.task import RotNet
 def boom():
     raise KeyError("boom")
 
+def leave():
+    raise SystemExit(3)
+
 
 def failing(objective, method):
     if method == "schedule":
@@ -73,10 +76,11 @@ class Data(Dataset):
         return Digits().image()
 
     def load(self, split):
-        return boom() if self.method == "load" else Images(Digits().load(split))
+        return boom() if self.method == "load" else Images(Digits().load(split), self.method)
 
 class Images(ImageSet):
-    def __init__(self, source):
+    def __init__(self, source, method):
+        self.method = method
         self.image, self.labels, self.classes, self.fingerprint = source.image, source.labels, source.classes, "x"
         self.source = source
 
@@ -85,19 +89,20 @@ class Images(ImageSet):
 
     def read(self, indices):
         if 3 in indices:
-            boom()
+            leave() if self.method == "leave" else boom()
         return self.source.read(indices)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure(Evaluator):
     frozen = True
+    leaves: bool = False
 
     def check(self, backbone, data):
         pass
 
     def evaluate(self, backbone, data, context):
-        boom()
+        leave() if self.leaves else boom()
 """
 
 
@@ -153,6 +158,10 @@ CASES = {
     "data": ("data={ name = 'foo_tasks:Data' }", "data: Data of sslkit-foo 1.2 failed in load"),
     "images": ("data={ name = 'foo_tasks:Data', method = 'read' }", "stage 'pretrain': Images of sslkit-foo 1.2 failed in read"),
     "evaluator": ("stages.probe.evaluator={ name = 'foo_tasks:Measure' }", "stage 'probe': Measure of sslkit-foo 1.2 failed in evaluate"),
+    "exit": (
+        "stages.probe.evaluator={ name = 'foo_tasks:Measure', leaves = true }",
+        "stage 'probe': Measure of sslkit-foo 1.2 failed in evaluate: SystemExit: 3",
+    ),
 }
 
 
@@ -160,26 +169,40 @@ CASES = {
 def test_a_plugin_that_fails_is_named_with_its_stage_and_its_own_frames(case: str, command: Callable[..., list[str]]):
     override, place = CASES[case]
     first, *frames = command(override)
-    assert first.startswith(f"error: {place}: ")
+    assert re.match(f"error: {re.escape(place)}[:;] ", first)
     assert first.endswith("; go on with: sslkit run small.toml " + first.rpartition("small.toml ")[2])
     assert ("there is no checkpoint yet" in first) == ("step" in place)
     files = {line.split('"')[1] for line in frames if line.startswith("  File ")}
     assert {Path(file).name for file in files} == {"foo_tasks.py"}
-    assert any("boom()" in line or "Linear" in line for line in frames)
+    assert any("boom()" in line or "leave()" in line or "Linear" in line for line in frames)
 
 
+@pytest.mark.parametrize(("method", "error"), [("read", "KeyError: 'boom'"), ("leave", "SystemExit: 3")])
 def test_what_a_worker_could_not_read_names_its_plugin_and_leaves_a_checkpoint(
-    command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+    method: str, error: str, command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ):
     """The traceback lies in another process, and the state is that of the steps before."""
     monkeypatch.setattr("sslkit.data.resident.MAX_RESIDENT_BYTES", 0)
-    first, *frames = command("data={ name = 'foo_tasks:Data', method = 'read' }", "num_workers=1", "stages.pretrain.batch_size=100")
+    data = f"data={{ name = 'foo_tasks:Data', method = '{method}' }}"
+    first, *frames = command(data, "num_workers=1", "stages.pretrain.batch_size=100")
     assert re.match(
         r"error: stage 'pretrain', step \d+ \(batch \d+ of epoch 1\), reading images: Images of sslkit-foo 1\.2 failed in read: "
-        r"KeyError: 'boom'; runs/small/pretrain/checkpoint-\d+\.safetensors is kept; go on with: ",
+        rf"{error}; runs/small/pretrain/checkpoint-\d+\.safetensors is kept; go on with: ",
         first,
     )
     assert any("boom()" in line for line in frames)
+
+
+def test_frames_are_plain_values_that_any_process_takes():
+    """What Python itself says of a frame holds its code from 3.13 on, and code cannot be pickled."""
+    with pytest.raises(ZeroDivisionError) as caught, blaming():
+        1 / 0  # noqa: B018
+    blame = blame_of(caught.value)
+    assert blame is not None
+    ((file, line, function, source),) = blame.frames
+    assert type(blame.frames[0]) is tuple
+    assert Path(file).name == "test_blame.py"
+    assert f", line {line}, in {function}\n    {source}\n" in blame.traceback()
 
 
 def test_in_python_the_error_keeps_its_type_and_says_the_same(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

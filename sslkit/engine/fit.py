@@ -226,7 +226,7 @@ def _batches(loop: _Loop, order: Tensor) -> Iterator[Batch]:
         except SslkitError:
             _save(loop)
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if blame_of(error):  # of who reads images: nothing was drawn yet
                 _save(loop)
             raise
