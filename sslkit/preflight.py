@@ -14,7 +14,7 @@ from sslkit.engine.randomness import global_seed
 from sslkit.engine.training import Training
 from sslkit.errors import BackboneError, DataError, OptionError, PluginError, RecipeError, SslkitError
 from sslkit.handover import check_schedule
-from sslkit.interfaces import Backbone, DataInfo, ImageSpec, Objective, Split
+from sslkit.interfaces import Backbone, DataInfo, ImageSpec, Split
 from sslkit.options import BackboneOptions
 from sslkit.recipe import Recipe
 from sslkit.recipe_stages import AS_BUILT, BEGINNINGS, EvaluateStage, PretrainStage, Stage
@@ -62,7 +62,8 @@ def check_recipe(recipe: Recipe) -> str:
     for stage in recipe.stages:
         check_device(recipe, stage)
         check_backbone(recipe, stage, data)
-    return "layers, batch sizes and labels, because the data is not on this machine yet"
+    check_schedules(recipe)
+    return "objectives, layers, batch sizes and labels, because the data is not on this machine yet"
 
 
 def check_device(recipe: Recipe, stage: Stage) -> None:
@@ -107,18 +108,17 @@ def check_objectives(recipe: Recipe, data: OpenedDataset) -> None:
         images = data.load("pretrain") if isinstance(stage, PretrainStage) else None  # an evaluation alone opens none
         if not isinstance(stage, PretrainStage) or images is None:
             continue
-        path, known = (
-            f"stages.{stage.name}",
-            repr((stage.task, stage.training, stage.backbone, backbone_image(recipe, stage, data.image()))),
-        )
+        known = repr((stage.task, stage.training, stage.backbone, backbone_image(recipe, stage, data.image())))
         if known in seen:
             continue
         seen.add(known)
-        with _at(f"{path}.task"):
-            objective = _objective(recipe, stage, data, DataInfo(images.image, len(images)))
-        with _at(path):
-            check_objective(objective)
-            build_optimizers(objective, stage.training)
+        info = DataInfo(images.image, len(images))
+        try:
+            _check_objective(recipe, stage, data, info, "meta")
+        except SslkitError:
+            raise
+        except Exception:  # nobody who writes an objective or an optimiser is asked to provide for the meta device
+            _check_objective(recipe, stage, data, info, "cpu")
 
 
 def check_schedules(recipe: Recipe) -> None:
@@ -130,17 +130,16 @@ def check_schedules(recipe: Recipe) -> None:
                 check_schedule(training.schedule, training.epochs)
 
 
-def _objective(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, info: DataInfo) -> Objective:
-    """The stage's objective, on the meta device if it can be built there: nobody who writes one is asked to provide for that."""
-    try:
-        with global_seed(0), torch.device("meta"):
-            return stage.task.build_objective(_meta_backbone(recipe, stage, data), info)
-    except SslkitError:
-        raise
-    except Exception:
-        with global_seed(0):  # what is drawn is thrown away, and must not move what others draw
-            backbone = stage.backbone.without_downloads().build(backbone_image(recipe, stage, data.image()))
-            return stage.task.build_objective(backbone, info)
+def _check_objective(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, info: DataInfo, device: str) -> None:
+    """Build what the stage trains, and its optimisers, on a device."""
+    with global_seed(0):  # what is drawn is thrown away, and must not move what others draw
+        with _at(f"stages.{stage.name}.task"):
+            backbone = _backbone_on(device, recipe, stage, data)
+            with torch.device(device):
+                objective = stage.task.build_objective(backbone, info)
+        with _at(f"stages.{stage.name}"):
+            check_objective(objective)
+            build_optimizers(objective, stage.training)
 
 
 def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
@@ -168,8 +167,12 @@ def fetch_weights(recipe: Recipe, data: OpenedDataset) -> None:
 
 
 def _meta_backbone(recipe: Recipe, stage: Stage, data: OpenedDataset) -> Backbone:
+    return _backbone_on("meta", recipe, stage, data)
+
+
+def _backbone_on(device: str, recipe: Recipe, stage: Stage, data: OpenedDataset) -> Backbone:
     image = backbone_image(recipe, stage, data.image())
-    with torch.device("meta"):
+    with torch.device(device):
         return stage.backbone.without_downloads().build(image)
 
 
