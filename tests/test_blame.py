@@ -31,9 +31,12 @@ def failing(objective, method):
         objective.schedules = lambda: {"rate": lambda progress: boom()}
         return objective
     def broken(self, *arguments, **options):
-        boom()
-    broken.__code__ = broken.__code__.replace(co_name=method)
-    objective.__class__ = type("Failing", (type(objective),), {method: broken, "__module__": __name__})
+        if method != "make_test_views" or not options["train"]:
+            boom()
+        return super(type(self), self).make_views(*arguments, **options)
+    name = "make_views" if method == "make_test_views" else method
+    broken.__code__ = broken.__code__.replace(co_name=name)
+    objective.__class__ = type("Failing", (type(objective),), {name: broken, "__module__": __name__})
     return objective
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +137,7 @@ CASES = {
     "image_spec": (TASK.format("image_spec"), "stages.pretrain.task: Task of sslkit-foo 1.2 failed in image_spec"),
     "objective": (TASK.format("build_objective"), "stages.pretrain.task: Task of sslkit-foo 1.2 failed in build_objective"),
     "views": (TASK.format("make_views"), "stage 'pretrain', step 1 (batch 1 of epoch 1): Failing of sslkit-foo 1.2 failed in make_views"),
+    "held out": (TASK.format("make_test_views"), "stage 'pretrain', after step 3: Failing of sslkit-foo 1.2 failed in make_views"),
     "forward": (TASK.format("forward"), "stage 'pretrain', step 1 (batch 1 of epoch 1): Failing of sslkit-foo 1.2 failed in forward"),
     "hook": (
         TASK.format("on_after_step"),
@@ -171,7 +175,7 @@ def test_a_plugin_that_fails_is_named_with_its_stage_and_its_own_frames(case: st
     first, *frames = command(override)
     assert re.match(f"error: {re.escape(place)}[:;] ", first)
     assert first.endswith("; go on with: sslkit run small.toml " + first.rpartition("small.toml ")[2])
-    assert ("there is no checkpoint yet" in first) == ("step" in place)
+    assert ("there is no checkpoint yet" in first) == ("step 1 " in place)
     files = {line.split('"')[1] for line in frames if line.startswith("  File ")}
     assert {Path(file).name for file in files} == {"foo_tasks.py"}
     assert any("boom()" in line or "leave()" in line or "Linear" in line for line in frames)
