@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from traceback import FrameSummary, StackSummary, format_list, walk_tb
+from traceback import StackSummary, format_list, walk_tb
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -19,6 +19,9 @@ from sslkit.interfaces import Backbone, Dataset, Evaluator, ImageSet, Objective,
 
 _ROLES = (PretextTask, Objective, Backbone, Evaluator, Dataset, ImageSet, OptimizerFactory, Optimizer, Schedule, Observer)
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+Frame = tuple[str, int, str, str | None]
+"""File, line, function and source, plain enough for any process: newer Pythons' own summaries hold code, which cannot be sent."""
 
 
 class Blame(str):
@@ -42,7 +45,7 @@ class Blame(str):
         """Strings are made here; what comes with them is added in ``__init__``."""
         return super().__new__(cls, text)
 
-    def __init__(self, _text: str, places: tuple[str, ...], culprit: str, frames: tuple[FrameSummary, ...], consequence: str) -> None:
+    def __init__(self, _text: str, places: tuple[str, ...], culprit: str, frames: tuple[Frame, ...], consequence: str) -> None:
         self.places = places
         self.culprit = culprit
         self.frames = frames
@@ -53,12 +56,13 @@ class Blame(str):
 
     def traceback(self) -> str:
         """The culprit's own frames, as Python prints them."""
-        return "".join(format_list(StackSummary.from_list(self.frames)))
+        return "".join(format_list(self.frames))
 
 
 @contextmanager
 def blaming(place: Callable[[], str] | str = "", consequence: Callable[[], str] | str = "") -> Iterator[None]:
     """Let an error that sslkit does not raise on purpose carry a note on whose code failed and where: it keeps its type and traceback.
+    An exit is one, too: nobody but a plugin would end a process from in here.
 
     Blocks lie in each other: each adds its place before those of the inner ones.
 
@@ -70,7 +74,7 @@ def blaming(place: Callable[[], str] | str = "", consequence: Callable[[], str] 
         yield
     except SslkitError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _blame(error, place if isinstance(place, str) else place(), consequence if isinstance(consequence, str) else consequence())
         raise
 
@@ -80,7 +84,7 @@ def blame_of(error: BaseException) -> Blame | None:
     return next((note for note in getattr(error, "__notes__", ()) if isinstance(note, Blame)), None)
 
 
-def portable(error: Exception) -> Exception:
+def portable(error: BaseException) -> BaseException:
     """An error as it can be sent to another process, with its note: itself, unless it cannot be taken apart and put together."""
     try:
         sent = copy.copy(error)
@@ -92,7 +96,7 @@ def portable(error: Exception) -> Exception:
     return sent
 
 
-def _blame(error: Exception, place: str, consequence: str) -> None:
+def _blame(error: BaseException, place: str, consequence: str) -> None:
     found = blame_of(error)
     if found is None:
         places: tuple[str, ...] = ()
@@ -106,7 +110,7 @@ def _blame(error: Exception, place: str, consequence: str) -> None:
     error.add_note(Blame(f"{text}; {consequence}" if consequence else text, places, culprit, frames, consequence))
 
 
-def _culprit(trace: TracebackType | None) -> tuple[str, tuple[FrameSummary, ...]]:
+def _culprit(trace: TracebackType | None) -> tuple[str, tuple[Frame, ...]]:
     """The class in a role of its own, not sslkit's, that was at work last, and which of its package's methods was entered; or else the
     first function that is not sslkit's. And its frames.
     """
@@ -126,7 +130,7 @@ def _culprit(trace: TracebackType | None) -> tuple[str, tuple[FrameSummary, ...]
         culprit, package = f"{frame.f_code.co_qualname} in {Path(frame.f_code.co_filename).name} failed", package_of(_module(frame))
     below = stack[next(place for place, (each, _) in enumerate(stack) if each is frame) :]
     own = [(each, line) for each, line in below if package_of(_module(each)) == package or _is_foreign(each)]
-    return culprit, tuple(StackSummary.extract(iter(own)))
+    return culprit, tuple((each.filename, each.lineno or 0, each.name, each.line) for each in StackSummary.extract(iter(own)))
 
 
 def _owner(frame: FrameType) -> type | None:

@@ -266,16 +266,16 @@ def _errors(resume: str = "", *, quiet: bool = False) -> Iterator[Any]:
             what = name_of(number) if isinstance(error, Terminated) else "interrupted"
             typer.echo(f"{what}; {resume}" if resume else what, err=True)
             raise typer.Exit(RunInterruptedError.SIGNALLED + number) from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             _explain(error, resume)
             raise typer.Exit(1) from None
 
 
-def _explain(error: Exception, resume: str) -> None:
+def _explain(error: BaseException, resume: str) -> None:
     """An error that nobody raised on purpose: whose code it was, and what its author needs to mend it."""
     from sslkit.blame import blame_of, blaming
 
-    with suppress(Exception), blaming():
+    with suppress(type(error)), blaming():
         raise error
     blame = blame_of(error)
     assert blame is not None

@@ -39,6 +39,11 @@ def checked_evaluation(evaluator: Evaluator, evaluation: object, data: LabeledDa
         if len(prediction.targets) != len(data.test):
             what = f"prediction {name!r} must be of all {len(data.test)} test images"
             raise _broken(evaluator, what, stage, found=len(prediction.targets))
+        num_classes = prediction.logits.shape[1]
+        low, high = (int(value) for value in prediction.targets.aminmax())
+        if low < 0 or high >= num_classes:
+            what = f"the targets of prediction {name!r} must be columns of its logits"
+            raise _broken(evaluator, what, stage, found=f"{low} to {high}", allowed=f"0 to {num_classes - 1}")
     return evaluation._replace(metrics=metrics)
 
 

@@ -12,16 +12,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from sslkit.errors import PluginError
+
 CODE = "code"
 """The key of an identity under which source code stands by name, each as a hash."""
-
 
 _SHOWN = 5
 """Names of changed code in a message."""
 
 
 def plain(value: Any) -> Any:
-    """Options as JSON-able values: a dataclass becomes a table that names its class."""
+    """Options as JSON-able values: a dataclass becomes a table that names its class.
+
+    Raises:
+        PluginError: nobody knows what decides the outcome in one of them.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **fields}
@@ -33,6 +38,9 @@ def plain(value: Any) -> Any:
         return sorted(plain(entry) for entry in value)
     if isinstance(value, Enum):
         return plain(value.value)
+    if value is not None and not isinstance(value, str | int | float | PurePath):
+        what = f"{type(value).__qualname__} cannot be an option: what was computed with it would not be known again"
+        raise PluginError(what, found=value, fix="make it a frozen dataclass of numbers, strings and the like")
     unknown_to_json = isinstance(value, PurePath) or (isinstance(value, float) and not math.isfinite(value))
     return str(value) if unknown_to_json else value
 

@@ -16,7 +16,7 @@ from sslkit.engine.randomness import global_seed
 from sslkit.engine.training import Training
 from sslkit.errors import BackboneError, DataError, OptionError, PluginError, RecipeError
 from sslkit.handover import check_schedule
-from sslkit.interfaces import Backbone, DataInfo, ImageSpec, Objective, Split
+from sslkit.interfaces import Backbone, DataInfo, ImageSpec, Split
 from sslkit.options import BackboneOptions
 from sslkit.recipe import Recipe
 from sslkit.recipe_stages import AS_BUILT, BEGINNINGS, EvaluateStage, PretrainStage, Stage
@@ -66,7 +66,8 @@ def check_recipe(recipe: Recipe) -> str:
     for stage in recipe.stages:
         check_device(recipe, stage)
         check_backbone(recipe, stage, data)
-    return "layers, batch sizes and labels, because the data is not on this machine yet"
+    check_schedules(recipe)
+    return "objectives, layers, batch sizes and labels, because the data is not on this machine yet"
 
 
 def check_device(recipe: Recipe, stage: Stage) -> None:
@@ -111,18 +112,11 @@ def check_objectives(recipe: Recipe, data: OpenedDataset) -> None:
         images = data.load("pretrain") if isinstance(stage, PretrainStage) else None  # an evaluation alone opens none
         if not isinstance(stage, PretrainStage) or images is None:
             continue
-        path, known = (
-            f"stages.{stage.name}",
-            repr((stage.task, stage.training, stage.backbone, backbone_image(recipe, stage, data.image()))),
-        )
+        known = repr((stage.task, stage.training, stage.backbone, backbone_image(recipe, stage, data.image())))
         if known in seen:
             continue
         seen.add(known)
-        with _at(f"{path}.task"):
-            objective = _objective(recipe, stage, data, DataInfo(images.image, len(images)))
-        with _at(path):
-            check_objective(objective)
-            build_optimizers(objective, stage.training)
+        _without_weights(partial(_check_objective, recipe, stage, data, DataInfo(images.image, len(images))))
 
 
 def check_schedules(recipe: Recipe) -> None:
@@ -134,10 +128,15 @@ def check_schedules(recipe: Recipe) -> None:
                 check_schedule(training.schedule, training.epochs)
 
 
-def _objective(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, info: DataInfo) -> Objective:
-    """The stage's objective."""
-    backbone = partial(stage.backbone.without_downloads().build, backbone_image(recipe, stage, data.image()))
-    return _without_weights(lambda: stage.task.build_objective(backbone(), info))
+def _check_objective(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, info: DataInfo, device: str) -> None:
+    """Build what the stage trains, and its optimisers, on a device."""
+    image = backbone_image(recipe, stage, data.image())
+    with _at(f"stages.{stage.name}.task"), torch.device(device):
+        backbone = stage.backbone.without_downloads().build(image)
+        objective = stage.task.build_objective(backbone, info)
+    with _at(f"stages.{stage.name}"):
+        check_objective(objective)
+        build_optimizers(objective, stage.training)
 
 
 def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
@@ -167,17 +166,21 @@ def fetch_weights(recipe: Recipe, data: OpenedDataset) -> None:
 def _backbone(recipe: Recipe, stage: Stage, data: OpenedDataset) -> Backbone:
     """The stage's backbone."""
     image = backbone_image(recipe, stage, data.image())
-    return _without_weights(lambda: stage.backbone.without_downloads().build(image))
+
+    def build(device: str) -> Backbone:
+        with torch.device(device):
+            return stage.backbone.without_downloads().build(image)
+
+    return _without_weights(build)
 
 
-def _without_weights(build: Callable[[], T]) -> T:
-    """Build a network on the meta device if that is possible: nobody who writes one is asked to provide for that."""
+def _without_weights(work: Callable[[str], T]) -> T:
+    """Do something on the meta device if that is possible, else on the CPU: nobody who writes a network is asked to provide for that."""
     with global_seed(0):  # what is drawn is thrown away, and must not move what others draw
         try:
-            with torch.device("meta"):
-                return build()
-        except Exception:  # of the meta device, or one that comes again
-            return build()
+            return work("meta")
+        except Exception:
+            return work("cpu")
 
 
 def _splits(recipe: Recipe) -> tuple[Split, ...]:

@@ -6,6 +6,7 @@ sslkit's own classes are known by its version, Python's and torch's not at all.
 import ast
 import dataclasses
 import hashlib
+import importlib.util
 import io
 import site
 import sys
@@ -25,6 +26,9 @@ _MAIN = "__main__"
 
 _LARGE = 2**20
 """Bytes of a package's sources from which on they are taken as they are: to look for comments takes a second a mebibyte."""
+
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+"""What a script defines, beside constants."""
 
 
 class SourceCode:
@@ -65,12 +69,12 @@ class SourceCode:
 
     def _read(self, module: ModuleType, package: str) -> dict[str, str]:
         if package:
-            return {package: _hash_of(sorted(_folder_of(package).rglob("*.py")), _folder_of(package)) or _version_of(package)}
+            return {package: _hash_of(_sources(_folder_of(package)), _folder_of(package)) or _version_of(package)}
         file = Path(getattr(module, "__file__", None) or "")
         if not file.is_file():  # typed into an interpreter: there is nothing to read
             return {}
         if module.__name__ == _MAIN:
-            own = {file.name: hashlib.sha256(_definitions(_text(file)).encode()).hexdigest()}
+            own = {file.name: hashlib.sha256(_definitions(_text(file)).encode(errors="surrogateescape")).hexdigest()}
             return own | {name: hashed for name, hashed in _hashes_beside(file, file.parent).items() if name != file.name}
         return _hashes_beside(file, file.parents[module.__name__.count(".")])
 
@@ -115,6 +119,12 @@ def _folder_of(package: str) -> Path:
     return Path(sys.modules[package].__file__ or "").parent
 
 
+def _sources(folder: Path) -> list[Path]:
+    """The Python files of a package, without what editors hide beside them: locks (links to nothing) and copies."""
+    files = (file for file in folder.rglob("*.py") if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+    return sorted(file for file in files if file.is_file())
+
+
 def _is_installed(name: str) -> bool:
     """Whether a module lies where pip puts what is not to be edited."""
     top = sys.modules.get(name.partition(".")[0])
@@ -143,7 +153,7 @@ def _hashes_beside(file: Path, root: Path) -> dict[str, str]:
         if name in hashes:
             continue
         if path.is_dir():
-            hashes[name] = _hash_of(sorted(path.rglob("*.py")), path)
+            hashes[name] = _hash_of(_sources(path), path)
             continue
         hashes[name] = _hash_of([path], root)
         if not _holds_installed(root):
@@ -155,7 +165,7 @@ def _imported(file: Path, root: Path) -> list[Path]:
     """The modules and packages below a root that a file imports, wherever in it."""
     try:
         tree = ast.parse(_text(file))
-    except SyntaxError:
+    except (SyntaxError, ValueError):  # ValueError: bytes that are no text
         return []
     names: list[tuple[Path, list[str]]] = []
     for node in ast.walk(tree):
@@ -194,14 +204,19 @@ def _hash_of(files: list[Path], root: Path) -> str:
 
 
 def _text(file: Path) -> str:
-    return file.read_text(encoding="utf-8", errors="surrogateescape").replace("\r\n", "\n")
+    """As Python reads it, which heeds a byte order mark and a line that names the encoding."""
+    source = file.read_bytes()
+    try:
+        return importlib.util.decode_source(source)
+    except (SyntaxError, UnicodeDecodeError):  # Python would not read it either
+        return source.decode(errors="surrogateescape").replace("\r\n", "\n")
 
 
 def _without_comments(text: str) -> str:
     """Code alone. The text and no tree of it: how Python writes a tree differs between its versions."""
     try:
         tokens = [token for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type != tokenize.NL]
-    except (SyntaxError, tokenize.TokenError):  # no Python of this version, or a template of some
+    except (SyntaxError, ValueError, tokenize.TokenError):  # no Python of this version, or a template of some
         return text
     if any(token.type == tokenize.ERRORTOKEN for token in tokens):  # the same, before Python 3.12
         return text
@@ -226,16 +241,21 @@ def _docstrings(tokens: Iterable[tokenize.TokenInfo]) -> Iterator[tokenize.Token
 
 def _definitions(text: str) -> str:
     """What a script defines, and the constants beside it."""
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError):  # it was edited since it was started
+        return text
     lines = text.split("\n")
-    kept = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
-    nodes = [node for node in ast.parse(text).body if isinstance(node, kept) or (isinstance(node, ast.Assign) and _is_literal(node.value))]
+    nodes = [node for node in body if isinstance(node, _DEFINITIONS) or _is_constant(node)]
     starts = [min(part.lineno for part in (node, *getattr(node, "decorator_list", ()))) for node in nodes]
     return _without_comments("\n".join("\n".join(lines[start - 1 : node.end_lineno]) for start, node in zip(starts, nodes, strict=True)))
 
 
-def _is_literal(node: ast.expr) -> bool:
+def _is_constant(node: ast.stmt) -> bool:
+    if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+        return False
     try:
-        ast.literal_eval(node)
+        ast.literal_eval(node.value)
     except ValueError:
         return False
     return True

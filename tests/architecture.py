@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "plugin_lists": "errors",
     "plain_values": "",
     "annotations": "errors",
-    "identity": "",
+    "identity": "errors",
     "source_code": "",
     "saved_files": "errors plain_values",
     "metrics_log": "disk errors events plain_values",

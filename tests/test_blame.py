@@ -22,15 +22,21 @@ from sslkit_rotnet.task import RotNet
 def boom():
     raise KeyError("boom")
 
+def leave():
+    raise SystemExit(3)
+
 
 def failing(objective, method):
     if method == "schedule":
         objective.schedules = lambda: {"rate": lambda progress: boom()}
         return objective
     def broken(self, *arguments, **options):
-        boom()
-    broken.__code__ = broken.__code__.replace(co_name=method)
-    objective.__class__ = type("Failing", (type(objective),), {method: broken, "__module__": __name__})
+        if method != "make_test_views" or not options["train"]:
+            boom()
+        return super(type(self), self).make_views(*arguments, **options)
+    name = "make_views" if method == "make_test_views" else method
+    broken.__code__ = broken.__code__.replace(co_name=name)
+    objective.__class__ = type("Failing", (type(objective),), {name: broken, "__module__": __name__})
     return objective
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +79,11 @@ class Data(Dataset):
         return Digits().image()
 
     def load(self, split):
-        return boom() if self.method == "load" else Images(Digits().load(split))
+        return boom() if self.method == "load" else Images(Digits().load(split), self.method)
 
 class Images(ImageSet):
-    def __init__(self, source):
+    def __init__(self, source, method):
+        self.method = method
         self.image, self.labels, self.classes, self.fingerprint = source.image, source.labels, source.classes, "x"
         self.source = source
 
@@ -85,7 +92,7 @@ class Images(ImageSet):
 
     def read(self, indices):
         if 3 in indices:
-            boom()
+            leave() if self.method == "leave" else boom()
         return self.source.read(indices)
 
 
@@ -105,12 +112,13 @@ class Net(Backbone):
 @dataclass(frozen=True, kw_only=True)
 class Measure(Evaluator):
     frozen = True
+    leaves: bool = False
 
     def check(self, backbone, data):
         pass
 
     def evaluate(self, backbone, data, context):
-        boom()
+        leave() if self.leaves else boom()
 """
 
 
@@ -142,6 +150,7 @@ CASES = {
     "image_spec": (TASK.format("image_spec"), "stages.pretrain.task: Task of sslkit-foo 1.2 failed in image_spec"),
     "objective": (TASK.format("build_objective"), "stages.pretrain.task: Task of sslkit-foo 1.2 failed in build_objective"),
     "views": (TASK.format("make_views"), "stage 'pretrain', step 1 (batch 1 of epoch 1): Failing of sslkit-foo 1.2 failed in make_views"),
+    "held out": (TASK.format("make_test_views"), "stage 'pretrain', after step 3: Failing of sslkit-foo 1.2 failed in make_views"),
     "forward": (TASK.format("forward"), "stage 'pretrain', step 1 (batch 1 of epoch 1): Failing of sslkit-foo 1.2 failed in forward"),
     "hook": (
         TASK.format("on_after_step"),
@@ -171,6 +180,10 @@ CASES = {
         "stage 'pretrain', step 1 (batch 1 of epoch 1): Net of sslkit-foo 1.2 failed in extract",
     ),
     "evaluator": ("stages.probe.evaluator={ name = 'foo_tasks:Measure' }", "stage 'probe': Measure of sslkit-foo 1.2 failed in evaluate"),
+    "exit": (
+        "stages.probe.evaluator={ name = 'foo_tasks:Measure', leaves = true }",
+        "stage 'probe': Measure of sslkit-foo 1.2 failed in evaluate: SystemExit: 3",
+    ),
 }
 
 
@@ -178,26 +191,40 @@ CASES = {
 def test_a_plugin_that_fails_is_named_with_its_stage_and_its_own_frames(case: str, command: Callable[..., list[str]]):
     override, place = CASES[case]
     first, *frames = command(override)
-    assert first.startswith(f"error: {place}: ")
+    assert re.match(f"error: {re.escape(place)}[:;] ", first)
     assert first.endswith("; go on with: sslkit run small.toml " + first.rpartition("small.toml ")[2])
-    assert ("there is no checkpoint yet" in first) == ("step" in place)
+    assert ("there is no checkpoint yet" in first) == ("step 1 " in place)
     files = {line.split('"')[1] for line in frames if line.startswith("  File ")}
     assert {Path(file).name for file in files} == {"foo_tasks.py"}
-    assert any("boom()" in line or "Linear" in line for line in frames)
+    assert any("boom()" in line or "leave()" in line or "Linear" in line for line in frames)
 
 
+@pytest.mark.parametrize(("method", "error"), [("read", "KeyError: 'boom'"), ("leave", "SystemExit: 3")])
 def test_what_a_worker_could_not_read_names_its_plugin_and_leaves_a_checkpoint(
-    command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+    method: str, error: str, command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ):
     """The traceback lies in another process, and the state is that of the steps before."""
     monkeypatch.setattr("sslkit.data.resident.MAX_RESIDENT_BYTES", 0)
-    first, *frames = command("data={ name = 'foo_tasks:Data', method = 'read' }", "num_workers=1", "stages.pretrain.batch_size=100")
+    data = f"data={{ name = 'foo_tasks:Data', method = '{method}' }}"
+    first, *frames = command(data, "num_workers=1", "stages.pretrain.batch_size=100")
     assert re.match(
         r"error: stage 'pretrain', step \d+ \(batch \d+ of epoch 1\), reading images: Images of sslkit-foo 1\.2 failed in read: "
-        r"KeyError: 'boom'; runs/small/pretrain/checkpoint-\d+\.safetensors is kept; go on with: ",
+        rf"{error}; runs/small/pretrain/checkpoint-\d+\.safetensors is kept; go on with: ",
         first,
     )
     assert any("boom()" in line for line in frames)
+
+
+def test_frames_are_plain_values_that_any_process_takes():
+    """What Python itself says of a frame holds its code from 3.13 on, and code cannot be pickled."""
+    with pytest.raises(ZeroDivisionError) as caught, blaming():
+        1 / 0  # noqa: B018
+    blame = blame_of(caught.value)
+    assert blame is not None
+    ((file, line, function, source),) = blame.frames
+    assert type(blame.frames[0]) is tuple
+    assert Path(file).name == "test_blame.py"
+    assert f", line {line}, in {function}\n    {source}\n" in blame.traceback()
 
 
 def test_in_python_the_error_keeps_its_type_and_says_the_same(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

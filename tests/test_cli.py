@@ -251,7 +251,7 @@ def test_check_says_what_it_could_not_check(sslkit_command, tmp_path, monkeypatc
     assert printed.code == 0
     assert printed.out.splitlines() == [
         "tiny.toml: fine, 2 stages: pretrain, probe",
-        "not checked: layers, batch sizes and labels, because the data is not on this machine yet",
+        "not checked: objectives, layers, batch sizes and labels, because the data is not on this machine yet",
     ]
 
 

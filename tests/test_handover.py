@@ -93,6 +93,7 @@ REPORTS: dict[str, Any] = {
     "head's name": Evaluation({"a": 1.0}, heads={"a.b": nn.Linear(1, 1)}),
     "prediction": Evaluation({"a": 1.0}, predictions={"a": torch.zeros(NUM_TEST)}),
     "labels": Evaluation({"a": 1.0}, predictions={"a": Prediction(torch.zeros(NUM_TEST), torch.zeros(NUM_TEST, dtype=torch.int64))}),
+    "beyond": Evaluation({"a": 1.0}, predictions={"a": Prediction(torch.zeros(NUM_TEST, 3), torch.full((NUM_TEST,), 3))}),
     "few": Evaluation({"a": 1.0}, predictions={"a": Prediction(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))}),
 }
 
@@ -155,6 +156,7 @@ def test_numbers_of_any_library_arrive_as_floats(report: str, metrics: dict[str,
             r"prediction 'a' must be a Prediction of logits \(M, K\) and int64 targets \(M,\); found 'torch\.float32 \(15,\) on cpu'$",
         ),
         ("labels", r"prediction 'a' must be a Prediction of logits \(M, K\) and int64 targets \(M,\); found \('torch\.float32 \(15,\) on"),
+        ("beyond", r"the targets of prediction 'a' must be columns of its logits; found '3 to 3'; allowed: 0 to 2$"),
         ("few", r"prediction 'a' must be of all 15 test images; found 4$"),
     ],
 )

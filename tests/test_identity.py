@@ -4,7 +4,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from sslkit import SGD, Augment
+import pytest
+
+from sslkit import SGD, Augment, PluginError, Schedule, Training
 from sslkit.identity import differences, fingerprint, plain
 
 
@@ -29,6 +31,17 @@ def test_options_become_plain_values():
     assert options["optimizer"]["generator"]["lr"] == 0.5
     assert json.loads(json.dumps(options)) == options
     assert plain({1: (2, [None, (True, "x")])}) == {"1": [2, [None, [True, "x"]]]}
+
+
+class Half(Schedule):
+    def scale(self, epoch: float, num_epochs: float) -> float:
+        return 0.5
+
+
+def test_an_object_whose_options_nobody_knows_is_refused():
+    message = r"^Half cannot be an option: .*; found <.*Half object at .*>; make it a frozen dataclass of"
+    with pytest.raises(PluginError, match=message):
+        plain(Training(schedule=Half()))
 
 
 def test_a_fingerprint_depends_on_values_and_not_on_their_order():

@@ -17,6 +17,7 @@ from sslkit import (
     ImageSet,
     ImageSpec,
     LinearProbe,
+    OptimizerFactory,
     PluginError,
     RecipeError,
     Schedule,
@@ -102,7 +103,17 @@ class Sinking(Schedule):
         return 0.5 - epoch / num_epochs
 
 
+@dataclass(frozen=True, kw_only=True)
+class Weighing(OptimizerFactory):
+    """Looks at values when it is built; on the meta device there are none."""
+
+    def build(self, groups: list[dict]) -> torch.optim.Optimizer:
+        largest = max(parameter.detach().abs().max().item() for group in groups for parameter in group["params"])
+        return torch.optim.SGD(groups, lr=0.1 / (1 + largest))
+
+
 CATALOG = Catalog.of(
+    optimizers={"weighing": Weighing},
     pretext_tasks={"rotation": Rotation, "mae": MAE, "colorization": Colorization, "rotnet": sslkit_rotnet.RotNet},
     backbones={"tiny": TinyConv, "tokens": TinyTokens, "nin": NIN, "fetching": Fetching, "reading": Reading},
     datasets={"somewhere": Somewhere, "digits": Digits},
@@ -137,8 +148,13 @@ def test_a_schedule_that_gives_no_rate_is_refused_by_its_path():
         ({"pretrain": pretrain(schedule=schedule)}, "stages.pretrain.schedule"),
         ({"pretrain": pretrain(), "probe": probe(schedule=schedule)}, "stages.probe.evaluator.schedule"),
     ):
-        with pytest.raises(PluginError, match=rf"^{path}: {message}"):
-            check_recipe(recipe(stages))
+        for here in (True, False):  # a schedule needs no data
+            with pytest.raises(PluginError, match=rf"^{path}: {message}"):
+                check_recipe(recipe(stages, data={"name": "somewhere", "here": here}))
+
+
+def test_an_optimizer_that_reads_the_weights_is_not_refused_for_the_sake_of_the_meta_device():
+    check_recipe(recipe({"pretrain": pretrain(optimizer="weighing")}))
 
 
 def test_a_recipe_that_fits_passes_without_reading_a_pixel():
@@ -156,7 +172,7 @@ def test_a_recipe_that_fits_passes_without_reading_a_pixel():
 def test_nothing_is_downloaded_and_what_is_left_out_is_said():
     away = {"name": "somewhere", "here": False}
     unchecked = check_recipe(recipe({"pretrain": pretrain(batch_size=64), "probe": probe(layers=["conv9"])}, data=away))
-    assert unchecked == "layers, batch sizes and labels, because the data is not on this machine yet"
+    assert unchecked == "objectives, layers, batch sizes and labels, because the data is not on this machine yet"
     assert refused({"pretrain": pretrain("mae")}, data=away).startswith("stages.pretrain.task: MAE needs a backbone with masked_encode")
 
 

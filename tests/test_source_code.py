@@ -208,6 +208,47 @@ def test_code_typed_into_an_interpreter_cannot_be_read():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "{}\n"
 
 
+def test_an_annotated_constant_of_a_script_counts(project: Path):
+    def run(factor: int) -> str:
+        write(project, {"annotated.py": f"FACTOR: int = {factor}\n{SCRIPT.format(factor=1, returned=1, epochs=1)}", "beside.py": ""})
+        return subprocess.run([sys.executable, "annotated.py"], cwd=project, capture_output=True, text=True, check=True).stdout
+
+    assert run(1) != run(2)
+
+
+@pytest.mark.parametrize("head", [b"\xef\xbb\xbf", b"# -*- coding: latin-1 -*-\nNAME = '\xe9'\n"])
+def test_sources_in_other_encodings_are_read_as_python_reads_them(head: bytes, project: Path):
+    write(project, {"beside.py": "X = 1\n"})
+    (project / "encoded.py").write_bytes(head + b"import beside\nclass A: ...\n")
+    assert list(code_of("encoded:A")) == ["beside.py", "encoded.py"]
+    (project / "script.py").write_bytes(head + SCRIPT.format(factor=1, returned=1, epochs=1).encode())
+    found = subprocess.run([sys.executable, "script.py"], cwd=project, capture_output=True, text=True, check=True).stdout
+    assert "script.py" in found
+
+
+def test_what_editors_hide_in_a_package_is_none_of_its_code(project: Path):
+    write(project, {"edited/__init__.py": "class A: ...\n"})
+    first = code_of("edited:A")
+    write(project, {"edited/.ipynb_checkpoints/views-checkpoint.py": "X = 1\n"})
+    (project / "edited" / ".#__init__.py").symlink_to("somebody@somewhere.123")  # the lock of an editor
+    (project / "edited" / "gone.py").symlink_to("nowhere.py")
+    assert code_of("edited:A") == first
+
+
+@pytest.mark.parametrize("spoilt", [b"class A:\n    def", b"x = '\xe9'\n", b"x = 1\0\n"])
+def test_sources_that_python_would_not_read_any_more_are_taken_as_they_are(spoilt: bytes, project: Path):
+    write(project, {"spoilt.py": "class A: ...\n"})
+    first = code_of("spoilt:A")
+    (project / "spoilt.py").write_bytes(spoilt)
+    assert code_of("spoilt:A") != first
+    write(
+        project,
+        {"beside.py": "", "running.py": f"open('running.py', 'wb').write({spoilt!r})\n{SCRIPT.format(factor=1, returned=1, epochs=1)}"},
+    )
+    found = subprocess.run([sys.executable, "running.py"], cwd=project, capture_output=True, text=True, check=True).stdout
+    assert "running.py" in found
+
+
 @pytest.mark.parametrize("editable", [True, False])
 def test_only_an_installed_library_is_left_out_where_it_is_a_part(editable: bool, project: Path):
     """Of a network, a base class ...; what was chosen always counts, so that a release without other code costs nothing."""

@@ -85,9 +85,10 @@ def find_layout(root: Path, scan: FolderScan, named: Mapping[str, str]) -> Layou
     classes = scan.classes(train) if train else ()
     tests = [chosen["test"]] if "test" in chosen else [splits[kind] for kind in ("test", "val") if kind in splits]
     test = _choose_test(tests, classes, scan)
-    taken = {train, unlabeled, test}
-    beside = () if train == root else tuple(root / name for name in folders if root / name not in taken and holds_images(root / name))
-    return Layout(unlabeled or train or root, train, test, classes, beside)
+    taken = [folder for folder in (train, unlabeled, test) if folder]
+    others = [] if train == root else [root / name for name in folders]
+    beside = [other for other in others if not any(folder.is_relative_to(other) for folder in taken) and holds_images(other)]
+    return Layout(unlabeled or train or root, train, test, classes, tuple(beside))
 
 
 def check_images(folder: Path, scan: FolderScan) -> None:

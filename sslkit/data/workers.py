@@ -237,14 +237,15 @@ class _Reader(TorchDataset):
     def __init__(self, images: ImageSet) -> None:
         self.images = images
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, list[Told]] | Exception:
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, list[Told]] | BaseException:
         try:
             with blaming("reading images"):
                 return self.images.read(indices), torch.tensor(indices), _heard()
-        except Exception as error:  # handed over: raised in a worker, torch would wrap its message into the worker's traceback
+        # Handed over: raised in a worker, torch would wrap its message into the worker's traceback.
+        except (Exception, SystemExit) as error:
             return portable(error)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, list[Told]] | Exception:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, list[Told]] | BaseException:
         return self.__getitems__([index])
 
 

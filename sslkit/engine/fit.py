@@ -155,7 +155,8 @@ def _train(loop: _Loop) -> FitResult:
         _train_epoch(loop)
     loop.log.begin(epochs)  # a fit that was finished before is announced too: its last measurement comes again
     _save(loop)
-    measured = measure(loop.heldout, state, loop.context)
+    with blaming(lambda: _place(loop), lambda: _kept(loop)):
+        measured = measure(loop.heldout, state, loop.context)
     return FitResult(measured.metrics, state.step, measured.predictions, state.rollbacks)
 
 
@@ -167,7 +168,11 @@ def _train_epoch(loop: _Loop) -> None:
 
 def _place(loop: _Loop) -> str:
     state, part = loop.state, loop.context.part
-    return f"{f'part {part!r}, ' if part else ''}step {state.step + 1:,} (batch {state.batch + 1:,} of epoch {state.epoch + 1:,})"
+    if state.step and state.batch in (0, state.num_batches) and not state.begins_epoch:
+        where = f"after step {state.step:,}"
+    else:
+        where = f"step {state.step + 1:,} (batch {state.batch + 1:,} of epoch {state.epoch + 1:,})"
+    return f"part {part!r}, {where}" if part else where
 
 
 def _kept(loop: _Loop) -> str:
@@ -226,7 +231,7 @@ def _batches(loop: _Loop, order: Tensor) -> Iterator[Batch]:
         except SslkitError:
             _save(loop)
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if blame_of(error):  # of who reads images: nothing was drawn yet
                 _save(loop)
             raise

@@ -9,6 +9,7 @@ from typing import Any
 from sslkit.class_address import address_of
 from sslkit.engine.batch_source import BatchSource
 from sslkit.engine.training import Training
+from sslkit.errors import PluginError
 from sslkit.identity import CODE, plain, state_hash
 from sslkit.interfaces import Objective, RunContext
 from sslkit.source_code import SourceCode
@@ -32,5 +33,5 @@ def _options(objective: Objective) -> Iterator[tuple[str, Any]]:
     """The options that an objective keeps: dataclasses of plain values, as tasks are."""
     for name, value in vars(objective).items():
         if dataclasses.is_dataclass(value):
-            with suppress(TypeError, ValueError):
+            with suppress(TypeError, ValueError, PluginError):
                 yield name, json.loads(json.dumps(plain(value)))

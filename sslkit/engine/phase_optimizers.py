@@ -67,15 +67,24 @@ def _groups_of(objective: Objective) -> dict[str, list[dict[str, Any]]]:
         scale = finite_number(group.get("lr_scale", 1.0))
         if scale is None or scale < 0:
             raise _wrong_groups(objective, "has an lr_scale that is no rate", found=group["lr_scale"], allowed="0 or more")
-    return {phase: [{**group, "params": _in_a_list(group["params"])} for group in parts] for phase, parts in groups.items()}
+    return {phase: [{**group, "params": _in_a_list(group["params"], objective)} for group in parts] for phase, parts in groups.items()}
 
 
 def _wrong_groups(objective: Objective, problem: str, **facts: Any) -> PluginError:
     return PluginError(f"{provenance_of(type(objective))}: parameter_groups {problem}", **facts)
 
 
-def _in_a_list(parameters: Any) -> list[Any]:
-    return [parameters] if isinstance(parameters, Tensor) else list(parameters)
+def _in_a_list(parameters: Any, objective: Objective) -> list[Any]:
+    if isinstance(parameters, Tensor):
+        return [parameters]
+    try:
+        members = iter(parameters)
+    except TypeError:
+        members = iter([parameters])
+    found = list(members)
+    if not all(isinstance(_bare(parameter), Tensor) for parameter in found):
+        raise _wrong_groups(objective, "must give parameters under 'params'", found=parameters, allowed="a tensor, or several")
+    return found
 
 
 def _build(training: Training, phase: str, groups: list[dict[str, Any]], objective: Objective) -> Optimizer:
@@ -97,9 +106,9 @@ def _build(training: Training, phase: str, groups: list[dict[str, Any]], objecti
     return optimizer
 
 
-def _bare(parameter: Any) -> Tensor:
+def _bare(parameter: Any) -> Any:
     """Torch takes names and parameters in pairs, too."""
-    return parameter[1] if isinstance(parameter, tuple) else parameter
+    return parameter[1] if isinstance(parameter, tuple) and len(parameter) == 2 else parameter
 
 
 def _check_keys(groups: list[dict[str, Any]], optimizer: Optimizer, objective: Objective) -> None:

@@ -29,7 +29,9 @@ def test_the_moments_add_up():
     for moment, count in moments.items():
         assert [moment, str(count)] in rows(), moment
     assert moments.total() == sum(sum(found["kills"].values()) for found in VARIANTS.values())
-    assert f"{moments.total()} kills, {sum(VARIANTS['foreign']['kills'].values())} of them in a run of foreign plugins, 0 differences" in TEXT
+    assert (
+        f"{moments.total()} kills, {sum(VARIANTS['foreign']['kills'].values())} of them in a run of foreign plugins, 0 differences" in TEXT
+    )
 
 
 def test_nothing_was_lost_in_a_hundred_kills():

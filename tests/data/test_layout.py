@@ -125,6 +125,13 @@ def test_folders_beside_clear_splits_are_left_out_and_named_once(tmp_path):
     assert data.describe() == {"pretrain": f"1 images, in {tmp_path / 'train'}", "test": f"1 images, in {tmp_path / 'test'}"}
 
 
+def test_a_folder_that_a_named_split_lies_in_is_not_left_out(tmp_path):
+    make(tmp_path, "data/train/1.png", "data/held_out/2.png", "extra/3.png")
+    data = opened(tmp_path, train="data/train", test="data/held_out")
+    assert sizes(data) == {"pretrain": 1, "test": 1}
+    assert data.untold() == [f"folders of images that no split takes: {tmp_path / 'extra'}"]
+
+
 # --------------------------------------------------------------------------------------------------------- names of classes
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Café") for form in ("NFC", "NFD"))

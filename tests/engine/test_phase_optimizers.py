@@ -255,6 +255,16 @@ class Backwards(Grouped):
         return groups
 
 
+class NoParameters(Brightness):
+    def parameter_groups(self):
+        return {"main": [{"params": None}]}
+
+
+class Names(Brightness):
+    def parameter_groups(self):
+        return {"main": [{"params": [name for name, _ in self.named_parameters()][:1]}]}
+
+
 TEST = r" of test_phase_optimizers\.py: "
 
 
@@ -273,6 +283,8 @@ TEST = r" of test_phase_optimizers\.py: "
         ),
         (OtherPhase, r"parameter_groups must have one entry for each phase; found \['mian'\]; allowed: main$"),
         (NoDicts, r"parameter_groups must give each phase a list of dicts with the key 'params'; found "),
+        (NoParameters, r"parameter_groups must give parameters under 'params'; found None; allowed: a tensor, or several$"),
+        (Names, r"parameter_groups must give parameters under 'params'; found \['.*'\]; allowed: a tensor, or several$"),
         (
             Misspelt,
             r"parameter_groups has an unknown key; found 'lr_scal'; allowed: params, lr_scale, weight_decay, lr; did you mean 'lr_scale'\?$",
