@@ -1,6 +1,7 @@
 """Errors in code that is not sslkit's: whose it is, where in a run it failed, and the part of the traceback that concerns its author."""
 
 import copy
+import site
 import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,10 @@ from sslkit.events import Observer
 from sslkit.interfaces import Backbone, Dataset, Evaluator, ImageSet, Objective, OptimizerFactory, PretextTask, Schedule
 
 _ROLES = (PretextTask, Objective, Backbone, Evaluator, Dataset, ImageSet, OptimizerFactory, Optimizer, Schedule, Observer)
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_LIBRARIES = tuple(
+    {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    | {*site.getsitepackages(), site.getusersitepackages()}
+)
 
 Frame = tuple[str, int, str, str | None]
 """File, line, function and source, plain enough for any process: newer Pythons' own summaries hold code, which cannot be sent."""

@@ -39,11 +39,7 @@ def checked_evaluation(evaluator: Evaluator, evaluation: object, data: LabeledDa
         if len(prediction.targets) != len(data.test):
             what = f"prediction {name!r} must be of all {len(data.test)} test images"
             raise _broken(evaluator, what, stage, found=len(prediction.targets))
-        num_classes = prediction.logits.shape[1]
-        low, high = (int(value) for value in prediction.targets.aminmax())
-        if low < 0 or high >= num_classes:
-            what = f"the targets of prediction {name!r} must be columns of its logits"
-            raise _broken(evaluator, what, stage, found=f"{low} to {high}", allowed=f"0 to {num_classes - 1}")
+    check_targets(evaluator, evaluation.predictions, stage)
     return evaluation._replace(metrics=metrics)
 
 
@@ -68,6 +64,20 @@ def check_output(objective: Objective, output: object, phase: str, stage: str, *
             raise _broken(objective, f"metric {name!r} must be a Mean of scalars on the loss's device: Mean.of(x)", stage, found=found)
     for name, prediction in _named(objective, "predictions", output.predictions, stage).items():
         _check_prediction(objective, name, prediction, stage)
+
+
+def check_targets(owner: object, predictions: Mapping[str, Prediction], stage: str) -> None:
+    """Refuse predictions whose targets are none of the classes that their logits are of. Reads values: for what lies on the CPU.
+
+    Raises:
+        RunFailedError: names the first.
+    """
+    for name, prediction in predictions.items():
+        num_classes = prediction.logits.shape[1]
+        low, high = (int(value) for value in prediction.targets.aminmax())
+        if low < 0 or high >= num_classes:
+            what = f"the targets of prediction {name!r} must be columns of its logits"
+            raise _broken(owner, what, stage, found=f"{low} to {high}", allowed=f"0 to {num_classes - 1}")
 
 
 def check_means(objective: Objective, means: Mapping[str, float], stage: str, when: str) -> None:

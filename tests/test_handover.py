@@ -194,6 +194,7 @@ CHANGES: dict[str, Change] = {
     "name": lambda output, _train: output._replace(metrics={1: Mean(SCALAR, 1)}),
     "taken name": lambda output, _train: output._replace(metrics={"epoch": Mean(SCALAR, 1)}),
     "prediction": lambda output, _train: output._replace(predictions={"a": Prediction(SCALAR, SCALAR)}),
+    "target": lambda output, _train: output._replace(predictions={"a": Prediction(torch.zeros(4, 3), torch.tensor([0, 1, 2, 3]))}),
     "nan in training": lambda output, train: output._replace(metrics={"odd": Mean(SCALAR * math.nan if train else SCALAR, 1)}),
     "inf held out": lambda output, train: output._replace(metrics={"odd": Mean(SCALAR if train else SCALAR + math.inf, 1)}),
     "never counted": lambda output, _train: output._replace(metrics={"odd": Mean(SCALAR, 0), "even": Mean.of(torch.arange(4))}),
@@ -268,6 +269,7 @@ def train(task: PretextTask, folder: Path | None, schedule: Schedule | None = No
         ("name", r"the names of metrics must be strings; found 1$"),
         ("taken name", r"no metric may be called 'epoch', as something else in the log is$"),
         ("prediction", r"prediction 'a' must be a Prediction of logits"),
+        ("target", r"the targets of prediction 'a' must be columns of its logits; found '0 to 3'; allowed: 0 to 2$"),
         ("nan in training", r"metric 'odd' must be finite, and is nan in the steps up to 1$"),
         ("inf held out", r"metric 'odd' must be finite, and is inf on held-out images after 3 steps$"),
     ],
@@ -279,7 +281,7 @@ def test_a_step_output_that_is_none_ends_the_stage_in_a_line(change: str, messag
     assert files(tmp_path)[ARTIFACT][0]["status"] == "running"
     lines = read_metrics(tmp_path / METRICS)
     assert all(math.isfinite(value) for line in lines for value in line.values() if isinstance(value, float))
-    assert len(lines) == (3 if change == "inf held out" else 0)
+    assert len(lines) == (3 if change in ("inf held out", "target") else 0)
 
 
 def test_what_was_never_counted_is_left_out_and_integers_are_means(tmp_path: Path):

@@ -15,7 +15,7 @@ from sslkit.engine.randomness import derive_seed, global_seed, make_generator
 from sslkit.engine.state import TrainState
 from sslkit.errors import DivergedError, RunInterruptedError
 from sslkit.events import HeldoutEnd
-from sslkit.handover import check_means, check_output
+from sslkit.handover import check_means, check_output, check_targets
 from sslkit.interfaces import Mean, Prediction, RunContext
 
 
@@ -64,5 +64,7 @@ def measure(heldout: BatchSource | None, state: TrainState, context: RunContext)
         where = f"after {state.step} steps, learning rate {state.learning_rate:.4g}"
         raise DivergedError(f"the loss on held-out images is {metrics['loss']} {where}", fix=REMEDY)
     check_means(objective, metrics, context.stage, f"on held-out images after {state.step} steps")
+    predictions = gathered.read()
+    check_targets(objective, predictions, context.stage)
     context.emit(HeldoutEnd(stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, metrics=metrics))
-    return Measured(metrics, gathered.read())
+    return Measured(metrics, predictions)
