@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, g
 from weakref import WeakKeyDictionary
 
 from sslkit.errors import OptionError
+from sslkit.misspelling import Contract
 
 ARRAYS: dict[Any, Callable[[list], Any]] = {
     tuple: tuple,
@@ -98,6 +99,15 @@ def find_misfit(annotation: Any, value: object, path: str) -> Misfit | None:
     return Misfit(path, words if finite or annotation is not float else "finite", value, _remedy(annotation, value))
 
 
+def check_arguments(function: Callable[..., Any], **given: object) -> None:
+    """Refuse arguments of a function that their annotations do not allow.
+
+    Raises:
+        OptionError: names the argument.
+    """
+    _refuse_misfits(_hints(function), given)
+
+
 class Checked:
     """Options that pass the same door in Python as in a recipe: what the annotation of an option does not allow is refused.
 
@@ -117,23 +127,27 @@ def check_options(cls: type, options: Mapping[str, object]) -> None:
     Raises:
         OptionError: names the option.
     """
-    hints = _hints(cls)
+    _refuse_misfits(_hints(cls), options)
+
+
+def _refuse_misfits(hints: Mapping[str, Any], options: Mapping[str, object]) -> None:
     for name, value in options.items():
         if name in hints and (misfit := find_misfit(hints[name], value, name)):
             raise OptionError(misfit.path, f"must be {misfit.words}", found=misfit.found, fix=misfit.fix)
 
 
-_HINTS: WeakKeyDictionary[type, dict[str, Any]] = WeakKeyDictionary()
+_HINTS: WeakKeyDictionary[Callable[..., Any], dict[str, Any]] = WeakKeyDictionary()
 
 
-def _hints(cls: type) -> dict[str, Any]:
-    """The annotations of a class's options; none where they cannot be read, which a recipe would say."""
-    if cls not in _HINTS:
+def _hints(source: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a class's options, or of a function; none where they cannot be read, which a recipe would say."""
+    if source not in _HINTS:
+        plain = not isinstance(source, type) or dataclasses.is_dataclass(source)
         try:
-            _HINTS[cls] = get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__, include_extras=True)
+            _HINTS[source] = get_type_hints(source if plain else source.__init__, include_extras=True)
         except Exception:
-            _HINTS[cls] = {}
-    return _HINTS[cls]
+            _HINTS[source] = {}
+    return _HINTS[source]
 
 
 def _union_misfit(members: Sequence[Any], value: object, path: str) -> Misfit | None:
@@ -157,7 +171,8 @@ def _table_misfit(annotation: Any, value: object, path: str) -> Misfit | None:
 def _array_misfit(annotation: Any, value: object, path: str) -> Misfit | None:
     items = get_args(annotation) or (Any, ...)
     fixed = get_origin(annotation) is tuple and ... not in items
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence | Set):
+    unordered = (get_origin(annotation) or annotation) in (set, frozenset, Set)
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence | Set if unordered else Sequence):
         noun = "strings" if bare(items[0]) is str else WORDS.get(bare(items[0]), ("", "values"))[1]
         return Misfit(path, f"a tuple of {noun}", value, f"write ({value!r},)" if isinstance(value, str | int | float) else "")
     if fixed and len(value) != len(items):
@@ -170,15 +185,23 @@ def _array_misfit(annotation: Any, value: object, path: str) -> Misfit | None:
 def _remedy(annotation: Any, value: object) -> str:
     if type(value).__module__ == "numpy" and annotation in (int, float, bool):
         return f"write {annotation.__name__}(...) around a number of numpy"
-    named = isinstance(value, str) and isinstance(annotation, type) and issubclass(annotation, Checked)
-    return "a name is for recipes: in Python, hand over an object" if named else ""
+    if not _is_class_of_ours(annotation):
+        return ""
+    if isinstance(value, type) and issubclass(value, annotation):
+        return f"make an object of it: {value.__name__}(...)"
+    return "a name is for recipes: in Python, hand over an object" if isinstance(value, str) else ""
+
+
+def _is_class_of_ours(annotation: Any) -> bool:
+    """Whether a recipe writes such a value as a table."""
+    return isinstance(annotation, type) and (dataclasses.is_dataclass(annotation) or issubclass(annotation, (Checked, Contract)))
 
 
 def _simple_words(annotation: Any) -> str:
     """What is allowed by an annotation that is no container; empty for types that no recipe knows."""
     if choices := choices_of(annotation):
         return " or ".join(map(repr, choices))
-    if isinstance(annotation, type) and (dataclasses.is_dataclass(annotation) or issubclass(annotation, Checked)):
+    if _is_class_of_ours(annotation):
         return f"an object of the class {annotation.__name__}"
     return "None" if annotation is types.NoneType else WORDS[annotation][0] if annotation in WORDS else ""
 

@@ -237,8 +237,8 @@ def _rebuild(record: Mapping[str, Any], folder: Path, allow_code: bool) -> Backb
     spec, options = record["class"], record["options"]
     if options is None:
         raise ArtifactError(
-            f"{folder}: the backbone {spec} was made in Python, and its options are not known",
-            fix="pass an equal one: load_backbone(path, backbone=...)",
+            f"{folder}: the backbone {spec} was made in Python, by a script or with arguments that no recipe could hold",
+            fix="pass an equal one: load_backbone(path, backbone=...); one whose class lies in a module of its own is built again",
         )
     image = record["image"]
     catalog = load_catalog(allow_code=allow_code)

@@ -83,6 +83,18 @@ def blaming(place: Callable[[], str] | str = "", consequence: Callable[[], str] 
         raise
 
 
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Let what a plugin's code refuses on purpose, while it works, say where and whose it is; its class stays, and with it the exit code."""
+    try:
+        yield
+    except SslkitError as error:
+        *_, (last, _) = walk_tb(error.__traceback__)
+        if _is_foreign(last) or _owner(last):
+            error.args = (f"{place}: {_culprit(error.__traceback__)[0]}: {error}",)
+        raise
+
+
 def blame_of(error: BaseException) -> Blame | None:
     """The note that an error carries."""
     return next((note for note in getattr(error, "__notes__", ()) if isinstance(note, Blame)), None)
@@ -130,11 +142,20 @@ def _culprit(trace: TracebackType | None) -> tuple[str, tuple[Frame, ...]]:
     else:
         frame = next((frame for frame, _ in stack if _is_foreign(frame)), None)
         if frame is None:
-            return "", ()
+            return _failed_optimizer(stack), ()
         culprit, package = f"{frame.f_code.co_qualname} in {Path(frame.f_code.co_filename).name} failed", package_of(_module(frame))
     below = stack[next(place for place, (each, _) in enumerate(stack) if each is frame) :]
     own = [(each, line) for each, line in below if package_of(_module(each)) == package or _is_foreign(each)]
     return culprit, tuple((each.filename, each.lineno or 0, each.name, each.line) for each in StackSummary.extract(iter(own)))
+
+
+def _failed_optimizer(stack: list[tuple[FrameType, int]]) -> str:
+    """An optimiser of torch's that a plugin may have built: sslkit has not called it wrongly. Empty for any other error."""
+    for frame, _ in reversed(stack):
+        optimizer = frame.f_locals.get("self")
+        if isinstance(optimizer, Optimizer):
+            return f"{provenance_of(type(optimizer))} failed in {frame.f_code.co_name}"
+    return ""
 
 
 def _owner(frame: FrameType) -> type | None:

@@ -2,15 +2,14 @@
 
 import inspect
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
-from sslkit.class_address import one_line, provenance_of
 from sslkit.errors import SslkitWarning
+from sslkit.misspelling import Contract
 
 
 class _ReadOnly(dict[str, float]):
@@ -119,7 +118,7 @@ class StageEnd(Event):
     seconds: float
 
 
-class Observer(ABC):
+class Observer(Contract):
     """Watches a run: a progress bar, a log file, TensorBoard. Concrete observers are frozen dataclasses of options.
 
     An observer that raises is left out from there on, with a notice: watching a run never takes it down.
@@ -140,40 +139,6 @@ class Record(Observer):
     """An observer that is part of the run: it keeps what is left of it, or passes events on. What goes wrong in it is an error of the run."""
 
 
-class Observers(Record):
-    """Passes events on to several observers. One that raises is left out from there on, and the run goes on.
-
-    Args:
-        observers: who is told; another ``Observers`` among them sees to its own notices.
-    """
-
-    shows_notices = True
-
-    def __init__(self, observers: Iterable[Observer] = ()) -> None:
-        self._observers = list(observers)
-
-    def observe(self, event: Event) -> None:
-        """See :class:`Observer`.
-
-        Raises:
-            StorageError: a record could not be written.
-        """
-        for observer in list(self._observers):
-            try:
-                with nullcontext() if _is_own(observer) else _drawing_apart():
-                    observer.observe(event)
-            except KeyboardInterrupt:  # the user wants to stop at once
-                raise
-            except BaseException as error:  # also one that exits
-                if isinstance(observer, Record):
-                    raise
-                self._observers.remove(observer)
-                failed = f"{provenance_of(type(observer))} failed at {type(event).__name__} and is left out: {one_line(error)}"
-                self.observe(Notice(stage=event.stage, message=f"observer {failed}"))
-        if isinstance(event, Notice) and not any(observer.shows_notices for observer in self._observers):
-            warn(event.message)
-
-
 def warn(message: str) -> None:
     """A notice where no observer listens: a Python warning about the first line that is not sslkit's."""
     frame, level = inspect.currentframe(), 0
@@ -182,23 +147,10 @@ def warn(message: str) -> None:
     warnings.warn(message, SslkitWarning, stacklevel=level + 1)
 
 
-def _is_own(observer: Observer) -> bool:
-    """Whether it is sslkit's, which draws nothing: to keep and restore generators in every step takes time."""
-    return type(observer).__module__.partition(".")[0] == "sslkit"
-
-
-@contextmanager
-def _drawing_apart() -> Iterator[None]:
-    """Let an observer draw from torch's global generators without moving what training draws from them, such as dropout."""
-    import torch  # noqa: PLC0415 - listing recipes needs no torch, and there are events only in a run
-
-    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
-        yield
-
-
 Emit = Callable[[Event], None]
 
 
 def tell_nobody(event: Event) -> None:
     """Tell nobody; notices become Python warnings."""
-    Observers().observe(event)
+    if isinstance(event, Notice):
+        warn(event.message)

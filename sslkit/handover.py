@@ -3,7 +3,7 @@
 A check that passes reads no value of a tensor on a GPU.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -158,6 +158,18 @@ def check_schedule(schedule: Schedule, num_epochs: float) -> None:
             raise PluginError(what, found=f"{forwards[epoch]:.6g}, then {again:.6g} after epoch {epoch:.4g} of {num_epochs:g}")
 
 
+def checked_notes(schedule: Schedule, num_epochs: float) -> tuple[str, ...]:
+    """What ``notes`` returned.
+
+    Raises:
+        PluginError: it is no sequence of sentences.
+    """
+    notes: object = schedule.notes(num_epochs)
+    if isinstance(notes, str) or not isinstance(notes, Sequence) or not all(isinstance(note, str) for note in notes):
+        raise PluginError(f"{provenance_of(type(schedule))}: notes must return a tuple of sentences", found=notes)
+    return tuple(notes)
+
+
 def scheduled_value(objective: Objective, name: str, value: object, progress: float, stage: str) -> float:
     """One of the values of ``Objective.schedules``.
 
@@ -184,8 +196,8 @@ def _named(owner: object, what: str, values: object, stage: str) -> Mapping[str,
     if not isinstance(values, Mapping):
         raise _broken(owner, f"{what} must be a dict", stage, found=values)
     for name in values:
-        if not isinstance(name, str):
-            raise _broken(owner, f"the names of {what} must be strings", stage, found=name)
+        if not isinstance(name, str) or not name or not name.isprintable():
+            raise _broken(owner, f"the names of {what} must be strings in one line", stage, found=name)
     return values
 
 

@@ -7,7 +7,7 @@ method does differently, it does by overriding a method of ``Objective``. Everyt
 Shapes: N images in a batch, C channels, H rows, W columns, D features, L tokens, K classes of a pretext task.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -252,6 +252,8 @@ class Backbone(nn.Module, Contract):
 
     def __init__(self, image: ImageSpec) -> None:
         super().__init__()
+        if not isinstance(image, ImageSpec):
+            raise BackboneError(f"{type(self).__name__} is built for an ImageSpec", found=type(image).__name__, fix="pass data.image()")
         self.image = image
         shape = (1, image.num_chs, 1, 1)
         self.register_buffer("mean", torch.tensor(image.mean).reshape(shape), persistent=False)
@@ -294,12 +296,16 @@ class Backbone(nn.Module, Contract):
             (N, C, H, W) float32 in the spec's colour, normalised with the spec's mean and std.
 
         Raises:
-            BackboneError: the number of channels fits no colour, or float images lie outside [0, 1]. Only until some have passed, and anew
+            BackboneError: they are no tensor of these types, the number of channels fits no colour, or float images lie outside [0, 1]. Only until some have passed, and anew
                 after ``train()`` and ``eval()``.
         """
+        if not isinstance(images, Tensor):
+            raise BackboneError("images must be a tensor", found=type(images).__name__)
         if images.is_floating_point():
             self._check_range(images)
             x = images.float()
+        elif images.dtype != torch.uint8:
+            raise BackboneError("images must be uint8, or floats in [0, 1]", found=str(images.dtype).removeprefix("torch."))
         else:
             x = images.float() / 255.0
         return (_to_color(x, self.image.color) - self.mean) / self.std
@@ -711,7 +717,7 @@ class Evaluator(Checked, Contract):
 # -------------------------------------------------------------------------------------------------------------- training
 
 
-class OptimizerFactory(Checked, ABC):
+class OptimizerFactory(Checked, Contract):
     """The options of an optimiser (``optimizer`` in a recipe); a final frozen dataclass with a field ``lr``."""
 
     @abstractmethod
@@ -727,7 +733,7 @@ class OptimizerFactory(Checked, ABC):
         """
 
 
-class Schedule(Checked, ABC):
+class Schedule(Checked, Contract):
     """How the learning rate changes (``schedule`` in a recipe): a pure function of the epoch; a final frozen dataclass."""
 
     @abstractmethod

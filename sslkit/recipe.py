@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sslkit.blame import blame_of
+from sslkit.blame import blame_of, blaming
 from sslkit.catalog import Catalog
 from sslkit.class_address import one_line
 from sslkit.engine.training import Training
 from sslkit.errors import RecipeError, SslkitError, did_you_mean
 from sslkit.events import Observer, warn
+from sslkit.handover import checked_notes
 from sslkit.interfaces import Dataset
 from sslkit.options import build
 from sslkit.plugins import load_catalog
@@ -171,7 +172,9 @@ def _stage_notes(stage: Stage) -> Iterator[str]:
         yield f"{path}.evaluate_every: {stage.evaluate_every} of {stage.training.epochs} epochs: measured at the end alone"
     training, path = (stage.training, path) if isinstance(stage, PretrainStage) else (stage.evaluator, f"{path}.evaluator")
     if isinstance(training, Training):
-        yield from (f"{path}.schedule.{note}" for note in training.schedule.notes(training.epochs))
+        path = f"{path}.schedule"
+        with blaming(path):
+            yield from (f"{path}.{note}" for note in checked_notes(training.schedule, training.epochs))
 
 
 def _parsed(variant: Variant, data: Dataset, catalog: Catalog) -> StageParser:

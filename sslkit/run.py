@@ -12,8 +12,9 @@ from sslkit.artifacts import ARTIFACT, BackboneRecord, write_json
 from sslkit.data.opened import OpenedDataset
 from sslkit.disk import make_folder, refuse_links, remove_temporary, writing
 from sslkit.errors import ArtifactError, RunInterruptedError, StorageError
-from sslkit.events import DataFound, Event, Notice, Observer, Observers, Record
+from sslkit.events import DataFound, Event, Notice, Observer, Record
 from sslkit.networks import begun_with
+from sslkit.observers import Observers
 from sslkit.preflight import check, fetch_weights
 from sslkit.recipe import Recipe
 from sslkit.recipe_stages import BEGINNINGS, PretrainStage, Stage

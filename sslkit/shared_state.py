@@ -147,3 +147,6 @@ _SETTINGS = (
     _Setting("Python's global generator", random.getstate, random.setstate),
     _Setting("the working directory", _folder, lambda value: value and os.chdir(value)),
 )
+
+GENERATORS = frozenset(setting.name for setting in _SETTINGS if setting.name.endswith("global generator"))
+"""Whoever draws moves them."""

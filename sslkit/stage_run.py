@@ -27,16 +27,17 @@ from sslkit.artifacts import (
     save_predictions,
     write_json,
 )
-from sslkit.blame import blaming
+from sslkit.blame import blaming, naming
 from sslkit.disk import make_folder, refuse_links, remove, remove_temporary
 from sslkit.engine.breakdown import explaining_breakdown
 from sslkit.engine.device import Runtime, configured, describe_device
 from sslkit.environment import describe_environment, timestamp
 from sslkit.errors import ArtifactError
-from sslkit.events import Notice, Observer, Observers, StageEnd, StageSkipped, StageStart
+from sslkit.events import Notice, Observer, StageEnd, StageSkipped, StageStart
 from sslkit.identity import CODE, differences, fingerprint, plain, state_hash
 from sslkit.interfaces import Backbone, Prediction, RunContext
 from sslkit.metrics_log import MetricsLog
+from sslkit.observers import Observers
 from sslkit.stopping import stoppable
 
 Kind = Literal["pretrain", "evaluate"]
@@ -111,14 +112,14 @@ class StageRun:
 
     def run(self, backbone: Backbone, identity: Mapping[str, Any], work: Work, *, skipped: tuple[str, ...]) -> StageResult:
         """Do the work unless it is done; go on where it was interrupted; leave the artifact."""
-        with blaming(f"stage {self.name!r}"):
+        with blaming(f"stage {self.name!r}"), naming(f"stage {self.name!r}"):
             return self._run(backbone, identity, work, skipped=skipped)
 
     def _run(self, backbone: Backbone, identity: Mapping[str, Any], work: Work, *, skipped: tuple[str, ...]) -> StageResult:
         record, identity = self._identify(backbone, identity)
         mark = fingerprint(identity)
         log = [] if self.folder is None else [MetricsLog(self.folder / METRICS)]
-        observers = Observers([*log, *self.observers])
+        observers = Observers([*log, Observers(self.observers)])
         artifact = self._open(identity, mark)
         if artifact.get("status") == "finished":
             observers.observe(StageSkipped(stage=self.name, metrics=artifact["metrics"]))

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sslkit.annotations import check_arguments
 from sslkit.artifacts import save_module, weights_path
 from sslkit.data.duplicates import Duplicates
 from sslkit.data.loader import Loader
@@ -61,12 +62,12 @@ def pretrain(
         backbone: built for ``task.image_spec(data.image())``; it is copied, not changed.
         data: its ``pretrain`` images are trained on; its ``test`` images, where it has any, measure the pretext task.
         training: epochs, batch size, optimiser, schedule, augmentation.
-        evaluate_every: epochs between measurements on held-out images; None: ten times over the run.
+        evaluate_every: epochs between measurements on held-out images, 1 or more; None: ten times over the run.
         snapshot_epochs: epochs after which the network is kept too, 0 for the untrained one; needs ``output``.
         name: of the stage; part of every random seed.
         output: the stage's folder: checkpoints, metrics, the artifact. A finished stage in it is not repeated, an interrupted one
             goes on. None keeps nothing.
-        seed: of all randomness.
+        seed: of all randomness, 0 or more.
         runtime: device, precision and the like.
         observers: told of every event.
         should_stop: asked after every step, and after every batch that is only measured.
@@ -78,6 +79,10 @@ def pretrain(
     Raises:
         SslkitError: the kind says what is wrong.
     """
+    check_arguments(
+        pretrain, task=task, backbone=backbone, training=training, evaluate_every=evaluate_every, name=name, seed=seed, runtime=runtime
+    )
+    _check_counts(seed=(seed, 0), evaluate_every=(evaluate_every, 1))
     training = training or Training()
     data = data if isinstance(data, OpenedDataset) else OpenedDataset(data)
     images = data.load("pretrain")
@@ -138,6 +143,8 @@ def evaluate(
         RunFailedError: the evaluator is frozen, and yet the backbone changed; or it wrote into the images or labels.
         SslkitError: the kind says what is wrong.
     """
+    check_arguments(evaluate, evaluator=evaluator, backbone=backbone, name=name, seed=seed, runtime=runtime)
+    _check_counts(seed=(seed, 0))
     data = data if isinstance(data, OpenedDataset) else OpenedDataset(data)
     labeled = evaluation_data(evaluator, data)
     check_requirements(evaluator.requires, backbone, type(evaluator).__name__)
@@ -153,6 +160,12 @@ def evaluate(
     work = partial(_evaluate, evaluator, labeled, data)
     with _known_again(data), decoding_with(runtime.num_workers):
         return stage.run(backbone, identity, work, skipped=labeled.train.skipped + labeled.test.skipped)
+
+
+def _check_counts(**counts: tuple[int | None, int]) -> None:
+    for name, (count, least) in counts.items():
+        if count is not None and count < least:
+            raise OptionError(name, "is too small", found=count, allowed=f"{least} or more")
 
 
 def evaluation_data(evaluator: Evaluator, data: OpenedDataset) -> LabeledData:

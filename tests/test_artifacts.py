@@ -111,7 +111,8 @@ def test_a_backbone_made_in_python_is_read_into_an_equal_one(tmp_path: Path):
     folder = leave(tmp_path / "pretrain", tiny(), CODE, None)
     with pytest.raises(
         ArtifactError,
-        match=r"TinyConv was made in Python, and its options are not known; pass an equal one: load_backbone\(path, backbone=\.\.\.\)$",
+        match=r"TinyConv was made in Python, by a script or with arguments that no recipe could hold; "
+        r"pass an equal one: load_backbone\(path, backbone=\.\.\.\); one whose class lies in a module of its own is built again$",
     ):
         load_backbone(folder, allow_code=True)
     mine = tiny(seed=2)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sslkit import cli, load_recipe, run_recipe
+from sslkit import OptionError, cli, load_recipe, run_recipe
 from sslkit.blame import blame_of, blaming, portable
 from tests.plugin_site import Site
 from tests.recipes import SMALL
@@ -22,6 +22,9 @@ from sslkit_rotnet.task import RotNet
 def boom():
     raise KeyError("boom")
 
+def refuse():
+    raise OptionError("depth", "is bad", found=3, allowed="4")
+
 def leave():
     raise SystemExit(3)
 
@@ -32,7 +35,7 @@ def failing(objective, method):
         return objective
     def broken(self, *arguments, **options):
         if method != "make_test_views" or not options["train"]:
-            boom()
+            refuse() if method == "on_before_step" else boom()
         return super(type(self), self).make_views(*arguments, **options)
     name = "make_views" if method == "make_test_views" else method
     broken.__code__ = broken.__code__.replace(co_name=name)
@@ -55,6 +58,10 @@ class Task(RotNet):
             torch.nn.Linear("five", 1)
         return failing(super().build_objective(backbone, data), self.method)
 
+def sparse(groups):
+    return torch.optim.SparseAdam([{**group, "params": list(group["params"])} for group in groups], lr=0.1)
+
+
 class Stepping(torch.optim.SGD):
     def step(self, closure=None):
         boom()
@@ -64,7 +71,7 @@ class Factory(OptimizerFactory):
     method: str = "step"
 
     def build(self, groups):
-        return boom() if self.method == "build" else Stepping(groups, lr=0.1)
+        return boom() if self.method == "build" else sparse(groups) if self.method == "sparse" else Stepping(groups, lr=0.1)
 
 @dataclass(frozen=True, kw_only=True)
 class Falling(Schedule):
@@ -237,6 +244,24 @@ def test_in_python_the_error_keeps_its_type_and_says_the_same(site: Site, tmp_pa
     (note,) = caught.value.__notes__
     assert note.startswith("stage 'pretrain', step 1 (batch 1 of epoch 1): Failing of ")
     assert note.endswith("failed in forward: KeyError: 'boom'; there is no checkpoint yet")
+
+
+def test_what_a_plugin_refuses_late_says_where_it_did_and_stays_what_it_is(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("SSLKIT_DISABLE_PLUGINS")
+    site.install("foo", PLUGIN, module="foo_tasks")
+    (tmp_path / "small.toml").write_text(SMALL)
+    recipe = load_recipe(tmp_path / "small.toml", [TASK.format("on_before_step")], allow_code=True)
+    message = r"^stage 'pretrain': Failing of [^:]* failed in on_before_step: depth: is bad; found 3; allowed: 4$"
+    with pytest.raises(OptionError, match=message) as caught:
+        run_recipe(recipe, output=tmp_path / "run")
+    assert caught.value.option == "depth"
+
+
+def test_an_optimizer_of_torchs_that_cannot_do_with_the_gradients_is_named(command: Callable[..., list[str]]):
+    lines = command("stages.pretrain.optimizer={ name = 'foo_tasks:Factory', method = 'sparse' }")
+    assert len(lines) == 1
+    assert lines[0].startswith("error: stage 'pretrain', step 1 (batch 1 of epoch 1): SparseAdam of torch ")
+    assert " failed in step: RuntimeError: SparseAdam does not support dense gradients" in lines[0]
 
 
 def test_an_error_of_sslkit_itself_keeps_its_traceback_and_says_so(command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch):

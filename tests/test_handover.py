@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -41,9 +42,10 @@ from sslkit import (
 from sslkit.artifacts import ARTIFACT, METRICS
 from sslkit.class_address import provenance_of
 from sslkit.engine.device import Runtime
-from sslkit.events import Event, Observers, Record, StepEnd
-from sslkit.handover import RESERVED_METRICS
+from sslkit.events import Event, Record, StepEnd
+from sslkit.handover import RESERVED_METRICS, checked_notes
 from sslkit.metrics_log import MetricsLog, read_metrics
+from sslkit.observers import Observers
 from sslkit.plain_values import finite_number
 from sslkit_rotnet import RotNet
 from tests.evaluators.labeled import arrays, network
@@ -86,6 +88,7 @@ REPORTS: dict[str, Any] = {
     "several": Evaluation({"accuracy": torch.ones(2)}),
     "complex": Evaluation({"accuracy": 1j}),
     "name": Evaluation({3: 1.0}),
+    "line break": Evaluation({"a\nb": 1.0}),
     "list": Evaluation([("accuracy", 1.0)]),
     "dict": {"accuracy": 1.0},
     "nothing": None,
@@ -145,7 +148,8 @@ def test_numbers_of_any_library_arrive_as_floats(report: str, metrics: dict[str,
         ("bool", r"metric 'accuracy' must be a finite number; found True$"),
         ("several", r"metric 'accuracy' must be a finite number; found tensor\(\[1\., 1\.\]\)$"),
         ("complex", r"metric 'accuracy' must be a finite number; found 1j$"),
-        ("name", r"the names of metrics must be strings; found 3$"),
+        ("name", r"the names of metrics must be strings in one line; found 3$"),
+        ("line break", r"the names of metrics must be strings in one line; found 'a\\nb'$"),
         ("list", r"metrics must be a dict; found \[\('accuracy', 1\.0\)\]$"),
         ("dict", r"evaluate must return an Evaluation; found \{'accuracy': 1\.0\}$"),
         ("nothing", r"evaluate must return an Evaluation; found None$"),
@@ -266,7 +270,7 @@ def train(task: PretextTask, folder: Path | None, schedule: Schedule | None = No
         ("number of text", r"metric 'top1' must be a Mean of scalars .*; found \('torch\.float32 \(\) on cpu', 'str'\)$"),
         ("number without end", r"metric 'top1' must be a Mean of scalars .*"),
         ("on another device", r"metric 'top1' must be a Mean of scalars .*; found \('torch\.float32 \(\) on meta', 'int'\)$"),
-        ("name", r"the names of metrics must be strings; found 1$"),
+        ("name", r"the names of metrics must be strings in one line; found 1$"),
         ("taken name", r"no metric may be called 'epoch', as something else in the log is$"),
         ("prediction", r"prediction 'a' must be a Prediction of logits"),
         ("target", r"the targets of prediction 'a' must be columns of its logits; found '0 to 3'; allowed: 0 to 2$"),
@@ -379,6 +383,19 @@ def test_a_rate_that_is_none_is_refused_before_the_first_step(value: str, messag
     with pytest.raises(PluginError, match=rf"^OddSchedule{HERE}{message}"):
         train(OddTask(), None, OddSchedule(value=value), observers=[Noting(events)])
     assert not any(isinstance(event, StepEnd) for event in events)
+
+
+@pytest.mark.parametrize("notes", ["one sentence", None, [1]], ids=repr)
+def test_notes_of_a_schedule_are_sentences(notes: object):
+    class Noted(Schedule):
+        def scale(self, epoch: float, num_epochs: float) -> float:
+            return 1.0
+
+        def notes(self, num_epochs: float) -> Any:
+            return notes
+
+    with pytest.raises(PluginError, match=rf"Noted{HERE}notes must return a tuple of sentences; found {re.escape(repr(notes))}$"):
+        checked_notes(Noted(), 2)
 
 
 @pytest.mark.parametrize("value", ["counted", "drawn"])

@@ -172,6 +172,19 @@ def test_uint8_images_need_no_check():
         backbone.prepare(torch.full((1, 3, 4, 6), 7.0))
 
 
+@pytest.mark.parametrize("images", [torch.zeros(1, 3, 4, 6, dtype=torch.int64), torch.zeros(1, 3, 4, 6, dtype=torch.bool)])
+def test_other_integers_are_refused(images: Tensor):
+    with pytest.raises(BackboneError, match=rf"^images must be uint8, or floats in \[0, 1\]; found '{str(images.dtype).split('.')[1]}'$"):
+        Pyramid(RGB).prepare(images)
+
+
+def test_what_is_no_tensor_and_no_spec_is_refused():
+    with pytest.raises(BackboneError, match=r"^images must be a tensor; found 'list'$"):
+        Pyramid(RGB).embed([[0.5]])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(BackboneError, match=r"^Pyramid is built for an ImageSpec; found 'Tensor'; pass data\.image\(\)$"):
+        Pyramid(torch.zeros(1, 3, 4, 6))  # pyright: ignore[reportArgumentType]
+
+
 def test_statistics_are_no_part_of_the_state():
     assert Pyramid(RGB).state_dict() == {}
 

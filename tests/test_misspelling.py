@@ -1,7 +1,19 @@
 import pytest
 from torch import nn
 
-from sslkit import Backbone, Dataset, Evaluator, ImageSet, Objective, PluginError, PretextTask, load_catalog
+from sslkit import (
+    Backbone,
+    Dataset,
+    Evaluator,
+    ImageSet,
+    Objective,
+    Observer,
+    OptimizerFactory,
+    PluginError,
+    PretextTask,
+    Schedule,
+    load_catalog,
+)
 from sslkit.catalog import KINDS
 from sslkit.data.opened import OpenedDataset
 from sslkit.engine.objective_check import check_objective
@@ -10,8 +22,9 @@ from tests.contract.families import FAMILIES
 from tests.data.test_validation import Foreign, Lazy
 from tests.evaluators.labeled import network
 
+CONTRACT_CLASSES = (Backbone, Dataset, Evaluator, ImageSet, Objective, Observer, OptimizerFactory, PretextTask, Schedule)
 EVENTS = ["on_epoch_start", "on_before_step", "on_after_step"]
-CONTRACTS = {contract.__name__: contract for contract in (Backbone, Dataset, Evaluator, ImageSet, Objective, PretextTask)}
+CONTRACTS = {contract.__name__: contract for contract in CONTRACT_CLASSES}
 
 
 class Quiet(Objective):
@@ -47,6 +60,10 @@ def _method(_self: object) -> None:
         ("Backbone", "mask_encode", "masked_encode"),
         ("Backbone", "capabilites", "capabilities"),
         ("Dataset", "is_available", "available"),
+        ("Observer", "shows_notice", "shows_notices"),
+        ("Observer", "obsreve", "observe"),
+        ("Schedule", "scales", "scale"),
+        ("OptimizerFactory", "builds", "build"),
     ],
 )
 def test_a_name_that_nearly_is_the_contracts_is_refused(contract: str, name: str, meant: str):

@@ -17,6 +17,7 @@ from sslkit import (
     ImageSet,
     ImageSpec,
     LinearProbe,
+    MLPProbe,
     OptimizerFactory,
     PluginError,
     RecipeError,
@@ -118,7 +119,7 @@ CATALOG = Catalog.of(
     backbones={"tiny": TinyConv, "tokens": TinyTokens, "nin": NIN, "fetching": Fetching, "reading": Reading},
     datasets={"somewhere": Somewhere, "digits": Digits},
     schedules={"sinking": Sinking},
-    evaluators={"linear_probe": LinearProbe, "finetune": FineTune, "semi_supervised": SemiSupervised},
+    evaluators={"linear_probe": LinearProbe, "mlp_probe": MLPProbe, "finetune": FineTune, "semi_supervised": SemiSupervised},
 )
 PROBE = {"name": "linear_probe", "layers": ["stem", "body"], "batch_size": 8}
 
@@ -204,6 +205,10 @@ def test_backbones_are_built_without_weights():
         (
             {"pretrain": pretrain(batch_size=31)},
             "stages.pretrain.batch_size: is larger than the data (30 images); found 31; allowed: 1 to 30",
+        ),
+        (
+            {"pretrain": pretrain(), "probe": {"weights": "pretrain", "evaluator": {**PROBE, "name": "mlp_probe", "batch_size": 1}}},
+            "stages.probe.evaluator.batch_size: is too small for a head with BatchNorm; found 1; allowed: 2 or more",
         ),
         (
             {"probe": probe("random", batch_size=31)},

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from torch import nn
 
 from sslkit import (
     KNN,
@@ -33,6 +34,8 @@ from sslkit import (
     SemiSupervised,
     Step,
     Training,
+    evaluate,
+    pretrain,
 )
 from sslkit.engine.device import Runtime
 from sslkit.identity import plain
@@ -65,6 +68,16 @@ class Plain(PretextTask):
 
     def build_objective(self, backbone: Any, data: DataInfo) -> Objective:
         raise NotImplementedError
+
+
+def measured(**given: Any) -> object:
+    arguments = {"evaluator": KNN(layers=("conv2",)), "backbone": NIN(IMAGE, num_blocks=3, width=0.05), "data": Digits(), **given}
+    return evaluate(**arguments)
+
+
+def pretrained(**given: Any) -> object:
+    arguments = {"task": RotNet(), "backbone": NIN(IMAGE, num_blocks=3, width=0.05), "data": Digits(), **given}
+    return pretrain(**arguments)
 
 
 REFUSED: list[tuple[Callable[[], object], str]] = [
@@ -110,6 +123,29 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Foreign(mode="slow"), "mode: must be 'fast' or 2; found 'slow'"),
     (lambda: Foreign(optimizer=Cosine()), "optimizer: must be an object of the class SGD or an object of the class AdamW; found Cosine("),
     (lambda: Plain(depth="1"), "depth: must be an integer; found '1'"),
+    (lambda: LinearProbe(layers={"conv2"}), "layers: must be a tuple of strings; found {'conv2'}"),
+    (lambda: measured(evaluator="knn"), "evaluator: must be an object of the class Evaluator; found 'knn'; a name is for recipes"),
+    (lambda: measured(evaluator=KNN), "evaluator: must be an object of the class Evaluator; found <class 'sslkit"),
+    (lambda: measured(backbone="runs/a"), "backbone: must be an object of the class Backbone; found 'runs/a'"),
+    (lambda: measured(backbone=nn.Linear(1, 1)), "backbone: must be an object of the class Backbone; found Linear("),
+    (lambda: measured(seed=np.int64(1)), "seed: must be an integer; found np.int64(1); write int(...) around a number of numpy"),
+    (lambda: measured(seed=None), "seed: must be an integer; found None"),
+    (lambda: measured(seed=1.5), "seed: must be an integer; found 1.5"),
+    (lambda: measured(seed=-1), "seed: is too small; found -1; allowed: 0 or more"),
+    (lambda: measured(observers=print), "observers: must be a list of observers; found <built-in function print>"),
+    (lambda: pretrained(task="rotnet"), "task: must be an object of the class PretextTask; found 'rotnet'; a name is for recipes"),
+    (
+        lambda: pretrained(task=RotNet),
+        "task: must be an object of the class PretextTask; found <class 'sslkit_rotnet.task.RotNet'>; make an obj",
+    ),
+    (
+        lambda: pretrained(backbone=NIN),
+        "backbone: must be an object of the class Backbone; found <class 'sslkit.backbones.nin.NIN'>; make an",
+    ),
+    (lambda: pretrained(training={"epochs": 1}), "training: must be an object of the class Training; found {'epochs': 1}"),
+    (lambda: pretrained(evaluate_every="1"), "evaluate_every: must be an integer; found '1'"),
+    (lambda: pretrained(evaluate_every=0), "evaluate_every: is too small; found 0; allowed: 1 or more"),
+    (lambda: pretrained(seed="1"), "seed: must be an integer; found '1'"),
     (lambda: dataclasses.replace(Training(), epochs="9"), "epochs: must be an integer; found '9'"),
 ]
 

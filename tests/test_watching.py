@@ -1,10 +1,12 @@
 """Who is told what of a run: observers, people at the command line, and in Python those who have no observer."""
 
+import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from sslkit import Event, Notice, Observer, SslkitWarning, StageEnd, StageStart, StepEnd, load_recipe, run_recipe
 from sslkit.console import progress_on_stderr
@@ -101,6 +103,32 @@ def test_an_observer_that_fails_is_named_once_a_run_and_left_out(error: BaseExce
         ("pretrain", f"observer Failing of {Path(__file__).name} failed at StepEnd and is left out: {said}")
     ]
     assert [type(event) for event in reader.events if not isinstance(event, Notice)] == [StageStart, StageEnd] * 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meddling(Observer):
+    """Sets what everybody shares."""
+
+    folder: str
+
+    def observe(self, event: Event) -> None:
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        os.chdir(self.folder)
+        torch.manual_seed(0)
+
+
+def test_what_an_observer_sets_is_put_back_and_said_once(recipe: Recipe, tmp_path: Path):
+    reader, before = Reader(Notice), (torch.get_num_threads(), Path.cwd())
+    meddled = run_recipe(replace(recipe, observers=(Meddling(folder=str(tmp_path)),)), output=tmp_path / "meddled", observers=[reader])
+    assert meddled.results.stages == run_recipe(recipe, output=tmp_path / "alone", observers=[Reader()]).results.stages
+    assert (torch.get_num_threads(), Path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()) == (*before, True, torch.float32)
+    said = [event.message for event in reader.events if isinstance(event, Notice) and event.message.startswith("observer")]
+    assert [message.partition(" at ")[0] for message in said] == [
+        f"observer Meddling of {Path(__file__).name} changed torch's default dtype, torch's number of threads, torch's gradient mode, "
+        "the working directory"
+    ]
 
 
 def test_when_the_reader_itself_fails_python_says_so(recipe: Recipe, tmp_path: Path):

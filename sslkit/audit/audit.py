@@ -21,8 +21,9 @@ from sslkit.engine.randomness import derive_seed, global_seed
 from sslkit.engine.schedules import Cosine
 from sslkit.engine.training import Training
 from sslkit.errors import DataError, OptionError
-from sslkit.events import Emit, Observer, Observers
+from sslkit.events import Emit, Observer
 from sslkit.interfaces import Backbone, DataInfo, Dataset, ImageSpec, Objective, Prediction, PretextTask, RunContext
+from sslkit.observers import Observers
 from sslkit.options import BackboneOptions, build_backbone_options
 from sslkit.plugins import load_catalog
 from sslkit.stages import check_pretraining

@@ -40,7 +40,10 @@ class ResidentSet(ImageSet):
         self.source = source
         self._where = where
         refuse_misspelt_attributes(source, ImageSet)
-        self._num_images = len(source)
+        try:
+            self._num_images = len(source)
+        except (TypeError, ValueError, OverflowError) as error:  # Python's own rules
+            raise DataError(f"{where}: len() must be the number of images ({error})") from error
         if self._num_images < 1:
             raise DataError(f"{where}: there are no images")
         self.image = valid_spec(getattr(source, "image", None), where)

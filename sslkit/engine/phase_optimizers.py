@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import Parameter, signature
 from typing import Any
 
 from torch import Tensor
@@ -92,6 +93,11 @@ def _build(training: Training, phase: str, groups: list[dict[str, Any]], objecti
     optimizer = factory.build([{key: value for key, value in group.items() if key != "lr_scale"} for group in groups])
     if not isinstance(optimizer, Optimizer):
         raise PluginError(f"{provenance_of(type(factory))}: build must return a torch.optim.Optimizer", found=optimizer)
+    if (closure := signature(optimizer.step).parameters.get("closure")) and closure.default is Parameter.empty:
+        what = (
+            f"{provenance_of(type(factory))}: {type(optimizer).__name__} computes the loss again within a step, which the loop does not do"
+        )
+        raise PluginError(what, fix="build an optimiser whose step() needs no closure")
     _check_keys(groups, optimizer, objective)
     scales = {id(parameter): float(group.get("lr_scale", 1.0)) for group in groups for parameter in map(_bare, group["params"])}
     _check_complete(scales, optimizer, phase, objective)

@@ -204,13 +204,15 @@ def build_heads(
     return heads
 
 
-def check_training(training: Training, data: LabeledData) -> None:
+def check_training(training: Training, data: LabeledData, head: HeadKind) -> None:
     """Refuse what a classifier cannot be trained with.
 
     Raises:
         OptionError: names the option.
     """
     training.check_batch_size(len(data.train))
+    if head == "mlp" and training.batch_size == 1:
+        raise OptionError("batch_size", "is too small for a head with BatchNorm", found=1, allowed="2 or more")
     training.check_phases(Classifier.phases)
 
 

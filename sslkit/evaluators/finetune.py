@@ -32,7 +32,7 @@ class EndToEnd(Training, Evaluator):
         layer = self.layer_in(backbone)
         check_layers("layer", [layer], backbone)
         check_head("layer", self.head, [layer], backbone)
-        check_training(self, data)
+        check_training(self, data, self.head)
 
     def layer_in(self, backbone: Backbone) -> str:
         """The layer under the head."""

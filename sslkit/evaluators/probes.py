@@ -1,7 +1,7 @@
 """Probes: a classifier trained on the features of a frozen backbone, on several layers at once."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from sslkit.engine.training import Training
 from sslkit.errors import OptionError
@@ -19,9 +19,11 @@ class Probe(Training, Evaluator):
 
     Attributes:
         layers: where to probe; all share one forward pass.
+        head: what is trained on each layer.
     """
 
     layers: tuple[str, ...]
+    head: ClassVar[HeadKind]
 
     @property
     def frozen(self) -> bool:
@@ -31,7 +33,8 @@ class Probe(Training, Evaluator):
     def check(self, backbone: Backbone, data: LabeledData) -> None:
         """See :class:`Evaluator`."""
         check_layers("layers", self.layers, backbone)
-        check_training(self, data)
+        check_head("layers", self.head, self.layers, backbone)
+        check_training(self, data, self.head)
 
 
 @final
@@ -39,9 +42,11 @@ class Probe(Training, Evaluator):
 class LinearProbe(Probe):
     """Global average pooling and one linear layer."""
 
+    head = "linear"
+
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
         """See :class:`Evaluator`; reports ``<layer>.top1``."""
-        return _probe(self, "linear", backbone, data, context)
+        return _probe(self, backbone, data, context)
 
 
 @final
@@ -53,6 +58,7 @@ class MLPProbe(Probe):
         hidden: width of the hidden layers; by default ``min(20 * classes, 2048)``.
     """
 
+    head = "mlp"
     hidden: int | None = None
 
     def __post_init__(self) -> None:
@@ -61,7 +67,7 @@ class MLPProbe(Probe):
 
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
         """See :class:`Evaluator`; reports ``<layer>.top1``."""
-        return _probe(self, "mlp", backbone, data, context, width=self.hidden)
+        return _probe(self, backbone, data, context, width=self.hidden)
 
 
 @final
@@ -73,21 +79,16 @@ class ConvProbe(Probe):
         width: channels of the block; by default those of the layer.
     """
 
+    head = "conv"
     width: int | None = None
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)
         _check_width("width", self.width)
 
-    def check(self, backbone: Backbone, data: LabeledData) -> None:
-        """See :class:`Evaluator`."""
-        check_layers("layers", self.layers, backbone)
-        check_head("layers", "conv", self.layers, backbone)
-        check_training(self, data)
-
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
         """See :class:`Evaluator`; reports ``<layer>.top1``."""
-        return _probe(self, "conv", backbone, data, context, width=self.width)
+        return _probe(self, backbone, data, context, width=self.width)
 
 
 def _check_width(option: str, width: int | None) -> None:
@@ -97,9 +98,7 @@ def _check_width(option: str, width: int | None) -> None:
         raise OptionError(option, "is too large", found=width, allowed=f"at most {MAX_WIDTH:,}")
 
 
-def _probe(
-    probe: Probe, kind: HeadKind, backbone: Backbone, data: LabeledData, context: RunContext, *, width: int | None = None
-) -> Evaluation:
-    heads = build_heads(kind, probe.layers, backbone, data, context, width=width)
+def _probe(probe: Probe, backbone: Backbone, data: LabeledData, context: RunContext, *, width: int | None = None) -> Evaluation:
+    heads = build_heads(probe.head, probe.layers, backbone, data, context, width=width)
     fitted = fit_classifier(backbone, heads, data, probe, context, freeze=True)
     return Evaluation(fitted.metrics, heads=heads, predictions=fitted.predictions)

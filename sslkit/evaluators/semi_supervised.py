@@ -90,7 +90,7 @@ class SemiSupervised(Training, Evaluator):
         """See :class:`Evaluator`."""
         check_layers("layers", self.layers, backbone)
         check_head("layers", self.head, self.layers, backbone)
-        check_training(self, data)
+        check_training(self, data, self.head)
         available = smallest_class(_train_labels(data))
         if max(self.labels_per_class) > available:
             raise OptionError(

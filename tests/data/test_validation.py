@@ -118,6 +118,8 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"fingerprint": ""}, "fingerprint must be text that changes when images or labels do; found ''"),
     ({"fingerprint": 7}, "fingerprint must be text that changes when images or labels do; found 7"),
     ({"num_images": 0}, "there are no images"),
+    ({"num_images": -1}, "len() must be the number of images (__len__() should return >= 0)"),
+    ({"num_images": 3.5}, "len() must be the number of images ('float' object cannot be interpreted as an integer)"),
     ({"image": KeyError}, "image must be an ImageSpec; found None"),
     ({"image": (8, 8, "rgb", (0.5,) * 3, (0.5,) * 3)}, "image must be an ImageSpec; found (8, 8"),
     ({"image": IMAGE._replace(mean=(0.5,))}, "mean does not fit rgb images; found (0.5,); allowed: 3 in [0, 1], one a channel"),

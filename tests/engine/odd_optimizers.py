@@ -173,6 +173,7 @@ KINDS |= {
     "a stranger": _with_a_stranger,
     "merged": _merged,
     "rateless": _rateless,
+    "closure": lambda groups: torch.optim.LBFGS([parameter for group in groups for parameter in group["params"]]),
     "nothing": lambda _groups: None,
     "rate in a tensor": lambda groups: torch.optim.Adam(groups, lr=torch.tensor(0.01), foreach=False),
     "amsgrad": lambda groups: torch.optim.Adam(groups, lr=0.01, amsgrad=True),

@@ -191,6 +191,7 @@ def test_what_differs_is_not_the_same(one: Any, other: Any):
         ("a stranger", r"^_Plain{here}: of phase 'main' it was not asked for a tensor that is no parameter of the objective$"),
         ("merged", r"^_Plain{here}: puts parameters of different lr_scale into one group; "),
         ("rateless", r"^_Plain{here}: has a group without a number 'lr'; the loop sets the rate of every group before each step$"),
+        ("closure", r"^Odd{here}: LBFGS computes the loss again within a step, which the loop does not do; build an optimiser whose step"),
         ("nothing", r"^Odd{here}: build must return a torch\.optim\.Optimizer; found None$"),
     ],
 )
