@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sslkit import Batch, Constant, MLPProbe, RunFailedError, RunInterruptedError, StepEnd, StepOutput, Training, evaluate, fit
+from sslkit import Batch, Constant, MLPProbe, RunFailedError, RunInterruptedError, StepEnd, StepOutput, Training, evaluate, fit, pretrain
 from sslkit.data.loader import Loader
 from sslkit.engine.batch_source import training_batches
 from sslkit.engine.fit import FitResult
 from sslkit.engine.randomness import global_seed
 from sslkit.events import Event, FitStart
+from tests.contract.miniatures.byol import BYOL
 from tests.contract.miniatures.images import tiny_images
 from tests.engine.brightness import CPU, PLAIN_SGD, Brightness, assert_same_state, context_with, stop_after
 from tests.evaluators.labeled import arrays, network
@@ -128,8 +129,8 @@ def test_a_probe_with_batchnorm_trains_on_one_image_more_than_whole_batches(batc
 
 
 def test_a_batch_size_of_one_is_named_where_batchnorm_cannot_do_with_it():
-    probe = MLPProbe(layers=("body",), epochs=1, batch_size=1, hidden=4)
+    training = Training(epochs=1, batch_size=1)
     with pytest.raises(
-        RunFailedError, match=r"^BatchNorm cannot normalise one value a channel in stage 'evaluate' \(batch_size 1, .*raise"
+        RunFailedError, match=r"^BatchNorm cannot normalise one value a channel in stage 'pretrain' \(batch_size 1, .*raise"
     ):
-        evaluate(probe, network(), arrays())
+        pretrain(BYOL(), network(), arrays(), training=training)
