@@ -133,4 +133,4 @@ def test_a_batch_size_of_one_is_named_where_batchnorm_cannot_do_with_it():
     with pytest.raises(
         RunFailedError, match=r"^BatchNorm cannot normalise one value a channel in stage 'pretrain' \(batch_size 1, .*raise"
     ):
-        pretrain(BYOL(), network(), arrays(), training=training)
+        pretrain(BYOL(crop=6), network(), arrays(), training=training)
