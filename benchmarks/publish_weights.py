@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sslkit.errors import SslkitError
-from sslkit.publication import TrainingData, publish_backbone
+from sslkit.contract.errors import SslkitError
+from sslkit.run.publication import TrainingData, publish_backbone
 
 WEIGHTS = Path(__file__).parents[1] / "recipes" / "weights"
 

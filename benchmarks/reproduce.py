@@ -18,11 +18,11 @@ from reproduction.pack import export_runs, import_runs
 from reproduction.records import Record, collect, load_records, save_records
 from reproduction.runner import Reproduction
 from reproduction.tables import Cell, Table, by_interest, paper_tables
-from sslkit.artifacts import write_text
-from sslkit.console import ProgressDisplay, make_console
-from sslkit.errors import SslkitError
-from sslkit.recipe import Recipe, load_recipe
-from sslkit.recipe_stages import PretrainStage
+from sslkit.cli.console import ProgressDisplay, make_console
+from sslkit.contract.errors import SslkitError
+from sslkit.recipe.recipe import Recipe, load_recipe
+from sslkit.recipe.stages import PretrainStage
+from sslkit.run.artifacts import write_text
 
 ROOT = Path(__file__).parents[1]
 CPU_SCHEDULES = {"fifth": "by 5, 1 epoch", "half": "by 2, 1 epoch", "fifth_twice_as_long": "by 5, 2 epochs"}

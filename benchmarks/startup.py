@@ -21,7 +21,7 @@ from typing import IO
 from measurement.environment import describe_environment, describe_in_a_line
 from measurement.results import Spread, cell, plain, ratios, table, write_json
 from measurement.script import Parser, positive, run_script
-from sslkit.errors import RunFailedError
+from sslkit.contract.errors import RunFailedError
 
 ROOT = Path(__file__).parents[1]
 FLOOR = "import torch"

@@ -18,7 +18,7 @@ from measurement.groups import BACKWARD, seconds_by_group
 from measurement.results import number, table, write_json
 from measurement.script import Parser, positive, run_script, workload
 from measurement.steps import Steps, train
-from sslkit.engine.device import Runtime, configured
+from sslkit.training.device import Runtime, configured
 
 
 def main(argv: Sequence[str] | None = None) -> int:

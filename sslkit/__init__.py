@@ -9,23 +9,16 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors; a test holds the two together
-    from sslkit.artifacts import load_backbone
-    from sslkit.audit.audit import audit_task
     from sslkit.audit.options import AuditOptions
     from sslkit.audit.recipe_audit import audit_recipe
+    from sslkit.audit.task_audit import audit_task
+    from sslkit.backbones.blocks import without_autocast
     from sslkit.backbones.from_timm import TimmBackbone
     from sslkit.backbones.nin import NIN
-    from sslkit.catalog import Catalog
-    from sslkit.data.arrays import Arrays
-    from sslkit.data.digits import Digits
-    from sslkit.data.image_folder import ImageFolder
-    from sslkit.data.loader import Loader
-    from sslkit.engine.features import extract_features
-    from sslkit.engine.fit import fit
-    from sslkit.engine.optim import SGD, AdamW
-    from sslkit.engine.schedules import Constant, Cosine, Step
-    from sslkit.engine.training import OnNan, Training
-    from sslkit.errors import (
+    from sslkit.catalog.catalog import Catalog
+    from sslkit.catalog.discovery import load_catalog
+    from sslkit.catalog.hooks import hookimpl
+    from sslkit.contract.errors import (
         ArtifactError,
         BackboneError,
         DataError,
@@ -39,12 +32,7 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
         SslkitWarning,
         StorageError,
     )
-    from sslkit.evaluators.feature_quality import FeatureQuality
-    from sslkit.evaluators.finetune import FineTune, Supervised
-    from sslkit.evaluators.knn import KNN
-    from sslkit.evaluators.probes import ConvProbe, LinearProbe, MLPProbe
-    from sslkit.evaluators.semi_supervised import SemiSupervised
-    from sslkit.events import (
+    from sslkit.contract.events import (
         CheckpointSaved,
         DataFound,
         Event,
@@ -57,8 +45,7 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
         StageStart,
         StepEnd,
     )
-    from sslkit.hookspecs import hookimpl
-    from sslkit.interfaces import (
+    from sslkit.contract.interfaces import (
         Augment,
         Backbone,
         Batch,
@@ -81,13 +68,26 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
         StepOutput,
         TrainContext,
     )
-    from sslkit.layers import without_autocast
-    from sslkit.plugins import load_catalog
-    from sslkit.recipe import Recipe, load_recipe
+    from sslkit.data.arrays import Arrays
+    from sslkit.data.digits import Digits
+    from sslkit.data.image_folder import ImageFolder
+    from sslkit.data.loader import Loader
+    from sslkit.evaluators.feature_quality import FeatureQuality
+    from sslkit.evaluators.few_labels import SemiSupervised
+    from sslkit.evaluators.finetune import FineTune, Supervised
+    from sslkit.evaluators.knn import KNN
+    from sslkit.evaluators.probes import ConvProbe, LinearProbe, MLPProbe
+    from sslkit.recipe.recipe import Recipe, load_recipe
     from sslkit.report.comparison import compare_runs
-    from sslkit.report.files import write_report
-    from sslkit.run import run_recipe
-    from sslkit.stages import evaluate, pretrain
+    from sslkit.report.page.files import write_report
+    from sslkit.run.artifacts import load_backbone
+    from sslkit.run.runner import run_recipe
+    from sslkit.run.stages import evaluate, pretrain
+    from sslkit.training.features import extract_features
+    from sslkit.training.fit import fit
+    from sslkit.training.optimizers import SGD, AdamW
+    from sslkit.training.options import OnNan, Training
+    from sslkit.training.schedules import Constant, Cosine, Step
 
     __version__: str
 
@@ -178,23 +178,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "sslkit.artifacts": ("load_backbone",),
-    "sslkit.audit.audit": ("audit_task",),
+    "sslkit.run.artifacts": ("load_backbone",),
+    "sslkit.audit.task_audit": ("audit_task",),
     "sslkit.audit.options": ("AuditOptions",),
     "sslkit.audit.recipe_audit": ("audit_recipe",),
     "sslkit.backbones.from_timm": ("TimmBackbone",),
     "sslkit.backbones.nin": ("NIN",),
-    "sslkit.catalog": ("Catalog",),
+    "sslkit.catalog.catalog": ("Catalog",),
     "sslkit.data.arrays": ("Arrays",),
     "sslkit.data.digits": ("Digits",),
     "sslkit.data.image_folder": ("ImageFolder",),
     "sslkit.data.loader": ("Loader",),
-    "sslkit.engine.features": ("extract_features",),
-    "sslkit.engine.fit": ("fit",),
-    "sslkit.engine.optim": ("SGD", "AdamW"),
-    "sslkit.engine.schedules": ("Constant", "Cosine", "Step"),
-    "sslkit.engine.training": ("OnNan", "Training"),
-    "sslkit.errors": (
+    "sslkit.training.features": ("extract_features",),
+    "sslkit.training.fit": ("fit",),
+    "sslkit.training.optimizers": ("SGD", "AdamW"),
+    "sslkit.training.schedules": ("Constant", "Cosine", "Step"),
+    "sslkit.training.options": ("OnNan", "Training"),
+    "sslkit.contract.errors": (
         *("ArtifactError", "BackboneError", "DataError", "DivergedError", "RunInterruptedError", "OptionError"),
         *("PluginError", "RecipeError", "RunFailedError", "SslkitError", "SslkitWarning", "StorageError"),
     ),
@@ -202,24 +202,24 @@ _HOMES = {
     "sslkit.evaluators.finetune": ("FineTune", "Supervised"),
     "sslkit.evaluators.knn": ("KNN",),
     "sslkit.evaluators.probes": ("ConvProbe", "LinearProbe", "MLPProbe"),
-    "sslkit.evaluators.semi_supervised": ("SemiSupervised",),
-    "sslkit.events": (
+    "sslkit.evaluators.few_labels": ("SemiSupervised",),
+    "sslkit.contract.events": (
         *("CheckpointSaved", "DataFound", "Event", "FitStart", "HeldoutEnd", "Notice"),
         *("Observer", "StageEnd", "StageSkipped", "StageStart", "StepEnd"),
     ),
-    "sslkit.hookspecs": ("hookimpl",),
-    "sslkit.interfaces": (
+    "sslkit.catalog.hooks": ("hookimpl",),
+    "sslkit.contract.interfaces": (
         *("Augment", "Backbone", "Batch", "DataInfo", "Dataset", "Evaluation", "Evaluator", "FeatureInfo", "ImageSet", "ImageSpec"),
         *("LabeledData", "Mean", "Objective", "OptimizerFactory", "Prediction", "PretextTask", "RunContext", "Schedule", "Split"),
         *("StepOutput", "TrainContext"),
     ),
-    "sslkit.layers": ("without_autocast",),
-    "sslkit.plugins": ("load_catalog",),
-    "sslkit.recipe": ("Recipe", "load_recipe"),
+    "sslkit.backbones.blocks": ("without_autocast",),
+    "sslkit.catalog.discovery": ("load_catalog",),
+    "sslkit.recipe.recipe": ("Recipe", "load_recipe"),
     "sslkit.report.comparison": ("compare_runs",),
-    "sslkit.report.files": ("write_report",),
-    "sslkit.run": ("run_recipe",),
-    "sslkit.stages": ("evaluate", "pretrain"),
+    "sslkit.report.page.files": ("write_report",),
+    "sslkit.run.runner": ("run_recipe",),
+    "sslkit.run.stages": ("evaluate", "pretrain"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

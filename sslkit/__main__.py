@@ -1,6 +1,6 @@
 """``python -m sslkit``."""
 
-from sslkit.cli import main
+from sslkit.cli.commands import main
 
 if __name__ == "__main__":
     main()

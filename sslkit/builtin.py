@@ -2,18 +2,18 @@
 
 from sslkit.backbones.from_timm import TimmBackbone
 from sslkit.backbones.nin import NIN
+from sslkit.catalog.hooks import hookimpl
+from sslkit.contract.interfaces import Backbone, Dataset, Evaluator, OptimizerFactory, Schedule
 from sslkit.data.digits import Digits
 from sslkit.data.image_folder import ImageFolder
 from sslkit.data.torchvision_sets import CIFAR10, CIFAR100, MNIST, STL10, SVHN, FashionMNIST
-from sslkit.engine.optim import SGD, AdamW
-from sslkit.engine.schedules import Constant, Cosine, Step
 from sslkit.evaluators.feature_quality import FeatureQuality
+from sslkit.evaluators.few_labels import SemiSupervised
 from sslkit.evaluators.finetune import FineTune, Supervised
 from sslkit.evaluators.knn import KNN
 from sslkit.evaluators.probes import ConvProbe, LinearProbe, MLPProbe
-from sslkit.evaluators.semi_supervised import SemiSupervised
-from sslkit.hookspecs import hookimpl
-from sslkit.interfaces import Backbone, Dataset, Evaluator, OptimizerFactory, Schedule
+from sslkit.training.optimizers import SGD, AdamW
+from sslkit.training.schedules import Constant, Cosine, Step
 
 
 @hookimpl

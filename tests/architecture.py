@@ -9,79 +9,20 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 SOURCES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "sslkit").rglob("*.py"))}
+ROOMS = {name.split("/")[1].removesuffix(".py") for name in SOURCES}
 PLUGINS = {path.relative_to(ROOT).as_posix(): path for room in ("plugins", "examples") for path in sorted((ROOT / room).rglob("*.py"))}
 
-MAY_IMPORT = {
-    "errors": "",
-    "events": "errors misspelling",
-    "disk": "errors",
-    "kernels": "",
-    "progress": "",
-    "layers": "kernels",
-    "bundled": "errors",
-    "shared_state": "",
-    "class_address": "errors",
-    "class_import": "class_address errors shared_state",
-    "plugin_lists": "errors",
-    "plain_values": "",
-    "annotations": "errors misspelling",
-    "identity": "errors",
-    "source_code": "",
-    "saved_files": "errors plain_values",
-    "metrics_log": "disk errors events plain_values",
-    "handover": "class_address errors interfaces plain_values",
-    "misspelling": "class_address errors",
-    "observers": "class_address errors events shared_state",
-    "interfaces": "annotations errors events misspelling",
-    "blame": "class_address errors events interfaces",
-    "hookspecs": "events interfaces",
-    "catalog": "class_address class_import errors events interfaces",
-    "plugins": "catalog class_address errors hookspecs plugin_lists shared_state",
-    "schema": "annotations catalog errors interfaces",
-    "options": "annotations blame catalog errors interfaces plain_values schema",
-    "engine": "annotations blame class_address disk errors events handover identity interfaces kernels misspelling plain_values"
-    " source_code",
-    "environment": "engine kernels",
-    "data": "blame errors events interfaces misspelling progress stopping",
-    "backbones": "errors interfaces layers",
-    "evaluators": "data engine errors interfaces layers stopping",
-    "weights_file": "engine errors plain_values saved_files",
-    "artifacts": "bundled catalog class_address disk engine errors interfaces options plugins saved_files weights_file",
-    "stage_run": "artifacts blame disk engine environment errors events identity interfaces metrics_log observers stopping",
-    "stages": "annotations artifacts data disk engine errors events handover identity interfaces source_code stage_run",
-    "recipe_table": "errors plain_values",
-    "recipe_stages": "engine errors interfaces options",
-    "sweep": "errors recipe_stages recipe_table",
-    "stage_parser": "catalog engine errors interfaces options recipe_stages recipe_table",
-    "recipe_code": "catalog class_address errors shared_state",
-    "recipe": "blame catalog class_address engine errors events handover interfaces options plugins recipe_code recipe_stages recipe_table source_code"
-    " stage_parser sweep",
-    "publication": "artifacts disk errors identity interfaces recipe_stages recipe_table saved_files weights_file",
-    "preflight": "blame data engine errors handover interfaces options recipe recipe_stages stages",
-    "networks": "artifacts data engine interfaces options preflight recipe recipe_stages",
-    "report": "artifacts data disk engine errors interfaces metrics_log networks plugins preflight recipe recipe_stages recipe_table"
-    " saved_files",
-    "audit": "artifacts catalog data engine environment errors events interfaces observers options plugins preflight recipe recipe_stages stages",
-    "preview": "bundled catalog data errors interfaces options plugins preflight recipe recipe_table report",
-    "run_lock": "artifacts errors",
-    "stopping": "errors",
-    "run_record": "artifacts events recipe",
-    "run": "artifacts data disk errors events networks observers preflight recipe recipe_stages recipe_table report run_lock run_record"
-    " shared_state source_code stage_run stages stopping",
-    "console": "audit bundled catalog errors events progress recipe_code report",
-    "testing": "data engine errors events interfaces",
-    "cli": "audit blame bundled console data errors events output plugins preflight preview recipe report run stopping",
-    "output": "errors",
-    "__main__": "cli",
-    "builtin": "backbones data engine evaluators hookspecs interfaces",
+ONLY_IN = {
+    "typer": {"cli.commands"},
+    "rich": {"cli.commands", "cli.console"},
+    "pluggy": {"catalog.hooks", "catalog.discovery"},
+    "timm": {"backbones.from_timm"},
 }
-"""Room by room (a module, or a package with all its modules) which other rooms it may import. The room ``__init__`` is the public API."""
-
-ONLY_IN = {"typer": {"cli"}, "rich": {"cli", "console"}, "pluggy": {"hookspecs", "plugins"}, "timm": {"backbones.from_timm"}}
 
 METHODS = {"rotnet", "jigsaw", "colorization", "exemplar", "gan", "simclr", "byol", "dino", "mae", "deepcluster"}
 METHOD_BLIND = re.compile(
-    r"sslkit/(audit/.*|engine/(?!objective_check).*|evaluators/.*|report/(pictures|recipe_views|views)|networks|preview|stages|stage_run|preflight|run)\.py"
+    r"sslkit/(audit/.*|training/(?!objective_check|handover).*|evaluators/.*|report/pictures/(all|recipe_views|views)|cli/preview"
+    r"|run/(networks|stages|stage_folder|preflight|runner))\.py"
 )
 """The trainer, the stages, the run, the evaluators, the audit and what draws views: they work for a method that nobody has thought of yet."""
 
@@ -133,15 +74,15 @@ RUNS_CODE = re.compile(
 
 MAY_RUN_CODE = {
     "sslkit/__init__.py": {"importlib.import_module"},  # the homes of our own public names
-    "sslkit/class_import.py": {"importlib.import_module"},  # package.module:Class, which the catalog has allowed
+    "sslkit/catalog/import_path.py": {"importlib.import_module"},  # package.module:Class, which the catalog has allowed
     "sslkit/backbones/from_timm.py": {"importlib.import_module"},  # libraries that are heavy to import, by constant names
     "sslkit/backbones/hub_weights.py": {"importlib.import_module"},
     "sslkit/data/digits.py": {"importlib.import_module"},
-    "sslkit/data/array_pickle.py": {"pickle"},  # CIFAR's files, arrays alone, after their checksum
+    "sslkit/data/untrusted_archives.py": {"pickle"},  # CIFAR's files, arrays alone, after their checksum
     "sslkit/data/torchvision_sets.py": {"importlib.import_module"},
-    "sslkit/engine/device.py": {"ctypes.CDLL"},  # the C library of this very process
+    "sslkit/training/device.py": {"ctypes.CDLL"},  # the C library of this very process
     "sslkit/kernels/native.py": {"subprocess.run", "ctypes.CDLL"},  # the C compiler, and what it made of our sources
-    "sslkit/environment.py": {"subprocess.run"},  # git
+    "sslkit/run/environment.py": {"subprocess.run"},  # git
 }
 """The deliberate exceptions."""
 
@@ -159,12 +100,12 @@ def parse(path: Path) -> ast.Module:
 
 
 def dotted(name: str) -> str:
-    """sslkit/engine/fit.py -> engine.fit; sslkit/engine/__init__.py -> engine."""
+    """sslkit/training/fit.py -> engine.fit; sslkit/engine/__init__.py -> engine."""
     return name.removeprefix("sslkit/").removesuffix(".py").replace("/", ".").removesuffix(".__init__")
 
 
 def room_of(module: str) -> str:
-    """engine.fit -> engine."""
+    """training.fit -> training."""
     return module.partition(".")[0]
 
 
@@ -175,7 +116,7 @@ def imports(node: ast.AST, *, in_function: bool = False) -> Iterator[Import]:
             yield from (Import(alias.name, child.lineno, in_function) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
             module = "." * child.level + (child.module or "")
-            # `from sslkit import hookspecs` imports the module sslkit.hookspecs
+            # `from sslkit import cli` imports the package sslkit.cli
             names = [f"{module}.{alias.name}" if module == "sslkit" else module for alias in child.names]
             yield from (Import(name, child.lineno, in_function) for name in dict.fromkeys(names))
         else:
@@ -186,11 +127,6 @@ def imports(node: ast.AST, *, in_function: bool = False) -> Iterator[Import]:
 def own_imports(tree: ast.Module) -> list[Import]:
     """Imports of sslkit's own modules, named without ``sslkit.``."""
     return [found._replace(module=found.module.removeprefix("sslkit.")) for found in imports(tree) if room_of(found.module) == "sslkit"]
-
-
-def forbidden_imports(room: str, tree: ast.Module) -> list[str]:
-    allowed = {room, *MAY_IMPORT[room].split()}
-    return [f"line {found.line}: {found.module}" for found in own_imports(tree) if room_of(found.module) not in allowed]
 
 
 def docstrings(tree: ast.Module) -> set[int]:
@@ -262,7 +198,7 @@ def foreign_imports(tree: ast.Module, package: str) -> list[str]:
     found = []
     for name in imports(tree):
         top, _, rest = name.module.partition(".")
-        public = rest in {"", "testing"} or ("." not in rest and rest not in MAY_IMPORT)
+        public = rest in {"", "testing"} or ("." not in rest and rest not in ROOMS)
         if name.module.startswith(".") or (top == "sslkit" and not public) or (top.startswith("sslkit_") and top != package):
             found.append(f"line {name.line}: {name.module}")
     return found

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HEAD = """
-from sslkit.hookspecs import hookimpl
-from sslkit.interfaces import PretextTask, Schedule
+from sslkit.catalog.hooks import hookimpl
+from sslkit.contract.interfaces import PretextTask, Schedule
 
 class Task(PretextTask):
     def build_objective(self, backbone, data):

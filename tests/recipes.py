@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sslkit.metrics_log import read_metrics
+from sslkit.storage.metrics_log import read_metrics
 
 SMALL = """
 name = "small"

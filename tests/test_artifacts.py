@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import sslkit.artifacts as module
+import sslkit.run.artifacts as module
 from sslkit import (
     NIN,
     ArtifactError,
@@ -24,7 +24,7 @@ from sslkit import (
     load_backbone,
     pretrain,
 )
-from sslkit.artifacts import (
+from sslkit.run.artifacts import (
     ARTIFACT,
     BACKBONE,
     BackboneRecord,
@@ -36,9 +36,9 @@ from sslkit.artifacts import (
     write_json,
     write_text,
 )
-from sslkit.engine.device import Runtime
-from sslkit.engine.randomness import global_seed
-from sslkit.identity import state_hash
+from sslkit.storage.identity import state_hash
+from sslkit.training.device import Runtime
+from sslkit.training.seeds import global_seed
 from tests.contract.miniatures.backbones import TinyConv
 from tests.contract.miniatures.rotation import Rotation
 from tests.disks import file_sizes_limited
@@ -188,7 +188,7 @@ class Opaque(TinyConv):
         (
             Scheduled(GRAY, schedule=Constant(warmup_epochs=1.0)),
             "tests.test_artifacts:Scheduled",
-            {"schedule": {"name": "sslkit.engine.schedules:Constant", "warmup_epochs": 1.0}},
+            {"schedule": {"name": "sslkit.training.schedules:Constant", "warmup_epochs": 1.0}},
         ),
         (Opaque(GRAY), "tests.test_artifacts:Opaque", {}),
         (Opaque(GRAY, part=torch.ones(1)), "tests.test_artifacts:Opaque", None),

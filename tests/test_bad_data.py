@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from sslkit import DataFound, Event, Notice, Observer, load_recipe, run_recipe
-from sslkit.artifacts import load_predictions
+from sslkit.run.artifacts import load_predictions
 from tests.data.test_library_warnings import CUT_EXIF
 
 RECIPE = """name = "tiny"
@@ -339,7 +339,7 @@ def slow(*arguments, **options):
     time.sleep(0.05)
     return work(*arguments, **options)
 module.{name} = slow
-from sslkit.cli import main
+from sslkit.cli.commands import main
 sys.argv = ["sslkit", "{command}", "tiny.toml"]
 main()
 """

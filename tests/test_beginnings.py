@@ -10,16 +10,16 @@ import tomli_w
 import torch
 
 from sslkit import NIN, Catalog, Event, ImageSpec, Notice, Observer, RecipeError, load_backbone, load_catalog, run_recipe
-from sslkit.artifacts import read_artifact
-from sslkit.audit.audit import small_backbone
-from sslkit.catalog import Offer
-from sslkit.data.opened import OpenedDataset
-from sslkit.identity import state_hash
-from sslkit.networks import begun_with, left_by
-from sslkit.preflight import check_recipe
-from sslkit.publication import TrainingData, publish_backbone
-from sslkit.recipe import Recipe, parse_recipe
-from sslkit.report.lineup import line_up
+from sslkit.audit.task_audit import small_backbone
+from sslkit.catalog.catalog import Offer
+from sslkit.data.cache import OpenedDataset
+from sslkit.recipe.recipe import Recipe, parse_recipe
+from sslkit.report.pictures.networks import line_up
+from sslkit.run.artifacts import read_artifact
+from sslkit.run.networks import begun_with, left_by
+from sslkit.run.preflight import check_recipe
+from sslkit.run.publication import TrainingData, publish_backbone
+from sslkit.storage.identity import state_hash
 from tests.model_cards import read_card
 
 RECIPE = """
@@ -136,7 +136,7 @@ def test_random_is_random_and_backbone_is_pretrained_through_a_whole_run(catalog
     assert read_artifact(mine / "probe")["frozen_backbone"]["sha256_before"] == published
 
     Published.away = True  # what a run left is looked at without fetching anything
-    monkeypatch.setattr("sslkit.artifacts.load_catalog", lambda **_options: catalog)
+    monkeypatch.setattr("sslkit.run.artifacts.load_catalog", lambda **_options: catalog)
     assert state_hash(load_backbone(mine / "finetune")) == begun["tuned_probe"]
     roles = {network.name for network in line_up(mine, recipe, data)}
     assert {"supervised (supervised)", "untrained (random weights)"} <= roles

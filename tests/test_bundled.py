@@ -14,10 +14,10 @@ from hatchling.builders.wheel import WheelBuilder
 from torch import Tensor
 
 from sslkit import Dataset, ImageSet, ImageSpec, OptionError, RecipeError, Split, load_backbone, load_recipe
-from sslkit.bundled import BundledRecipe, bundled_recipes, bundled_weights, copy_recipe, find_recipe
-from sslkit.data.opened import OpenedDataset
-from sslkit.preflight import check
-from sslkit.weights_file import read_weights
+from sslkit.data.cache import OpenedDataset
+from sslkit.recipe.bundled import BundledRecipe, bundled_recipes, bundled_weights, copy_recipe, find_recipe
+from sslkit.run.preflight import check
+from sslkit.run.weights_file import read_weights
 from tests.model_cards import FACTS, read_card
 
 ROOT = Path(__file__).parents[1]
@@ -207,9 +207,9 @@ def test_the_wheel_holds_recipes_weights_plugins_and_templates(tmp_path):
         names = set(file.namelist())
         recipes = {name: file.read(name) for name in names if name.startswith("sslkit/_recipes/")}
     assert recipes == {f"sslkit/_recipes/{name}": content for name, content in shipped().items()}
-    assert {"sslkit/cli.py", "sslkit/testing/__init__.py", "sslkit_rotnet/task.py"} <= names
+    assert {"sslkit/cli/commands.py", "sslkit/testing/__init__.py", "sslkit_rotnet/task.py"} <= names
     templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sslkit" / "report" / "templates").iterdir()}
     assert "sslkit/report/templates/page.html.jinja" in templates
-    assert "sslkit/model_card.md.jinja" in names
+    assert "sslkit/run/model_card.md.jinja" in names
     assert templates <= names
     assert not [name for name in names if name.startswith(("tests/", "plugins/", "benchmarks/")) or name.endswith(".pyc")]

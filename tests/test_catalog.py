@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from sslkit.catalog import KINDS, Catalog
-from sslkit.errors import PluginError, SslkitError
-from sslkit.interfaces import OptimizerFactory, PretextTask, Schedule
-from sslkit.plugins import load_catalog
+from sslkit.catalog.catalog import KINDS, Catalog
+from sslkit.catalog.discovery import load_catalog
+from sslkit.contract.errors import PluginError, SslkitError
+from sslkit.contract.interfaces import OptimizerFactory, PretextTask, Schedule
 from tests.plugin_site import GOOD, HEAD, Site
 
 
@@ -173,7 +173,7 @@ def test_no_other_package_is_trusted_for_a_plugins_sake(site: Site):
 def test_of_sslkit_itself_only_offered_classes_have_an_address(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("SSLKIT_DISABLE_PLUGINS", raising=False)
     catalog = load_catalog()
-    assert catalog.find("schedules", "sslkit.engine.schedules:Constant") is catalog.find("schedules", "constant")
+    assert catalog.find("schedules", "sslkit.training.schedules:Constant") is catalog.find("schedules", "constant")
     assert "is code outside the catalog" in refusal(catalog, "sslkit.testing.specimens:Task")
 
 

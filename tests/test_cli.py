@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import pytest
 
-import sslkit.run
-from sslkit import cli
-from sslkit.bundled import bundled_recipes
-from sslkit.catalog import Catalog, PluginInfo
+import sslkit.run.runner
+from sslkit.catalog.catalog import Catalog, PluginInfo
+from sslkit.cli import commands as cli
+from sslkit.recipe.bundled import bundled_recipes
 from tests.report.run_folders import make_run
 
 RECIPE = """# A recipe that runs in a second
@@ -99,7 +99,7 @@ def words(line: str) -> list[str]:
 
 
 def test_help_needs_no_torch():
-    code = "import sys; from sslkit.cli import main; sys.argv = ['sslkit', '--help']\ntry: main()\nfinally: print(*sys.modules)"
+    code = "import sys; from sslkit.cli.commands import main; sys.argv = ['sslkit', '--help']\ntry: main()\nfinally: print(*sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     commands = ("Run a recipe's stages", "Validate a recipe", "List the bundled recipes", "List the installed plugins")
     assert [command for command in commands if command not in printed] == []
@@ -211,7 +211,7 @@ def test_ctrl_c_outside_of_a_stage_is_no_traceback(sslkit_command, monkeypatch):
     def impatient(*_args: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sslkit.run, "run_recipe", impatient)
+    monkeypatch.setattr(sslkit.run.runner, "run_recipe", impatient)
     assert sslkit_command("run", "tiny.toml") == (130, "", "interrupted; go on with: sslkit run tiny.toml\n")
 
 
@@ -411,7 +411,7 @@ def test_the_installed_plugins_are_listed(sslkit_command):
 
 
 def test_a_broken_plugin_is_listed_with_its_reason(sslkit_command, monkeypatch):
-    monkeypatch.setattr("sslkit.plugins.load_catalog", lambda: PLUGINS)
+    monkeypatch.setattr("sslkit.catalog.discovery.load_catalog", lambda: PLUGINS)
     printed = sslkit_command("plugins")
     assert printed.code == 0
     rows = [words(line) for line in printed.out.splitlines()]
@@ -423,7 +423,7 @@ def test_a_broken_plugin_is_listed_with_its_reason(sslkit_command, monkeypatch):
 
 
 def test_plugins_as_json(sslkit_command, monkeypatch):
-    monkeypatch.setattr("sslkit.plugins.load_catalog", lambda: PLUGINS)
+    monkeypatch.setattr("sslkit.catalog.discovery.load_catalog", lambda: PLUGINS)
     printed = sslkit_command("plugins", "--json")
     assert printed.code == 0
     flips, broken, asleep, foreign = json.loads(printed.out)

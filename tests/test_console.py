@@ -4,10 +4,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sslkit import console as module
-from sslkit.bundled import BundledRecipe
-from sslkit.catalog import PluginInfo
-from sslkit.console import (
+from sslkit.catalog.catalog import PluginInfo
+from sslkit.cli import console as module
+from sslkit.cli.console import (
     ProgressDisplay,
     make_console,
     print_comparison,
@@ -16,7 +15,7 @@ from sslkit.console import (
     print_results,
     progress_on_stderr,
 )
-from sslkit.events import (
+from sslkit.contract.events import (
     CheckpointSaved,
     Event,
     FitStart,
@@ -27,9 +26,10 @@ from sslkit.events import (
     StageStart,
     StepEnd,
 )
-from sslkit.progress import Count, counting
+from sslkit.contract.progress import Count, counting
+from sslkit.recipe.bundled import BundledRecipe
 from sslkit.report.comparison import Comparison, compare_runs
-from sslkit.report.results import Results
+from sslkit.run.results import Results
 from tests.report.run_folders import make_run
 
 
@@ -132,7 +132,7 @@ def test_the_bar_of_a_training_stays_alone():
 
 
 def test_progress_is_shown_while_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clock: list[float]):
-    monkeypatch.setattr("sslkit.progress._SECONDS", 0.0)
+    monkeypatch.setattr("sslkit.contract.progress._SECONDS", 0.0)
     with progress_on_stderr() as observers, counting("decoding", 3) as count:
         count(1)
         clock[0] += 10

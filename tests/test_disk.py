@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sslkit import ArtifactError, StorageError
-from sslkit.disk import TEMPORARY, append_line, refuse_links, remove_temporary, writing, written_whole
+from sslkit.storage.atomic import TEMPORARY, append_line, refuse_links, remove_temporary, writing, written_whole
 from tests.disks import file_sizes_limited, fill, make_read_only, small_disk
 
 

@@ -14,11 +14,11 @@ import torch
 
 import sslkit
 from sslkit import Augment, Catalog, OptimizerFactory, Schedule, Training, load_catalog
-from sslkit.catalog import KINDS
-from sslkit.engine.device import Runtime
-from sslkit.options import build
-from sslkit.recipe import parse_recipe
-from sslkit.schema import REQUIRED, Option, options_of
+from sslkit.catalog.catalog import KINDS
+from sslkit.recipe.build import build
+from sslkit.recipe.recipe import parse_recipe
+from sslkit.recipe.schema import REQUIRED, Option, options_of
+from sslkit.training.device import Runtime
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-import sslkit.stage_run
+import sslkit.run.stage_folder
 from sslkit import RunInterruptedError, load_recipe, run_recipe, write_report
-from sslkit.environment import checkout_commit, describe_environment
-from sslkit.recipe import Recipe
+from sslkit.recipe.recipe import Recipe
+from sslkit.run.environment import checkout_commit, describe_environment
 from tests.engine.brightness import stop_after
 from tests.recipes import SMALL
 
@@ -31,7 +31,7 @@ def compute_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             found = describe_environment(device)
             return {**found, "versions": {**found["versions"], "torch": torch_version}, **facts}
 
-        monkeypatch.setattr(sslkit.stage_run, "describe_environment", described)
+        monkeypatch.setattr(sslkit.run.stage_folder, "describe_environment", described)
 
     return compute_with
 

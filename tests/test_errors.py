@@ -1,6 +1,6 @@
 import pytest
 
-from sslkit.errors import DataError, OptionError, printable
+from sslkit.contract.errors import DataError, OptionError, printable
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,11 @@ from sslkit import (
     pretrain,
     run_recipe,
 )
-from sslkit.catalog import Offer
-from sslkit.engine.device import Runtime
-from sslkit.identity import state_hash
-from sslkit.metrics_log import read_metrics
-from sslkit.recipe import parse_recipe
+from sslkit.catalog.catalog import Offer
+from sslkit.recipe.recipe import parse_recipe
+from sslkit.storage.identity import state_hash
+from sslkit.storage.metrics_log import read_metrics
+from sslkit.training.device import Runtime
 from tests.contract.miniatures.backbones import TinyConv
 from tests.contract.miniatures.rotation import Rotation
 from tests.recipes import SMALL, steps_logged, weights

@@ -13,7 +13,7 @@ INSPECT = """
 import torch
 from torch import Generator
 from sslkit import Backbone, Batch, DataInfo, FeatureInfo, ImageSpec, PretextTask, RecipeError, load_catalog
-from sslkit.options import build, describe
+from sslkit.recipe.build import build, describe
 
 class Identity(Backbone):
     feature_info = (FeatureInfo("pixels", 3, 1),)

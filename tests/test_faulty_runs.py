@@ -29,15 +29,15 @@ from sslkit import (
     run_recipe,
     write_report,
 )
-from sslkit.artifacts import ARTIFACT, read_json, write_json
+from sslkit.contract.events import Record
+from sslkit.contract.interfaces import Split
 from sslkit.data import resident
+from sslkit.data.cache import OpenedDataset
 from sslkit.data.digits import Digits
-from sslkit.data.opened import OpenedDataset
-from sslkit.engine.tensor_file import load_tensors
-from sslkit.events import Record
-from sslkit.interfaces import Split
-from sslkit.preflight import check
-from sslkit.recipe import Recipe
+from sslkit.recipe.recipe import Recipe
+from sslkit.run.artifacts import ARTIFACT, read_json, write_json
+from sslkit.run.preflight import check
+from sslkit.storage.tensor_file import load_tensors
 from tests.disks import file_sizes_limited, fill, make_read_only, small_disk
 from tests.recipes import SMALL, steps_logged, weights
 
@@ -168,7 +168,8 @@ def test_an_image_that_vanishes_stops_the_run_and_keeps_the_last_checkpoint(tmp_
 SHORT_OF_MEMORY = """
 import resource, sys
 from pathlib import Path
-from sslkit import cli, run  # with all that they import: what is left is for the run alone
+from sslkit.cli import commands as cli
+from sslkit.run import runner  # with all that they import: what is left is for the run alone
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**30,) * 2)
 cli.main()

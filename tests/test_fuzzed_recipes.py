@@ -18,10 +18,11 @@ import tomli_w
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from sslkit import SslkitError, cli, load_catalog, load_recipe
-from sslkit.errors import printable
-from sslkit.plain_values import MAX_DEPTH, MAX_KEY_LENGTH
-from sslkit.preflight import check_recipe
+from sslkit import SslkitError, load_catalog, load_recipe
+from sslkit.cli import commands as cli
+from sslkit.contract.errors import printable
+from sslkit.run.preflight import check_recipe
+from sslkit.storage.limits import MAX_DEPTH, MAX_KEY_LENGTH
 from tests.fuzzing import KEYS, RECIPES, TREES, VALUES, paths, spoilt_recipes
 
 CATALOG = load_catalog()

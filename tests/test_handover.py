@@ -39,14 +39,14 @@ from sslkit import (
     evaluate,
     pretrain,
 )
-from sslkit.artifacts import ARTIFACT, METRICS
-from sslkit.class_address import provenance_of
-from sslkit.engine.device import Runtime
-from sslkit.events import Event, Record, StepEnd
-from sslkit.handover import RESERVED_METRICS, checked_notes
-from sslkit.metrics_log import MetricsLog, read_metrics
-from sslkit.observers import Observers
-from sslkit.plain_values import finite_number
+from sslkit.catalog.observers import Observers
+from sslkit.contract.class_address import provenance_of
+from sslkit.contract.events import Event, Record, StepEnd
+from sslkit.run.artifacts import ARTIFACT, METRICS
+from sslkit.storage.limits import finite_number
+from sslkit.storage.metrics_log import MetricsLog, read_metrics
+from sslkit.training.device import Runtime
+from sslkit.training.handover import RESERVED_METRICS, checked_notes
 from sslkit_rotnet import RotNet
 from tests.evaluators.labeled import arrays, network
 

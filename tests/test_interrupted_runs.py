@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from sslkit import ArtifactError, Event, Observer, RunInterruptedError, StepEnd, load_recipe, run_recipe
-from sslkit.metrics_log import read_metrics
-from sslkit.run_lock import LOCK, OWNER
+from sslkit.storage.folder_lock import LOCK, OWNER
+from sslkit.storage.metrics_log import read_metrics
 from tests.recipes import LONG, SMALL, has_trained, start, steps_logged, wait_until, weights
 
 
@@ -71,7 +71,7 @@ def test_a_signal_leaves_a_checkpoint_a_code_and_the_command_to_go_on(
         assert weights(folder) == weights(whole)
 
 
-STREAMED = "from sslkit.data import resident\nresident.MAX_RESIDENT_BYTES = 0\nfrom sslkit.cli import main\nmain()\n"
+STREAMED = "from sslkit.data import resident\nresident.MAX_RESIDENT_BYTES = 0\nfrom sslkit.cli.commands import main\nmain()\n"
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_a_signal_to_the_whole_process_group_lets_workers_finish_the_step(stream
 @pytest.mark.usefixtures("recipe")
 def test_sigterm_before_the_first_stage_is_told_as_well(tmp_path: Path):
     (tmp_path / "early.py").write_text(
-        "import os, signal\nfrom sslkit import cli, run\nrun.check = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\ncli.main()\n"
+        "import os, signal\nfrom sslkit.cli import commands as cli\nfrom sslkit.run import runner\nrunner.check = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\ncli.main()\n"
     )
     command = [sys.executable, "early.py", "run", "small.toml", "--quiet"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from sslkit.layers import ConvUnit, init_weights, nin_block
+from sslkit.backbones.blocks import ConvUnit, init_weights, nin_block
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])

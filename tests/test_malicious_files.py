@@ -14,15 +14,16 @@ import torch
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from sslkit import ArtifactError, SslkitError, cli, load_backbone
-from sslkit.artifacts import BACKBONE, load_predictions, load_weights, save_module
+from sslkit import ArtifactError, SslkitError, load_backbone
 from sslkit.backbones.nin import NIN
-from sslkit.engine.tensor_file import load_tensors, save_tensors
-from sslkit.errors import printable
-from sslkit.interfaces import ImageSpec
+from sslkit.cli import commands as cli
+from sslkit.contract.errors import printable
+from sslkit.contract.interfaces import ImageSpec
 from sslkit.report.comparison import compare_runs
-from sslkit.report.files import write_report
-from sslkit.saved_files import MAX_JSON_BYTES
+from sslkit.report.page.files import write_report
+from sslkit.run.artifacts import BACKBONE, load_predictions, load_weights, save_module
+from sslkit.storage.json_files import MAX_JSON_BYTES
+from sslkit.storage.tensor_file import load_tensors, save_tensors
 from tests.fuzzing import KEYS, VALUES
 from tests.report.page_tags import Tags
 from tests.report.run_folders import make_run, train_line

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from sslkit import CheckpointSaved, FitStart, HeldoutEnd, Notice, RunInterruptedError, SemiSupervised, StepEnd, evaluate
-from sslkit.engine.device import Runtime
-from sslkit.events import Event
-from sslkit.metrics_log import MetricsLog, read_metrics
+from sslkit.contract.events import Event
+from sslkit.storage.metrics_log import MetricsLog, read_metrics
+from sslkit.training.device import Runtime
 from tests.evaluators.labeled import arrays, network
 
 

@@ -14,10 +14,10 @@ from sslkit import (
     Schedule,
     load_catalog,
 )
-from sslkit.catalog import KINDS
-from sslkit.data.opened import OpenedDataset
-from sslkit.engine.objective_check import check_objective
-from sslkit.misspelling import _overridable
+from sslkit.catalog.catalog import KINDS
+from sslkit.contract.misspelling import _overridable
+from sslkit.data.cache import OpenedDataset
+from sslkit.training.objective_check import check_objective
 from tests.contract.families import FAMILIES
 from tests.data.test_validation import Foreign, Lazy
 from tests.evaluators.labeled import network

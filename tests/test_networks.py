@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from sslkit import ArtifactError, load_catalog
-from sslkit.artifacts import save_module, weights_path
-from sslkit.data.opened import OpenedDataset
-from sslkit.identity import state_hash
-from sslkit.networks import begun_with, left_by, untrained
-from sslkit.recipe import Recipe, parse_recipe
+from sslkit.data.cache import OpenedDataset
+from sslkit.recipe.recipe import Recipe, parse_recipe
+from sslkit.run.artifacts import save_module, weights_path
+from sslkit.run.networks import begun_with, left_by, untrained
+from sslkit.storage.identity import state_hash
 
 RECIPE = parse_recipe(
     tomllib.loads("""

@@ -34,10 +34,10 @@ from sslkit import (
     fit,
     run_recipe,
 )
+from sslkit.contract.interfaces import RunContext
 from sslkit.data.loader import Loader
-from sslkit.interfaces import RunContext
-from sslkit.preflight import check_recipe
-from sslkit.recipe import Recipe, parse_recipe
+from sslkit.recipe.recipe import Recipe, parse_recipe
+from sslkit.run.preflight import check_recipe
 from tests.contract.families import CPU, FAMILIES, Family, every_family
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.contract.miniatures.images import tiny_images

@@ -14,10 +14,10 @@ import tomli_w
 import torch
 import typing_extensions
 
-from sslkit.catalog import Catalog
-from sslkit.errors import BackboneError, OptionError, PluginError, RecipeError
-from sslkit.interfaces import Augment, Backbone, FeatureInfo, ImageSpec, OptimizerFactory, PretextTask, Schedule
-from sslkit.options import BackboneOptions, build, build_backbone_options, describe
+from sslkit.catalog.catalog import Catalog
+from sslkit.contract.errors import BackboneError, OptionError, PluginError, RecipeError
+from sslkit.contract.interfaces import Augment, Backbone, FeatureInfo, ImageSpec, OptimizerFactory, PretextTask, Schedule
+from sslkit.recipe.build import BackboneOptions, build, build_backbone_options, describe
 
 PATH = "stages.pretrain.task"
 NO_AUGMENT = Augment()
@@ -194,7 +194,7 @@ def test_a_string_is_the_name_alone():
 def test_a_class_of_ones_own():
     with pytest.raises(RecipeError, match=r"^s\.name: 'no_such_module:X' cannot be imported; it is neither installed nor"):
         build(Schedule, {"name": "no_such_module:X"}, "s", Catalog(allow_code=True))
-    found = build(Schedule, {"name": "sslkit.engine.schedules:Constant"}, "s", Catalog(allow_code=True))
+    found = build(Schedule, {"name": "sslkit.training.schedules:Constant"}, "s", Catalog(allow_code=True))
     assert type(found).__name__ == "Constant"
 
 

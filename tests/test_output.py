@@ -11,7 +11,7 @@ from typing import TextIO
 
 import pytest
 
-from sslkit import cli
+from sslkit.cli import commands as cli
 from tests.plugin_site import GOOD, Site
 from tests.recipes import SMALL
 

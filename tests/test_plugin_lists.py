@@ -1,6 +1,6 @@
 import pytest
 
-from sslkit.plugin_lists import Entry, PluginLists
+from sslkit.catalog.plugin_lists import Entry, PluginLists
 
 FLIPS = Entry("flips", "sslkit-flips")
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from sslkit import hookspecs
-from sslkit.catalog import KINDS, Catalog, PluginInfo
-from sslkit.errors import PluginError
-from sslkit.interfaces import PretextTask
-from sslkit.plugins import load_catalog
+from sslkit.catalog import hooks as hookspecs
+from sslkit.catalog.catalog import KINDS, Catalog, PluginInfo
+from sslkit.catalog.discovery import load_catalog
+from sslkit.contract.errors import PluginError
+from sslkit.contract.interfaces import PretextTask
 from tests.plugin_site import GOOD, HEAD, Site
 
 MARKED = "from pathlib import Path\nPath(__file__).with_suffix('.imported').touch()\n" + GOOD
@@ -189,8 +189,11 @@ def test_one_raising_hook_takes_the_plugins_other_hooks_out(site: Site):
         ("{'random': Task}", "a pretext task has a reserved name; found 'random'; choose another"),
         ("{'name': Task}", "a pretext task has a reserved name; found 'name'; choose another"),
         ("{'x': int}", "pretext task 'x' must be a subclass of PretextTask; found <class 'int'>"),
-        ("{'x': Schedule}", "pretext task 'x' must be a subclass of PretextTask; found <class 'sslkit.interfaces.Schedule'>"),
-        ("{'x': PretextTask}", "pretext task 'x' is abstract; found <class 'sslkit.interfaces.PretextTask'>; it lacks build_objective"),
+        ("{'x': Schedule}", "pretext task 'x' must be a subclass of PretextTask; found <class 'sslkit.contract.interfaces.Schedule'>"),
+        (
+            "{'x': PretextTask}",
+            "pretext task 'x' is abstract; found <class 'sslkit.contract.interfaces.PretextTask'>; it lacks build_objective",
+        ),
         ("{'x': 'Task'}", "pretext task 'x' must be a class; found 'Task'; a subclass of PretextTask, not an object"),
     ],
 )
@@ -357,14 +360,14 @@ def test_strict_refuses_names_that_nothing_installed_has_before_it_imports_anyth
 def test_only_two_modules_import_pluggy():
     package = Path(hookspecs.__file__).parent
     importers = {path.name for path in package.rglob("*.py") if "import pluggy" in path.read_text() or "from pluggy" in path.read_text()}
-    assert importers == {"hookspecs.py", "plugins.py"}
+    assert importers == {"hooks.py", "discovery.py"}
 
 
 def test_environment_variables_work_in_a_process_of_its_own(site: Site):
     # As under torchrun, whose workers inherit the environment.
     site.install("flips", GOOD)
     site.install("bad", "raise RuntimeError('loaded')\n")
-    code = "from sslkit.plugins import load_catalog; print([p.name for p in load_catalog().plugins if p.offers])"
+    code = "from sslkit.catalog.discovery import load_catalog; print([p.name for p in load_catalog().plugins if p.offers])"
     environment = {
         "PYTHONPATH": str(site.folder),
         "SSLKIT_ALLOW_PLUGINS": "flips",

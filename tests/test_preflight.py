@@ -25,9 +25,9 @@ from sslkit import (
     SemiSupervised,
     Split,
 )
-from sslkit.data.opened import OpenedDataset
-from sslkit.preflight import backbone_image, check, check_recipe
-from sslkit.recipe import Recipe, parse_recipe
+from sslkit.data.cache import OpenedDataset
+from sslkit.recipe.recipe import Recipe, parse_recipe
+from sslkit.run.preflight import backbone_image, check, check_recipe
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.contract.miniatures.colorization import Colorization
 from tests.contract.miniatures.images import tiny_images

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from sslkit import OptionError, preview
-from sslkit.cli import app
-from sslkit.preview import write_preview
-from sslkit.report.contact_sheet import Sheet
+from sslkit import OptionError
+from sslkit.cli import preview
+from sslkit.cli.commands import app
+from sslkit.cli.preview import write_preview
+from sslkit.report.pictures.contact_sheet import Sheet
 
 RECIPE = """
 name = "tiny"

@@ -3,8 +3,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from sslkit import progress as module
-from sslkit.progress import Count, counting, watching
+from sslkit.contract import progress as module
+from sslkit.contract.progress import Count, counting, watching
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def test_type_checkers_see_what_is_resolved():
 
 
 def test_the_whole_contract_and_every_error_and_event_is_public():
-    interfaces, errors, events = (importlib.import_module(f"sslkit.{name}") for name in ("interfaces", "errors", "events"))
+    interfaces, errors, events = (importlib.import_module(f"sslkit.contract.{name}") for name in ("interfaces", "errors", "events"))
     classes = [value for module in (errors, events) for value in vars(module).values() if isinstance(value, type)]
     kinds = {value.__name__ for value in classes if issubclass(value, errors.SslkitError | events.Event)}
     assert len(kinds) > 10

@@ -13,11 +13,11 @@ import torch
 
 import publish_weights
 from sslkit import ArtifactError, OptionError, load_backbone, load_catalog, load_recipe, run_recipe
-from sslkit.artifacts import ARTIFACT, BACKBONE, read_artifact, save_module
-from sslkit.identity import state_hash
-from sslkit.publication import TOLERANCE, Published, TrainingData, publish_backbone
-from sslkit.recipe import parse_recipe
-from sslkit.weights_file import read_weights
+from sslkit.recipe.recipe import parse_recipe
+from sslkit.run.artifacts import ARTIFACT, BACKBONE, read_artifact, save_module
+from sslkit.run.publication import TOLERANCE, Published, TrainingData, publish_backbone
+from sslkit.run.weights_file import read_weights
+from sslkit.storage.identity import state_hash
 from tests.model_cards import FACTS, read_card
 from tests.recipes import SMALL
 

@@ -37,10 +37,10 @@ from sslkit import (
     evaluate,
     pretrain,
 )
-from sslkit.engine.device import Runtime
-from sslkit.identity import plain
-from sslkit.options import build
-from sslkit.plugins import load_catalog
+from sslkit.catalog.discovery import load_catalog
+from sslkit.recipe.build import build
+from sslkit.storage.identity import plain
+from sslkit.training.device import Runtime
 from sslkit_rotnet import RotNet
 from tests.contract.miniatures.backbones import TinyConv
 

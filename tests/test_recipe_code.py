@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from sslkit import Catalog, RecipeError, SslkitError, load_catalog, load_recipe
-from sslkit.catalog import PluginInfo
-from sslkit.recipe import parse_recipe
-from sslkit.recipe_code import RecipeCode, named_classes
+from sslkit.catalog.catalog import PluginInfo
+from sslkit.recipe.code_policy import RecipeCode, named_classes
+from sslkit.recipe.recipe import parse_recipe
 from tests.plugin_site import GOOD, Site
 
 ROOT = Path(__file__).parents[1]
@@ -173,7 +173,7 @@ def test_what_is_not_ours_is_said():
 
 def sslkit(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The console script, which leaves the current folder off sys.path, as ``python -m`` would not."""
-    code = "import sys; sys.path.remove(''); from sslkit.cli import main; main()"
+    code = "import sys; sys.path.remove(''); from sslkit.cli.commands import main; main()"
     paths = os.pathsep.join([environment.pop("site", ""), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],

@@ -33,10 +33,10 @@ from sslkit import (
     load_recipe,
     run_recipe,
 )
-from sslkit.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS
-from sslkit.identity import state_hash
-from sslkit.recipe import Recipe
-from sslkit.run import RunResult
+from sslkit.recipe.recipe import Recipe
+from sslkit.run.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS
+from sslkit.run.runner import RunResult
+from sslkit.storage.identity import state_hash
 from tests.recipes import SMALL, steps_logged, weights
 
 # Every kind of evaluator once, an epoch each, on 1,438 digits: three steps an epoch.
@@ -321,7 +321,7 @@ def test_a_report_that_fails_does_not_take_the_run_down(load: Callable[..., Reci
     def fail(*_args: object) -> None:
         raise RuntimeError("no\nroom")
 
-    monkeypatch.setattr("sslkit.run.write_run_report", fail)
+    monkeypatch.setattr("sslkit.run.runner.write_run_report", fail)
     watcher = Recorder()
     done = run_recipe(load(SMALL), output=tmp_path, observers=[watcher])
     assert list(done.results.stages) == ["pretrain", "probe"]

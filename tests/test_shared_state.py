@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from sslkit import Backbone, Evaluation, Evaluator, Event, LabeledData, Notice, Observer, RunContext, load_catalog, load_recipe, run_recipe
-from sslkit.catalog import Catalog, Offer
-from sslkit.recipe import parse_recipe
-from sslkit.shared_state import kept_state
+from sslkit.catalog.catalog import Catalog, Offer
+from sslkit.catalog.shared_state import kept_state
+from sslkit.recipe.recipe import parse_recipe
 from tests.plugin_site import GOOD, Site
 from tests.recipes import SMALL, weights
 

@@ -21,12 +21,12 @@ from sslkit import (
     pretrain,
     run_recipe,
 )
-from sslkit.artifacts import ARTIFACT, SNAPSHOTS
-from sslkit.engine.device import Runtime
-from sslkit.identity import state_hash
-from sslkit.metrics_log import read_metrics
-from sslkit.plugins import load_catalog
-from sslkit.recipe import Recipe, parse_recipe
+from sslkit.catalog.discovery import load_catalog
+from sslkit.recipe.recipe import Recipe, parse_recipe
+from sslkit.run.artifacts import ARTIFACT, SNAPSHOTS
+from sslkit.storage.identity import state_hash
+from sslkit.storage.metrics_log import read_metrics
+from sslkit.training.device import Runtime
 from tests.contract.miniatures.rotation import Rotation
 from tests.evaluators.labeled import arrays, network
 from tests.test_stages import Recorder, stop_after

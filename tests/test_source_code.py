@@ -13,7 +13,7 @@ import torchvision
 from torch import nn
 
 from sslkit import SGD, Cosine, Training
-from sslkit.source_code import SourceCode
+from sslkit.catalog.source_code import SourceCode
 from sslkit_rotnet.task import RotNet
 
 TASK = """
@@ -179,7 +179,7 @@ def test_code_is_read_once(project: Path):
 
 
 SCRIPT = """
-from sslkit.source_code import SourceCode
+from sslkit.catalog.source_code import SourceCode
 import beside
 FACTOR = {factor}
 @staticmethod
@@ -204,7 +204,7 @@ def test_of_a_script_only_what_it_defines_counts(project: Path):
 
 
 def test_code_typed_into_an_interpreter_cannot_be_read():
-    code = "from sslkit.source_code import SourceCode\nclass A: ...\nprint(SourceCode().of(A))"
+    code = "from sslkit.catalog.source_code import SourceCode\nclass A: ...\nprint(SourceCode().of(A))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "{}\n"
 
 

@@ -48,14 +48,14 @@ from sslkit import (
     load_backbone,
     pretrain,
 )
-from sslkit.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS
-from sslkit.data.opened import OpenedDataset
-from sslkit.engine.device import Runtime
-from sslkit.engine.tensor_file import load_tensors
-from sslkit.events import Event
-from sslkit.identity import state_hash
-from sslkit.metrics_log import read_metrics
-from sslkit.stages import check_pretraining
+from sslkit.contract.events import Event
+from sslkit.data.cache import OpenedDataset
+from sslkit.run.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS
+from sslkit.run.stages import check_pretraining
+from sslkit.storage.identity import state_hash
+from sslkit.storage.metrics_log import read_metrics
+from sslkit.storage.tensor_file import load_tensors
+from sslkit.training.device import Runtime
 from sslkit_rotnet import RotNet
 from tests.contract.miniatures.backbones import TinyConv
 from tests.contract.miniatures.colorization import Colorization
@@ -164,7 +164,11 @@ def test_a_folder_gets_the_artifact(tmp_path: Path):
     assert found["fingerprint"] == result.fingerprint
     assert found["seconds"] > 0
     assert found["identity"]["seed"] == 5
-    assert found["identity"]["training"]["augment"] == {"class": "sslkit.interfaces:Augment", "crop_padding": 1, "horizontal_flip": True}
+    assert found["identity"]["training"]["augment"] == {
+        "class": "sslkit.contract.interfaces:Augment",
+        "crop_padding": 1,
+        "horizontal_flip": True,
+    }
     assert found["backbone"]["class"].endswith(":TinyConv")
     assert found["backbone"]["options"] == {"width": 4, "dropout": 0.1}
     loaded = load_backbone(tmp_path / "pretrain", backbone=network(seed=9))

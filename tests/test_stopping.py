@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from sslkit import RunInterruptedError
-from sslkit.stopping import SIGNALS, StopRequest, Terminated, name_of, stop_if_asked, stoppable, terminable
+from sslkit.training.stopping import SIGNALS, StopRequest, Terminated, name_of, stop_if_asked, stoppable, terminable
 
 OTHERS = [number for number in SIGNALS if number not in (signal.SIGINT, signal.SIGTERM)]
 

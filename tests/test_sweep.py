@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from sslkit import RecipeError, load_backbone, load_recipe, run_recipe
-from sslkit.identity import state_hash
-from sslkit.plugins import load_catalog
-from sslkit.recipe import Recipe, parse_recipe
-from sslkit.sweep import expand
+from sslkit.catalog.discovery import load_catalog
+from sslkit.recipe.recipe import Recipe, parse_recipe
+from sslkit.recipe.sweep import expand
+from sslkit.storage.identity import state_hash
 
 BASE = """
 name = "swept"

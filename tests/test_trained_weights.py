@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from sslkit import KNN, Backbone, Dataset, Evaluator, ImageFolder, LinearProbe, evaluate, load_backbone
-from sslkit.bundled import bundled_weights
-from sslkit.engine.device import Runtime
-from sslkit.engine.randomness import global_seed
-from sslkit.options import build_backbone_options
-from sslkit.plugins import load_catalog
-from sslkit.weights_file import read_weights
+from sslkit.catalog.discovery import load_catalog
+from sslkit.recipe.build import build_backbone_options
+from sslkit.recipe.bundled import bundled_weights
+from sslkit.run.weights_file import read_weights
+from sslkit.training.device import Runtime
+from sslkit.training.seeds import global_seed
 
 PER_CLASS = {"train": 100, "test": 100}
 NAMES = sorted({"rotnet_cifar10_cpu", *bundled_weights()})

@@ -9,13 +9,13 @@ from torch import Generator, nn
 from sslkit import SGD, Augment, Backbone, Batch, ImageSpec, LabeledData, Objective
 from sslkit.backbones.from_timm import TimmBackbone
 from sslkit.backbones.nin import NIN
+from sslkit.contract.interfaces import DataInfo, Mean
 from sslkit.data.arrays import ArraySet
 from sslkit.data.augment import Draws, apply_draws
-from sslkit.engine.gradients import clip_gradients, gradient_norm
-from sslkit.engine.meters import Meters
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures
 from sslkit.evaluators.heads import HeadKind, build_head
-from sslkit.interfaces import DataInfo, Mean
+from sslkit.training.gradients import clip_gradients, gradient_norm
+from sslkit.training.meters import Meters
 from sslkit_rotnet import RotNet
 from tests.transfers import NoTransfers
 

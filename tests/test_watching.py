@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sslkit import Event, Notice, Observer, SslkitWarning, StageEnd, StageStart, StepEnd, load_recipe, run_recipe
-from sslkit.console import progress_on_stderr
-from sslkit.recipe import Recipe
+from sslkit.cli.console import progress_on_stderr
+from sslkit.recipe.recipe import Recipe
 from tests.recipes import SMALL
 
 

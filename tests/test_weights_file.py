@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-import sslkit.artifacts as module
+import sslkit.run.artifacts as module
 from sslkit import NIN, ArtifactError, ImageSpec, load_backbone
-from sslkit.artifacts import ARTIFACT, BACKBONE, BackboneRecord, describe_backbone, save_module, write_json
-from sslkit.engine.randomness import global_seed
-from sslkit.engine.tensor_file import load_tensors, save_tensors
-from sslkit.weights_file import halve, read_weights, save_weights, widen
+from sslkit.run.artifacts import ARTIFACT, BACKBONE, BackboneRecord, describe_backbone, save_module, write_json
+from sslkit.run.weights_file import halve, read_weights, save_weights, widen
+from sslkit.storage.tensor_file import load_tensors, save_tensors
+from sslkit.training.seeds import global_seed
 
 IMAGE = ImageSpec(8, 12, "gray", (0.3,), (0.4,))
 OPTIONS: dict[str, Any] = {"num_blocks": 3, "width": 0.05, "pool_after_conv3": False}

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sslkit import RecipeError, cli, load_recipe
-from sslkit.preflight import backbone_image
-from sslkit.sweep import identity
+from sslkit import RecipeError, load_recipe
+from sslkit.cli import commands as cli
+from sslkit.recipe.sweep import identity
+from sslkit.run.preflight import backbone_image
 
 RECIPE = """
 name = "tiny"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from measurement.gate import Measured, Slice
 from measurement.worker import Variant, Worker
-from sslkit.errors import RunFailedError
+from sslkit.contract.errors import RunFailedError
 
 
 class Plan(NamedTuple):

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from measurement.gate import Gate
 from measurement.workload import HEADS, Workload
 from sslkit import Arrays, Backbone, Batch, DataInfo, Objective, RunContext
-from sslkit.engine.device import Runtime, configured, has_bfloat16
-from sslkit.engine.folding import folded
+from sslkit.contract.interfaces import LabeledData
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures, build_heads
-from sslkit.interfaces import LabeledData
 from sslkit.kernels.native import SWITCH
+from sslkit.training.conv_bn_folding import folded
+from sslkit.training.device import Runtime, configured, has_bfloat16
 from sslkit_rotnet import RotNet
 
 Module = TypeVar("Module", bound=nn.Module)

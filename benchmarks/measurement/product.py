@@ -32,11 +32,11 @@ from sslkit import (
     extract_features,
     pretrain,
 )
-from sslkit.console import ProgressDisplay
+from sslkit.cli.console import ProgressDisplay
 from sslkit.data.arrays import ArraySet
-from sslkit.engine.batch_source import BatchSource
-from sslkit.engine.device import Runtime, configured
 from sslkit.evaluators.knn import vote
+from sslkit.training.batch_source import BatchSource
+from sslkit.training.device import Runtime, configured
 from sslkit_rotnet import RotNet
 
 AUGMENT = Augment(crop_padding=CROP_PADDING, horizontal_flip=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from measurement.interleave import Record
-from sslkit import artifacts
+from sslkit.run import artifacts
 
 MIB = 2**20
 

@@ -12,8 +12,8 @@ from measurement.interleave import Plan
 from measurement.jobs import plan_for
 from measurement.results import JobResult
 from measurement.workload import Workload, write_folder_images, write_random_images
-from sslkit.engine.device import Runtime
-from sslkit.errors import OptionError, SslkitError
+from sslkit.contract.errors import OptionError, SslkitError
+from sslkit.training.device import Runtime
 
 
 class Parser(argparse.ArgumentParser):

@@ -15,9 +15,9 @@ from measurement.groups import DATA
 from measurement.product import AUGMENT
 from measurement.workload import Workload
 from sslkit import Batch, DataInfo, Loader, Objective, RunContext, StepEnd, Training, fit
-from sslkit.engine.device import Runtime
-from sslkit.errors import RunInterruptedError
-from sslkit.events import Event
+from sslkit.contract.errors import RunInterruptedError
+from sslkit.contract.events import Event
+from sslkit.training.device import Runtime
 from sslkit_rotnet import RotNet
 
 WARM_UP = 3

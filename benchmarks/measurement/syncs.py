@@ -8,9 +8,9 @@ import torch
 from measurement.product import AUGMENT
 from measurement.workload import Workload
 from sslkit import DataInfo, Loader, RunContext, StepEnd, Training, fit
-from sslkit.engine.device import Runtime, configured
-from sslkit.errors import RunInterruptedError
-from sslkit.events import Event
+from sslkit.contract.errors import RunInterruptedError
+from sslkit.contract.events import Event
+from sslkit.training.device import Runtime, configured
 from sslkit_rotnet import RotNet
 
 _FIRST, _STEPS = 5, 20

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from measurement.gate import Gate, Measured, Slice
-from sslkit.errors import RunFailedError
+from sslkit.contract.errors import RunFailedError
 
 _PATIENCE = 1200.0
 """Seconds without an answer after which a worker counts as stuck; compiling for a GPU takes minutes."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from reproduction.tables import Cell
-from sslkit.artifacts import ARTIFACT, METRICS, read_json, write_json
-from sslkit.metrics_log import read_metrics
+from sslkit.run.artifacts import ARTIFACT, METRICS, read_json, write_json
+from sslkit.storage.metrics_log import read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)

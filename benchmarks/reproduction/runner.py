@@ -7,14 +7,14 @@ from pathlib import Path
 
 from reproduction.tables import Cell
 from sslkit import Dataset
-from sslkit.artifacts import ARTIFACT, read_json
-from sslkit.data.opened import OpenedDataset
-from sslkit.errors import RunInterruptedError
-from sslkit.events import Observer
-from sslkit.recipe import Recipe
-from sslkit.recipe_stages import RANDOM, Stage
-from sslkit.run import run_recipe
-from sslkit.sweep import identity
+from sslkit.contract.errors import RunInterruptedError
+from sslkit.contract.events import Observer
+from sslkit.data.cache import OpenedDataset
+from sslkit.recipe.recipe import Recipe
+from sslkit.recipe.stages import RANDOM, Stage
+from sslkit.recipe.sweep import identity
+from sslkit.run.artifacts import ARTIFACT, read_json
+from sslkit.run.runner import run_recipe
 
 
 def stages_of(recipe: Recipe, metrics: Sequence[str]) -> list[Stage]:

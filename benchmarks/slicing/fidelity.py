@@ -26,12 +26,12 @@ from reproduction.tables import Cell, by_interest
 from slicing.layout import MAX_FILE, RECORDS, REFERENCE, RUNS, WEIGHTS
 from slicing.rehearsal import write_small
 from slicing.results import write_result
-from sslkit.artifacts import ARTIFACT, read_artifact
-from sslkit.bundled import bundled_weights
-from sslkit.errors import SslkitError
-from sslkit.events import Event, Notice, Observer, StageEnd, StageStart
-from sslkit.publication import TrainingData, publish_backbone
-from sslkit.recipe import Recipe
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.events import Event, Notice, Observer, StageEnd, StageStart
+from sslkit.recipe.bundled import bundled_weights
+from sslkit.recipe.recipe import Recipe
+from sslkit.run.artifacts import ARTIFACT, read_artifact
+from sslkit.run.publication import TrainingData, publish_backbone
 
 
 def main() -> int:

@@ -19,9 +19,9 @@ from slicing.errors import SliceError
 from slicing.layout import EARLIER, MAX_WEIGHTS, RECORDS, REFERENCE, RESULTS, RUNS, SLICE, SMOKE, SPEED, WEIGHTS
 from slicing.results import read_result
 from sslkit import load_recipe
-from sslkit.artifacts import write_json, write_text
-from sslkit.errors import ArtifactError
-from sslkit.weights_file import read_weights
+from sslkit.contract.errors import ArtifactError
+from sslkit.run.artifacts import write_json, write_text
+from sslkit.run.weights_file import read_weights
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from slicing.errors import SliceError
 from slicing.install import PROJECT, Requirement, Wheel, canonicalize_name
 from slicing.layout import EARLIER, IMAGES, MANIFEST, MAX_PACKED, MIB, SOURCE, WHEELS
-from sslkit.environment import checkout_commit
+from sslkit.run.environment import checkout_commit
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import tomli_w
 
-from sslkit.recipe_table import read_table
+from sslkit.recipe.toml import read_table
 
 _SMALL: Mapping[str, Any] = {
     "epochs": 1,

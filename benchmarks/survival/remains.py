@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sslkit.artifacts import ARTIFACT, METRICS
-from sslkit.disk import TEMPORARY
-from sslkit.metrics_log import read_metrics
+from sslkit.run.artifacts import ARTIFACT, METRICS
+from sslkit.storage.atomic import TEMPORARY
+from sslkit.storage.metrics_log import read_metrics
 
 
 def moment_of(folder: Path) -> str:

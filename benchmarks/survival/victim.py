@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sslkit import cli
+from sslkit.cli import commands as cli
 from sslkit.data import resident
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sslkit.audit.chance import Estimate, Pair
+from sslkit.audit.intervals import Estimate, Pair
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import final
 
-from sslkit.audit.contentless import SOURCES
-from sslkit.errors import OptionError, did_you_mean
+from sslkit.audit.sources import SOURCES
+from sslkit.contract.errors import OptionError, did_you_mean
 
 MIN_HELDOUT = 100
 """Images; fewer say nothing of chance."""

@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 
-from sslkit.artifacts import write_json
-from sslkit.audit.audit import audit_task, small_backbone
 from sslkit.audit.finding import Finding
 from sslkit.audit.options import AuditOptions
-from sslkit.data.opened import OpenedDataset
-from sslkit.environment import describe_environment
-from sslkit.errors import ArtifactError, OptionError, RecipeError, StorageError, did_you_mean
-from sslkit.events import Observer
-from sslkit.options import BackboneOptions
-from sslkit.plugins import load_catalog
-from sslkit.preflight import check_backbone, check_device
-from sslkit.recipe import Recipe
-from sslkit.recipe_stages import PretrainStage
+from sslkit.audit.task_audit import audit_task, small_backbone
+from sslkit.catalog.discovery import load_catalog
+from sslkit.contract.errors import ArtifactError, OptionError, RecipeError, StorageError, did_you_mean
+from sslkit.contract.events import Observer
+from sslkit.data.cache import OpenedDataset
+from sslkit.recipe.build import BackboneOptions
+from sslkit.recipe.recipe import Recipe
+from sslkit.recipe.stages import PretrainStage
+from sslkit.run.artifacts import write_json
+from sslkit.run.environment import describe_environment
+from sslkit.run.preflight import check_backbone, check_device
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from sslkit.audit.contentless import COPIES, NOISE, Shape
+from sslkit.audit.sources import COPIES, NOISE, Shape
 from sslkit.audit.spectrum import measure_spectrum
-from sslkit.engine.randomness import derive_seed, make_generator
-from sslkit.errors import DataError
-from sslkit.interfaces import Dataset, ImageSet
+from sslkit.contract.errors import DataError
+from sslkit.contract.interfaces import Dataset, ImageSet
+from sslkit.training.seeds import derive_seed, make_generator
 
 MEASURED_IMAGES = 1024
 """Noise knows the data by its statistics, and so many images are enough for those."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sslkit.backbones.hub_weights import fetch, file_name
-from sslkit.errors import BackboneError, OptionError
-from sslkit.interfaces import Backbone, FeatureInfo, ImageSpec, LayerKind
+from sslkit.contract.errors import BackboneError, OptionError
+from sslkit.contract.interfaces import Backbone, FeatureInfo, ImageSpec, LayerKind
 
 NORM = "norm"
 PRE_LOGITS = "pre_logits"

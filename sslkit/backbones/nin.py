@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sslkit.errors import OptionError
-from sslkit.interfaces import Backbone, FeatureInfo, ImageSpec
-from sslkit.layers import init_weights, nin_block
+from sslkit.backbones.blocks import init_weights, nin_block
+from sslkit.contract.errors import OptionError
+from sslkit.contract.interfaces import Backbone, FeatureInfo, ImageSpec
 
 DEPTHS = (3, 4, 5)
 MAX_WIDTH = 100

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sslkit.contract.errors import DataError, OptionError
+from sslkit.contract.interfaces import Dataset, ImageSet, ImageSpec, Split
 from sslkit.data.checksum import checksum
-from sslkit.errors import DataError, OptionError
-from sslkit.interfaces import Dataset, ImageSet, ImageSpec, Split
 
 ArrayLike = Tensor | np.ndarray
 Labels = Tensor | np.ndarray | Sequence[int]

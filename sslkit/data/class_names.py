@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterable
 
-from sslkit.errors import DataError
+from sslkit.contract.errors import DataError
 
 
 def same_class(name: str) -> str:

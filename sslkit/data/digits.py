@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslkit.contract.errors import OptionError
+from sslkit.contract.interfaces import Dataset, ImageSpec, Split
 from sslkit.data.arrays import ArraySet
-from sslkit.errors import OptionError
-from sslkit.interfaces import Dataset, ImageSpec, Split
 
 SIDE = 8  # pixels, as they come
 MAX_SIDE = 256  # pixels; all images are in memory at once

@@ -8,12 +8,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from sslkit.data.chunk_map import map_chunks
+from sslkit.contract.errors import DataError
+from sslkit.contract.interfaces import ImageSet
 from sslkit.data.file_set import FileSet
+from sslkit.data.parallel import map_chunks
 from sslkit.data.regular_file import open_regular
 from sslkit.data.resident import ResidentSet
-from sslkit.errors import DataError
-from sslkit.interfaces import ImageSet
 
 _EXAMPLES = 3
 _COMPARING = "comparing test images with training images"

@@ -8,12 +8,12 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from sslkit.data.chunk_map import map_chunks
-from sslkit.data.decode import decode
-from sslkit.data.image_files import ImageFile, ImageFiles
+from sslkit.contract.errors import DataError
+from sslkit.contract.interfaces import ImageSet, ImageSpec
+from sslkit.data.folder_scan import ImageFile, ImageFiles
+from sslkit.data.image_file import decode
 from sslkit.data.image_header import MAX_PIXELS
-from sslkit.errors import DataError
-from sslkit.interfaces import ImageSet, ImageSpec
+from sslkit.data.parallel import map_chunks
 
 _CHUNK = 64  # files a thread takes at once
 

@@ -10,13 +10,13 @@ from typing import Literal, final
 
 import torch
 
+from sslkit.contract.errors import DataError, OptionError
+from sslkit.contract.interfaces import Dataset, ImageSpec, Split
 from sslkit.data.arrays import check_statistics
 from sslkit.data.file_set import FileSet, undecodable
-from sslkit.data.image_files import FolderScan, first_folder
+from sslkit.data.folder_scan import FolderScan, first_folder
 from sslkit.data.image_header import MAX_PIXELS
 from sslkit.data.layout import Layout, check_images, check_labels, describe_rest, find_layout, has_labels, why_unlabeled
-from sslkit.errors import DataError, OptionError
-from sslkit.interfaces import Dataset, ImageSpec, Split
 
 MAX_SIDE = 8192
 """Pixels: an image of this size takes 200 MB."""

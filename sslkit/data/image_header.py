@@ -11,8 +11,8 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from sslkit.contract.errors import DataError
 from sslkit.data.regular_file import SKIP
-from sslkit.errors import DataError
 
 MAX_PIXELS = 178_956_970
 """Where PIL begins to suspect a decompression bomb: 0.7 GB as PIL holds it."""

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from sslkit.contract.errors import DataError, OptionError, did_you_mean
 from sslkit.data.class_names import same_class
-from sslkit.data.image_files import SUFFIXES, FolderScan, find_folders, first_folder, holds_images
-from sslkit.errors import DataError, OptionError, did_you_mean
+from sslkit.data.folder_scan import SUFFIXES, FolderScan, find_folders, first_folder, holds_images
 
 KINDS = {
     "train": ("train", "training"),

@@ -6,11 +6,11 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from sslkit.blame import blaming
+from sslkit.contract.blame import blaming
+from sslkit.contract.interfaces import Augment, Batch, ImageSet
 from sslkit.data.augment import augment
 from sslkit.data.library_warnings import naming_files
 from sslkit.data.workers import choose_num_workers, decoded_by_workers
-from sslkit.interfaces import Augment, Batch, ImageSet
 
 _SHARE = 0.25
 """Of a GPU's free memory that one image set may take."""

@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from sslkit.errors import DataError
+from sslkit.contract.errors import DataError
 
 SKIP = 'set on_error = "skip" in [data]'
 

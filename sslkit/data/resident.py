@@ -6,12 +6,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from sslkit.contract.errors import DataError
+from sslkit.contract.interfaces import ImageSet
+from sslkit.contract.misspelling import refuse_misspelt_attributes
 from sslkit.data.checksum import checksum
-from sslkit.data.chunk_map import map_chunks
+from sslkit.data.parallel import map_chunks
 from sslkit.data.validation import valid_classes, valid_fingerprint, valid_labels, valid_paths, valid_pixels, valid_spec
-from sslkit.errors import DataError
-from sslkit.interfaces import ImageSet
-from sslkit.misspelling import refuse_misspelt_attributes
 
 MAX_RESIDENT_BYTES = 2 * 1024**3
 """Image sets up to this size are kept in memory: CIFAR-10 takes 0.15 GiB. Larger ones are decoded as they are needed."""

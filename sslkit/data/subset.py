@@ -5,8 +5,8 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from sslkit.errors import DataError
-from sslkit.interfaces import ImageSet
+from sslkit.contract.errors import DataError
+from sslkit.contract.interfaces import ImageSet
 
 Selection = Literal["first", "random"]
 

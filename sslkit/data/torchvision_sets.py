@@ -15,11 +15,11 @@ import torch
 from numpy.exceptions import VisibleDeprecationWarning
 from torch import Tensor
 
-from sslkit.data.array_pickle import load_arrays
+from sslkit.contract.errors import DataError, OptionError
+from sslkit.contract.interfaces import Dataset, ImageSpec, Split
 from sslkit.data.arrays import ArraySet
 from sslkit.data.safe_extraction import safe_extraction
-from sslkit.errors import DataError, OptionError
-from sslkit.interfaces import Dataset, ImageSpec, Split
+from sslkit.data.untrusted_archives import load_arrays
 
 DIGITS = tuple("0123456789")
 

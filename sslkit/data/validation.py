@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sslkit.contract.errors import DataError
+from sslkit.contract.interfaces import Color, ImageSet, ImageSpec
 from sslkit.data.class_names import check_distinct
-from sslkit.errors import DataError
-from sslkit.interfaces import Color, ImageSet, ImageSpec
 
 
 def valid_spec(image: object, where: str) -> ImageSpec:

@@ -19,13 +19,13 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from sslkit.blame import blaming, portable
+from sslkit.contract.blame import blaming, portable
+from sslkit.contract.errors import RunFailedError
+from sslkit.contract.events import warn
+from sslkit.contract.interfaces import ImageSet
 from sslkit.data.library_warnings import Told, gather, tell
 from sslkit.data.shared_memory import describe_shared_memory, megabytes, num_fitting
-from sslkit.errors import RunFailedError
-from sslkit.events import warn
-from sslkit.interfaces import ImageSet
-from sslkit.stopping import SIGNALS, stop_if_asked
+from sslkit.training.stopping import SIGNALS, stop_if_asked
 
 _ENOUGH = 8
 """Workers, unless somebody asks for more."""

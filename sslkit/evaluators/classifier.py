@@ -7,16 +7,16 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from sslkit.contract.errors import DataError, OptionError
+from sslkit.contract.interfaces import Backbone, Batch, LabeledData, Mean, Objective, Prediction, RunContext, StepOutput, TrainContext
 from sslkit.data.loader import Loader
-from sslkit.engine.accuracy import accuracies, is_uneven, majority
-from sslkit.engine.fit import fit
-from sslkit.engine.randomness import derive_seed, global_seed
-from sslkit.engine.training import Training
-from sslkit.errors import DataError, OptionError
+from sslkit.evaluators.accuracy import accuracies, is_uneven, majority
 from sslkit.evaluators.feature_bank import FeatureBank
-from sslkit.evaluators.frozen_trunk import FrozenTrunk
+from sslkit.evaluators.feature_cache import FrozenTrunk
 from sslkit.evaluators.heads import Head, HeadKind, build_head, feature_shapes
-from sslkit.interfaces import Backbone, Batch, LabeledData, Mean, Objective, Prediction, RunContext, StepOutput, TrainContext
+from sslkit.training.fit import fit
+from sslkit.training.options import Training
+from sslkit.training.seeds import derive_seed, global_seed
 
 
 class Fitted(NamedTuple):
@@ -178,7 +178,7 @@ def fit_classifier(
 
 
 def accuracies_of(top1: Mapping[str, float], predictions: Mapping[str, Prediction]) -> dict[str, float]:
-    """The metrics of several layers: of each ``top1``, and what :func:`~sslkit.engine.accuracy.accuracies` adds; ``majority`` once.
+    """The metrics of several layers: of each ``top1``, and what :func:`~sslkit.evaluators.accuracy.accuracies` adds; ``majority`` once.
 
     Args:
         top1: by layer, in percent.

@@ -7,10 +7,10 @@ from typing import final
 import torch
 from torch import Generator, Tensor
 
+from sslkit.contract.errors import RunInterruptedError
+from sslkit.contract.interfaces import Augment, Batch, ImageSet, RunContext
 from sslkit.data.augment import Draws, apply_draws, draw
 from sslkit.data.loader import Loader
-from sslkit.errors import RunInterruptedError
-from sslkit.interfaces import Augment, Batch, ImageSet, RunContext
 
 
 @final
@@ -67,7 +67,7 @@ class FeatureBank:
     def batches(
         self, order: Tensor, *, start: int = 0, sizes: Sequence[int] | None = None, generator: Generator | None = None
     ) -> Iterator[Batch]:
-        """See :class:`~sslkit.engine.batch_source.BatchSource`."""
+        """See :class:`~sslkit.training.batch_source.BatchSource`."""
         options = self._options
         first_rows = self._first_rows[order.to(self.device)]  # sent once: a GPU that is sent each batch's indices waits each time
         chunks = first_rows.split(self.batch_size if sizes is None else list(sizes))

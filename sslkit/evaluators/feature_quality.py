@@ -6,11 +6,11 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from sslkit.contract.errors import OptionError
+from sslkit.contract.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
 from sslkit.data.loader import Loader
-from sslkit.engine.features import extract_features
-from sslkit.errors import OptionError
 from sslkit.evaluators.classifier import check_layers
-from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
+from sslkit.training.features import extract_features
 
 
 @final

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from sslkit.engine.training import Training
+from sslkit.contract.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
 from sslkit.evaluators.classifier import build_heads, check_head, check_layers, check_training, fit_classifier
 from sslkit.evaluators.heads import HeadKind
-from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
+from sslkit.training.options import Training
 
 
 @dataclass(frozen=True, kw_only=True)

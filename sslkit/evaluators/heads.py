@@ -9,9 +9,9 @@ import torch
 from torch import Size, Tensor, nn
 from torch.nn import functional as F
 
-from sslkit.engine.features import evaluating
-from sslkit.interfaces import Backbone, FeatureInfo, ImageSpec, LayerKind, pool
-from sslkit.layers import init_weights, nin_block, without_autocast
+from sslkit.backbones.blocks import init_weights, nin_block, without_autocast
+from sslkit.contract.interfaces import Backbone, FeatureInfo, ImageSpec, LayerKind, pool
+from sslkit.training.features import evaluating
 
 HeadKind = Literal["linear", "mlp", "conv"]
 

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sslkit.contract.errors import DataError, OptionError
+from sslkit.contract.interfaces import Backbone, Evaluation, Evaluator, LabeledData, Prediction, RunContext
 from sslkit.data.loader import Loader
-from sslkit.engine.features import extract_features
-from sslkit.engine.tf32 import tf32
-from sslkit.errors import DataError, OptionError
 from sslkit.evaluators.classifier import accuracies_of, check_layers
-from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, Prediction, RunContext
-from sslkit.stopping import stop_if_asked
+from sslkit.training.features import extract_features
+from sslkit.training.stopping import stop_if_asked
+from sslkit.training.tf32 import tf32
 
 _NUM_QUERIES, _NUM_BANK = 512, 8192
 """Similarities of so many test images to so many training images are in memory at once: 16 MB. Larger blocks leave a CPU's cache before

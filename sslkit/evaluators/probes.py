@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from sslkit.engine.training import Training
-from sslkit.errors import OptionError
+from sslkit.contract.errors import OptionError
+from sslkit.contract.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
 from sslkit.evaluators.classifier import build_heads, check_head, check_layers, check_training, fit_classifier
 from sslkit.evaluators.heads import HeadKind
-from sslkit.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
+from sslkit.training.options import Training
 
 MAX_WIDTH = 65_536
 """Of hidden layers and blocks: two hidden layers of this width have four thousand million weights."""

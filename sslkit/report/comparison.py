@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sslkit.errors import ArtifactError
+from sslkit.contract.errors import ArtifactError
 from sslkit.report.metric_name import better
 from sslkit.report.run_folder import RunFolder, read_run
-from sslkit.report.tables import Cell, Column, Table
+from sslkit.report.tables.table import Cell, Column, Table
 
 PathLike = str | os.PathLike[str]
 

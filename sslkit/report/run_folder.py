@@ -7,13 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sslkit.artifacts import ARTIFACT, METRICS
-from sslkit.errors import ArtifactError, RecipeError
-from sslkit.metrics_log import read_metrics
-from sslkit.recipe_table import parse_table, read_text
-from sslkit.report.results import Results
-from sslkit.report.stage_key import StageKey, parse_key
-from sslkit.saved_files import SavedArtifact, SavedFigures, SavedFile, SavedResults, check_form, read_saved
+from sslkit.contract.errors import ArtifactError, RecipeError
+from sslkit.recipe.stage_key import StageKey, parse_key
+from sslkit.recipe.toml import parse_table, read_text
+from sslkit.run.artifacts import ARTIFACT, METRICS
+from sslkit.run.results import Results
+from sslkit.storage.json_files import SavedArtifact, SavedFigures, SavedFile, SavedResults, check_form, read_saved
+from sslkit.storage.metrics_log import read_metrics
 
 _FOLDER = re.compile(r"(?:(?!\.{1,2}(?:/|$))[^/\\\0]{1,255}(?:/(?!$)|$))+")
 """A path that leads to a folder below: a stage's key decides which files are read."""

@@ -9,12 +9,12 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from sslkit.engine.features import evaluating
-from sslkit.engine.randomness import global_seed
-from sslkit.errors import BackboneError
-from sslkit.interfaces import Backbone, FeatureInfo, ImageSpec, LayerKind
+from sslkit.contract.errors import BackboneError
+from sslkit.contract.interfaces import Backbone, FeatureInfo, ImageSpec, LayerKind
 from sslkit.testing.promises import SEEDED, BrokenPromiseError, check_same, load_state, promises_of, require, state_of
 from sslkit.testing.specimens import IMAGE, Build, build_seeded, random_images
+from sslkit.training.features import evaluating
+from sslkit.training.seeds import global_seed
 
 
 def check_backbone(build: Build, *, image: ImageSpec | None = None) -> None:

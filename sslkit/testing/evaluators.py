@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from sslkit.engine.randomness import global_seed
-from sslkit.interfaces import Backbone, Evaluation, Evaluator, ImageSet, ImageSpec, LabeledData, RunContext
+from sslkit.contract.interfaces import Backbone, Evaluation, Evaluator, ImageSet, ImageSpec, LabeledData, RunContext
 from sslkit.testing.promises import check_options, check_requirements, check_same, load_state, promises_of, require, state_of
 from sslkit.testing.specimens import CPU, IMAGE, Build, LabelsOnly, TinyBackbone, build_seeded, labeled_set
+from sslkit.training.seeds import global_seed
 
 NUM_TRAIN, NUM_TEST = 24, 12
 

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from sslkit.contract.errors import PluginError, RunFailedError, RunInterruptedError
+from sslkit.contract.events import Event, StepEnd
+from sslkit.contract.interfaces import Batch, Objective, OptimizerFactory, RunContext, Schedule, StepOutput, TrainContext
 from sslkit.data.loader import Loader
-from sslkit.engine.fit import fit
-from sslkit.engine.randomness import global_seed
-from sslkit.engine.schedules import Constant, Cosine
-from sslkit.engine.training import Training
-from sslkit.errors import PluginError, RunFailedError, RunInterruptedError
-from sslkit.events import Event, StepEnd
-from sslkit.interfaces import Batch, Objective, OptimizerFactory, RunContext, Schedule, StepOutput, TrainContext
 from sslkit.testing.promises import BrokenPromiseError, check_options, check_same, promises_of, require, state_of
 from sslkit.testing.specimens import CPU, IMAGE, TinyBackbone, image_set
+from sslkit.training.fit import fit
+from sslkit.training.options import Training
+from sslkit.training.schedules import Constant, Cosine
+from sslkit.training.seeds import global_seed
 
 NUM_IMAGES, BATCH_SIZE, EPOCHS = 12, 4, 8
 STOPS = (1, 8, 10)

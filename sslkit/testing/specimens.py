@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from sslkit.contract.interfaces import Backbone, FeatureInfo, ImageSet, ImageSpec
 from sslkit.data.arrays import ArraySet
-from sslkit.engine.randomness import global_seed, make_generator
-from sslkit.interfaces import Backbone, FeatureInfo, ImageSet, ImageSpec
 from sslkit.testing.promises import BrokenPromiseError
+from sslkit.training.seeds import global_seed, make_generator
 
 IMAGE = ImageSpec(32, 32, "rgb", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 """What the random images are unless you say otherwise."""

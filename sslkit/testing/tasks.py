@@ -10,17 +10,17 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
+from sslkit.contract.errors import RunInterruptedError
+from sslkit.contract.events import Event, StepEnd
+from sslkit.contract.interfaces import Augment, Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, PretextTask, RunContext, StepOutput
 from sslkit.data.loader import Loader
-from sslkit.engine.fit import FitResult, fit
-from sslkit.engine.optim import SGD
-from sslkit.engine.randomness import global_seed, make_generator
-from sslkit.engine.state import TrainState
-from sslkit.engine.training import Training
-from sslkit.errors import RunInterruptedError
-from sslkit.events import Event, StepEnd
-from sslkit.interfaces import Augment, Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, PretextTask, RunContext, StepOutput
 from sslkit.testing.promises import SEEDED, check_options, check_requirements, check_same, load_state, promises_of, require, state_of
 from sslkit.testing.specimens import CPU, IMAGE, Build, TinyBackbone, build_seeded, image_set, random_images
+from sslkit.training.fit import FitResult, fit
+from sslkit.training.optimizers import SGD
+from sslkit.training.options import Training
+from sslkit.training.seeds import global_seed, make_generator
+from sslkit.training.state import TrainState
 
 NUM_IMAGES = 24
 TRAINING = Training(epochs=2, batch_size=8, optimizer=SGD(lr=0.01), augment=Augment(crop_padding=1, horizontal_flip=True))

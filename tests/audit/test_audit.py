@@ -27,12 +27,12 @@ from sslkit import (
     StepOutput,
     Training,
 )
-from sslkit.audit.audit import audit_task
-from sslkit.audit.contentless import SOURCES
 from sslkit.audit.finding import Finding
 from sslkit.audit.options import AuditOptions
-from sslkit.engine.device import Runtime
+from sslkit.audit.sources import SOURCES
+from sslkit.audit.task_audit import audit_task
 from sslkit.testing.specimens import TinyBackbone
+from sslkit.training.device import Runtime
 from sslkit_rotnet import RotNet
 
 CPU = Runtime(device="cpu", precision="float32")

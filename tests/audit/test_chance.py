@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sslkit.audit.chance import Estimate, accuracy, groups_of, pairs
-from sslkit.interfaces import Prediction
+from sslkit.audit.intervals import Estimate, accuracy, groups_of, pairs
+from sslkit.contract.interfaces import Prediction
 
 
 def copies_of(num_images: int, num_classes: int) -> tuple[Tensor, Tensor]:

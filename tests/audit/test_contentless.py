@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from sslkit.audit.contentless import (
+from sslkit.audit.sources import (
     COPIES,
     NOISE,
     SOURCES,

@@ -12,18 +12,19 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from sslkit import ArtifactError, Backbone, FeatureInfo, ImageSpec, Recipe, RecipeError, audit_recipe, cli, load_recipe
+from sslkit import ArtifactError, Backbone, FeatureInfo, ImageSpec, Recipe, RecipeError, audit_recipe, load_recipe
 from sslkit.audit import recipe_audit
-from sslkit.audit.audit import BATCH_SIZE
-from sslkit.audit.chance import Estimate, Pair
-from sslkit.audit.contentless import SOURCES
 from sslkit.audit.finding import Finding
+from sslkit.audit.intervals import Estimate, Pair
 from sslkit.audit.options import AuditOptions
 from sslkit.audit.recipe_audit import AuditReport
 from sslkit.audit.samples import MEASURED_IMAGES
-from sslkit.console import print_audit
-from sslkit.environment import describe_environment
-from sslkit.recipe_stages import PretrainStage
+from sslkit.audit.sources import SOURCES
+from sslkit.audit.task_audit import BATCH_SIZE
+from sslkit.cli import commands as cli
+from sslkit.cli.console import print_audit
+from sslkit.recipe.stages import PretrainStage
+from sslkit.run.environment import describe_environment
 
 RECIPE = """
 name = "tiny"
@@ -56,7 +57,7 @@ FAST = AuditOptions(sources=("isotropic_noise",), num_images=200, epochs=1)
 @pytest.fixture(autouse=True)
 def narrow_network(monkeypatch):
     """An eighth of the usual one's width: these tests are not about what it learns."""
-    monkeypatch.setattr("sslkit.audit.audit.BACKBONE", {"name": "nin", "num_blocks": 3, "width": 0.03})
+    monkeypatch.setattr("sslkit.audit.task_audit.BACKBONE", {"name": "nin", "num_blocks": 3, "width": 0.03})
 
 
 def recipe_of(folder: Path, text: str = RECIPE, *overrides: str) -> Recipe:

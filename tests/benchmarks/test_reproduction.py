@@ -17,8 +17,8 @@ from reproduction.records import Record, collect, load_records, save_records
 from reproduction.runner import Reproduction, stages_of, with_upstream
 from reproduction.tables import Cell, Table, by_interest, paper_tables
 from sslkit import Observer, StageStart, load_catalog, load_recipe
-from sslkit.events import Event
-from sslkit.recipe import Recipe, parse_recipe
+from sslkit.contract.events import Event
+from sslkit.recipe.recipe import Recipe, parse_recipe
 
 ROOT = Path(__file__).parents[2]
 SUFFIXES = ("", "_cpu")

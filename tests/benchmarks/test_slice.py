@@ -26,7 +26,7 @@ from slicing.errors import SliceError
 from slicing.install import Wheel, missing
 from slicing.layout import MANIFEST, MAX_FILE, MAX_WEIGHTS, RESULTS
 from slicing.run import fastest
-from sslkit.recipe_table import read_table
+from sslkit.recipe.toml import read_table
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from sslkit import SGD, AdamW, Augment, Backbone, DataInfo, Objective, PretextTask, RunContext, Training, fit
+from sslkit.contract.interfaces import OptimizerFactory
 from sslkit.data.loader import Loader
-from sslkit.engine.fit import FitResult
-from sslkit.engine.randomness import global_seed
-from sslkit.interfaces import OptimizerFactory
+from sslkit.training.fit import FitResult
+from sslkit.training.seeds import global_seed
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.contract.miniatures.byol import BYOL
 from tests.contract.miniatures.colorization import Colorization

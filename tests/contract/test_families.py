@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from sslkit import RunInterruptedError, StepEnd
+from sslkit.contract.events import Event
 from sslkit.data.loader import Loader
-from sslkit.engine.tensor_file import load_tensors
-from sslkit.events import Event
+from sslkit.storage.tensor_file import load_tensors
 from tests.contract.families import CPU, FAMILIES, Family, assert_same, build, every_family, train
 from tests.contract.miniatures.images import tiny_images
 

@@ -8,9 +8,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sslkit import SGD, BackboneError, Batch, DataError, DataInfo, ImageSpec, Objective, OptionError, TrainContext, Training, fit
+from sslkit.contract.interfaces import RunContext
 from sslkit.data.loader import Loader
-from sslkit.engine.randomness import derive_seed, global_seed, make_generator
-from sslkit.interfaces import RunContext
+from sslkit.training.seeds import derive_seed, global_seed, make_generator
 from tests.contract.families import CPU, FAMILIES, Family, build, train
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.contract.miniatures.byol import Bootstrap

@@ -5,7 +5,7 @@ import copy
 import torch
 
 from sslkit.data.loader import Loader
-from sslkit.engine.randomness import global_seed
+from sslkit.training.seeds import global_seed
 from tests.contract.families import CPU, Family, assert_same, build, every_family
 from tests.contract.miniatures.images import tiny_images
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from sslkit.contract.errors import DataError, OptionError
+from sslkit.contract.interfaces import ImageSpec
 from sslkit.data.arrays import Arrays, ArraySet, channel_statistics
-from sslkit.errors import DataError, OptionError
-from sslkit.interfaces import ImageSpec
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)  # (N, H, W, C)

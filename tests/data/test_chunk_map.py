@@ -3,12 +3,12 @@ from threading import get_ident
 
 import pytest
 
-from sslkit.data.chunk_map import map_chunks
-from sslkit.progress import Count, watching
+from sslkit.contract.progress import Count, watching
+from sslkit.data.parallel import map_chunks
 
 
 def test_results_come_in_order_and_things_are_counted_in_this_thread(monkeypatch):
-    monkeypatch.setattr("sslkit.progress._SECONDS", 0.0)
+    monkeypatch.setattr("sslkit.contract.progress._SECONDS", 0.0)
     counts: list[tuple[Count, int]] = []
     chunks = [[index] * (1 + index % 3) for index in range(50)]
 

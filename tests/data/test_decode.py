@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from sslkit.data.decode import decode
-from sslkit.errors import DataError
+from sslkit.contract.errors import DataError
+from sslkit.data.image_file import decode
 
 RNG = np.random.default_rng(0)
 
@@ -312,7 +312,7 @@ def test_a_strip_is_resized_as_if_it_were_resized_as_a_whole(tmp_path, suffix, u
 DECODE_IN_LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
-from sslkit.data.decode import decode
+from sslkit.data.image_file import decode
 decode(Path(sys.argv[2]), 8, "rgb")  # what is loaded on the way
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert decode(Path(sys.argv[1]), 224, "rgb").shape == (3, 224, 224)

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
+from sslkit.contract.errors import OptionError
 from sslkit.data.arrays import ArraySet, channel_statistics
 from sslkit.data.digits import Digits
-from sslkit.errors import OptionError
 
 DIGITS: Any = load_digits()
 

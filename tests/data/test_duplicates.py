@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sslkit.contract.interfaces import ImageSet, ImageSpec
 from sslkit.data import resident
 from sslkit.data.arrays import ArraySet
 from sslkit.data.duplicates import Duplicates, find_duplicates
 from sslkit.data.file_set import FileSet
-from sslkit.data.image_files import find_images
+from sslkit.data.folder_scan import find_images
 from sslkit.data.resident import ResidentSet
-from sslkit.interfaces import ImageSet, ImageSpec
 
 SPEC = ImageSpec(4, 4, "gray", (0.5,), (0.25,))
 

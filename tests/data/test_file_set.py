@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from sslkit.contract.errors import DataError
+from sslkit.contract.interfaces import ImageSpec
 from sslkit.data.file_set import FileSet, undecodable
-from sslkit.data.image_files import ImageFile, find_images
-from sslkit.errors import DataError
-from sslkit.interfaces import ImageSpec
+from sslkit.data.folder_scan import ImageFile, find_images
 
 SPEC = ImageSpec(8, 8, "rgb", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)

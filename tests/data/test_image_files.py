@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sslkit.data.image_files import FolderScan, ImageFile, ImageFiles, find_images
-from sslkit.errors import DataError
-from sslkit.progress import Count, watching
+from sslkit.contract.errors import DataError
+from sslkit.contract.progress import Count, watching
+from sslkit.data.folder_scan import FolderScan, ImageFile, ImageFiles, find_images
 from tests.data.other_user import as_nobody, shared_folder
 
 
@@ -205,7 +205,7 @@ def test_any_name_is_found(tmp_path, name):
 
 
 def test_what_is_counted_is_the_images(tmp_path, monkeypatch):
-    monkeypatch.setattr("sslkit.progress._SECONDS", 0.0)
+    monkeypatch.setattr("sslkit.contract.progress._SECONDS", 0.0)
     make(tmp_path, "a/1.jpg", "a/note.txt", "2.jpg")
     counts: list[Count] = []
     with watching(counts.append):

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sslkit.data.decode import decode
+from sslkit.contract.errors import DataError
+from sslkit.data.image_file import decode
 from sslkit.data.image_header import MAX_PIXELS, open_image
-from sslkit.errors import DataError
 
 
 def encoded(kind: str, **options) -> bytearray:

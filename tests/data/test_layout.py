@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from sslkit.contract.errors import DataError, OptionError
+from sslkit.data.cache import OpenedDataset
 from sslkit.data.image_folder import ImageFolder
-from sslkit.data.opened import OpenedDataset
 from sslkit.data.subset import class_counts
-from sslkit.errors import DataError, OptionError
 from tests.data.test_image_folder import make
 
 

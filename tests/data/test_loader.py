@@ -9,7 +9,7 @@ from torch import Generator
 import sslkit.data.loader as module
 from sslkit import Augment, Batch, DataError, RunFailedError
 from sslkit.data.loader import Loader
-from sslkit.stopping import SIGNALS
+from sslkit.training.stopping import SIGNALS
 from tests.contract.miniatures.images import TinyImages, tiny_images
 
 CPU = torch.device("cpu")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torchvision.datasets as tv
 
+from sslkit.contract.errors import DataError
+from sslkit.contract.interfaces import Split
 from sslkit.data.torchvision_sets import CIFAR10, CIFAR100, MNIST, STL10, SVHN, FashionMNIST, TorchvisionSet
-from sslkit.errors import DataError
-from sslkit.interfaces import Split
 from tests.data.test_torchvision_sets import (
     GRAY,
     downloads,  # noqa: F401 - a fixture

@@ -9,8 +9,8 @@ from torch import Tensor
 import sslkit.data.resident as module
 from sslkit import DataError, Dataset, ImageSet, ImageSpec, Split
 from sslkit.data.arrays import Arrays
+from sslkit.data.cache import OpenedDataset
 from sslkit.data.duplicates import Duplicates
-from sslkit.data.opened import OpenedDataset
 from tests.contract.miniatures.images import TinyImages, tiny_images
 
 PIXELS = np.arange(5 * 16, dtype=np.uint8).reshape(5, 4, 4)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from sslkit.contract.errors import DataError
 from sslkit.data.regular_file import open_regular
-from sslkit.errors import DataError
 from tests.data.other_user import as_nobody, shared_folder
 
 

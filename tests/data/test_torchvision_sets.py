@@ -19,8 +19,8 @@ import torch
 import torchvision.datasets as tv
 from numpy.exceptions import VisibleDeprecationWarning
 
+from sslkit.contract.errors import DataError, OptionError
 from sslkit.data.torchvision_sets import CIFAR10, CIFAR100, MNIST, STL10, SVHN, FashionMNIST, Sizes, TorchvisionSet
-from sslkit.errors import DataError, OptionError
 
 EVERY = (CIFAR10, CIFAR100, MNIST, FashionMNIST, STL10, SVHN)
 SIZES = Sizes(pretrain=4, train=4, test=2)

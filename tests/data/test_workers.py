@@ -15,9 +15,9 @@ import torch
 
 import sslkit.data.workers as module
 from sslkit import DataError, Loader, RunFailedError, RunInterruptedError
+from sslkit.contract.errors import SslkitWarning
 from sslkit.data.workers import choose_num_workers, decoding_with
-from sslkit.errors import SslkitWarning
-from sslkit.stopping import stoppable
+from sslkit.training.stopping import stoppable
 from tests.contract.miniatures.images import TinyImages, tiny_images
 
 CPU = torch.device("cpu")

@@ -21,10 +21,10 @@ from sslkit import (
     Training,
     fit,
 )
+from sslkit.contract.events import Event
 from sslkit.data.loader import Loader
-from sslkit.engine.fit import FitResult
-from sslkit.engine.randomness import global_seed
-from sslkit.events import Event
+from sslkit.training.fit import FitResult
+from sslkit.training.seeds import global_seed
 from tests.contract.miniatures.backbones import TinyConv
 from tests.contract.miniatures.images import TinyImages, tiny_images
 

@@ -34,12 +34,12 @@ from sslkit import (
     fit,
 )
 from sslkit.backbones.from_timm import TimmBackbone
+from sslkit.contract.events import Event
 from sslkit.data.loader import Loader
-from sslkit.engine.breakdown import explaining_breakdown
-from sslkit.engine.device import Runtime, configured, describe_device
-from sslkit.engine.features import extract_features
-from sslkit.engine.randomness import global_seed, make_generator
-from sslkit.events import Event
+from sslkit.training.breakdown import explaining_breakdown
+from sslkit.training.device import Runtime, configured, describe_device
+from sslkit.training.features import extract_features
+from sslkit.training.seeds import global_seed, make_generator
 from sslkit_rotnet import RotNet
 from sslkit_rotnet.transforms import NAMED
 from tests.contract.families import FAMILIES, Family, assert_same, build, every_family, train
@@ -282,8 +282,8 @@ def test_memory_that_does_not_suffice_is_said_in_one_line():
 
 BROKEN = """
 import torch
-from sslkit.engine.breakdown import explaining_breakdown
-from sslkit.engine.device import Runtime, configured
+from sslkit.training.breakdown import explaining_breakdown
+from sslkit.training.device import Runtime, configured
 
 cuda = torch.device("cuda")
 square = torch.ones(64, 64)

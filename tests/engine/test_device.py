@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-import sslkit.engine.device as module
+import sslkit.training.device as module
 from sslkit import OptionError
-from sslkit.engine.device import Runtime, configured, describe_device, has_bfloat16, keep_freed_memory
+from sslkit.training.device import Runtime, configured, describe_device, has_bfloat16, keep_freed_memory
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-import sslkit.engine.features as module
+import sslkit.training.features as module
 from sslkit.data.loader import Loader
-from sslkit.engine.features import evaluating, extract_features
+from sslkit.training.features import evaluating, extract_features
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.contract.miniatures.images import tiny_images
 

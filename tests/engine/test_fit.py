@@ -19,9 +19,9 @@ from sslkit import (
     StepOutput,
     Training,
 )
-from sslkit.engine import forward_pass
-from sslkit.engine.randomness import derive_seed, make_generator
-from sslkit.events import Event
+from sslkit.contract.events import Event
+from sslkit.training import forward_pass
+from sslkit.training.seeds import derive_seed, make_generator
 from tests.contract.miniatures.images import tiny_images
 from tests.engine.brightness import IMAGES, PLAIN_SGD, Brightness, assert_same_state, logged, run
 

@@ -27,12 +27,12 @@ from sslkit import (
     Training,
     fit,
 )
+from sslkit.contract.events import Event
 from sslkit.data.loader import Loader
-from sslkit.engine.fit import FitResult
-from sslkit.engine.state import TrainState
-from sslkit.engine.tensor_file import load_tensors, save_tensors
-from sslkit.events import Event
-from sslkit.metrics_log import MetricsLog
+from sslkit.storage.metrics_log import MetricsLog
+from sslkit.storage.tensor_file import load_tensors, save_tensors
+from sslkit.training.fit import FitResult
+from sslkit.training.state import TrainState
 from tests.contract.families import FAMILIES, build
 from tests.contract.miniatures.images import tiny_images
 from tests.engine.brightness import CPU, IMAGES, PLAIN_SGD, Brightness, assert_same_state, context_with, logged, run, stop_after, told

@@ -12,11 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sslkit import Augment, Batch, DataInfo, Objective, StepEnd, Training, fit
 from sslkit.backbones.nin import NIN
+from sslkit.contract.events import Event
+from sslkit.contract.interfaces import ImageSet
 from sslkit.data.loader import Loader
-from sslkit.engine.randomness import global_seed
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures, build_heads
-from sslkit.events import Event
-from sslkit.interfaces import ImageSet
+from sslkit.training.seeds import global_seed
 from sslkit_rotnet import RotNet
 from tests.contract.miniatures.images import tiny_images
 from tests.engine.brightness import CPU, Brightness, context_with, run

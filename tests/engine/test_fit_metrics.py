@@ -20,9 +20,9 @@ from sslkit import (
     Training,
     fit,
 )
+from sslkit.contract.events import Event
 from sslkit.data.loader import Loader
-from sslkit.engine import step_log
-from sslkit.events import Event
+from sslkit.training import metrics as step_log
 from tests.contract.families import FAMILIES, build
 from tests.contract.miniatures.images import tiny_images
 from tests.engine.brightness import CPU, IMAGES, PLAIN_SGD, Brightness, context_with, logged, run, stop_after, told

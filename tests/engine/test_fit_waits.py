@@ -10,8 +10,8 @@ import pytest
 from sslkit import Augment, Constant, DataError, RunFailedError, RunInterruptedError, SslkitError, Training, fit
 from sslkit.data import workers
 from sslkit.data.loader import Loader
-from sslkit.engine.fit import FitResult
-from sslkit.stopping import stoppable
+from sslkit.training.fit import FitResult
+from sslkit.training.stopping import stoppable
 from tests.contract.miniatures.images import TinyImages
 from tests.engine.brightness import CPU, IMAGES, PLAIN_SGD, Brightness, assert_same_state, context_with
 

@@ -8,9 +8,9 @@ from torch import Generator, Tensor, nn
 from sslkit import Backbone, FeatureInfo
 from sslkit.backbones.from_timm import TimmBackbone
 from sslkit.backbones.nin import NIN
-from sslkit.engine.folding import folded
-from sslkit.engine.randomness import global_seed
-from sslkit.identity import state_hash
+from sslkit.storage.identity import state_hash
+from sslkit.training.conv_bn_folding import folded
+from sslkit.training.seeds import global_seed
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.contract.miniatures.images import tiny_images
 

@@ -11,7 +11,7 @@ from torch import SymInt, Tensor
 
 from sslkit import FineTune, SemiSupervised, Training, evaluate, fit
 from sslkit.data.loader import Loader
-from sslkit.engine.device import Runtime
+from sslkit.training.device import Runtime
 from tests.contract.miniatures.images import tiny_images
 from tests.engine.brightness import CPU, Brightness, context_with
 from tests.evaluators.labeled import arrays, network

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sslkit.engine.gradients import clip_gradients, gradient_norm
+from sslkit.training.gradients import clip_gradients, gradient_norm
 
 CPU = torch.device("cpu")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sslkit.engine.meters import Meters
-from sslkit.interfaces import Mean
+from sslkit.contract.interfaces import Mean
+from sslkit.training.meters import Meters
 
 
 def test_means_over_uneven_batches_are_exact():

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from sslkit import Augment, Constant, OptionError, PluginError, RunFailedError, RunInterruptedError, Training
-from sslkit.engine.nested import UnsavableError, put_together, same, take_apart
-from sslkit.engine.phase_optimizers import build_optimizers, parameters_of
-from sslkit.engine.state import TrainState
-from sslkit.engine.tensor_file import load_tensors
-from sslkit.source_code import SourceCode
+from sslkit.catalog.source_code import SourceCode
+from sslkit.storage.tensor_file import load_tensors
+from sslkit.training.nested import UnsavableError, put_together, same, take_apart
+from sslkit.training.phase_optimizers import build_optimizers, parameters_of
+from sslkit.training.state import TrainState
 from tests.contract.families import FAMILIES, build
 from tests.engine.brightness import CPU, Brightness, assert_same_state, logged, run, stop_after
 from tests.engine.odd_optimizers import Odd

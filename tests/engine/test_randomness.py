@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sslkit.engine.randomness import derive_seed, global_generators, global_seed, make_generator
+from sslkit.training.seeds import derive_seed, global_generators, global_seed, make_generator
 
 
 def test_seeds_are_the_same_on_every_machine():

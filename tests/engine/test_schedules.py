@@ -3,7 +3,7 @@ import math
 import pytest
 
 from sslkit import Constant, Cosine, OptionError, Schedule, Step
-from sslkit.engine.schedules import warmup
+from sslkit.training.schedules import warmup
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from sslkit import ArtifactError, StorageError
-from sslkit.disk import remove_temporary
-from sslkit.engine.tensor_file import load_tensors, save_tensors
+from sslkit.storage.atomic import remove_temporary
+from sslkit.storage.tensor_file import load_tensors, save_tensors
 from tests.disks import small_disk
 
 
@@ -77,7 +77,7 @@ def test_files_have_the_permissions_of_any_other(tmp_path: Path):
 WRITES_FOR_EVER = """
 import sys, torch
 from pathlib import Path
-from sslkit.engine.tensor_file import save_tensors
+from sslkit.storage.tensor_file import save_tensors
 while True:
     save_tensors(Path(sys.argv[1]), {"a": torch.ones(20_000_000)})
 """

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from sslkit.engine.tf32 import tf32
+from sslkit.training.tf32 import tf32
 
 BACKENDS: Any = torch.backends
 NEWER = hasattr(BACKENDS.cudnn, "conv")

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sslkit import Batch, Constant, MLPProbe, RunFailedError, RunInterruptedError, StepEnd, StepOutput, Training, evaluate, fit, pretrain
+from sslkit.contract.events import Event, FitStart
 from sslkit.data.loader import Loader
-from sslkit.engine.batch_source import training_batches
-from sslkit.engine.fit import FitResult
-from sslkit.engine.randomness import global_seed
-from sslkit.events import Event, FitStart
+from sslkit.training.batch_source import training_batches
+from sslkit.training.fit import FitResult
+from sslkit.training.seeds import global_seed
 from tests.contract.miniatures.byol import BYOL
 from tests.contract.miniatures.images import tiny_images
 from tests.engine.brightness import CPU, PLAIN_SGD, Brightness, assert_same_state, context_with, stop_after

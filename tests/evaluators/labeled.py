@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from sslkit import Arrays, Backbone, LabeledData, RunContext, Training
-from sslkit.engine.randomness import global_seed
-from sslkit.events import Event, StepEnd
+from sslkit.contract.events import Event, StepEnd
+from sslkit.training.seeds import global_seed
 from tests.contract.miniatures.backbones import TinyConv
 
 CPU = torch.device("cpu")

@@ -8,15 +8,15 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sslkit import Augment, Batch, DataError, FitStart, LabeledData, OptionError, RunInterruptedError
+from sslkit.contract.events import Event
+from sslkit.contract.interfaces import Backbone, FeatureInfo
 from sslkit.data.arrays import ArraySet
 from sslkit.data.loader import Loader
-from sslkit.engine.folding import folded
-from sslkit.engine.state import TrainState
-from sslkit.engine.tensor_file import load_tensors
-from sslkit.evaluators import frozen_trunk
+from sslkit.evaluators import feature_cache as frozen_trunk
 from sslkit.evaluators.classifier import Classifier, Fitted, FrozenFeatures, build_heads, check_head, check_layers, fit_classifier
-from sslkit.events import Event
-from sslkit.interfaces import Backbone, FeatureInfo
+from sslkit.storage.tensor_file import load_tensors
+from sslkit.training.conv_bn_folding import folded
+from sslkit.training.state import TrainState
 from tests.contract.miniatures.backbones import TinyConv
 from tests.evaluators.labeled import CPU, NUM_CLASSES, Steps, changed, context, copy_of, images_through, labeled, network, training
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from sslkit import KNN, FeatureInfo, FeatureQuality, OptionError, extract_features
+from sslkit.contract.interfaces import Backbone
 from sslkit.data.loader import Loader
 from sslkit.evaluators.feature_quality import alpha_req, rankme
-from sslkit.interfaces import Backbone
 from tests.evaluators.labeled import CPU, arrays, context, labeled, network
 
 DATA = labeled()

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from sslkit import Augment
-from sslkit.evaluators import frozen_trunk as module
+from sslkit.contract.interfaces import Backbone
+from sslkit.evaluators import feature_cache as module
 from sslkit.evaluators.classifier import build_heads
-from sslkit.evaluators.frozen_trunk import FrozenTrunk
+from sslkit.evaluators.feature_cache import FrozenTrunk
 from sslkit.evaluators.heads import HeadKind
-from sslkit.interfaces import Backbone
 from tests.contract.miniatures.backbones import TinyTokens
 from tests.evaluators.labeled import context, images_through, labeled, network, training
 

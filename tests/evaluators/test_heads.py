@@ -7,8 +7,8 @@ from torch import Size, Tensor, nn
 
 import sslkit.evaluators.heads as module
 from sslkit import FeatureInfo, ImageSpec
-from sslkit.engine.randomness import global_seed
 from sslkit.evaluators.heads import ConvHead, Head, HeadKind, LinearHead, MLPHead, build_head, feature_shapes
+from sslkit.training.seeds import global_seed
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 
 IMAGE = ImageSpec(8, 12, "rgb", (0.5,) * 3, (0.25,) * 3)

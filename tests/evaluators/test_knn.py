@@ -8,7 +8,7 @@ from torch import Tensor
 import sslkit.evaluators.knn as module
 from sslkit import KNN, DataError, LabeledData, OptionError
 from sslkit.evaluators.knn import vote
-from sslkit.identity import state_hash
+from sslkit.storage.identity import state_hash
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.evaluators.labeled import arrays, context, labeled, network
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sslkit import SGD, Backbone, ConvProbe, Evaluator, FeatureInfo, LinearProbe, MLPProbe, OptionError, SemiSupervised
-from sslkit.identity import state_hash
+from sslkit.storage.identity import state_hash
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.evaluators.labeled import arrays, changed, context, copy_of, labeled, network
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import sslkit.evaluators.semi_supervised as module
+import sslkit.evaluators.few_labels as module
 from sslkit import Augment, DataError, FeatureInfo, LabeledData, OptionError, RunInterruptedError, SemiSupervised
 from sslkit.data.arrays import ArraySet
-from sslkit.evaluators import frozen_trunk
+from sslkit.evaluators import feature_cache as frozen_trunk
 from sslkit.evaluators.classifier import Fitted, fit_classifier
-from sslkit.identity import state_hash
+from sslkit.storage.identity import state_hash
 from tests.evaluators.labeled import NUM_CLASSES, Steps, arrays, context, images_through, labeled, network
 
 DATA = labeled()

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from sslkit import KNN, Arrays, Event, LinearProbe, Notice, Prediction, SemiSupervised, Supervised, evaluate
-from sslkit.engine.accuracy import accuracies, few_classes, is_uneven, majority, recalls
-from sslkit.engine.device import Runtime
-from sslkit.engine.randomness import global_seed
+from sslkit.contract.events import Observer
+from sslkit.evaluators.accuracy import accuracies, few_classes, is_uneven, majority, recalls
 from sslkit.evaluators.classifier import accuracies_of
-from sslkit.events import Observer
 from sslkit.report.metric_name import better
-from sslkit.report.results import Results
 from sslkit.report.run_folder import RunFolder, StageFolder
-from sslkit.report.run_tables import recall_table
+from sslkit.report.tables.run_tables import recall_table
+from sslkit.run.results import Results
+from sslkit.training.device import Runtime
+from sslkit.training.seeds import global_seed
 from tests.contract.miniatures.backbones import TinyConv
 
 RUNTIME = Runtime(device="cpu", precision="float32")

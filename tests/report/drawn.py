@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
-from sslkit.report.picture import Picture
+from sslkit.report.pictures.picture import Picture
 
 
 class Drawn(NamedTuple):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sslkit import Backbone, FeatureInfo, ImageSpec
-from sslkit.report.lineup import Network
+from sslkit.report.pictures.networks import Network
 from tests.contract.miniatures.backbones import TinyConv
 
 IMAGE = ImageSpec(16, 16, "rgb", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

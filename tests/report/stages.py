@@ -4,8 +4,8 @@ import tomllib
 from pathlib import Path
 
 from sslkit import load_catalog
-from sslkit.artifacts import ARTIFACT, write_json
-from sslkit.recipe import Recipe, parse_recipe
+from sslkit.recipe.recipe import Recipe, parse_recipe
+from sslkit.run.artifacts import ARTIFACT, write_json
 
 HEAD = """
 name = "tiny"

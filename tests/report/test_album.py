@@ -5,11 +5,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from sslkit import DataError, Digits
-from sslkit.data.opened import OpenedDataset
-from sslkit.recipe import Recipe
-from sslkit.report import album
-from sslkit.report.album import Album, fill_album, open_album
-from sslkit.report.picture import Picture
+from sslkit.data.cache import OpenedDataset
+from sslkit.recipe.recipe import Recipe
+from sslkit.report.pictures import album
+from sslkit.report.pictures.album import Album, fill_album, open_album
+from sslkit.report.pictures.picture import Picture
 from sslkit.report.run_folder import read_run
 from tests.report.run_folders import make_run
 

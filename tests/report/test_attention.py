@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from sslkit.report.attention import attention_map, draw_attention, overlaid
-from sslkit.report.canvas import viridis
-from sslkit.report.gallery import Gallery
+from sslkit.report.pictures.attention import attention_map, draw_attention, overlaid
+from sslkit.report.pictures.canvas import viridis
+from sslkit.report.pictures.gallery import Gallery
 from tests.contract.miniatures.backbones import TinyTokens
 from tests.report.networks import IMAGE, Flat, network
 

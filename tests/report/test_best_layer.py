@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from sslkit.report.best_layer import best_layer, layer_in
+from sslkit.report.pictures.best_layer import best_layer, layer_in
 from tests.contract.miniatures.backbones import TinyConv
 from tests.report.networks import IMAGE
 from tests.report.stages import finish, recipe_of

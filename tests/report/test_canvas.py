@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sslkit.report.canvas import (
+from sslkit.report.pictures.canvas import (
     BLUE,
     DPI,
     GROUND,

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from sslkit.report.chart import COLORS, DASHES, INK, MARKERS, Series, draw_chart, plain, whole_epochs
-from sslkit.report.picture import Picture
+from sslkit.report.charts.chart import COLORS, DASHES, INK, MARKERS, Series, draw_chart, plain, whole_epochs
+from sslkit.report.pictures.picture import Picture
 from tests.report.drawn import axes_of, legend_of, lines_of, ticks_of
 
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from sslkit import Prediction
-from sslkit.artifacts import ARTIFACT, Predicted, save_predictions
-from sslkit.report.confusion import MAX_CLASSES, confusion_matrix, draw_confusion, read_matrices, row_percent
+from sslkit.report.pictures.confusion import MAX_CLASSES, confusion_matrix, draw_confusion, read_matrices, row_percent
+from sslkit.run.artifacts import ARTIFACT, Predicted, save_predictions
 from tests.report.stages import STAGES, finish, recipe_of
 
 RECIPE = recipe_of()

@@ -1,9 +1,9 @@
 import torch
 from torch import Tensor
 
-from sslkit.report.canvas import MAX_WIDTH
-from sslkit.report.contact_sheet import MAX_COLUMNS, Sheet, draw_sheets
-from sslkit.report.views import View, Views
+from sslkit.report.pictures.canvas import MAX_WIDTH
+from sslkit.report.pictures.contact_sheet import MAX_COLUMNS, Sheet, draw_sheets
+from sslkit.report.pictures.views import View, Views
 
 IMAGES = torch.randint(0, 256, (3, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 

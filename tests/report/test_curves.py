@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from sslkit.report.curves import MAX_POINTS, draw_curves
-from sslkit.report.picture import Picture
+from sslkit.report.charts.curves import MAX_POINTS, draw_curves
+from sslkit.report.pictures.picture import Picture
 from sslkit.report.run_folder import read_run
 from tests.report.drawn import axes_of, legend_of, lines_of
 from tests.report.run_folders import Log, heldout_line, make_run, train_line

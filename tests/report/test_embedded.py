@@ -7,8 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sslkit.report.embedded import Embedded, embed, png
-from sslkit.report.picture import Picture
+from sslkit.report.page.embedded import Embedded, embed, png
+from sslkit.report.pictures.picture import Picture
 
 
 def noise(width: int, height: int, dpi: int = 192) -> Figure:

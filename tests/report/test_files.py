@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from sslkit import ArtifactError
-from sslkit.report.files import write_report
-from sslkit.report.page import MAX_PICTURES_BYTES
+from sslkit.report.page.files import write_report
+from sslkit.report.page.page import MAX_PICTURES_BYTES
 from tests.report.page_tags import Tags
 from tests.report.run_folders import make_run
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from sslkit.report.filters import draw_filters, filter_tiles, first_kernels
+from sslkit.report.pictures.filters import draw_filters, filter_tiles, first_kernels
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.report.networks import IMAGE, Flat, network
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from sslkit import Dataset, ImageSet, ImageSpec, Split
-from sslkit.report import gallery as module
-from sslkit.report.gallery import NUM_QUERIES, choose_queries, open_gallery
+from sslkit.report.pictures import gallery as module
+from sslkit.report.pictures.gallery import NUM_QUERIES, choose_queries, open_gallery
 from tests.contract.miniatures.images import TinyImages, tiny_images
 
 

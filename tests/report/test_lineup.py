@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 
 from sslkit import ArtifactError, Backbone
-from sslkit.artifacts import BACKBONE, save_module
-from sslkit.data.opened import OpenedDataset
-from sslkit.identity import state_hash
-from sslkit.networks import untrained
-from sslkit.report.lineup import choose, finished, line_up, shortlist
+from sslkit.data.cache import OpenedDataset
+from sslkit.report.pictures.networks import choose, finished, line_up, shortlist
+from sslkit.run.artifacts import BACKBONE, save_module
+from sslkit.run.networks import untrained
+from sslkit.storage.identity import state_hash
 from tests.report.networks import network
 from tests.report.stages import STAGES, finish, recipe_of
 

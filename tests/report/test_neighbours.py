@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sslkit.report.canvas import BLUE, ORANGE, rgb
-from sslkit.report.gallery import Gallery
-from sslkit.report.neighbours import draw_neighbours, nearest
+from sslkit.report.pictures.canvas import BLUE, ORANGE, rgb
+from sslkit.report.pictures.gallery import Gallery
+from sslkit.report.pictures.neighbours import draw_neighbours, nearest
 from tests.contract.miniatures.backbones import TinyTokens
 from tests.report.networks import IMAGE, network
 

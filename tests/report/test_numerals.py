@@ -1,6 +1,6 @@
 import pytest
 
-from sslkit.report.numerals import duration, number, signed
+from sslkit.report.formatting import duration, number, signed
 
 
 def test_figures_have_two_digits():

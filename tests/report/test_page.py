@@ -5,12 +5,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from sslkit.report.album import Album
 from sslkit.report.comparison import compare
-from sslkit.report.page import Report, RunReport, render_markdown, render_page
-from sslkit.report.picture import Picture
+from sslkit.report.page.page import Report, RunReport, render_markdown, render_page
+from sslkit.report.page.sections import run_sections
+from sslkit.report.pictures.album import Album
+from sslkit.report.pictures.picture import Picture
 from sslkit.report.run_folder import read_run
-from sslkit.report.sections import run_sections
 from tests.report.page_tags import Tags
 from tests.report.run_folders import heldout_line, make_run, train_line
 from tests.report.test_embedded import noise

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-import sslkit.report.pictures as module
+import sslkit.report.pictures.all as module
 from sslkit import Arrays, Dataset, ImageSet, ImageSpec, Split, run_recipe
-from sslkit.artifacts import ARTIFACT, BACKBONE
-from sslkit.data.opened import OpenedDataset
-from sslkit.recipe import Recipe
-from sslkit.report.picture import Picture
-from sslkit.report.pictures import draw_pictures
+from sslkit.data.cache import OpenedDataset
+from sslkit.recipe.recipe import Recipe
+from sslkit.report.pictures.all import draw_pictures
+from sslkit.report.pictures.picture import Picture
+from sslkit.run.artifacts import ARTIFACT, BACKBONE
 from tests.report.stages import recipe_of
 
 RECIPE = recipe_of()

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from sslkit import DataError, Dataset, ImageSet, ImageSpec, Split
-from sslkit.data.opened import OpenedDataset
-from sslkit.recipe_stages import PretrainStage
-from sslkit.report.recipe_views import pretraining_stages, stage_views
+from sslkit.data.cache import OpenedDataset
+from sslkit.recipe.stages import PretrainStage
+from sslkit.report.pictures.recipe_views import pretraining_stages, stage_views
 from tests.contract.miniatures.images import TinyImages
 from tests.report.stages import STAGES, recipe_of
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from sslkit.report.results import Results, Row
+from sslkit.run.results import Results, Row
 
 
 def results() -> Results:

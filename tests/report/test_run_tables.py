@@ -1,8 +1,8 @@
 from pathlib import Path
 
 from sslkit.report.run_folder import RunFolder, read_run
-from sslkit.report.run_tables import environment_table, facts_table, margins_table, results_table, stages_table
-from sslkit.report.tables import Table
+from sslkit.report.tables.run_tables import environment_table, facts_table, margins_table, results_table, stages_table
+from sslkit.report.tables.table import Table
 from tests.report.run_folders import ENVIRONMENT, HASH, make_run, train_line
 
 STAGES = {

@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from sslkit.report.album import Album
+from sslkit.report.page.sections import Section, run_sections
+from sslkit.report.pictures.album import Album
 from sslkit.report.run_folder import read_run
-from sslkit.report.sections import Section, run_sections
 from tests.report.run_folders import make_run
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from sslkit.report.spread import spread
+from sslkit.report.pictures.spread import spread
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import pytest
 
-from sslkit.report.stage_key import StageKey, labels, parse_key
+from sslkit.recipe.stage_key import StageKey, labels, parse_key
 
 
 @pytest.mark.parametrize(

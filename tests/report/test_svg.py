@@ -3,8 +3,8 @@ from xml.etree import ElementTree
 
 from matplotlib.figure import Figure
 
-from sslkit.report.chart import Series, draw_chart
-from sslkit.report.svg import inline_svg
+from sslkit.report.charts.chart import Series, draw_chart
+from sslkit.report.charts.svg import inline_svg
 
 
 def figure_of(label: str = "a") -> Figure:

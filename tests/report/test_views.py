@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from sslkit import Augment, Backbone, Batch, DataInfo, Objective, PluginError, PretextTask, StepOutput
-from sslkit.report.views import Views, describe, is_image, make_views
+from sslkit.report.pictures.views import Views, describe, is_image, make_views
 from tests.contract.families import FAMILIES, Family, every_family
 from tests.contract.miniatures.backbones import TinyConv
 from tests.contract.miniatures.images import tiny_images

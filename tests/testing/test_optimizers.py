@@ -7,7 +7,7 @@ import torch
 from torch.optim import Optimizer
 
 from sslkit import SGD, AdamW, OptimizerFactory
-from sslkit.source_code import SourceCode
+from sslkit.catalog.source_code import SourceCode
 from sslkit.testing import check_optimizer
 from tests.engine.odd_optimizers import Odd
 from tests.testing.broken import broken_promise

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from sslkit import NIN, Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, Prediction, PretextTask, StepOutput
-from sslkit.errors import PluginError
+from sslkit.contract.errors import PluginError
 from sslkit.testing import IMAGE, check_pretext_task
 from sslkit_rotnet import RotNet
 from tests.contract.families import FAMILIES

@@ -1,0 +1,1 @@
+"""Plugins: who offers which classes, and imports by address."""

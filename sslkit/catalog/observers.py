@@ -1,0 +1,67 @@
+"""Those who watch a run: told of everything, and kept from changing anything."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from sslkit.catalog.shared_state import GENERATORS, kept_state
+from sslkit.contract.class_address import one_line, provenance_of
+from sslkit.contract.errors import OptionError
+from sslkit.contract.events import Event, Notice, Observer, Record, warn
+
+
+class Observers(Record):
+    """Passes events on to several observers. One that raises is left out from there on, and the run goes on.
+
+    Args:
+        observers: who is told; another ``Observers`` among them sees to its own notices.
+
+    Raises:
+        OptionError: they are none.
+    """
+
+    shows_notices = True
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self._observers: list[Any] = list(observers) if isinstance(observers, Iterable) else [observers]
+        if not all(isinstance(observer, Observer) for observer in self._observers):
+            raise OptionError("observers", "must be a list of observers", found=observers)
+        self._noted: list[Observer] = []
+
+    def observe(self, event: Event) -> None:
+        """See :class:`Observer`.
+
+        Raises:
+            StorageError: a record could not be written.
+        """
+        for observer in list(self._observers):
+            try:
+                self._tell(observer, event)
+            except KeyboardInterrupt:  # the user wants to stop at once
+                raise
+            except BaseException as error:  # also one that exits
+                if isinstance(observer, Record):
+                    raise
+                self._observers.remove(observer)
+                failed = f"{provenance_of(type(observer))} failed at {type(event).__name__} and is left out: {one_line(error)}"
+                self.observe(Notice(stage=event.stage, message=f"observer {failed}"))
+        if isinstance(event, Notice) and not any(observer.shows_notices for observer in self._observers):
+            warn(event.message)
+
+    def _tell(self, observer: Observer, event: Event) -> None:
+        """What foreign observers set or draw is put back: neither dropout nor a later stage is to notice that somebody watches."""
+        if _is_own(observer):  # sets and draws nothing, and to look after it in every step takes time
+            observer.observe(event)
+            return
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []), kept_state() as changed:
+            observer.observe(event)
+        named = [name for name in changed if name not in GENERATORS]
+        if named and observer not in self._noted:
+            self._noted.append(observer)
+            text = f"observer {provenance_of(type(observer))} changed {', '.join(named)} at {type(event).__name__}: put back, as after each event"
+            self.observe(Notice(stage=event.stage, message=text))
+
+
+def _is_own(observer: Observer) -> bool:
+    return type(observer).__module__.partition(".")[0] == "sslkit"

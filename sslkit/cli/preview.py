@@ -1,0 +1,159 @@
+"""``sslkit show``: a picture of the views that a task makes, or each pretraining stage of a recipe, before anything is trained."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sslkit.catalog.catalog import Catalog
+from sslkit.catalog.discovery import load_catalog
+from sslkit.contract.errors import BackboneError, DataError, OptionError, RecipeError, did_you_mean
+from sslkit.contract.interfaces import Backbone, Dataset, ImageSpec, PretextTask
+from sslkit.data.arrays import Arrays
+from sslkit.data.cache import OpenedDataset
+from sslkit.recipe.build import build, build_backbone_options
+from sslkit.recipe.bundled import bundled_recipes, find_recipe
+from sslkit.recipe.recipe import Recipe, load_recipe
+from sslkit.recipe.toml import apply_override
+from sslkit.report.pictures.contact_sheet import Sheet, draw_sheets
+from sslkit.report.pictures.recipe_views import pretraining_stages, stage_views
+from sslkit.report.pictures.views import Views, make_views
+from sslkit.run.preflight import check_backbone
+
+if TYPE_CHECKING:  # at run time the report's package is the first to import it
+    from matplotlib.figure import Figure
+
+NUM_IMAGES = 6
+
+_BACKBONES = ({"name": "nin", "width": 0.1}, {"name": "timm", "model": "vit_tiny_patch16_224"})
+"""A small network of maps and one of tokens, to build a task around that is shown on its own."""
+
+_LARGE = 32
+"""Pixels of a digit for tasks that cannot do with the eight it has."""
+
+
+def write_preview(
+    what: str,
+    settings: Iterable[str] = (),
+    *,
+    data: str | None = None,
+    num_images: int = NUM_IMAGES,
+    output: Path | None = None,
+    allow_code: bool = False,
+) -> Path:
+    """Draw what a network is fed: a few images, each in a row with the views that are made of it.
+
+    Args:
+        what: a pretext task by its name or as ``package.module:Class``, or a recipe.
+        settings: ``key=value``: options of the task, or overrides of the recipe.
+        data: for a task: a folder of images, or the name of a data set; None: the bundled digits, larger and with three
+            equal channels where the task cannot do with them as they are; the title says so.
+        num_images: how many rows.
+        output: the PNG file; None: ``runs/<name>-views.png``.
+        allow_code: import the classes that a recipe names as ``package.module:Class``. Whoever names one here needs no leave for that.
+
+    Returns:
+        The file.
+
+    Raises:
+        SslkitError: a name or an option is wrong, nothing pretrains, there are no images, or the file cannot be written, or would lie among
+            the images.
+    """
+    if num_images < 1:
+        raise OptionError("num_images", "must be positive", found=num_images, allowed="1 or more")
+    if output is not None and output.suffix.lower() != ".png":
+        raise OptionError("output", "must be a PNG file", found=str(output), fix="end its name in .png")
+    catalog = load_catalog(allow_code=allow_code)
+    if _is_task(what, catalog):
+        catalog = replace(catalog, allow_code=True)  # every name in it was given to this function, none by somebody's file
+        name, sheets = what.rpartition(":")[2], [_task_sheet(what, list(settings), data, num_images, catalog)]
+        folders = [] if data is None else [Path(data)]
+    else:
+        if data is not None:
+            raise OptionError("data", "a recipe has its own", found=data, fix="override that: data.root=FOLDER")
+        recipe = load_recipe(find_recipe(what), settings, catalog=catalog)
+        name, sheets = recipe.name, _recipe_sheets(what, recipe, num_images)
+        folders = [Path(value) for value in vars(recipe.data).values() if isinstance(value, str | Path)]
+    path = Path("runs") / f"{name}-views.png" if output is None else output
+    _refuse_data(path, folders)
+    _save(draw_sheets(sheets).figure(), path)
+    return path
+
+
+def _is_task(what: str, catalog: Catalog) -> bool:
+    """Whether a word means a task; else it means a recipe.
+
+    Raises:
+        RecipeError: it means neither.
+    """
+    tasks, recipes = catalog.names("pretext_tasks"), [recipe.name for recipe in bundled_recipes()]
+    if what in recipes or Path(what).suffix == ".toml":
+        return False
+    if what in tasks or ":" in what:
+        return True
+    if Path(what).is_file():
+        return False
+    fix = did_you_mean(what, [*tasks, *recipes]) or "`sslkit plugins` lists the tasks, and which plugins are broken"
+    raise RecipeError(f"{what}: neither a pretext task nor a recipe", allowed=[*tasks, *recipes], fix=fix)
+
+
+def _task_sheet(what: str, settings: Sequence[str], data: str | None, num_images: int, catalog: Catalog) -> Sheet:
+    table: dict[str, object] = {"name": what}
+    for setting in settings:
+        apply_override(table, setting)
+    task, title = build(PretextTask, table, "", catalog), " ".join([what, *settings])
+    if data is not None:
+        dataset = build(Dataset, {"name": "image_folder", "root": data} if Path(data).is_dir() else data, "data", catalog)
+        return Sheet(title, _views(task, dataset, num_images, catalog))
+    try:
+        return Sheet(title, _views(task, build(Dataset, "digits", "data", catalog), num_images, catalog))
+    except Exception:  # of whatever kind a task wants colours, or larger images: there are none that every machine has
+        title = f"{title} (digits at {_LARGE} x {_LARGE}, in three equal channels)"
+        return Sheet(title, _views(task, _enlarged_digits(catalog), num_images, catalog))
+
+
+def _views(task: PretextTask, dataset: Dataset, num_images: int, catalog: Catalog) -> Views:
+    images = OpenedDataset(dataset).load("pretrain")
+    if images is None:
+        raise DataError("the data set has no images to pretrain on")
+    backbone = _backbone_for(task, task.image_spec(images.image), catalog)
+    return make_views(task, backbone, images, num_images=num_images, seed=0)
+
+
+def _enlarged_digits(catalog: Catalog) -> Dataset:
+    digits = build(Dataset, {"name": "digits", "image_size": _LARGE}, "data", catalog).load("pretrain")
+    assert digits is not None
+    return Arrays(train_images=digits.read(range(len(digits))).expand(-1, 3, -1, -1))
+
+
+def _backbone_for(task: PretextTask, image: ImageSpec, catalog: Catalog) -> Backbone:
+    for table in _BACKBONES:
+        backbone = build_backbone_options(table, "backbone", catalog).build(image)
+        if task.requires <= backbone.capabilities:
+            return backbone
+    needed = ", ".join(sorted(task.requires))
+    raise BackboneError(f"{type(task).__name__} needs a backbone with {needed}", fix="show a recipe that names one")
+
+
+def _recipe_sheets(what: str, recipe: Recipe, num_images: int) -> list[Sheet]:
+    data, stages = OpenedDataset(recipe.data), pretraining_stages(recipe)
+    if not stages:
+        raise RecipeError(f"{what}: no stage of it pretrains", fix="name a recipe with a task, or a task")
+    for stage in stages:
+        check_backbone(recipe, stage, data)
+    return [Sheet(f"{recipe.name}: {stage.key}", stage_views(recipe, stage, data, num_images)) for stage in stages]
+
+
+def _refuse_data(path: Path, folders: Iterable[Path]) -> None:
+    """A picture among the images would be one of them in the next run."""
+    for folder in folders:
+        if folder.is_dir() and path.resolve().is_relative_to(folder.resolve()):
+            raise OptionError("output", f"lies inside the data, {folder}", found=str(path), fix="name a file elsewhere with --output")
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="png", metadata={"Software": None})
+    except OSError as error:
+        raise OptionError("output", f"cannot be written ({error.strerror or error})", found=str(path), fix="name another file") from error

@@ -1,0 +1,177 @@
+"""Errors in code that is not sslkit's: whose it is, where in a run it failed, and the part of the traceback that concerns its author."""
+
+import copy
+import site
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from traceback import StackSummary, format_list, walk_tb
+from types import FrameType, TracebackType
+from typing import Any
+
+from torch.optim import Optimizer
+
+from sslkit.contract.class_address import one_line, package_of, provenance_of
+from sslkit.contract.errors import SslkitError, printable
+from sslkit.contract.events import Observer
+from sslkit.contract.interfaces import Backbone, Dataset, Evaluator, ImageSet, Objective, OptimizerFactory, PretextTask, Schedule
+
+_ROLES = (PretextTask, Objective, Backbone, Evaluator, Dataset, ImageSet, OptimizerFactory, Optimizer, Schedule, Observer)
+_LIBRARIES = tuple(
+    {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    | {*site.getsitepackages(), site.getusersitepackages()}
+)
+
+Frame = tuple[str, int, str, str | None]
+"""File, line, function and source, plain enough for any process: newer Pythons' own summaries hold code, which cannot be sent."""
+
+
+class Blame(str):
+    """A note on an error, in one line.
+
+    Args:
+        text: the line.
+        places: see the attributes, as for the others.
+        culprit: see the attributes.
+        frames: see the attributes.
+        consequence: see the attributes.
+
+    Attributes:
+        places: where in a run it happened, the outermost first.
+        culprit: whose code failed, and in which method; empty where all of it is sslkit's or a library's.
+        frames: of the culprit's own code, the outermost first, without values.
+        consequence: what became of the work so far; empty where nobody knows.
+    """
+
+    def __new__(cls, text: str, *_: object) -> "Blame":
+        """Strings are made here; what comes with them is added in ``__init__``."""
+        return super().__new__(cls, text)
+
+    def __init__(self, _text: str, places: tuple[str, ...], culprit: str, frames: tuple[Frame, ...], consequence: str) -> None:
+        self.places = places
+        self.culprit = culprit
+        self.frames = frames
+        self.consequence = consequence
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Blame, (str(self), self.places, self.culprit, self.frames, self.consequence)
+
+    def traceback(self) -> str:
+        """The culprit's own frames, as Python prints them."""
+        return "".join(format_list(self.frames))
+
+
+@contextmanager
+def blaming(place: Callable[[], str] | str = "", consequence: Callable[[], str] | str = "") -> Iterator[None]:
+    """Let an error that sslkit does not raise on purpose carry a note on whose code failed and where: it keeps its type and traceback.
+    An exit is one, too: nobody but a plugin would end a process from in here.
+
+    Blocks lie in each other: each adds its place before those of the inner ones.
+
+    Args:
+        place: ``stage 'pretrain'``.
+        consequence: what becomes of the work so far: ``the checkpoint of step 7 is kept``.
+    """
+    try:
+        yield
+    except SslkitError:
+        raise
+    except (Exception, SystemExit) as error:
+        _blame(error, place if isinstance(place, str) else place(), consequence if isinstance(consequence, str) else consequence())
+        raise
+
+
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Let what a plugin's code refuses on purpose, while it works, say where and whose it is; its class stays, and with it the exit code."""
+    try:
+        yield
+    except SslkitError as error:
+        *_, (last, _) = walk_tb(error.__traceback__)
+        if _is_foreign(last) or _owner(last):
+            error.args = (f"{place}: {_culprit(error.__traceback__)[0]}: {error}",)
+        raise
+
+
+def blame_of(error: BaseException) -> Blame | None:
+    """The note that an error carries."""
+    return next((note for note in getattr(error, "__notes__", ()) if isinstance(note, Blame)), None)
+
+
+def portable(error: BaseException) -> BaseException:
+    """An error as it can be sent to another process, with its note: itself, unless it cannot be taken apart and put together."""
+    try:
+        sent = copy.copy(error)
+        ForkingPickler.dumps(sent)
+    except Exception:
+        sent = RuntimeError(one_line(error))
+        for note in filter(None, (blame_of(error),)):
+            sent.add_note(note)
+    return sent
+
+
+def _blame(error: BaseException, place: str, consequence: str) -> None:
+    found = blame_of(error)
+    if found is None:
+        places: tuple[str, ...] = ()
+        culprit, frames = _culprit(error.__traceback__)
+    else:
+        error.__notes__.remove(found)
+        places, culprit, frames, consequence = found.places, found.culprit, found.frames, found.consequence or consequence
+    places = (place, *places) if place else places
+    what = f"{culprit}: {printable(one_line(error))}" if culprit else printable(one_line(error))
+    text = f"{', '.join(places)}: {what}" if places else what
+    error.add_note(Blame(f"{text}; {consequence}" if consequence else text, places, culprit, frames, consequence))
+
+
+def _culprit(trace: TracebackType | None) -> tuple[str, tuple[Frame, ...]]:
+    """The class in a role of its own, not sslkit's, that was at work last, and which of its package's methods was entered; or else the
+    first function that is not sslkit's. And its frames.
+    """
+    stack = list(walk_tb(trace))
+    named = None
+    for each, _ in stack:
+        owner = _owner(each)
+        if owner is not None and (named is None or package_of(owner.__module__) != package_of(named[0].__module__)):
+            named = owner, each
+    if named is not None:
+        cls, frame = named
+        culprit, package = f"{provenance_of(cls)} failed in {frame.f_code.co_name}", package_of(cls.__module__)
+    else:
+        frame = next((frame for frame, _ in stack if _is_foreign(frame)), None)
+        if frame is None:
+            return _failed_optimizer(stack), ()
+        culprit, package = f"{frame.f_code.co_qualname} in {Path(frame.f_code.co_filename).name} failed", package_of(_module(frame))
+    below = stack[next(place for place, (each, _) in enumerate(stack) if each is frame) :]
+    own = [(each, line) for each, line in below if package_of(_module(each)) == package or _is_foreign(each)]
+    return culprit, tuple((each.filename, each.lineno or 0, each.name, each.line) for each in StackSummary.extract(iter(own)))
+
+
+def _failed_optimizer(stack: list[tuple[FrameType, int]]) -> str:
+    """An optimiser of torch's that a plugin may have built: sslkit has not called it wrongly. Empty for any other error."""
+    for frame, _ in reversed(stack):
+        optimizer = frame.f_locals.get("self")
+        if isinstance(optimizer, Optimizer):
+            return f"{provenance_of(type(optimizer))} failed in {frame.f_code.co_name}"
+    return ""
+
+
+def _owner(frame: FrameType) -> type | None:
+    """The class of the object whose method this is, if that has a role in a run and the method is not sslkit's or torch's."""
+    first = frame.f_code.co_varnames[:1]
+    owner = frame.f_locals.get(first[0]) if first and frame.f_code.co_argcount else None
+    cls = owner if isinstance(owner, type) else type(owner)
+    outside = package_of(_module(frame)) not in ("sslkit", "torch") and frame.f_code.co_filename != "<string>"
+    return cls if outside and issubclass(cls, _ROLES) else None
+
+
+def _is_foreign(frame: FrameType) -> bool:
+    """Whether it is neither sslkit's nor of something that is installed."""
+    path = frame.f_code.co_filename
+    return package_of(_module(frame)) != "sslkit" and not path.startswith("<") and not path.startswith(_LIBRARIES)
+
+
+def _module(frame: FrameType) -> str:
+    return frame.f_globals.get("__name__", "")

@@ -1,0 +1,221 @@
+"""The image files of a folder, and the classes that its subfolders stand for."""
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, final, overload
+
+import numpy as np
+
+from sslkit.contract.errors import DataError
+from sslkit.contract.progress import counting
+
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Of files that are read."""
+
+OTHER_SUFFIXES = (
+    *(".apng", ".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dds", ".dib", ".dng", ".emf", ".eps", ".exr", ".hdr", ".heic", ".heif", ".hif"),
+    *(".icns", ".ico", ".j2k", ".jng", ".jp2", ".jpf", ".jpx", ".jxl", ".jxr", ".mpo", ".nef", ".nii", ".orf", ".pbm", ".pcx", ".pfm"),
+    *(".pgm", ".pic", ".pict", ".pnm", ".ppm", ".psd", ".qoi", ".raf", ".ras", ".raw", ".rgb", ".rw2", ".sgi", ".svg", ".svs", ".tga"),
+    *(".wbmp", ".wdp", ".wmf", ".xbm", ".xcf", ".xpm"),
+)
+"""Of files that are images as well, and are not read: whoever put them there wants to know."""
+
+
+class ImageFile(NamedTuple):
+    """A file that is named like an image.
+
+    Attributes:
+        path: relative to the folder that was searched, with slashes.
+        num_bytes: its size; -1 if that cannot be told, as of a link to nothing.
+    """
+
+    path: str
+    num_bytes: int
+
+
+@final
+class ImageFiles(Sequence[ImageFile]):
+    """A list of files in a few blocks of memory: a million Python strings would take 200 MB, and be copied into every forked worker."""
+
+    def __init__(self, files: Iterable[ImageFile]) -> None:
+        files = list(files)
+        paths = [os.fsencode(file.path) for file in files]
+        self._text = b"".join(paths)
+        self._ends = np.cumsum([0, *map(len, paths)])
+        self.num_bytes = np.array([file.num_bytes for file in files], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.num_bytes)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageFile: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ImageFile]: ...
+    def __getitem__(self, index: int | slice) -> ImageFile | list[ImageFile]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        return ImageFile(os.fsdecode(self._text[self._ends[place] : self._ends[place + 1]]), int(self.num_bytes[place]))
+
+    def __iter__(self) -> Iterator[ImageFile]:
+        return (ImageFile(os.fsdecode(path), num_bytes) for path, num_bytes in self.encoded())
+
+    def folders(self) -> set[str]:
+        """The folders that hold them, without those that hold only folders."""
+        return {os.fsdecode(folder) for folder in {path.rpartition(b"/")[0] for path, _ in self.encoded()}}
+
+    def encoded(self) -> Iterator[tuple[bytes, int]]:
+        """The files in order with their paths as the system has them."""
+        ends = self._ends.tolist()
+        return ((self._text[start:end], num_bytes) for start, end, num_bytes in zip(ends, ends[1:], self.num_bytes.tolist(), strict=False))
+
+
+class Content(NamedTuple):
+    """What is in a folder, at any depth.
+
+    Attributes:
+        images: those that are read, sorted by path.
+        unread: the paths of images of other types, sorted.
+        folders: the names of its subfolders, with images or without, sorted.
+        filled: the names of those that hold images, at any depth, sorted; the first is empty if images lie beside them.
+    """
+
+    images: ImageFiles
+    unread: tuple[str, ...]
+    folders: tuple[str, ...]
+    filled: tuple[str, ...]
+
+
+@final
+class FolderScan:
+    """What is in folders, each of which is searched once, however many splits ask for it."""
+
+    def __init__(self) -> None:
+        self._found: dict[Path, Content] = {}
+
+    def images(self, folder: Path) -> ImageFiles:
+        """See :func:`find_images`."""
+        return self.content(folder).images
+
+    def subfolders(self, folder: Path) -> tuple[str, ...]:
+        """The names of the subfolders that hold images; see :class:`Content`."""
+        return self.content(folder).filled
+
+    def classes(self, folder: Path) -> tuple[str, ...]:
+        """The subfolders, if at least two of them hold images and no image lies beside them; else none."""
+        names = self.subfolders(folder)
+        return names if "" not in names and len(names) > 1 else ()
+
+    def content(self, folder: Path) -> Content:
+        """Everything there is to say of a folder."""
+        if folder not in self._found:
+            self._found[folder] = _search(folder)
+        return self._found[folder]
+
+
+def first_folder(path: str) -> str:
+    """``cat/deep/1.png`` -> ``cat``; empty for a file that lies in no folder."""
+    first, slash, _ = path.partition("/")
+    return first if slash else ""
+
+
+def find_images(folder: Path) -> list[ImageFile]:
+    """All images in a folder, at any depth, sorted by path.
+
+    What counts is the name: ``SUFFIXES`` in upper or lower case. Files and folders whose names start with a dot are left out. Links
+    are followed, except into a folder that they are in, and except links to themselves. What is named like an image and cannot be
+    read, or is no file, is listed: reading it will say so.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    return list(_search(folder).images)
+
+
+def find_folders(folder: Path) -> tuple[str, ...]:
+    """The names of the subfolders, without those that are hidden, sorted.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    with _readable():
+        return tuple(sorted(entry.name for entry in _entries(str(folder)) if _is_folder(entry)))
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether there is an image in a folder, at any depth; it is searched no further than to the first."""
+    with _readable():
+        return any(is_read(file.path) for file in _walk(folder, set(), lambda _: None))
+
+
+def is_read(name: str) -> bool:
+    """Whether a file's name is that of an image that is read."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def _search(folder: Path) -> Content:
+    folders: set[str] = set()
+    with counting(f"scanning images in {folder}") as count, _readable():
+        found = sorted(_walk(folder, folders, count))
+    images = [file for file in found if is_read(file.path)]
+    unread = tuple(file.path for file in found if not is_read(file.path)) if len(images) < len(found) else ()
+    return Content(ImageFiles(images), unread, tuple(sorted(folders)), tuple(sorted({first_folder(file.path) for file in images})))
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read", found=error.strerror, fix="make it readable or move it away") from error
+
+
+def _walk(root: Path, folders: set[str], count: Callable[[int], None]) -> Iterator[ImageFile]:
+    """All images, also of types that are not read, in the order of the disk; ``folders`` gets the names of the subfolders. With each
+    folder go the folders that it is in, against links that go round in circles.
+    """
+    waiting: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(str(root), "", frozenset())]
+    while waiting:  # not recursive: folders may be nested more deeply than Python's calls
+        folder, prefix, above = waiting.pop()
+        status = Path(folder).stat()
+        if (identity := (status.st_dev, status.st_ino)) in above:
+            continue
+        for entry in _entries(folder):
+            if _is_folder(entry):
+                waiting.append((entry.path, f"{prefix}{entry.name}/", above | {identity}))
+                if not prefix:
+                    folders.add(entry.name)
+            elif _is_image(entry.name):
+                count(1)
+                yield ImageFile(prefix + entry.name, _num_bytes(entry))
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    """What is in a folder, without what is hidden. ``scandir`` knows files from folders without asking the disk again."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                yield entry
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # a link that leads to itself, or to where we may not look: only what may be a folder full of images matters
+        if error.errno == errno.ELOOP or _is_image(entry.name):
+            return False
+        raise
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES + OTHER_SUFFIXES)
+
+
+def _num_bytes(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return -1

@@ -1,0 +1,1 @@
+"""TOML and checked values."""

@@ -1,0 +1,88 @@
+"""The recipes and weights that ship with sslkit: in the wheel beside the package, in a checkout at the top level."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from sslkit.contract.errors import RecipeError, did_you_mean
+
+
+class BundledRecipe(NamedTuple):
+    """One of them.
+
+    Attributes:
+        name: what ``sslkit run`` and ``sslkit recipes copy`` know it by.
+        path: the file.
+        summary: its first comment line.
+    """
+
+    name: str
+    path: Path
+    summary: str
+
+
+def bundled_recipes() -> list[BundledRecipe]:
+    """All of them, by name."""
+    return [BundledRecipe(path.stem, path, _summary(path)) for path in sorted(_folder().glob("*.toml"))]
+
+
+def bundled_weights() -> dict[str, Path]:
+    """The files of pretrained backbones, by name; each has a model card beside it, ``<name>.md``."""
+    return {path.stem: path for path in sorted(_folder().glob("weights/*.safetensors"))}
+
+
+def find_recipe(text: str) -> Path:
+    """A file's path, or the name of a bundled recipe, which a folder of that name, perhaps its run's, does not hide.
+
+    Raises:
+        RecipeError: neither.
+    """
+    if Path(text).suffix or os.path.isfile(text):  # noqa: PTH113 - a name too long for a file is no file, where Path raises
+        return Path(text)
+    return _bundled(text).path
+
+
+def copy_recipe(name: str, target: Path) -> Path:
+    """Give the user a bundled recipe to own.
+
+    Args:
+        name: of the recipe.
+        target: a folder, or the new file.
+
+    Returns:
+        The new file.
+
+    Raises:
+        RecipeError: no such recipe, the file exists, or it cannot be written.
+    """
+    source = _bundled(name).path
+    path = target / source.name if target.is_dir() else target
+    if path.exists():
+        raise RecipeError(f"{path}: exists already", fix="name another file, or remove it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, path)
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be written ({error.strerror or error})", fix="name another file") from error
+    return path
+
+
+def _bundled(name: str) -> BundledRecipe:
+    recipes = {recipe.name: recipe for recipe in bundled_recipes()}
+    key = name.removesuffix(".toml")
+    if key not in recipes:
+        what = "is a folder" if os.path.isdir(name) else "no such file"  # noqa: PTH112
+        raise RecipeError(f"{name}: {what}, and no bundled recipe of this name", allowed=recipes, fix=did_you_mean(key, recipes))
+    return recipes[key]
+
+
+def _folder() -> Path:
+    package = Path(__file__).parents[1]
+    installed = package / "_recipes"
+    return installed if installed.is_dir() else package.parent / "recipes"
+
+
+def _summary(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return file.readline().removeprefix("#").strip()

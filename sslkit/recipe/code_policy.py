@@ -1,0 +1,83 @@
+"""The code that a recipe brings along: the classes that it names as ``package.module:Class``, and what plugins were loaded for it."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sslkit.catalog.catalog import CODE_FIX, Catalog, PluginInfo
+from sslkit.catalog.shared_state import changes_of
+from sslkit.contract.class_address import file_of
+from sslkit.contract.errors import RecipeError
+
+_ADDRESS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_CLASS = re.compile(r"data|backbone|observers\[\d+\]|stages\.[^.]+\.(.+\.)?(task|evaluator|backbone|optimizer|schedule)|.+\.name")
+"""The keys at which a string is a class; a table's ``name`` is one everywhere."""
+
+
+@dataclass(frozen=True)
+class RecipeCode:
+    """Code that is not sslkit's own.
+
+    Attributes:
+        plugins: every plugin that is installed; its ``state`` says whether it was loaded.
+        imported: classes outside the catalog that were imported, and the file of each.
+        notes: what is odd about the plugins, the lists of them in the environment, and what was imported, a sentence each.
+    """
+
+    plugins: tuple[PluginInfo, ...] = ()
+    imported: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """What a user should know before it runs: nothing where there is only sslkit's own code."""
+        loaded = [str(plugin) for plugin in self.plugins if plugin.state == "loaded" and not plugin.is_own]
+        broken = [f"{plugin}: {plugin.error}" for plugin in self.plugins if plugin.state == "broken"]
+        imported = [f"{spec} from {source or 'no file'}" for spec, source in self.imported.items()]
+        parts = {"plugins": loaded, "broken plugins": broken, "imported": imported}
+        return [f"{what}: {', '.join(entries)}" for what, entries in parts.items() if entries]
+
+    def as_json(self) -> dict[str, Any]:
+        """What belongs beside a result: every plugin, and every class from elsewhere."""
+        return {"plugins": [_plain(plugin) for plugin in self.plugins], "imported": dict(self.imported), "notes": list(self.notes)}
+
+
+def refuse_code(tables: Iterable[Mapping[str, Any]], catalog: Catalog) -> None:
+    """Refuse every class that a recipe may not import, all in one message; building the recipe would stop at the first.
+
+    Args:
+        tables: the recipe, or its variants.
+        catalog: says what may be imported.
+
+    Raises:
+        RecipeError: starts with the dotted path of the first.
+    """
+    named = dict.fromkeys(found for table in tables for found in named_classes(table))
+    refused = [f"{path}: {refusal.what}" for path, spec in named if (refusal := catalog.refusal(spec))]
+    if refused:
+        raise RecipeError("; ".join(refused), fix=CODE_FIX)
+
+
+def code_of(tables: Iterable[Mapping[str, Any]], catalog: Catalog) -> RecipeCode:
+    """What was loaded and imported for recipes, or variants, that have been built."""
+    named = dict.fromkeys(spec for table in tables for _, spec in named_classes(table) if catalog.is_outside(spec))
+    modules = dict.fromkeys(spec.partition(":")[0] for spec in named)
+    changes = tuple(f"importing {module} changed {', '.join(found)}: put back" for module in modules if (found := changes_of(module)))
+    return RecipeCode(catalog.plugins, {spec: file_of(spec.partition(":")[0]) for spec in named}, (*catalog.notes, *changes))
+
+
+def named_classes(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """The ``package.module:Class`` in a recipe, each with its dotted path."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from named_classes(entry, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for i, entry in enumerate(value):
+            yield from named_classes(entry, f"{path}[{i}]")
+    elif isinstance(value, str) and _CLASS.fullmatch(path) and _ADDRESS.fullmatch(value):
+        yield path, value
+
+
+def _plain(plugin: PluginInfo) -> dict[str, str]:
+    entry = {"name": plugin.name, "distribution": plugin.distribution, "version": plugin.version, "state": plugin.state}
+    return {**entry, "error": plugin.error} if plugin.error else entry

@@ -1,0 +1,251 @@
+"""A recipe: a TOML file, loaded into a frozen value of checked, typed parts."""
+
+import math
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sslkit.catalog.catalog import Catalog
+from sslkit.catalog.discovery import load_catalog
+from sslkit.catalog.source_code import SourceCode
+from sslkit.contract.blame import blame_of, blaming
+from sslkit.contract.class_address import one_line
+from sslkit.contract.errors import RecipeError, SslkitError, did_you_mean
+from sslkit.contract.events import Observer, warn
+from sslkit.contract.interfaces import Dataset
+from sslkit.recipe.build import build
+from sslkit.recipe.code_policy import RecipeCode, code_of, refuse_code
+from sslkit.recipe.parse import RUNTIME_KEYS, StageParser
+from sslkit.recipe.stages import PretrainStage, Stage
+from sslkit.recipe.sweep import Variant, expand, merge
+from sslkit.recipe.toml import apply_override, as_name, as_table, check_keys, read_table, required
+from sslkit.training.handover import checked_notes
+from sslkit.training.options import Training
+
+_TOP_KEYS = ("name", "seed", "data", "backbone", "stages", "sweep", "paper", "margins", "observers", *RUNTIME_KEYS)
+
+MAX_STAGES = 2000
+"""Of all variants: each is a folder, and is checked before anything is computed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything a run needs to know.
+
+    Attributes:
+        name: of the recipe and its run folder.
+        data: where the images come from.
+        stages: in order; those of all variants where there is a sweep, each once.
+        paper: published figures by ``<stage>.<metric>``, in percent, to stand beside ours.
+        margins: named differences between two metrics, ``(<stage>.<metric>, <stage>.<metric>)``.
+        observers: that the recipe asks for.
+        table: the whole recipe as plain values; every default is filled in, but where there is a sweep.
+        variants: the recipe of each variant of a sweep, as plain values with every default filled in; empty without a sweep.
+        versions: of the distributions whose classes a stage names, by the stage's key.
+        sources: the code behind each stage that is not sslkit's own, by the stage's key: hashes by name.
+        code: what is not sslkit's own; no part of what the recipe says.
+        notes: what is probably not meant although it is allowed, and what is odd about the code, a sentence each.
+    """
+
+    name: str
+    data: Dataset
+    stages: tuple[Stage, ...]
+    paper: Mapping[str, float] = field(default_factory=dict)
+    margins: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    observers: tuple[Observer, ...] = ()
+    table: Mapping[str, Any] = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    versions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    code: RecipeCode = field(default_factory=RecipeCode, compare=False)
+    notes: tuple[str, ...] = ()
+
+    def stage(self, key: str) -> Stage:
+        """One stage by its key."""
+        return next(stage for stage in self.stages if stage.key == key)
+
+
+def load_recipe(
+    path: str | os.PathLike[str],
+    overrides: Iterable[str] = (),
+    *,
+    device: str | None = None,
+    catalog: Catalog | None = None,
+    allow_code: bool = False,
+) -> Recipe:
+    """Read and check a recipe. Nothing is computed, no pixel is read.
+
+    Args:
+        path: the TOML file.
+        overrides: ``dotted.key=value``, the value as TOML (bare words are strings).
+        device: of every stage, whatever the recipe says; None: as it says.
+        catalog: where names are looked up; None: all installed plugins.
+        allow_code: import the classes that the recipe names as ``package.module:Class``. Only for recipes you trust.
+
+    Raises:
+        RecipeError: starts with the dotted path of the key at fault.
+        PluginError: a class that the recipe names is in a broken plugin.
+    """
+    table = read_table(Path(path))
+    for override in overrides:
+        apply_override(table, override)
+    catalog = catalog or load_catalog()
+    return parse_recipe(table, replace(catalog, allow_code=True) if allow_code else catalog, device=device)
+
+
+def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | None = None) -> Recipe:
+    """Check a recipe's table and build its parts.
+
+    Args:
+        table: the recipe as it is written.
+        catalog: where names are looked up.
+        device: of every stage, whatever the recipe says; None: as it says.
+
+    Raises:
+        RecipeError: starts with the dotted path of the key at fault.
+    """
+    check_keys(table, _TOP_KEYS, "")
+    name = as_name(required(table, "name", ""), "name")
+    table = _placed(table, device)
+    variants = [variant._replace(table=_placed(variant.table, device)) for variant in expand(table)]
+    refuse_code([variant.table for variant in variants], catalog)
+    data = build(Dataset, required(table, "data", ""), "data", catalog)
+    observers = table.get("observers", [])
+    if not isinstance(observers, list):
+        raise RecipeError("observers: must be an array of tables", found=observers, allowed='[{ name = "..." }]')
+    parsers = [_parsed(variant, data, catalog) for variant in variants]
+    stages = merge(variants, [tuple(parser.stages.values()) for parser in parsers])
+    keys = {stage.key: None for stage in stages}
+    if len(keys) > MAX_STAGES:
+        raise RecipeError(
+            f"stages: are {len(keys):,} with all variants and snapshots", allowed=f"{MAX_STAGES:,}", fix="write several recipes"
+        )
+    sources = SourceCode()  # hashed here, right after the import: a file that is edited later is not what runs
+    swept, resolved = "sweep" in table, [parser.resolved() for parser in parsers]
+    watching = tuple(found for i, entry in enumerate(observers) if (found := _observer(entry, f"observers[{i}]", catalog)))
+    code = code_of(resolved, catalog)  # once everything is built, and so imported
+    return Recipe(
+        name=name,
+        data=data,
+        stages=stages,
+        paper=_paper(table, keys),
+        margins=_margins(table, keys),
+        observers=watching,
+        table=dict(table) if swept else {**resolved[0], **_figures(table)},
+        variants={variant.name: own for variant, own in zip(variants, resolved, strict=True)} if swept else {},
+        versions={stage.key: _versions(stage, data, catalog) for stage in stages},
+        sources={stage.key: sources.of(*_decisive(stage), data) for stage in stages},
+        code=code,
+        notes=tuple(dict.fromkeys((*_notes(parsers), *code.notes))),
+    )
+
+
+def _placed(table: Mapping[str, Any], device: str | None) -> dict[str, Any]:
+    """The recipe, or a variant of it, with one device for all stages: their own would win otherwise, and so would a sweep's."""
+    if device is None:
+        return dict(table)
+    stages = table.get("stages")
+    if isinstance(stages, Mapping):
+        own = [name for name, stage in stages.items() if isinstance(stage, Mapping) and "device" in stage]
+        bare = {name: {key: value for key, value in stages[name].items() if key != "device"} for name in own}
+        table = {**table, "stages": {**stages, **bare}}
+    return {**table, "device": device}
+
+
+def _notes(parsers: Sequence[StageParser]) -> Iterator[str]:
+    """What is allowed, but probably not meant."""
+    used: dict[str, bool] = {}
+    for parser in parsers:
+        used |= {path: used.get(path, False) or begins for path, begins in parser.pretrained.items()}
+    for path, begins in used.items():
+        if not begins:
+            yield f'{path}.pretrained: no stage begins with these weights, as "random" ones are never pretrained; set weights = "backbone"'
+    for stage in (stage for parser in parsers for stage in parser.stages.values()):
+        yield from _stage_notes(stage)
+
+
+def _stage_notes(stage: Stage) -> Iterator[str]:
+    path = f"stages.{stage.name}"
+    if isinstance(stage, PretrainStage) and (stage.evaluate_every or 0) > stage.training.epochs:
+        yield f"{path}.evaluate_every: {stage.evaluate_every} of {stage.training.epochs} epochs: measured at the end alone"
+    training, path = (stage.training, path) if isinstance(stage, PretrainStage) else (stage.evaluator, f"{path}.evaluator")
+    if isinstance(training, Training):
+        path = f"{path}.schedule"
+        with blaming(path):
+            yield from (f"{path}.{note}" for note in checked_notes(training.schedule, training.epochs))
+
+
+def _parsed(variant: Variant, data: Dataset, catalog: Catalog) -> StageParser:
+    try:
+        check_keys(variant.table, _TOP_KEYS, "")  # again: a variant may have brought a key that no recipe has
+        return StageParser(variant.table, data, catalog)
+    except RecipeError as error:
+        if not variant.labels:
+            raise
+        raise RecipeError(f"{error} (in the sweep's variant {variant.name})") from error
+
+
+def _observer(entry: object, path: str, catalog: Catalog) -> Observer | None:
+    """One observer. Watching a run never takes it down: where it cannot be made, and no option is at fault, it is left out."""
+    try:
+        return build(Observer, entry, path, catalog)
+    except RecipeError as error:
+        if error.__cause__ is None or isinstance(error.__cause__, SslkitError):
+            raise
+        why = str(error)
+    except (Exception, SystemExit) as error:
+        why = blame_of(error) or f"{path}: {one_line(error)}"
+    warn(f"{why}; this observer is left out")
+    return None
+
+
+def _figures(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: dict(table[key]) for key in ("paper", "margins") if key in table}
+
+
+def _paper(table: Mapping[str, Any], stages: Collection[str]) -> dict[str, float]:
+    figures = as_table(table.get("paper", {}), "paper")
+    for key, value in figures.items():
+        _check_metric(key, "paper", stages)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise RecipeError(f'paper."{key}": must be a number in percent', found=value)
+    return {key: float(value) for key, value in figures.items()}
+
+
+def _margins(table: Mapping[str, Any], stages: Collection[str]) -> dict[str, tuple[str, str]]:
+    margins = as_table(table.get("margins", {}), "margins")
+    for label, pair in margins.items():
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise RecipeError(f'margins."{label}": must be two metrics', found=pair, allowed='["<stage>.<metric>", "<stage>.<metric>"]')
+        for key in pair:
+            _check_metric(key, f'margins."{label}"', stages)
+    return {label: (pair[0], pair[1]) for label, pair in margins.items()}
+
+
+def _check_metric(key: Any, path: str, stages: Collection[str]) -> None:
+    """A stage's key may hold dots (``gamma=0.2/probe``), so it is looked for before each of them."""
+    if isinstance(key, str) and any(key[:place] in stages for place, letter in enumerate(key) if letter == "."):
+        return
+    folder, slash, rest = key.rpartition("/") if isinstance(key, str) else ("", "", "")
+    given = folder + slash + rest.partition(".")[0]
+    raise RecipeError(
+        f"{path}: not a metric of a stage",
+        found=key,
+        allowed=[f"{stage}.<metric>" for stage in stages],
+        fix="" if given in stages else did_you_mean(given, stages),
+    )
+
+
+def _decisive(stage: Stage) -> tuple[object, ...]:
+    """The objects and classes whose code decides a stage's outcome."""
+    method = (stage.task, stage.training) if isinstance(stage, PretrainStage) else (stage.evaluator,)
+    return (*method, stage.backbone.cls, *stage.backbone.arguments.values())
+
+
+def _versions(stage: Stage, data: Dataset, catalog: Catalog) -> dict[str, str]:
+    """The plugins whose code decides a stage's outcome."""
+    method = type(stage.task) if isinstance(stage, PretrainStage) else type(stage.evaluator)
+    owners = [catalog.owner(cls) for cls in (method, stage.backbone.cls, type(data))]
+    return {owner.distribution: owner.version for owner in owners if owner is not None}

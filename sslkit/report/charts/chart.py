@@ -1,0 +1,165 @@
+"""A chart of lines: the look that all charts of a report share.
+
+Data colours are those of Okabe & Ito that stand out from white and from black alike. Lines also differ in dashes and markers, for readers
+who cannot tell the colours apart and for print. Whatever is black takes the colour of the page's text.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from sslkit.report.pictures.picture import Picture
+
+INK = "#000000"
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", INK)
+DASHES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+_WIDTH, _HEIGHT, _ROW = 5.2, 3.2, 0.19
+"""Inches: so wide that a phone shows the text at about its size; and the height of a line of the legend."""
+
+_LONGEST_LABEL = 64
+_MOST_IN_ALT = 8
+
+drawing_style = partial(
+    matplotlib.style.context,
+    [
+        "default",  # and not what a user's own matplotlibrc says
+        {
+            "font.size": 9.5,
+            "xtick.labelsize": 9,
+            "ytick.labelsize": 9,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "sslkit",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.linewidth": 0.6,
+            "lines.linewidth": 1.5,
+            "lines.markersize": 4.5,
+            "legend.frameon": False,
+            "legend.fontsize": 9,
+        },
+    ],
+)
+"""A context in which charts are built and rendered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One line of a chart.
+
+    Attributes:
+        label: its entry in the legend.
+        points: (x, y) from left to right; a y that is not finite is left out.
+        style: decides colour, dashes and marker; equal styles belong together.
+        std: the standard deviation at each point, drawn as error bars.
+        line: its width, 0 for points alone.
+        marker: whether points are marked.
+        hollow: whether the marks are rings: somebody else's figures.
+    """
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    style: int = 0
+    std: Sequence[float] = ()
+    line: float = 1.5
+    marker: bool = True
+    hollow: bool = False
+
+    def draw(self, axes: Axes) -> None:
+        """Draw it."""
+        kept = [(x, y, std) for (x, y), std in zip(self.points, self.std or [0.0] * len(self.points), strict=True) if math.isfinite(y)]
+        xs, ys, stds = zip(*kept, strict=True) if kept else ((), (), ())
+        (drawn,) = axes.plot(xs, ys)
+        self._apply(drawn)
+        if any(stds):
+            axes.errorbar(xs, ys, yerr=stds, fmt="none", ecolor=drawn.get_color(), elinewidth=1.0, capsize=2.5)
+
+    def handle(self) -> Line2D:
+        """What stands before its label in the legend."""
+        handle = Line2D([], [])
+        self._apply(handle)
+        return handle
+
+    def summary(self) -> str:
+        """One clause for readers who cannot see it."""
+        if not self.points:
+            return f"{self.label}: nothing"
+        (first, start), (last, end) = self.points[0], self.points[-1]
+        return f"{self.label}: {start:.4g} at {first:g}" + (f", {end:.4g} at {last:g}" if len(self.points) > 1 else "")
+
+    def _apply(self, line: Line2D) -> None:
+        color = COLORS[self.style % len(COLORS)]
+        line.set(
+            label=plain(self.label),
+            color=color,
+            linewidth=self.line,
+            linestyle=DASHES[self.style % len(DASHES)] if self.line else "none",
+            marker=MARKERS[self.style % len(MARKERS)] if self.marker else "none",
+            markerfacecolor="none" if self.hollow else color,
+            markeredgecolor=color,
+        )
+
+
+def draw_chart(
+    key: str,
+    title: str,
+    caption: str,
+    series: Sequence[Series],
+    *,
+    x: str,
+    y: str,
+    finish: Callable[[Axes], None] = lambda _axes: None,
+    legend: Sequence[Series] | None = None,
+) -> Picture:
+    """Draw lines into one pair of axes, with the legend below it.
+
+    Args:
+        key: unique in a report.
+        title: what it shows.
+        caption: how to read it.
+        series: the lines.
+        x: label of the x axis, with its unit.
+        y: label of the y axis, with its unit.
+        finish: sets scales and ticks, once the lines are there.
+        legend: its entries; None: the lines.
+    """
+    entries = series if legend is None else legend
+    columns = _columns(entries)
+    with drawing_style():
+        figure = Figure(figsize=(_WIDTH, _HEIGHT + _ROW * math.ceil(len(entries) / columns)), layout="constrained")
+        axes = figure.subplots()
+        for one in series:
+            one.draw(axes)
+        axes.set(xlabel=plain(x), ylabel=plain(y))
+        axes.grid(color=INK, alpha=0.15, linewidth=0.6)
+        finish(axes)
+        handles = [one.handle() for one in entries]
+        figure.legend(handles, [plain(one.label) for one in entries], loc="outside lower left", ncols=columns)
+    told = "; ".join(one.summary() for one in series[:_MOST_IN_ALT])
+    more = f"; and {len(series) - _MOST_IN_ALT} more" if len(series) > _MOST_IN_ALT else ""
+    return Picture(key, title, caption, f"Chart of {y} against {x}. {told}{more}.", figure)
+
+
+def whole_epochs(axes: Axes) -> None:
+    """Ticks of the x axis at whole numbers."""
+    axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
+
+
+def plain(text: str) -> str:
+    """Words as they are: matplotlib takes dollars for formulas, and leaves labels with a leading underscore out of the legend."""
+    text = text if len(text) <= _LONGEST_LABEL else f"{text[: _LONGEST_LABEL // 2 - 1]}…{text[-_LONGEST_LABEL // 2 :]}"
+    text = text.replace("$", r"\$")
+    return f"\N{ZERO WIDTH SPACE}{text}" if text.startswith("_") else text
+
+
+def _columns(entries: Sequence[Series]) -> int:
+    longest = max((len(one.label) for one in entries), default=0)
+    return max(1, min(4, len(entries), 60 // (longest + 6)))

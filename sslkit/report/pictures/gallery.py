@@ -1,0 +1,76 @@
+"""The images that a report looks at: a few of different classes to ask about, and many others to find their neighbours among."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sslkit.contract.interfaces import Dataset, ImageSet, ImageSpec
+from sslkit.report.pictures.spread import spread
+
+NUM_QUERIES = 8
+MAX_OTHERS = 2_000
+MAX_PIXELS = 50_000_000
+"""Of all images together: they have to be decoded. 1,000 images of 224 x 224 pixels."""
+
+
+class Gallery(NamedTuple):
+    """Images of one data set, each decoded once.
+
+    Attributes:
+        images: (N, C, H, W) uint8 on the CPU; the queries come first.
+        labels: (N,) int64, or None.
+        classes: names of the classes; empty without labels.
+        image: size and colour.
+        num_queries: how many of the images are queries.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    classes: tuple[str, ...]
+    image: ImageSpec
+    num_queries: int
+
+    @property
+    def queries(self) -> Tensor:
+        """(Q, C, H, W) uint8."""
+        return self.images[: self.num_queries]
+
+    def class_of(self, index: int) -> str:
+        """The name of an image's class; empty without labels."""
+        return "" if self.labels is None else self.classes[int(self.labels[index])]
+
+
+def open_gallery(data: Dataset) -> Gallery | None:
+    """Choose and decode held-out images, or those of pretraining where nothing is held out.
+
+    Returns:
+        None if there are no images.
+    """
+    images = data.load("test") or data.load("pretrain")
+    if images is None or len(images) == 0:
+        return None
+    queries = choose_queries(images)
+    indices = [*queries, *_others(images, queries)]
+    labels = None if images.labels is None else images.labels[indices]
+    return Gallery(images.read(indices), labels, images.classes, images.image, len(queries))
+
+
+def choose_queries(images: ImageSet) -> list[int]:
+    """The first image of each class, then the second of each; of many classes, some. Without labels, images far apart."""
+    num = min(NUM_QUERIES, (len(images) + 1) // 2)  # some must be left over to be neighbours
+    if images.labels is None:
+        return spread(range(len(images)), num)
+    classes = spread(images.labels.unique().tolist(), num)
+    members = [(images.labels == label).nonzero().flatten()[:num].tolist() for label in classes]
+    by_turns = [of_class[turn] for turn in range(num) for of_class in members if turn < len(of_class)]
+    return by_turns[:num]
+
+
+def _others(images: ImageSet, queries: Sequence[int]) -> list[int]:
+    """Spread over the set, as folders of images are ordered by class."""
+    others = torch.ones(len(images), dtype=torch.bool)
+    others[list(queries)] = False
+    room = MAX_PIXELS // (images.image.height * images.image.width)
+    return spread(others.nonzero().flatten().tolist(), min(MAX_OTHERS, room))

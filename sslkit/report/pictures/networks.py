@@ -1,0 +1,124 @@
+"""The networks that a report compares: pretrained ones, one trained with labels, and an untrained one of the same kind."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from sslkit.contract.errors import ArtifactError, OptionError
+from sslkit.contract.interfaces import Backbone
+from sslkit.data.cache import OpenedDataset
+from sslkit.recipe.recipe import Recipe
+from sslkit.recipe.stages import AS_BUILT, RANDOM, PretrainStage, Stage
+from sslkit.report.pictures.canvas import FAINT, HEADING, LINE, SMALL, Canvas, elided
+from sslkit.report.pictures.spread import spread
+from sslkit.run.artifacts import BACKBONE, read_artifact
+from sslkit.run.networks import left_by, untrained
+from sslkit.run.preflight import backbone_image
+
+MAX_NETWORKS = 4
+
+LABEL_HEIGHT = round(LINE * (HEADING + SMALL))
+"""Pixels that :func:`write_label` takes."""
+
+
+class Network(NamedTuple):
+    """One of the networks that are compared.
+
+    Attributes:
+        role: what it is, in a word.
+        origin: the stage that left it, or that the untrained one comes before.
+        backbone: in eval mode, on the device of its stage.
+    """
+
+    role: str
+    origin: str
+    backbone: Backbone
+
+    @property
+    def name(self) -> str:
+        """What it is and where it comes from."""
+        return f"{self.role} ({self.origin})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.backbone.mean.device
+
+
+def line_up(folder: Path, recipe: Recipe, data: OpenedDataset) -> list[Network]:
+    """Read the networks of a run that are worth a comparison, at most four.
+
+    Args:
+        folder: the run's folder.
+        recipe: the run's.
+        data: its data set; only the size and colour of its images are asked for.
+
+    Returns:
+        Pretrained ones first, then those trained with labels, then the untrained one; empty where no stage has left a network yet.
+
+    Raises:
+        ArtifactError: weights are damaged.
+    """
+    stages = choose([stage for stage in recipe.stages if _left_network(folder, stage)])
+    if not stages:
+        return []
+    trained = [_network(_role(stage), stage, left_by(recipe, stage, data, folder)) for stage in stages]
+    first = stages[0]
+    image = backbone_image(recipe, first, data.image())
+    beginning = untrained(first.backbone, image, first.seed)
+    origin = "random weights" if first.weights == AS_BUILT else f"before {first.key}"
+    return [*trained, _network("untrained", first, beginning)._replace(origin=origin)]
+
+
+def write_label(canvas: Canvas, network: Network, x: float, y: float, width: float) -> None:
+    """Write what a network is, and where it comes from, above what shows it."""
+    canvas.write(elided(network.role, width, HEADING, bold=True), x, y + LINE * HEADING / 2, size=HEADING, bold=True)
+    canvas.write(elided(network.origin, width, SMALL), x, y + LINE * (HEADING + SMALL / 2), color=FAINT)
+
+
+def choose(stages: Sequence[Stage]) -> list[Stage]:
+    """Those of a sweep's many stages that leave room for the two yardsticks: a network trained with labels and the untrained one."""
+    pretrained = [stage for stage in stages if isinstance(stage, PretrainStage)]
+    labelled = [stage for stage in stages if not isinstance(stage, PretrainStage)]
+    room = MAX_NETWORKS - 1
+    chosen = spread(pretrained, room - min(1, len(labelled)))
+    return [*chosen, *spread(labelled, room - len(chosen))]
+
+
+def shortlist(networks: Sequence[Network], num: int) -> list[Network]:
+    """Fewer of them: of each role one, while there is room, and always the last, which is the untrained one."""
+    *others, last = networks
+    roles = [network.role for network in others]
+    by_turns = sorted(range(len(others)), key=lambda place: roles[:place].count(roles[place]))
+    return [*(others[place] for place in sorted(by_turns[: num - 1])), last]
+
+
+def finished(folder: Path, stage: Stage) -> bool:
+    """Whether a stage is done. One whose artifact is damaged is not: a report shows what is left."""
+    try:
+        return read_artifact(folder / stage.key).get("status") == "finished"
+    except ArtifactError:
+        return False
+
+
+def _left_network(folder: Path, stage: Stage) -> bool:
+    return stage.snapshot is None and finished(folder, stage) and (folder / stage.key / BACKBONE).exists()
+
+
+def _role(stage: Stage) -> str:
+    if isinstance(stage, PretrainStage):
+        return "pretrained"
+    return "supervised" if stage.weights == RANDOM else "fine-tuned"
+
+
+def _network(role: str, stage: Stage, backbone: Backbone) -> Network:
+    try:
+        device = stage.runtime.resolve_device()
+    except OptionError:  # the run is looked at on another machine
+        device = torch.device("cpu")
+    backbone = backbone.to(device).eval()
+    if stage.runtime.channels_last:
+        backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing from torch's stub
+    return Network(role, stage.key, backbone)

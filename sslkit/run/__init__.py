@@ -1,0 +1,1 @@
+"""Recipes that are carried out, stage by stage."""

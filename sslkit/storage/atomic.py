@@ -1,0 +1,125 @@
+"""Files that are written whole or not at all, and what a disk refuses, in plain words."""
+
+import errno
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sslkit.contract.errors import ArtifactError, StorageError
+
+_REASONS = {
+    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space, or raise the quota"),
+    errno.EFBIG: ("the file is larger than this account may write", "raise the limit (ulimit -f)"),
+    errno.EROFS: ("the file system is read-only", "make it writable, or choose another folder with --output"),
+    errno.EACCES: ("permission denied", "make the folder writable, or choose another with --output"),
+    errno.EPERM: ("permission denied", "make the folder writable, or choose another with --output"),
+    errno.ENOENT: ("its folder is gone", "was the run's folder removed or moved? Put it back, or start over"),
+    errno.ESTALE: ("its folder is gone", "was the run's folder removed or moved? Put it back, or start over"),
+    errno.ENOTDIR: ("a file is in the place of its folder", "remove that, or choose another folder with --output"),
+    errno.EEXIST: ("a file is in the place of its folder", "remove that, or choose another folder with --output"),
+    errno.ELOOP: ("it is a link", "remove the link"),
+    errno.EIO: ("the disk reports an error", "check the disk"),
+}
+"""By the system's error number: what is wrong, and what to do about it."""
+
+TEMPORARY = f"*.tmp-{'[0-9a-f]' * 16}"
+"""What unfinished files are called; a kill leaves them behind."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one line what the disk refuses.
+
+    Raises:
+        StorageError: an ``OSError`` came out of the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason, fix = _REASONS.get(error.errno or 0, (error.strerror or str(error), "mend that"))
+        raise StorageError(f"{path}: cannot be written, {reason}", fix=f"{fix}; what was written before is still there") from error
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Hand out a new file beside ``path``, to be filled; it takes that name when the block ends, and is on disk then.
+
+    A crash at any moment leaves the old file or the new one. The new file's name cannot be guessed, so that no link can lie in wait.
+
+    Raises:
+        StorageError: the disk refuses; the old file is untouched.
+    """
+    beside = path.with_name(f"{path.name}.tmp-{secrets.token_hex(8)}")
+    with writing(path):
+        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            yield beside
+            _flush(beside)
+            beside.replace(path)
+            _flush(path.parent)
+        finally:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, which must be no link. A crash may cut it short.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    flags = os.O_APPEND | os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW
+    with writing(path), os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove the unfinished files that a kill has left in a folder, at any depth. Only for who is alone in it."""
+    remove(folder.rglob(TEMPORARY))
+
+
+def remove(files: Iterable[Path]) -> None:
+    """Remove files, if they are there.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    for path in files:
+        with writing(path):
+            path.unlink(missing_ok=True)
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a folder that is a link, or has one in it: what is written there would end up elsewhere.
+
+    Raises:
+        ArtifactError: names the link.
+    """
+    for path in (folder, *(folder.iterdir() if folder.is_dir() else ())):
+        if path.is_symlink():
+            raise ArtifactError(
+                f"{path}: is a link, which a run writes into only if it is the run's whole folder",
+                fix="remove the link, or choose another folder with --output",
+            )
+
+
+def _flush(path: Path) -> None:
+    """To the disk itself, out of the system's memory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

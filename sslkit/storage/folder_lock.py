@@ -1,0 +1,104 @@
+"""One process at a time in a run's folder."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock, Timeout
+
+from sslkit.contract.errors import ArtifactError, RunFailedError
+from sslkit.run.artifacts import read_json, write_json
+
+LOCK, OWNER = ".lock", ".owner.json"
+
+
+class Owner(NamedTuple):
+    """The process that a run's folder belongs to."""
+
+    pid: int
+    host: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+class RunLock:
+    """The claim of this process on a run's folder.
+
+    The system lets go of it when the process ends, however it ends, so that nothing needs to be cleaned up after a crash.
+
+    Args:
+        folder: the run's; it must exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder / LOCK
+        self._lock = FileLock(self._path)
+        self._identity: tuple[int, int] | None = None
+
+    def check(self) -> None:
+        """Make sure that the folder is still the one that was claimed.
+
+        Raises:
+            RunFailedError: it was removed, moved, or replaced by another.
+        """
+        if _identity(self._path) != self._identity:
+            raise RunFailedError(
+                f"{self._folder}: this folder was removed or replaced while the run was in it", fix="put it back, or run the recipe again"
+            )
+
+    @contextmanager
+    def held(self, tell: Callable[[str], None]) -> Iterator[None]:
+        """Claim the folder for the time of the block.
+
+        Args:
+            tell: is told if the claim of a process that died is taken over.
+
+        Raises:
+            ArtifactError: another process has it, or the folder cannot be locked.
+        """
+        self._acquire()
+        try:
+            self._identity = _identity(self._path)
+            if (dead := _owner(self._folder)) is not None:
+                tell(f"{dead} left this run without finishing: going on in its place")
+            write_json(self._folder / OWNER, Owner(os.getpid(), socket.gethostname())._asdict())
+            yield
+        finally:
+            if self._identity is not None and _identity(self._path) == self._identity:  # and not another's folder in the place of ours
+                with suppress(OSError):
+                    (self._folder / OWNER).unlink()
+            self._lock.release()
+
+    def _acquire(self) -> None:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ArtifactError(
+                f"{self._folder}: {_owner(self._folder) or 'another process'} is running in this folder",
+                fix="wait until it ends, or choose another folder with --output",
+            ) from None
+        except OSError as error:
+            raise ArtifactError(f"{self._path}: cannot be locked ({error})", fix="choose another folder with --output") from error
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another of its name; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _owner(folder: Path) -> Owner | None:
+    """Who claimed the folder last and has not left it; None where that cannot be told."""
+    try:
+        table = read_json(folder / OWNER)
+        return Owner(int(table["pid"]), str(table["host"]))
+    except (ArtifactError, KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,181 @@
+"""The JSON files of a run's folder, as somebody else or another version may have written them: read with care, checked against a form."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from sslkit.contract.errors import ArtifactError
+from sslkit.storage.limits import dotted, find_unfit
+
+MAX_JSON_BYTES = 64 * 2**20
+"""Of one file. An artifact that lists a hundred thousand skipped files has a tenth of it."""
+
+_FIX = "remove it and run the recipe again"
+
+Count = Annotated[int, Field(ge=0)]
+Side = Annotated[int, Field(ge=1, le=65_536)]
+Seconds = Annotated[FiniteFloat, Field(ge=0)]
+
+
+class SavedFile(BaseModel):
+    """What is read of a file. Every key may be missing, as older versions lack some, and there may be others."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
+
+
+class SavedImage(SavedFile):
+    """The images that a backbone was built for."""
+
+    height: Side
+    width: Side
+    color: Literal["rgb", "gray", "lightness"]
+    mean: list[FiniteFloat]
+    std: list[FiniteFloat]
+
+
+class SavedBackbone(SavedFile):
+    """How to build a backbone again."""
+
+    cls: str = Field(alias="class")
+    options: dict[str, Any] | None
+    image: SavedImage
+
+
+class SavedTask(SavedFile):
+    """A pretext task, in a fingerprint."""
+
+    cls: str = Field(alias="class")
+
+
+class SavedSpec(SavedFile):
+    """A backbone, in a fingerprint."""
+
+    spec: str
+    options: dict[str, Any] | None = None
+
+
+class SavedIdentity(SavedFile):
+    """What decided a stage's outcome."""
+
+    task: SavedTask | None = None
+    backbone: SavedSpec | None = None
+
+
+class SavedProof(SavedFile):
+    """That a frozen backbone stayed frozen."""
+
+    sha256_after: str
+
+
+class SavedEnvironment(SavedFile):
+    """What a stage was computed with."""
+
+    started: str = ""
+    command: list[str] = []
+    commit: str = ""
+    python: str = ""
+    platform: str = ""
+    device: str = ""
+    threads: Count = 0
+    versions: dict[str, str] = {}
+    plugins: dict[str, str] = {}
+
+
+class SavedArtifact(SavedFile):
+    """artifact.json."""
+
+    kind: str = ""
+    status: str = ""
+    fingerprint: str = ""
+    metrics: dict[str, float] = {}
+    identity: SavedIdentity = SavedIdentity()
+    backbone: SavedBackbone | None = None
+    frozen_backbone: SavedProof | None = None
+    num_images: Count = 0
+    num_test_images: Count = 0
+    seconds: Seconds = 0.0
+    device: str = ""
+    finished: str = ""
+    environments: list[SavedEnvironment] = []
+    classes: list[str] = []
+    images_per_class: dict[str, list[Count]] = {}
+    recall: dict[str, list[FiniteFloat | None]] = {}
+    skipped_files: list[str] = []
+    snapshot_epochs: list[int] = []
+
+
+class SavedWeights(SavedFile):
+    """The header of a file of weights."""
+
+    backbone: SavedBackbone
+    origin: dict[str, Any]
+
+
+class SavedResults(SavedFile):
+    """results.json."""
+
+    recipe: str = ""
+    stages: dict[str, dict[str, float]] = {}
+    pending: list[str] = []
+
+
+class SavedFigures(SavedFile):
+    """What a report reads of recipe.toml, whether the recipe can still be loaded or not."""
+
+    name: str
+    paper: dict[str, FiniteFloat] = {}
+    margins: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]] = {}
+
+
+def read_saved(path: Path, form: type[SavedFile] = SavedFile) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: the file.
+        form: what it must look like.
+
+    Raises:
+        ArtifactError: it is missing, too large or damaged, or does not look like that; the message names the key.
+    """
+    value = _loads(path)
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path}: not a JSON object", fix=_FIX)
+    if unfit := find_unfit(value):
+        raise ArtifactError(f"{path}: damaged ({unfit})", fix=_FIX)
+    check_form(value, form, path)
+    return value
+
+
+def check_form(value: object, form: type[SavedFile], path: Path) -> None:
+    """Refuse a file whose values have other types than ours.
+
+    Raises:
+        ArtifactError: the message names the key.
+    """
+    try:
+        form.model_validate(value)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        key = ""
+        for part in problem["loc"]:
+            key = f"{key}[{part}]" if isinstance(part, int) else dotted(key, part)
+        raise ArtifactError(f"{path}: damaged ({key}: {problem['msg'][:1].lower()}{problem['msg'][1:]})", fix=_FIX) from error
+
+
+def _loads(path: Path) -> Any:
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ArtifactError(f"{path}: is no file", fix=_FIX)
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_JSON_BYTES:  # asked first: reading up to the limit would reserve as much memory
+                raise ArtifactError(f"{path}: is too large", allowed=f"{MAX_JSON_BYTES:,} bytes")
+            return json.loads(file.read().decode("utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file", fix="name the folder of a finished stage") from error
+    except RecursionError:
+        raise ArtifactError(f"{path}: damaged (is nested too deeply)", fix=_FIX) from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: damaged ({error})", fix=_FIX) from error

@@ -1,0 +1,86 @@
+"""Tensors in one safetensors file, JSON values and a checksum in its header. Written whole or not at all, never unpickled."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from sslkit.contract.errors import ArtifactError
+from sslkit.storage.atomic import written_whole
+
+_ENTRY = "sslkit"
+"""The one entry of the header's metadata: safetensors stores several in random order, and equal runs would leave other bytes."""
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any] | None = None) -> None:
+    """Write a file that is either whole or not there.
+
+    Args:
+        path: where; replaced if it exists. Its folder must exist.
+        tensors: any dtypes and layouts; stored contiguous on the CPU.
+        state: JSON-able values that go along.
+
+    Raises:
+        StorageError: the disk refuses; an old file is untouched.
+    """
+    # A copy each: safetensors refuses tensors that share memory, as tied weights do.
+    owned = {name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    values = dict(state or {})
+    entry = json.dumps({"sha256": _checksum(owned, values), "state": values}, allow_nan=False)
+    # Not safetensors' own save_file: it writes to a file of a name and with permissions of its own, which a kill would leave behind.
+    content = save(owned, metadata={_ENTRY: entry})
+    with written_whole(path) as file:
+        file.write_bytes(content)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save_tensors` wrote.
+
+    Returns:
+        The tensors, on the CPU, and the JSON values.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            entry = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file") from error
+    except RecursionError:
+        raise ArtifactError(f"{path}: damaged (its values are nested too deeply)", fix=_fix(path)) from None
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:  # the last two are torch's, of impossible shapes
+        raise ArtifactError(f"{path}: damaged ({error})", fix=_fix(path)) from error
+    return tensors, _checked_state(entry, tensors, path)
+
+
+def _checked_state(entry: Any, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+    """The JSON values, if the checksum fits them and the tensors."""
+    try:
+        state = {**entry["state"]}
+        intact = entry["sha256"] == _checksum(tensors, state)
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ArtifactError(f"{path}: not written by this version of sslkit", fix=_fix(path)) from error
+    if not intact:
+        raise ArtifactError(f"{path}: damaged (its checksum is wrong)", fix=_fix(path))
+    return state
+
+
+def _checksum(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> str:
+    """SHA-256 of everything that is stored: names, dtypes, shapes, bytes, and the JSON values."""
+    digest = hashlib.sha256(json.dumps(state).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _fix(path: Path) -> str:
+    return f"remove the folder {path.parent} to run that stage again"

@@ -1,0 +1,171 @@
+"""The checkpoints of one fit: the last few are kept, a damaged one is passed over."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sslkit.contract.errors import ArtifactError
+from sslkit.contract.events import CheckpointSaved, Notice
+from sslkit.contract.interfaces import RunContext
+from sslkit.kernels.batch_norm_relu import describe_kernels
+from sslkit.storage.atomic import make_folder, remove, writing
+from sslkit.storage.identity import differences
+from sslkit.storage.tensor_file import load_tensors, save_tensors
+from sslkit.training.device import describe_device
+
+FORMAT = 3
+"""Of checkpoints; counted up when an older one cannot be read any more."""
+
+_STAMP, _RETREAT = "written_on", "-retreat"
+
+
+class Checkpoint(NamedTuple):
+    """What was read back: the file, its tensors, and the JSON values beside them."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one fit in its stage's folder, or none where the stage has no folder.
+
+    Besides the last few there may be a retreat, which stays until the next one: what a fit rolls back to.
+
+    Args:
+        context: of the fit.
+        owner: JSON-able, what the fit is known by: it takes no checkpoint of another.
+    """
+
+    def __init__(self, context: RunContext, owner: Mapping[str, Any]) -> None:
+        self._context = context
+        self._owner = owner
+        self._folder = context.folder
+        self._since = time.monotonic()
+        if self._folder is not None:
+            make_folder(self._folder)  # once: a folder that vanishes later must not come back with a checkpoint alone
+        self._prefix = f"checkpoint-{context.part}-" if context.part else "checkpoint-"
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is a folder to keep them in."""
+        return self._folder is not None
+
+    def due(self) -> bool:
+        """Whether it is time for one."""
+        return self.kept and time.monotonic() - self._since >= 60 * self._context.checkpoint_minutes
+
+    def latest(self) -> Path | None:
+        """The newest file, damaged or not."""
+        return next(iter(self._newest_first()), None)
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Write the checkpoint of a step, and drop the oldest beyond those to be kept.
+
+        Raises:
+            StorageError: the disk refuses; the earlier ones are still there.
+        """
+        if self._folder is None:
+            return
+        self._write(self._folder / f"{self._prefix}{step:09d}.safetensors", step, tensors, state)
+        self._since = time.monotonic()
+        remove([path for path in self._newest_first() if not _is_retreat(path)][self._context.keep_checkpoints :])
+
+    def save_retreat(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Write what is rolled back to. Later checkpoints led astray and are dropped, and so is the retreat before.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        assert self._folder is not None
+        remove(path for path in self._newest_first() if _step(path) > step)
+        path = self._folder / f"{self._prefix}{step:09d}{_RETREAT}.safetensors"
+        self._write(path, step, tensors, state)
+        remove(other for other in self._newest_first() if _is_retreat(other) and other != path)
+
+    def load_retreat(self) -> Checkpoint | None:
+        """What is rolled back to; None where an earlier start found it damaged and set it aside.
+
+        Raises:
+            ArtifactError: it is damaged.
+        """
+        found = [path for path in self._newest_first() if _is_retreat(path)]
+        return Checkpoint(found[0], *load_tensors(found[0])) if found else None
+
+    def load_latest(self) -> Checkpoint | None:
+        """The newest one that is not damaged; None where there is none, and the fit begins from the start.
+
+        Raises:
+            ArtifactError: another version of sslkit wrote it, or another fit.
+        """
+        files = self._newest_first()
+        for path in files:
+            try:
+                found = Checkpoint(path, *load_tensors(path))
+            except ArtifactError as error:
+                with writing(path):
+                    path.replace(path.with_suffix(".damaged"))  # out of the way of those that are counted
+                self._say(f"{error.what}; it is set aside")
+                continue
+            _check_format(path, found.state)
+            self._check_owner(path, found.state)
+            self._compare_machines(found.state.get(_STAMP))
+            return found
+        if files:
+            self._say("no checkpoint can be read: the training begins from the start")
+        return None
+
+    def _newest_first(self) -> list[Path]:
+        """A retreat comes before a checkpoint of its step: it was written after it, when the next epoch had begun."""
+        if self._folder is None:
+            return []
+        pattern = f"{self._prefix}{'[0-9]' * 9}"
+        found = [*self._folder.glob(f"{pattern}.safetensors"), *self._folder.glob(f"{pattern}{_RETREAT}.safetensors")]
+        return sorted(found, key=lambda path: (_step(path), _is_retreat(path)), reverse=True)
+
+    def _write(self, path: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        save_tensors(path, tensors, {**state, "format": FORMAT, "step": step, "owner": self._owner, _STAMP: _machine(self._context.device)})
+        self._context.emit(CheckpointSaved(stage=self._context.stage, part=self._context.part, step=step, path=path))
+
+    def _check_owner(self, path: Path, state: Mapping[str, Any]) -> None:
+        found = state.get("owner")
+        if found != self._owner:
+            raise ArtifactError(
+                f"{path}: is a checkpoint of another fit ({'; '.join(differences(found if type(found) is dict else {}, self._owner))})",
+                fix=f"remove the checkpoints in {path.parent} to begin from the start, or choose another folder",
+            )
+
+    def _compare_machines(self, before: object) -> None:
+        now = _machine(self._context.device)
+        if before != now:
+            known = dict(before) if type(before) is dict else {}
+            changes = "; ".join(f"{key}: {known.get(key)} -> {now[key]}" for key in now if known.get(key) != now[key])
+            self._say(f"the checkpoint was written on another machine or version ({changes}): figures may differ in the last digits")
+
+    def _say(self, message: str) -> None:
+        self._context.emit(Notice(stage=self._context.stage, message=message))
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removesuffix(_RETREAT).rpartition("-")[2])
+
+
+def _is_retreat(path: Path) -> bool:
+    return path.stem.endswith(_RETREAT)
+
+
+def _machine(device: torch.device) -> dict[str, str]:
+    """What decides rounding: an interrupted run ends with the same bits only where these stay."""
+    return {"torch": torch.__version__, "device": describe_device(device), "cpu_kernels": describe_kernels()}
+
+
+def _check_format(path: Path, state: Mapping[str, Any]) -> None:
+    if (found := state.get("format")) != FORMAT:
+        raise ArtifactError(
+            f"{path}: is a checkpoint of another version of sslkit (format {found}, not {FORMAT})",
+            fix=f"finish the stage with the version that began it, or remove {path.parent} to run it again",
+        )

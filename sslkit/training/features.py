@@ -1,0 +1,81 @@
+"""Features of whole image sets, and modules put into eval mode for a while."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sslkit.contract.errors import RunInterruptedError
+from sslkit.contract.interfaces import Backbone, pool
+from sslkit.training.batch_source import BatchSource
+from sslkit.training.conv_bn_folding import folded
+from sslkit.training.tf32 import tf32
+
+_WAITING = 64 * 2**20
+"""Bytes of features that wait on the device to be fetched at once: to fetch those of each batch would make a GPU wait each time."""
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode for the whole tree, then every module back to the mode it was in."""
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, mode in modes:
+            child.training = mode
+
+
+def extract_features(
+    backbone: Backbone,
+    loader: BatchSource,
+    layers: Sequence[str],
+    autocast: torch.dtype | None,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Tensor]:
+    """Pooled features of every image, not augmented, in eval mode.
+
+    Args:
+        backbone: on the loader's device.
+        loader: the images.
+        layers: their names; all are computed on one forward pass.
+        autocast: dtype of autocast; None: float32 in full, which whatever is measured in features needs: bfloat16 keeps three digits of
+            them, which makes ties of neighbours and drowns the small end of a spectrum.
+        should_stop: asked after every batch.
+
+    Returns:
+        For each layer (num_images, D) float32 on the CPU, in index order.
+
+    Raises:
+        RunInterruptedError: the user asked to stop.
+    """
+    network = folded(backbone, layers)
+    fetched: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    waiting: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(evaluating(network))
+        stack.enter_context(torch.autocast(loader.device.type, dtype=autocast, enabled=autocast is not None))
+        if autocast is None:
+            stack.enter_context(tf32(allowed=False))
+        for batch in loader.in_order():
+            features = network(batch.images, layers)
+            for layer in layers:
+                waiting[layer].append(pool(features[layer], backbone.layer(layer).kind))
+            if sum(part.nbytes for parts in waiting.values() for part in parts) >= _WAITING:
+                _fetch(waiting, fetched)
+            if should_stop():
+                raise RunInterruptedError("stopped while computing features")
+    _fetch(waiting, fetched)
+    return {layer: torch.cat(parts) for layer, parts in fetched.items()}
+
+
+def _fetch(waiting: dict[str, list[Tensor]], fetched: dict[str, list[Tensor]]) -> None:
+    """Move what is waiting to the CPU."""
+    for layer, parts in waiting.items():
+        if parts:
+            fetched[layer].append(torch.cat(parts).cpu())
+            parts.clear()

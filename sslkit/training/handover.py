@@ -1,0 +1,233 @@
+"""What plugins hand over while a stage runs, checked when it arrives: later it would be a traceback far from its cause, or a wrong file.
+
+A check that passes reads no value of a tensor on a GPU.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sslkit.contract.class_address import provenance_of
+from sslkit.contract.errors import PluginError, RunFailedError
+from sslkit.contract.interfaces import Backbone, Evaluation, Evaluator, LabeledData, Mean, Objective, Prediction, Schedule, StepOutput
+from sslkit.storage.limits import finite_number
+
+RESERVED_METRICS = frozenset({"loss", "gradient_norm", "lr", "images_per_second", "split", "part", "step", "epoch"})
+"""What stands beside an objective's metrics in a log."""
+
+_NUM_PROBES = 33
+
+
+def checked_evaluation(evaluator: Evaluator, evaluation: object, data: LabeledData, stage: str) -> Evaluation:
+    """What ``evaluate`` returned, its metrics as plain floats.
+
+    Raises:
+        RunFailedError: a metric is no finite number, or something else is not what :class:`Evaluation` says.
+    """
+    if not isinstance(evaluation, Evaluation):
+        raise _broken(evaluator, "evaluate must return an Evaluation", stage, found=evaluation)
+    metrics = _finite_metrics(evaluator, evaluation.metrics, stage)
+    if evaluator.exports_backbone and not isinstance(evaluation.backbone, Backbone):
+        raise _broken(evaluator, "exports_backbone is True, so evaluate must return a backbone", stage, found=evaluation.backbone)
+    for name, head in _named(evaluator, "heads", evaluation.heads, stage).items():
+        if not isinstance(head, nn.Module) or "." in name:
+            raise _broken(evaluator, "heads must be modules by names without dots", stage, found={name: head})
+    for name, prediction in _named(evaluator, "predictions", evaluation.predictions, stage).items():
+        _check_prediction(evaluator, name, prediction, stage)
+        if len(prediction.targets) != len(data.test):
+            what = f"prediction {name!r} must be of all {len(data.test)} test images"
+            raise _broken(evaluator, what, stage, found=len(prediction.targets))
+    check_targets(evaluator, evaluation.predictions, stage)
+    return evaluation._replace(metrics=metrics)
+
+
+def check_output(objective: Objective, output: object, phase: str, stage: str, *, training: bool) -> None:
+    """Refuse what ``forward`` returned if it is no StepOutput as the contract says.
+
+    Raises:
+        RunFailedError: names the class and what is wrong.
+    """
+    if not isinstance(output, StepOutput):
+        raise _broken(objective, "forward must return a StepOutput", stage, found=output)
+    loss = output.loss
+    if not isinstance(loss, Tensor) or loss.ndim or not loss.is_floating_point():
+        raise _broken(objective, f"the loss of phase {phase!r} must be a scalar tensor of floats", stage, found=_kind(loss))
+    if training and not loss.requires_grad:
+        raise _broken(objective, f"the loss of phase {phase!r} depends on nothing that is trained", stage)
+    for name, mean in _named(objective, "metrics", output.metrics, stage).items():
+        if name in RESERVED_METRICS:
+            raise _broken(objective, f"no metric may be called {name!r}, as something else in the log is", stage)
+        if not _is_mean(mean, loss.device):
+            found = tuple(map(_kind, mean)) if isinstance(mean, Mean) else _kind(mean)
+            raise _broken(objective, f"metric {name!r} must be a Mean of scalars on the loss's device: Mean.of(x)", stage, found=found)
+    for name, prediction in _named(objective, "predictions", output.predictions, stage).items():
+        _check_prediction(objective, name, prediction, stage)
+
+
+def check_targets(owner: object, predictions: Mapping[str, Prediction], stage: str) -> None:
+    """Refuse predictions whose targets are none of the classes that their logits are of. Reads values: for what lies on the CPU.
+
+    Raises:
+        RunFailedError: names the first.
+    """
+    for name, prediction in predictions.items():
+        num_classes = prediction.logits.shape[1]
+        low, high = (int(value) for value in prediction.targets.aminmax())
+        if low < 0 or high >= num_classes:
+            what = f"the targets of prediction {name!r} must be columns of its logits"
+            raise _broken(owner, what, stage, found=f"{low} to {high}", allowed=f"0 to {num_classes - 1}")
+
+
+def check_means(objective: Objective, means: Mapping[str, float], stage: str, when: str) -> None:
+    """Refuse metrics that are not finite, before they are logged.
+
+    Args:
+        objective: whose metrics they are.
+        means: by name.
+        stage: the name of the stage.
+        when: they were measured.
+
+    Raises:
+        RunFailedError: names the first.
+    """
+    for name, value in means.items():
+        if finite_number(value) is None:
+            raise _broken(objective, f"metric {name!r} must be finite, and is {value} {when}", stage)
+
+
+def checked_indices(objective: Objective, indices: object, num_images: int, stage: str) -> Tensor:
+    """What ``epoch_indices`` returned, on the CPU.
+
+    Raises:
+        RunFailedError: they are no indices of the images, or there is none.
+    """
+    if not isinstance(indices, Tensor) or indices.ndim != 1 or indices.dtype != torch.int64:
+        raise _broken(objective, "epoch_indices must return an (M,) int64 tensor", stage, found=_kind(indices))
+    indices = indices.cpu()
+    if not len(indices):
+        raise _broken(objective, "epoch_indices chose no image", stage)
+    low, high = (int(value) for value in indices.aminmax())
+    if low < 0 or high >= num_images:
+        raise _broken(
+            objective, "epoch_indices chose images that there are not", stage, found=f"{low} to {high}", allowed=f"0 to {num_images - 1}"
+        )
+    return indices
+
+
+def check_exported(objective: Objective) -> None:
+    """Refuse, before anything is trained, an objective that exports no backbone.
+
+    Raises:
+        PluginError: names the class.
+    """
+    exported: object = objective.exported_backbone()
+    if not isinstance(exported, Backbone):
+        raise PluginError(f"{provenance_of(type(objective))}: exported_backbone must return a Backbone", found=type(exported).__name__)
+
+
+def scale_of(schedule: Schedule, epoch: float, num_epochs: float) -> float:
+    """The factor on the learning rate.
+
+    Raises:
+        RunFailedError: it is no finite number, or negative.
+    """
+    value: object = schedule.scale(epoch, num_epochs)
+    number = finite_number(value)
+    if number is None or number < 0.0:
+        what = f"{provenance_of(type(schedule))}: scale must return a finite number, 0 or more, after epoch {epoch:.4g} of {num_epochs:g}"
+        raise RunFailedError(what, found=value)
+    return number
+
+
+def check_schedule(schedule: Schedule, num_epochs: float) -> None:
+    """Ask for factors all over the training, forwards and back: they may depend on the epoch alone, or a resumed run would have others.
+
+    Raises:
+        PluginError: a factor is none, or changes from one call to the next.
+    """
+    epochs = [num_epochs * place / (_NUM_PROBES - 1) for place in range(_NUM_PROBES)]
+    try:
+        forwards, backwards = ({epoch: scale_of(schedule, epoch, num_epochs) for epoch in order} for order in (epochs, epochs[::-1]))
+    except RunFailedError as error:  # where nothing has run yet
+        raise PluginError(str(error)) from error
+    for epoch in epochs:
+        if (again := backwards[epoch]) != forwards[epoch]:
+            what = f"{provenance_of(type(schedule))}: scale must depend on the epoch alone, or a resumed run would have other rates"
+            raise PluginError(what, found=f"{forwards[epoch]:.6g}, then {again:.6g} after epoch {epoch:.4g} of {num_epochs:g}")
+
+
+def checked_notes(schedule: Schedule, num_epochs: float) -> tuple[str, ...]:
+    """What ``notes`` returned.
+
+    Raises:
+        PluginError: it is no sequence of sentences.
+    """
+    notes: object = schedule.notes(num_epochs)
+    if isinstance(notes, str) or not isinstance(notes, Sequence) or not all(isinstance(note, str) for note in notes):
+        raise PluginError(f"{provenance_of(type(schedule))}: notes must return a tuple of sentences", found=notes)
+    return tuple(notes)
+
+
+def scheduled_value(objective: Objective, name: str, value: object, progress: float, stage: str) -> float:
+    """One of the values of ``Objective.schedules``.
+
+    Raises:
+        RunFailedError: it is no finite number.
+    """
+    number = finite_number(value)
+    if number is None:
+        raise _broken(objective, f"schedule {name!r} must return a finite number at progress {progress:.4g}", stage, found=value)
+    return number
+
+
+def _finite_metrics(evaluator: Evaluator, metrics: object, stage: str) -> dict[str, float]:
+    numbers = {}
+    for name, value in _named(evaluator, "metrics", metrics, stage).items():
+        number = finite_number(value)
+        if number is None:
+            raise _broken(evaluator, f"metric {name!r} must be a finite number", stage, found=value)
+        numbers[name] = number
+    return numbers
+
+
+def _named(owner: object, what: str, values: object, stage: str) -> Mapping[str, Any]:
+    if not isinstance(values, Mapping):
+        raise _broken(owner, f"{what} must be a dict", stage, found=values)
+    for name in values:
+        if not isinstance(name, str) or not name or not name.isprintable():
+            raise _broken(owner, f"the names of {what} must be strings in one line", stage, found=name)
+    return values
+
+
+def _is_mean(mean: object, device: torch.device) -> bool:
+    if not isinstance(mean, Mean) or not _is_scalar(mean.total, device):
+        return False
+    return _is_scalar(mean.num, device) if isinstance(mean.num, Tensor) else finite_number(mean.num) is not None
+
+
+def _is_scalar(value: object, device: torch.device) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex() and value.device == device
+
+
+def _fits(prediction: Prediction) -> bool:
+    logits, targets = prediction
+    if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):
+        return False
+    return logits.ndim == 2 and targets.shape == logits.shape[:1] and logits.is_floating_point() and targets.dtype == torch.int64
+
+
+def _check_prediction(owner: object, name: str, prediction: object, stage: str) -> None:
+    if not isinstance(prediction, Prediction) or not _fits(prediction):
+        found = tuple(map(_kind, prediction)) if isinstance(prediction, Prediction) else _kind(prediction)
+        raise _broken(owner, f"prediction {name!r} must be a Prediction of logits (M, K) and int64 targets (M,)", stage, found=found)
+
+
+def _kind(value: object) -> str:
+    """What a value is, without reading it."""
+    return f"{value.dtype} {tuple(value.shape)} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _broken(owner: object, what: str, stage: str, **facts: Any) -> RunFailedError:
+    return RunFailedError(f"stage {stage!r}: {provenance_of(type(owner))}: {what}", **facts)

@@ -1,0 +1,89 @@
+"""Means over many steps: what a step measured waits on the device, and is read together with that of others."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sslkit.contract.interfaces import Mean
+
+
+class Meters:
+    """Sums of totals and counts by metric name, in float64 on the host, in the order of the steps whenever they are read."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, float]] = {}
+        self._waiting: list[_Row] = []
+
+    def add(self, metrics: Mapping[str, Mean], watched: Sequence[Tensor] = ()) -> None:
+        """Add one step's means. Costs one operation, whose result waits for :meth:`settle`, and no host sync.
+
+        Args:
+            metrics: by name; other ones than in the step before, if need be.
+            watched: 0-dim tensors that are handed back as they are.
+        """
+        counts = {name: None if isinstance(mean.num, Tensor) else mean.num for name, mean in metrics.items()}
+        scalars = [_exact(part) for mean in metrics.values() for part in mean if isinstance(part, Tensor)]
+        with torch.no_grad():
+            values = torch.stack([*watched, *scalars])  # a copy: a CUDA graph writes the next step's into the same memory
+        self._waiting.append(_Row(len(watched), counts, values))
+
+    def settle(self) -> list[list[float]]:
+        """Read what waits, with one host sync, and sum it up.
+
+        Returns:
+            What was watched in each step since the last time.
+        """
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return []
+        values = iter(torch.cat([row.values for row in waiting]).tolist())
+        watched = []
+        for row in waiting:
+            watched.append([next(values) for _ in range(row.num_watched)])
+            for name, count in row.counts.items():
+                total, num = self._sums.get(name, (0.0, 0.0))
+                self._sums[name] = total + next(values), num + (next(values) if count is None else count)
+        return watched
+
+    def read(self) -> dict[str, float]:
+        """The means so far, by name; what was never counted is left out."""
+        self.settle()
+        return {name: total / num for name, (total, num) in self._sums.items() if num}
+
+    def clear(self) -> None:
+        """Begin a new mean."""
+        self._sums = {}
+        self._waiting = []
+
+    def state(self) -> dict[str, Tensor]:
+        """The sums by name, for a checkpoint: (2,) float64, total and count."""
+        self.settle()
+        return {name: torch.tensor(pair, dtype=torch.float64) for name, pair in self._sums.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from :meth:`state`."""
+        self.clear()
+        for name, pair in state.items():
+            total, num = pair.tolist()
+            self._sums[name] = total, num
+
+
+class _Row(NamedTuple):
+    """What one step measured.
+
+    Attributes:
+        num_watched: how many of the values are watched; they come first.
+        counts: by metric; None where the count is a tensor too, and follows upon its total.
+        values: (num_watched + totals and counts,) on the device.
+    """
+
+    num_watched: int
+    counts: Mapping[str, float | None]
+    values: Tensor
+
+
+def _exact(value: Tensor) -> Tensor:
+    """An integer beside losses would become float32, which cannot count beyond 16 million. Apple's GPUs have nothing longer."""
+    return value if value.is_floating_point() or value.device.type == "mps" else value.double()

@@ -1,0 +1,124 @@
+"""What can be said of training, the same in every stage that trains."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+from sslkit.contract.annotations import Checked
+from sslkit.contract.errors import OptionError, did_you_mean
+from sslkit.contract.interfaces import Augment, OptimizerFactory, Schedule
+from sslkit.training.optimizers import SGD
+from sslkit.training.schedules import Cosine
+
+MAX_EPOCHS = 1_000_000
+MAX_BATCH_SIZE = 1_000_000
+MAX_SNAPSHOTS = 1000
+"""Each is a file."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class OnNan(Checked):
+    """What to do when the loss or its gradient is no longer finite, or explodes.
+
+    The fit goes back to the beginning of the epoch in which that happened, and on with a lower learning rate.
+
+    Attributes:
+        retries: how many times; 0: stop at the first.
+        lr_factor: on the learning rate from there on, once more with each retry.
+    """
+
+    retries: int = 0
+    lr_factor: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.retries < 0:
+            raise OptionError("retries", "must not be negative", found=self.retries, allowed="0 (stop) or more")
+        if not 0.0 < self.lr_factor < 1.0:
+            raise OptionError("lr_factor", "must lower the learning rate", found=self.lr_factor, allowed="0 < lr_factor < 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Checked):
+    """The options of a training loop. Evaluators that train inherit these fields; a pretraining stage holds them itself.
+
+    Attributes:
+        epochs: passes over the images.
+        batch_size: images an optimiser step, over all processes, before a task multiplies them into views.
+        optimizer: one for all phases, or one for each phase by name.
+        schedule: of the learning rate.
+        augment: done once per image, on training images only.
+        clip_grad_norm: gradients of a phase are scaled down to this 2-norm where they are longer; None: never.
+        on_nan: what to do when the loss or its gradient is no longer finite, or explodes.
+    """
+
+    epochs: int = 100
+    batch_size: int = 128
+    optimizer: OptimizerFactory | Mapping[str, OptimizerFactory] = field(default_factory=SGD)
+    schedule: Schedule = field(default_factory=Cosine)
+    augment: Augment = field(default_factory=Augment)
+    clip_grad_norm: float | None = None
+    on_nan: OnNan = field(default_factory=OnNan)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise OptionError("epochs", "must be positive", found=self.epochs, allowed="1 or more")
+        if self.epochs > MAX_EPOCHS:
+            raise OptionError("epochs", "are too many", found=self.epochs, allowed=f"at most {MAX_EPOCHS:,}")
+        if self.batch_size < 1:
+            raise OptionError("batch_size", "must be positive", found=self.batch_size, allowed="1 or more images")
+        if self.batch_size > MAX_BATCH_SIZE:
+            raise OptionError("batch_size", "is too large", found=self.batch_size, allowed=f"at most {MAX_BATCH_SIZE:,} images")
+        if self.clip_grad_norm is not None and self.clip_grad_norm <= 0.0:
+            raise OptionError("clip_grad_norm", "must be positive", found=self.clip_grad_norm, allowed="a number above 0")
+
+    def check_batch_size(self, num_images: int) -> None:
+        """Refuse a batch larger than the data, which would silently train on fewer images a step than asked for.
+
+        Raises:
+            OptionError: names ``batch_size``.
+        """
+        if self.batch_size > num_images:
+            raise OptionError(
+                "batch_size", f"is larger than the data ({num_images} images)", found=self.batch_size, allowed=f"1 to {num_images}"
+            )
+
+    def check_phases(self, phases: Sequence[str]) -> None:
+        """Refuse optimisers for other phases than there are.
+
+        Raises:
+            OptionError: names ``optimizer``.
+        """
+        if isinstance(self.optimizer, Mapping):
+            for name in self.optimizer:
+                if name not in phases:
+                    problem = "is given for a phase that there is not"
+                    raise OptionError("optimizer", problem, found=name, allowed=phases, fix=did_you_mean(name, phases))
+            for phase in phases:
+                self.optimizer_of(phase)
+
+    def optimizer_of(self, phase: str) -> OptimizerFactory:
+        """The optimiser of one phase.
+
+        Raises:
+            OptionError: optimisers are given per phase, and this phase has none.
+        """
+        if isinstance(self.optimizer, OptimizerFactory):
+            return self.optimizer
+        if phase not in self.optimizer:
+            raise OptionError("optimizer", f"no optimiser for phase {phase!r}", found=list(self.optimizer))
+        return self.optimizer[phase]
+
+
+def check_snapshots(epochs: Iterable[int], num_epochs: int) -> list[int]:
+    """The epochs after which a network is to be kept, in order; 0 for the untrained one.
+
+    Raises:
+        OptionError: one lies outside of the training, or stands there twice.
+    """
+    snapshots = sorted(epochs)
+    if len(snapshots) > MAX_SNAPSHOTS:
+        raise OptionError("snapshot_epochs", "are too many", found=len(snapshots), allowed=f"at most {MAX_SNAPSHOTS:,}")
+    if any(not 0 <= epoch <= num_epochs for epoch in snapshots) or len(set(snapshots)) < len(snapshots):
+        raise OptionError("snapshot_epochs", "must be distinct epochs of the training", found=snapshots, allowed=f"0 to {num_epochs}")
+    return snapshots

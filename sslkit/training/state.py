@@ -1,0 +1,244 @@
+"""Everything about a training loop that must survive an interruption."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from sslkit.contract.errors import ArtifactError
+from sslkit.contract.events import Notice
+from sslkit.contract.interfaces import Objective, RunContext
+from sslkit.training.batch_source import BatchSource, training_batches
+from sslkit.training.checkpoints import Checkpoint
+from sslkit.training.features import extract_features
+from sslkit.training.handover import check_schedule, checked_indices, scale_of, scheduled_value
+from sslkit.training.meters import Meters
+from sslkit.training.optimizer_state import capture_optimizer, restore_optimizer
+from sslkit.training.options import Training
+from sslkit.training.phase_optimizers import build_optimizers, rate_of, set_rates
+from sslkit.training.seeds import derive_seed, global_generators, make_generator
+
+
+class TrainState:
+    """The state of one fit; also the :class:`~sslkit.contract.interfaces.TrainContext` that an objective's hooks see.
+
+    Attributes:
+        epoch: epochs completed.
+        batch: batches of the current epoch completed.
+        step: optimiser steps completed.
+        order: (M,) int64, the images of the current epoch in order; None between epochs.
+        optimizers: by phase.
+        meters: of the training steps since the last log.
+        rollbacks: how often the fit went back to the beginning of an epoch, and on at a lower rate.
+    """
+
+    def __init__(self, objective: Objective, train: BatchSource, training: Training, context: RunContext) -> None:
+        check_schedule(training.schedule, training.epochs)
+        self.objective = objective
+        self.epoch = 0
+        self.batch = 0
+        self.step = 0
+        self.order: Tensor | None = None
+        self.meters = Meters()
+        self.optimizers = build_optimizers(objective, training)
+        self.rollbacks = 0
+        self._scale = 1.0
+        self._train = train
+        self._training = training
+        self._context = context
+        self._generators: dict[str, Generator] = {}
+        self._schedules = objective.schedules()
+        self.schedule_tensors = {name: torch.zeros((), device=context.device) for name in self._schedules}
+        self._schedule: dict[str, float] = {}
+
+    @property
+    def schedule(self) -> Mapping[str, float]:
+        """See :class:`~sslkit.contract.interfaces.TrainContext`."""
+        return self._schedule
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Images of each batch of the current epoch."""
+        images = self._train.num_images if self.order is None else len(self.order)
+        return training_batches(images, self._train.batch_size)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in the current epoch."""
+        return len(self.batch_sizes)
+
+    @property
+    def begins_epoch(self) -> bool:
+        """Whether an epoch has been begun, and no batch of it was seen."""
+        return self.order is not None and self.batch == 0
+
+    @property
+    def exact_epoch(self) -> float:
+        """Epochs completed, with the fraction of the current one."""
+        return self.epoch + self.batch / self.num_batches
+
+    @property
+    def lr_factor(self) -> float:
+        """On the schedule's learning rate: below 1 after a roll-back."""
+        return self._training.on_nan.lr_factor**self.rollbacks
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the first parameter group: the one that is logged."""
+        return rate_of(next(iter(self.optimizers.values())).param_groups[0], self._scale)
+
+    @property
+    def progress(self) -> float:
+        """The completed part of the whole fit, in [0, 1]."""
+        return self.exact_epoch / self._training.epochs
+
+    @property
+    def ends_with_next_step(self) -> bool:
+        """Whether one step is left of the whole fit."""
+        return self.batch + 1 == self.num_batches and self.epoch + 1 == self._training.epochs
+
+    def generator(self, purpose: str) -> Generator:
+        """See :class:`~sslkit.contract.interfaces.TrainContext`."""
+        return self._generator(f"objective/{purpose}", torch.device("cpu"))  # apart from the loop's own
+
+    def device_generator(self, purpose: str) -> Generator:
+        """As ``generator``, on the compute device."""
+        return self._generator(purpose, self._context.device)
+
+    def embed(self, layer: str) -> Tensor:
+        """See :class:`~sslkit.contract.interfaces.TrainContext`."""
+        return extract_features(self.objective.exported_backbone(), self._train, [layer], self._context.autocast)[layer]
+
+    def reset_optimizer_state(self, module: nn.Module) -> None:
+        """See :class:`~sslkit.contract.interfaces.TrainContext`."""
+        for optimizer in self.optimizers.values():
+            for parameter in module.parameters():
+                optimizer.state.pop(parameter, None)
+
+    def begin_epoch(self) -> None:
+        """Let the objective prepare, then fix the order of the epoch's images. Not repeated when an epoch is resumed."""
+        self.update_schedule()
+        with torch.no_grad():
+            self.objective.on_epoch_start(self)
+            indices = self.objective.epoch_indices(self)
+        num_images = self._train.num_images
+        every = torch.arange(num_images)
+        indices = every if indices is None else checked_indices(self.objective, indices, num_images, self._context.stage)
+        self.order = indices[torch.randperm(len(indices), generator=self._generator("order", torch.device("cpu")))]
+        self.batch = 0
+
+    def end_epoch(self) -> None:
+        """Count the epoch."""
+        self.order = None
+        self.batch = 0
+        self.epoch += 1
+
+    def update_schedule(self) -> None:
+        """Bring learning rates and the objective's schedules to the current progress."""
+        self._scale = scale_of(self._training.schedule, self.exact_epoch, self._training.epochs) * self.lr_factor
+        for optimizer in self.optimizers.values():
+            set_rates(optimizer, self._scale)
+        stage, progress = self._context.stage, self.progress
+        self._schedule = {
+            name: scheduled_value(self.objective, name, value(progress), progress, stage) for name, value in self._schedules.items()
+        }
+        for name, value in self._schedule.items():
+            self.schedule_tensors[name].fill_(value)
+
+    def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All of it, as tensors and JSON-able values."""
+        tensors = {f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items() if not self._is_frozen(name)}
+        tensors |= {f"generator.{name}": generator.get_state() for name, generator in self._generators.items()}
+        tensors |= {f"meter.{name}": pair for name, pair in self.meters.state().items()}
+        tensors |= {f"random.{generator.device.type}": generator.get_state() for generator in global_generators(self._context.device)}
+        if self.order is not None:
+            tensors["order"] = self.order
+        optimizers, own = self.capture_optimizers()
+        tensors |= own
+        counters = {"epoch": self.epoch, "batch": self.batch, "step": self.step, "rollbacks": self.rollbacks}
+        counters["num_images"] = self._train.num_images
+        return tensors, {"counters": counters, "optimizers": optimizers}
+
+    def capture_optimizers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Their part of it.
+
+        Raises:
+            PluginError: one keeps what cannot be saved.
+        """
+        captured = {phase: capture_optimizer(optimizer, f"optimizer.{phase}") for phase, optimizer in self.optimizers.items()}
+        tensors = {name: tensor for _, own in captured.values() for name, tensor in own.items()}
+        return {phase: plain for phase, (plain, _) in captured.items()}, tensors
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from what :meth:`capture` gave.
+
+        Raises:
+            ArtifactError: the checkpoint belongs to another model or to other data.
+        """
+        try:
+            self._restore(*checkpoint)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ArtifactError(
+                f"{checkpoint.path}: is none of this fit's ({reason})", fix="remove it to begin from the one before"
+            ) from error
+
+    def _restore(self, path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        counters = state["counters"]
+        if counters["num_images"] != self._train.num_images:
+            raise ArtifactError(
+                f"{path}: the number of training images changed", found=self._train.num_images, allowed=str(counters["num_images"])
+            )
+        self._restore_objective(path, _below(tensors, "objective."))
+        for phase, optimizer in self.optimizers.items():
+            restore_optimizer(optimizer, state["optimizers"][phase], tensors, self._context.device)
+        self._restore_random(tensors)
+        self.meters.restore(_below(tensors, "meter."))
+        self.epoch, self.batch, self.step = (int(counters[name]) for name in ("epoch", "batch", "step"))
+        self.rollbacks = int(counters["rollbacks"])
+        self.order = tensors.get("order")
+        if not 0 <= self.epoch <= self._training.epochs or not 0 <= self.batch <= self.num_batches:
+            raise ValueError(f"epoch {self.epoch}, batch {self.batch}")
+
+    def _restore_objective(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        frozen = {name: tensor for name, tensor in self.objective.state_dict().items() if self._is_frozen(name)}
+        try:
+            self.objective.load_state_dict({**tensors, **frozen})
+        except RuntimeError as error:
+            raise ArtifactError(f"{path}: does not fit the model ({str(error).splitlines()[-1].strip()})") from error
+
+    def _is_frozen(self, name: str) -> bool:
+        return name.startswith(tuple(f"{module}." for module in self.objective.frozen))
+
+    def _restore_random(self, tensors: Mapping[str, Tensor]) -> None:
+        self._generators.clear()  # rolled back to a time before one was first used, it begins from its seed again
+        device, written_on = self._context.device, _below(tensors, "random.")
+        for name, value in _below(tensors, "generator.").items():
+            purpose, _, kind = name.rpartition("@")
+            if kind in ("cpu", device.type):
+                self._generator(purpose, torch.device("cpu") if kind == "cpu" else device).set_state(value)
+        generators = {generator.device.type: generator for generator in global_generators(device)}
+        for kind in generators.keys() & written_on.keys():
+            generators[kind].set_state(written_on[kind])
+        if generators.keys() != written_on.keys():
+            message = f"the checkpoint was written on {_device_of(written_on)}: what is drawn on {device.type} begins anew from its seed"
+            self._context.emit(Notice(stage=self._context.stage, message=message))
+
+    def _generator(self, purpose: str, device: torch.device) -> Generator:
+        key = f"{purpose}@{device.type}"
+        if key not in self._generators:
+            seed = derive_seed(self._context.seed, self._context.stage, self._context.part, purpose)
+            self._generators[key] = make_generator(seed, device)
+        return self._generators[key]
+
+
+def _device_of(states: Mapping[str, Tensor]) -> str:
+    """The kind of device that a checkpoint's global generators belong to, beside the CPU's."""
+    return next((kind for kind in states if kind != "cpu"), "cpu")
+
+
+def _below(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries under a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}

@@ -1,0 +1,139 @@
+"""What ends a run before its end: Ctrl-C, a signal, a time limit, or a caller's own question."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import FrameType
+
+from sslkit.contract.errors import RunInterruptedError
+
+Handler = Callable[[int, FrameType | None], None]
+
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+SIGNALS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
+"""A terminal's (Ctrl-C, Ctrl-backslash, a lost connection) and those that schedulers send before they kill. All mean: stop."""
+
+_ALWAYS = (signal.SIGINT, signal.SIGTERM)
+
+_asked: ContextVar[Callable[[], bool]] = ContextVar("asked", default=lambda: False)
+
+
+@contextmanager
+def stoppable(asked: Callable[[], bool]) -> Iterator[None]:
+    """Let long work and waits in this thread ask ``asked`` whether to stop, for the time of the block."""
+    before = _asked.set(asked)
+    try:
+        yield
+    finally:
+        _asked.reset(before)
+
+
+def stop_if_asked(when: str) -> None:
+    """For long work and waits between two steps, which may be given up: call it every second or so.
+
+    Args:
+        when: ``while decoding images``.
+
+    Raises:
+        RunInterruptedError: whoever runs this asked to stop.
+    """
+    if _asked.get()():
+        raise RunInterruptedError(f"stopped {when}")
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal where nothing was computed yet that could be kept: like Ctrl-C, it passes everybody who catches errors.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let signals but Ctrl-C's raise :class:`Terminated` for the time of the block. Only the main thread can listen; in another nothing
+    changes.
+    """
+    with _answering(_terminate, [number for number in SIGNALS if number != signal.SIGINT]):
+        yield
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    raise Terminated(number)
+
+
+@contextmanager
+def _answering(handler: Handler, numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """Handle signals, but for those that somebody ignores (``nohup``) or, other than SIGTERM and Ctrl-C, handles."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in numbers}
+    ours = {number: found for number, found in before.items() if found is not None and _is_free(number, found)}
+    for number in ours:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, found in ours.items():
+            signal.signal(number, found)
+
+
+def _is_free(number: signal.Signals, handler: object) -> bool:
+    if handler is signal.SIG_IGN:
+        return False
+    return number in _ALWAYS or handler in (signal.SIG_DFL, _terminate)
+
+
+def name_of(number: int) -> str:
+    """What a person calls a signal."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
+class StopRequest:
+    """Whether a run was asked to stop, and by what.
+
+    Args:
+        should_stop: a caller's own question, asked after every step.
+        max_minutes: of the run's own time; None: no limit.
+    """
+
+    def __init__(self, should_stop: Callable[[], bool], max_minutes: float | None) -> None:
+        self._should_stop = should_stop
+        self._minutes = max_minutes
+        self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self._signal: int | None = None
+
+    def asked(self) -> bool:
+        """Whether to stop after this step."""
+        return self._signal is not None or self._time_is_up() or self._should_stop()
+
+    def explained(self, error: RunInterruptedError) -> RunInterruptedError:
+        """The interruption with who asked for it, and the exit code that says so."""
+        if self._signal is not None:
+            return RunInterruptedError(f"{name_of(self._signal)}: {error}", exit_code=RunInterruptedError.SIGNALLED + self._signal)
+        if self._time_is_up():
+            return RunInterruptedError(f"the {self._minutes:g} minutes are up: {error}", exit_code=RunInterruptedError.TIME_IS_UP)
+        return error
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Let signals ask, for the time of the block. Only the main thread can listen; in another nothing changes."""
+        with _answering(self._take, SIGNALS):
+            yield
+
+    def _take(self, number: int, _frame: FrameType | None) -> None:
+        """Ctrl-C pressed twice stops at once. A second SIGTERM changes nothing: some schedulers send several before they kill."""
+        self._signal = self._signal or number
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _time_is_up(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
