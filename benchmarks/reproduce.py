@@ -22,7 +22,7 @@ from sslkit.cli.console import ProgressDisplay, make_console
 from sslkit.contract.errors import SslkitError
 from sslkit.recipe.recipe import Recipe, load_recipe
 from sslkit.recipe.stages import PretrainStage
-from sslkit.run.artifacts import write_text
+from sslkit.storage.json_files import write_text
 
 ROOT = Path(__file__).parents[1]
 CPU_SCHEDULES = {"fifth": "by 5, 1 epoch", "half": "by 2, 1 epoch", "fifth_twice_as_long": "by 5, 2 epochs"}

@@ -35,8 +35,9 @@ from sslkit.data import resident
 from sslkit.data.cache import OpenedDataset
 from sslkit.data.digits import Digits
 from sslkit.recipe.recipe import Recipe
-from sslkit.run.artifacts import ARTIFACT, read_json, write_json
+from sslkit.run.artifacts import ARTIFACT
 from sslkit.run.preflight import check
+from sslkit.storage.json_files import read_json, write_json
 from sslkit.storage.tensor_file import load_tensors
 from tests.disks import file_sizes_limited, fill, make_read_only, small_disk
 from tests.recipes import SMALL, steps_logged, weights

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from measurement.interleave import Record
-from sslkit.run import artifacts
+from sslkit.storage import json_files
 
 MIB = 2**20
 
@@ -127,4 +127,4 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def write_json(path: Path | None, report: Mapping[str, Any]) -> None:
     """Write a report where a file was asked for, whole or not at all."""
     if path is not None:
-        artifacts.write_json(path, report)
+        json_files.write_json(path, report)

@@ -4,7 +4,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from sslkit.run.artifacts import ARTIFACT, BACKBONE, SNAPSHOTS, read_json
+from sslkit.run.artifacts import ARTIFACT, BACKBONE, SNAPSHOTS
+from sslkit.storage.json_files import read_json
 
 _RECORDS = ("results.json", "recipe.toml")
 """Of a run. Heads, predictions and reports stay behind: nothing later needs them."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from reproduction.tables import Cell
-from sslkit.run.artifacts import ARTIFACT, METRICS, read_json, write_json
+from sslkit.run.artifacts import ARTIFACT, METRICS
+from sslkit.storage.json_files import read_json, write_json
 from sslkit.storage.metrics_log import read_metrics
 
 

@@ -13,8 +13,9 @@ from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import RANDOM, Stage
 from sslkit.recipe.sweep import identity
-from sslkit.run.artifacts import ARTIFACT, read_json
+from sslkit.run.artifacts import ARTIFACT
 from sslkit.run.runner import run_recipe
+from sslkit.storage.json_files import read_json
 
 
 def stages_of(recipe: Recipe, metrics: Sequence[str]) -> list[Stage]:

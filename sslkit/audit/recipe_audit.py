@@ -17,9 +17,9 @@ from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.build import BackboneOptions
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import PretrainStage
-from sslkit.run.artifacts import write_json
 from sslkit.run.environment import describe_environment
 from sslkit.run.preflight import check_backbone, check_device
+from sslkit.storage.json_files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)

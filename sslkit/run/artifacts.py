@@ -1,6 +1,5 @@
 """What a stage leaves on disk, and how it is read back: JSON and safetensors, each written beside and renamed, nothing unpickled."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,6 @@ from sslkit.contract.interfaces import Backbone, ImageSpec, Prediction
 from sslkit.recipe.build import build_backbone_options, describe_backbone_options
 from sslkit.recipe.bundled import bundled_weights
 from sslkit.run.weights_file import read_weights
-from sslkit.storage.atomic import make_folder, written_whole
 from sslkit.storage.json_files import SavedArtifact, read_saved
 from sslkit.storage.tensor_file import load_tensors, save_tensors
 
@@ -162,15 +160,6 @@ def describe_backbone(backbone: Backbone, record: BackboneRecord) -> dict[str, A
     return {"class": record.spec, "options": record.options, "image": backbone.image._asdict()}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ArtifactError: it is missing or damaged.
-    """
-    return read_saved(path)
-
-
 def read_artifact(folder: Path) -> dict[str, Any]:
     """Read what a stage's folder says of it.
 
@@ -178,22 +167,6 @@ def read_artifact(folder: Path) -> dict[str, Any]:
         ArtifactError: it is missing or damaged, or a value has another type than ours.
     """
     return read_saved(folder / ARTIFACT, SavedArtifact)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all; its folder is made where it is missing.
-
-    Raises:
-        StorageError: the disk refuses; an old file is untouched.
-    """
-    make_folder(path.parent)
-    with written_whole(path) as file:
-        file.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may hold bytes that are no text
 
 
 def _find(text: str) -> Path:

@@ -17,10 +17,11 @@ from sslkit.contract.errors import ArtifactError, OptionError
 from sslkit.contract.interfaces import Backbone
 from sslkit.recipe.stages import AS_BUILT
 from sslkit.recipe.toml import read_table
-from sslkit.run.artifacts import ARTIFACT, load_backbone, read_artifact, write_text
+from sslkit.run.artifacts import ARTIFACT, load_backbone, read_artifact
 from sslkit.run.weights_file import halve, save_weights, widen
 from sslkit.storage.atomic import make_folder
 from sslkit.storage.identity import state_hash
+from sslkit.storage.json_files import write_text
 
 TOLERANCE = 0.01
 """Of the largest feature of a layer: how far half precision may move any of them."""

@@ -6,7 +6,7 @@ import tomli_w
 
 from sslkit.contract.events import Event, Record, StageStart
 from sslkit.recipe.recipe import Recipe
-from sslkit.run.artifacts import write_text
+from sslkit.storage.json_files import write_text
 
 
 class RecipeKeeper(Record):

@@ -18,7 +18,7 @@ from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import BEGINNINGS, PretrainStage, Stage
 from sslkit.recipe.toml import read_table
 from sslkit.report.page.files import write_run_report
-from sslkit.run.artifacts import ARTIFACT, BackboneRecord, write_json
+from sslkit.run.artifacts import ARTIFACT, BackboneRecord
 from sslkit.run.networks import begun_with
 from sslkit.run.preflight import check, fetch_weights
 from sslkit.run.recipe_record import RecipeKeeper, write_recipe
@@ -27,6 +27,7 @@ from sslkit.run.stage_folder import Provenance, StageResult
 from sslkit.run.stages import evaluate, pretrain
 from sslkit.storage.atomic import make_folder, refuse_links, remove_temporary, writing
 from sslkit.storage.folder_lock import LOCK, RunLock
+from sslkit.storage.json_files import write_json
 from sslkit.training.stopping import StopRequest, stoppable
 
 _UNTRACKED = "sslkit runs from a checkout: what an earlier start has computed counts as current whatever was edited in sslkit itself"

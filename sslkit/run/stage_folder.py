@@ -30,11 +30,11 @@ from sslkit.run.artifacts import (
     record_of,
     save_module,
     save_predictions,
-    write_json,
 )
 from sslkit.run.environment import describe_environment, timestamp
 from sslkit.storage.atomic import make_folder, refuse_links, remove, remove_temporary
 from sslkit.storage.identity import CODE, differences, fingerprint, plain, state_hash
+from sslkit.storage.json_files import write_json
 from sslkit.storage.metrics_log import MetricsLog
 from sslkit.training.breakdown import explaining_breakdown
 from sslkit.training.device import Runtime, configured, describe_device

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from sslkit.contract.errors import ArtifactError, RunFailedError
-from sslkit.run.artifacts import read_json, write_json
+from sslkit.storage.json_files import read_json, write_json
 
 LOCK, OWNER = ".lock", ".owner.json"
 

@@ -2,12 +2,14 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from sslkit.contract.errors import ArtifactError
+from sslkit.storage.atomic import make_folder, written_whole
 from sslkit.storage.limits import dotted, find_unfit
 
 MAX_JSON_BYTES = 64 * 2**20
@@ -179,3 +181,28 @@ def _loads(path: Path) -> Any:
         raise ArtifactError(f"{path}: damaged (is nested too deeply)", fix=_FIX) from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: damaged ({error})", fix=_FIX) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+    """
+    return read_saved(path)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all; its folder is made where it is missing.
+
+    Raises:
+        StorageError: the disk refuses; an old file is untouched.
+    """
+    make_folder(path.parent)
+    with written_whole(path) as file:
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may hold bytes that are no text

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sslkit.run.artifacts import ARTIFACT, read_json, write_json
+from sslkit.run.artifacts import ARTIFACT
+from sslkit.storage.json_files import read_json, write_json
 from survival.remains import differences, moment_of
 from survival.trial import Trial
 from survival.variants import VARIANTS, Variant

@@ -7,7 +7,8 @@ from typing import Any
 
 import tomli_w
 
-from sslkit.run.artifacts import ARTIFACT, METRICS, write_json, write_text
+from sslkit.run.artifacts import ARTIFACT, METRICS
+from sslkit.storage.json_files import write_json, write_text
 
 HASH = "0123456789abcdef" * 4
 ENVIRONMENT: dict[str, Any] = {

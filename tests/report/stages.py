@@ -5,7 +5,8 @@ from pathlib import Path
 
 from sslkit import load_catalog
 from sslkit.recipe.recipe import Recipe, parse_recipe
-from sslkit.run.artifacts import ARTIFACT, write_json
+from sslkit.run.artifacts import ARTIFACT
+from sslkit.storage.json_files import write_json
 
 HEAD = """
 name = "tiny"

@@ -13,8 +13,8 @@ from sslkit.report.page.page import Report, RunReport, render_markdown, render_p
 from sslkit.report.page.sections import run_sections
 from sslkit.report.pictures.album import Album, fill_album, open_album
 from sslkit.report.run_folder import RunFolder, read_run
-from sslkit.run.artifacts import write_text
 from sslkit.storage.atomic import refuse_links
+from sslkit.storage.json_files import write_text
 
 _LONGEST_NAME = 80
 _NO_FILE_NAME = re.compile(r"[^A-Za-z0-9._-]+")
