@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
     from sslkit.catalog.catalog import Catalog
     from sslkit.catalog.discovery import load_catalog
     from sslkit.catalog.hooks import hookimpl
+    from sslkit.contract.backbone import Backbone, FeatureInfo
     from sslkit.contract.errors import (
         ArtifactError,
         BackboneError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
         SslkitWarning,
         StorageError,
     )
+    from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
     from sslkit.contract.events import (
         CheckpointSaved,
         DataFound,
@@ -45,29 +47,9 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
         StageStart,
         StepEnd,
     )
-    from sslkit.contract.interfaces import (
-        Augment,
-        Backbone,
-        Batch,
-        DataInfo,
-        Dataset,
-        Evaluation,
-        Evaluator,
-        FeatureInfo,
-        ImageSet,
-        ImageSpec,
-        LabeledData,
-        Mean,
-        Objective,
-        OptimizerFactory,
-        Prediction,
-        PretextTask,
-        RunContext,
-        Schedule,
-        Split,
-        StepOutput,
-        TrainContext,
-    )
+    from sslkit.contract.images import Augment, Batch, DataInfo, Dataset, ImageSet, ImageSpec, LabeledData, Split
+    from sslkit.contract.objective import Mean, Objective, Prediction, PretextTask, StepOutput, TrainContext
+    from sslkit.contract.training import OptimizerFactory, Schedule
     from sslkit.data.arrays import Arrays
     from sslkit.data.digits import Digits
     from sslkit.data.image_folder import ImageFolder
@@ -208,11 +190,11 @@ _HOMES = {
         *("Observer", "StageEnd", "StageSkipped", "StageStart", "StepEnd"),
     ),
     "sslkit.catalog.hooks": ("hookimpl",),
-    "sslkit.contract.interfaces": (
-        *("Augment", "Backbone", "Batch", "DataInfo", "Dataset", "Evaluation", "Evaluator", "FeatureInfo", "ImageSet", "ImageSpec"),
-        *("LabeledData", "Mean", "Objective", "OptimizerFactory", "Prediction", "PretextTask", "RunContext", "Schedule", "Split"),
-        *("StepOutput", "TrainContext"),
-    ),
+    "sslkit.contract.backbone": ("Backbone", "FeatureInfo"),
+    "sslkit.contract.evaluator": ("Evaluation", "Evaluator", "RunContext"),
+    "sslkit.contract.images": ("Augment", "Batch", "DataInfo", "Dataset", "ImageSet", "ImageSpec", "LabeledData", "Split"),
+    "sslkit.contract.objective": ("Mean", "Objective", "Prediction", "PretextTask", "StepOutput", "TrainContext"),
+    "sslkit.contract.training": ("OptimizerFactory", "Schedule"),
     "sslkit.backbones.blocks": ("without_autocast",),
     "sslkit.catalog.discovery": ("load_catalog",),
     "sslkit.recipe.recipe": ("Recipe", "load_recipe"),

@@ -3,7 +3,10 @@
 from sslkit.backbones.from_timm import TimmBackbone
 from sslkit.backbones.nin import NIN
 from sslkit.catalog.hooks import hookimpl
-from sslkit.contract.interfaces import Backbone, Dataset, Evaluator, OptimizerFactory, Schedule
+from sslkit.contract.backbone import Backbone
+from sslkit.contract.evaluator import Evaluator
+from sslkit.contract.images import Dataset
+from sslkit.contract.training import OptimizerFactory, Schedule
 from sslkit.data.digits import Digits
 from sslkit.data.image_folder import ImageFolder
 from sslkit.data.torchvision_sets import CIFAR10, CIFAR100, MNIST, STL10, SVHN, FashionMNIST

@@ -6,7 +6,8 @@ from pathlib import Path
 
 HEAD = """
 from sslkit.catalog.hooks import hookimpl
-from sslkit.contract.interfaces import PretextTask, Schedule
+from sslkit.contract.objective import PretextTask
+from sslkit.contract.training import Schedule
 
 class Task(PretextTask):
     def build_objective(self, backbone, data):

@@ -213,7 +213,7 @@ def test_plain_values_may_be_asked(source: str) -> None:
     "source",
     [
         "from sslkit.training.fit import fit",
-        "import sslkit.contract.interfaces",
+        "import sslkit.contract.images",
         "from sslkit import training",
         "import sslkit_dino",
         "from . import task",

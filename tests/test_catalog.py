@@ -7,7 +7,8 @@ import pytest
 from sslkit.catalog.catalog import KINDS, Catalog
 from sslkit.catalog.discovery import load_catalog
 from sslkit.contract.errors import PluginError, SslkitError
-from sslkit.contract.interfaces import OptimizerFactory, PretextTask, Schedule
+from sslkit.contract.objective import PretextTask
+from sslkit.contract.training import OptimizerFactory, Schedule
 from tests.plugin_site import GOOD, HEAD, Site
 
 

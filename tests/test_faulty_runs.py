@@ -30,7 +30,7 @@ from sslkit import (
     write_report,
 )
 from sslkit.contract.events import Record
-from sslkit.contract.interfaces import Split
+from sslkit.contract.images import Split
 from sslkit.data import resident
 from sslkit.data.cache import OpenedDataset
 from sslkit.data.digits import Digits

@@ -27,7 +27,7 @@ def test_options_become_plain_values():
     options = plain(Everything(optimizer={"generator": SGD(lr=0.5)}))
     assert options["class"] == f"{__name__}:Everything"
     assert (options["path"], options["mode"], options["names"]) == ("images/train", "fast", ["a", "b", "c"])
-    assert options["augment"] == {"class": "sslkit.contract.interfaces:Augment", "crop_padding": 4, "horizontal_flip": False}
+    assert options["augment"] == {"class": "sslkit.contract.images:Augment", "crop_padding": 4, "horizontal_flip": False}
     assert options["optimizer"]["generator"]["lr"] == 0.5
     assert json.loads(json.dumps(options)) == options
     assert plain({1: (2, [None, (True, "x")])}) == {"1": [2, [None, [True, "x"]]]}

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from sslkit.contract.backbone import Backbone, FeatureInfo, pool
 from sslkit.contract.errors import BackboneError
-from sslkit.contract.interfaces import Backbone, FeatureInfo, ImageSpec, pool
+from sslkit.contract.images import ImageSpec
 
 RGB = ImageSpec(4, 6, "rgb", (0.5, 0.4, 0.3), (0.1, 0.2, 0.4))
 PLAIN_GRAY = ImageSpec(4, 6, "gray", (0.0,), (1.0,))

@@ -18,7 +18,7 @@ from sslkit import ArtifactError, SslkitError, load_backbone
 from sslkit.backbones.nin import NIN
 from sslkit.cli import commands as cli
 from sslkit.contract.errors import printable
-from sslkit.contract.interfaces import ImageSpec
+from sslkit.contract.images import ImageSpec
 from sslkit.report.comparison import compare_runs
 from sslkit.report.page.files import write_report
 from sslkit.run.artifacts import BACKBONE, load_predictions, load_weights, save_module

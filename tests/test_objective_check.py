@@ -34,7 +34,7 @@ from sslkit import (
     fit,
     run_recipe,
 )
-from sslkit.contract.interfaces import RunContext
+from sslkit.contract.evaluator import RunContext
 from sslkit.data.loader import Loader
 from sslkit.recipe.recipe import Recipe, parse_recipe
 from sslkit.run.preflight import check_recipe

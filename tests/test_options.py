@@ -15,8 +15,11 @@ import torch
 import typing_extensions
 
 from sslkit.catalog.catalog import Catalog
+from sslkit.contract.backbone import Backbone, FeatureInfo
 from sslkit.contract.errors import BackboneError, OptionError, PluginError, RecipeError
-from sslkit.contract.interfaces import Augment, Backbone, FeatureInfo, ImageSpec, OptimizerFactory, PretextTask, Schedule
+from sslkit.contract.images import Augment, ImageSpec
+from sslkit.contract.objective import PretextTask
+from sslkit.contract.training import OptimizerFactory, Schedule
 from sslkit.recipe.build import BackboneOptions, build, build_backbone_options, describe
 
 PATH = "stages.pretrain.task"

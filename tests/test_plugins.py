@@ -9,7 +9,7 @@ from sslkit.catalog import hooks as hookspecs
 from sslkit.catalog.catalog import KINDS, Catalog, PluginInfo
 from sslkit.catalog.discovery import load_catalog
 from sslkit.contract.errors import PluginError
-from sslkit.contract.interfaces import PretextTask
+from sslkit.contract.objective import PretextTask
 from tests.plugin_site import GOOD, HEAD, Site
 
 MARKED = "from pathlib import Path\nPath(__file__).with_suffix('.imported').touch()\n" + GOOD
@@ -189,10 +189,10 @@ def test_one_raising_hook_takes_the_plugins_other_hooks_out(site: Site):
         ("{'random': Task}", "a pretext task has a reserved name; found 'random'; choose another"),
         ("{'name': Task}", "a pretext task has a reserved name; found 'name'; choose another"),
         ("{'x': int}", "pretext task 'x' must be a subclass of PretextTask; found <class 'int'>"),
-        ("{'x': Schedule}", "pretext task 'x' must be a subclass of PretextTask; found <class 'sslkit.contract.interfaces.Schedule'>"),
+        ("{'x': Schedule}", "pretext task 'x' must be a subclass of PretextTask; found <class 'sslkit.contract.training.Schedule'>"),
         (
             "{'x': PretextTask}",
-            "pretext task 'x' is abstract; found <class 'sslkit.contract.interfaces.PretextTask'>; it lacks build_objective",
+            "pretext task 'x' is abstract; found <class 'sslkit.contract.objective.PretextTask'>; it lacks build_objective",
         ),
         ("{'x': 'Task'}", "pretext task 'x' must be a class; found 'Task'; a subclass of PretextTask, not an object"),
     ],

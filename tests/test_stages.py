@@ -165,7 +165,7 @@ def test_a_folder_gets_the_artifact(tmp_path: Path):
     assert found["seconds"] > 0
     assert found["identity"]["seed"] == 5
     assert found["identity"]["training"]["augment"] == {
-        "class": "sslkit.contract.interfaces:Augment",
+        "class": "sslkit.contract.images:Augment",
         "crop_padding": 1,
         "horizontal_flip": True,
     }

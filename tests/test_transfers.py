@@ -9,7 +9,8 @@ from torch import Generator, nn
 from sslkit import SGD, Augment, Backbone, Batch, ImageSpec, LabeledData, Objective
 from sslkit.backbones.from_timm import TimmBackbone
 from sslkit.backbones.nin import NIN
-from sslkit.contract.interfaces import DataInfo, Mean
+from sslkit.contract.images import DataInfo
+from sslkit.contract.objective import Mean
 from sslkit.data.arrays import ArraySet
 from sslkit.data.augment import Draws, apply_draws
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from measurement.gate import Gate
 from measurement.workload import HEADS, Workload
 from sslkit import Arrays, Backbone, Batch, DataInfo, Objective, RunContext
-from sslkit.contract.interfaces import LabeledData
+from sslkit.contract.images import LabeledData
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures, build_heads
 from sslkit.kernels.native import SWITCH
 from sslkit.training.conv_bn_folding import folded

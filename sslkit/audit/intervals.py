@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sslkit.contract.interfaces import Prediction
+from sslkit.contract.objective import Prediction
 
 LEVEL = 0.95
 """Of every interval."""

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from sslkit.audit.sources import COPIES, NOISE, Shape
 from sslkit.audit.spectrum import measure_spectrum
 from sslkit.contract.errors import DataError
-from sslkit.contract.interfaces import Dataset, ImageSet
+from sslkit.contract.images import Dataset, ImageSet
 from sslkit.training.seeds import derive_seed, make_generator
 
 MEASURED_IMAGES = 1024

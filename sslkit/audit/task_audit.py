@@ -13,9 +13,12 @@ from sslkit.audit.samples import Samples, draw_samples
 from sslkit.catalog.catalog import Catalog
 from sslkit.catalog.discovery import load_catalog
 from sslkit.catalog.observers import Observers
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import DataError, OptionError
+from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Emit, Observer
-from sslkit.contract.interfaces import Backbone, DataInfo, Dataset, ImageSpec, Objective, Prediction, PretextTask, RunContext
+from sslkit.contract.images import DataInfo, Dataset, ImageSpec
+from sslkit.contract.objective import Objective, Prediction, PretextTask
 from sslkit.data.arrays import ArraySet
 from sslkit.data.cache import OpenedDataset
 from sslkit.data.loader import Loader

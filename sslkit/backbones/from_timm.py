@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sslkit.backbones.hub_weights import fetch, file_name
+from sslkit.contract.backbone import Backbone, FeatureInfo, LayerKind
 from sslkit.contract.errors import BackboneError, OptionError
-from sslkit.contract.interfaces import Backbone, FeatureInfo, ImageSpec, LayerKind
+from sslkit.contract.images import ImageSpec
 
 NORM = "norm"
 PRE_LOGITS = "pre_logits"

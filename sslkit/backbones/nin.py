@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from sslkit.backbones.blocks import init_weights, nin_block
+from sslkit.contract.backbone import Backbone, FeatureInfo
 from sslkit.contract.errors import OptionError
-from sslkit.contract.interfaces import Backbone, FeatureInfo, ImageSpec
+from sslkit.contract.images import ImageSpec
 
 DEPTHS = (3, 4, 5)
 MAX_WIDTH = 100

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from sslkit.catalog.import_path import import_class
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.class_address import address_of, package_of, source_of
 from sslkit.contract.errors import PluginError, did_you_mean
+from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.events import Observer
-from sslkit.contract.interfaces import Backbone, Dataset, Evaluator, OptimizerFactory, PretextTask, Schedule
+from sslkit.contract.images import Dataset
+from sslkit.contract.objective import PretextTask
+from sslkit.contract.training import OptimizerFactory, Schedule
 
 OWN = "sslkit"
 """The name of our own distribution."""

@@ -20,8 +20,12 @@ is then an error that names both. ``@hookimpl(specname="pretext_tasks")`` lets a
 
 import pluggy
 
+from sslkit.contract.backbone import Backbone
+from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.events import Observer
-from sslkit.contract.interfaces import Backbone, Dataset, Evaluator, OptimizerFactory, PretextTask, Schedule
+from sslkit.contract.images import Dataset
+from sslkit.contract.objective import PretextTask
+from sslkit.contract.training import OptimizerFactory, Schedule
 
 hookspec = pluggy.HookspecMarker("sslkit")
 hookimpl = pluggy.HookimplMarker("sslkit")

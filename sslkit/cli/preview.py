@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from sslkit.catalog.catalog import Catalog
 from sslkit.catalog.discovery import load_catalog
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import BackboneError, DataError, OptionError, RecipeError, did_you_mean
-from sslkit.contract.interfaces import Backbone, Dataset, ImageSpec, PretextTask
+from sslkit.contract.images import Dataset, ImageSpec
+from sslkit.contract.objective import PretextTask
 from sslkit.data.arrays import Arrays
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.build import build, build_backbone_options

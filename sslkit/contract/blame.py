@@ -13,10 +13,14 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.class_address import one_line, package_of, provenance_of
 from sslkit.contract.errors import SslkitError, printable
+from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.events import Observer
-from sslkit.contract.interfaces import Backbone, Dataset, Evaluator, ImageSet, Objective, OptimizerFactory, PretextTask, Schedule
+from sslkit.contract.images import Dataset, ImageSet
+from sslkit.contract.objective import Objective, PretextTask
+from sslkit.contract.training import OptimizerFactory, Schedule
 
 _ROLES = (PretextTask, Objective, Backbone, Evaluator, Dataset, ImageSet, OptimizerFactory, Optimizer, Schedule, Observer)
 _LIBRARIES = tuple(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sslkit.contract.errors import DataError, OptionError
-from sslkit.contract.interfaces import Dataset, ImageSet, ImageSpec, Split
+from sslkit.contract.images import Dataset, ImageSet, ImageSpec, Split
 from sslkit.data.checksum import checksum
 
 ArrayLike = Tensor | np.ndarray

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from sslkit.contract.interfaces import Augment
+from sslkit.contract.images import Augment
 
 
 class Draws(NamedTuple):

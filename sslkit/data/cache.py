@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from sslkit.contract.errors import DataError, RunFailedError
-from sslkit.contract.interfaces import Dataset, ImageSet, ImageSpec, LabeledData, Split
+from sslkit.contract.images import Dataset, ImageSet, ImageSpec, LabeledData, Split
 from sslkit.data.class_names import same_class
 from sslkit.data.duplicates import Duplicates, find_duplicates
 from sslkit.data.file_set import FileSet

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslkit.contract.errors import OptionError
-from sslkit.contract.interfaces import Dataset, ImageSpec, Split
+from sslkit.contract.images import Dataset, ImageSpec, Split
 from sslkit.data.arrays import ArraySet
 
 SIDE = 8  # pixels, as they come

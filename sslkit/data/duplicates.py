@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from sslkit.contract.errors import DataError
-from sslkit.contract.interfaces import ImageSet
+from sslkit.contract.images import ImageSet
 from sslkit.data.file_set import FileSet
 from sslkit.data.parallel import map_chunks
 from sslkit.data.regular_file import open_regular

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sslkit.contract.errors import DataError
-from sslkit.contract.interfaces import ImageSet, ImageSpec
+from sslkit.contract.images import ImageSet, ImageSpec
 from sslkit.data.folder_scan import ImageFile, ImageFiles
 from sslkit.data.image_file import decode
 from sslkit.data.image_header import MAX_PIXELS

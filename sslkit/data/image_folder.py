@@ -11,7 +11,7 @@ from typing import Literal, final
 import torch
 
 from sslkit.contract.errors import DataError, OptionError
-from sslkit.contract.interfaces import Dataset, ImageSpec, Split
+from sslkit.contract.images import Dataset, ImageSpec, Split
 from sslkit.data.arrays import check_statistics
 from sslkit.data.file_set import FileSet, undecodable
 from sslkit.data.folder_scan import FolderScan, first_folder

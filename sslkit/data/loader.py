@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from sslkit.contract.blame import blaming
-from sslkit.contract.interfaces import Augment, Batch, ImageSet
+from sslkit.contract.images import Augment, Batch, ImageSet
 from sslkit.data.augment import augment
 from sslkit.data.library_warnings import naming_files
 from sslkit.data.workers import choose_num_workers, decoded_by_workers

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sslkit.contract.errors import DataError
-from sslkit.contract.interfaces import ImageSet
+from sslkit.contract.images import ImageSet
 from sslkit.contract.misspelling import refuse_misspelt_attributes
 from sslkit.data.checksum import checksum
 from sslkit.data.parallel import map_chunks

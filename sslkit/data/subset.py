@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from sslkit.contract.errors import DataError
-from sslkit.contract.interfaces import ImageSet
+from sslkit.contract.images import ImageSet
 
 Selection = Literal["first", "random"]
 

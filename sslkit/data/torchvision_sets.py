@@ -16,7 +16,7 @@ from numpy.exceptions import VisibleDeprecationWarning
 from torch import Tensor
 
 from sslkit.contract.errors import DataError, OptionError
-from sslkit.contract.interfaces import Dataset, ImageSpec, Split
+from sslkit.contract.images import Dataset, ImageSpec, Split
 from sslkit.data.arrays import ArraySet
 from sslkit.data.safe_extraction import safe_extraction
 from sslkit.data.untrusted_archives import load_arrays

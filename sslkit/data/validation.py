@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sslkit.contract.errors import DataError
-from sslkit.contract.interfaces import Color, ImageSet, ImageSpec
+from sslkit.contract.images import Color, ImageSet, ImageSpec
 from sslkit.data.class_names import check_distinct
 
 

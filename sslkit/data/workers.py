@@ -22,7 +22,7 @@ from torch.utils.data import Dataset as TorchDataset
 from sslkit.contract.blame import blaming, portable
 from sslkit.contract.errors import RunFailedError
 from sslkit.contract.events import warn
-from sslkit.contract.interfaces import ImageSet
+from sslkit.contract.images import ImageSet
 from sslkit.data.library_warnings import Told, gather, tell
 from sslkit.data.shared_memory import describe_shared_memory, megabytes, num_fitting
 from sslkit.training.stopping import SIGNALS, stop_if_asked

@@ -1,6 +1,6 @@
 """What the predictions of a classifier amount to, beside the part that is right: on classes of unlike sizes that part alone misleads."""
 
-from sslkit.contract.interfaces import Prediction
+from sslkit.contract.objective import Prediction
 
 TOP5_FROM = 20
 """Classes from which on the five most likely ones are worth a figure."""

@@ -7,8 +7,11 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import DataError, OptionError
-from sslkit.contract.interfaces import Backbone, Batch, LabeledData, Mean, Objective, Prediction, RunContext, StepOutput, TrainContext
+from sslkit.contract.evaluator import RunContext
+from sslkit.contract.images import Batch, LabeledData
+from sslkit.contract.objective import Mean, Objective, Prediction, StepOutput, TrainContext
 from sslkit.data.loader import Loader
 from sslkit.evaluators.accuracy import accuracies, is_uneven, majority
 from sslkit.evaluators.feature_bank import FeatureBank

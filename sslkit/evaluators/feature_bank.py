@@ -8,7 +8,8 @@ import torch
 from torch import Generator, Tensor
 
 from sslkit.contract.errors import RunInterruptedError
-from sslkit.contract.interfaces import Augment, Batch, ImageSet, RunContext
+from sslkit.contract.evaluator import RunContext
+from sslkit.contract.images import Augment, Batch, ImageSet
 from sslkit.data.augment import Draws, apply_draws, draw
 from sslkit.data.loader import Loader
 

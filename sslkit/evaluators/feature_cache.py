@@ -6,7 +6,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from sslkit.contract.interfaces import Augment, Backbone, ImageSet, LabeledData, RunContext
+from sslkit.contract.backbone import Backbone
+from sslkit.contract.evaluator import RunContext
+from sslkit.contract.images import Augment, ImageSet, LabeledData
 from sslkit.evaluators.feature_bank import FeatureBank, num_copies
 from sslkit.evaluators.heads import Head
 from sslkit.training.conv_bn_folding import folded

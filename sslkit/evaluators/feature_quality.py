@@ -6,8 +6,10 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import OptionError
-from sslkit.contract.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
+from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
+from sslkit.contract.images import LabeledData
 from sslkit.data.loader import Loader
 from sslkit.evaluators.classifier import check_layers
 from sslkit.training.features import extract_features

@@ -8,8 +8,10 @@ from typing import final
 
 from torch import Tensor
 
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import DataError, OptionError
-from sslkit.contract.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
+from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
+from sslkit.contract.images import LabeledData
 from sslkit.data.subset import Selection, select_per_class, smallest_class
 from sslkit.evaluators.classifier import build_heads, check_head, check_layers, check_training, fit_classifier
 from sslkit.evaluators.feature_cache import FrozenTrunk

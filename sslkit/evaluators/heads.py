@@ -10,7 +10,8 @@ from torch import Size, Tensor, nn
 from torch.nn import functional as F
 
 from sslkit.backbones.blocks import init_weights, nin_block, without_autocast
-from sslkit.contract.interfaces import Backbone, FeatureInfo, ImageSpec, LayerKind, pool
+from sslkit.contract.backbone import Backbone, FeatureInfo, LayerKind, pool
+from sslkit.contract.images import ImageSpec
 from sslkit.training.features import evaluating
 
 HeadKind = Literal["linear", "mlp", "conv"]

@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import DataError, OptionError
-from sslkit.contract.interfaces import Backbone, Evaluation, Evaluator, LabeledData, Prediction, RunContext
+from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
+from sslkit.contract.images import LabeledData
+from sslkit.contract.objective import Prediction
 from sslkit.data.loader import Loader
 from sslkit.evaluators.classifier import accuracies_of, check_layers
 from sslkit.training.features import extract_features

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import OptionError
-from sslkit.contract.interfaces import Backbone, Evaluation, Evaluator, LabeledData, RunContext
+from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
+from sslkit.contract.images import LabeledData
 from sslkit.evaluators.classifier import build_heads, check_head, check_layers, check_training, fit_classifier
 from sslkit.evaluators.heads import HeadKind
 from sslkit.training.options import Training

@@ -16,9 +16,10 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, overload
 
 from sslkit.catalog.catalog import KINDS, Catalog
 from sslkit.contract.annotations import ARRAYS, TABLES, bare, choices_of, members_of, unalias
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.blame import blaming
 from sslkit.contract.errors import BackboneError, OptionError, PluginError, RecipeError, did_you_mean
-from sslkit.contract.interfaces import Backbone, ImageSpec
+from sslkit.contract.images import ImageSpec
 from sslkit.recipe.schema import (
     REQUIRED,
     Option,

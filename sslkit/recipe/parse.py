@@ -6,7 +6,9 @@ from typing import Any
 
 from sslkit.catalog.catalog import Catalog
 from sslkit.contract.errors import OptionError, RecipeError
-from sslkit.contract.interfaces import Dataset, Evaluator, PretextTask
+from sslkit.contract.evaluator import Evaluator
+from sslkit.contract.images import Dataset
+from sslkit.contract.objective import PretextTask
 from sslkit.recipe.build import BackboneOptions, build, build_backbone_options, describe
 from sslkit.recipe.stages import AS_BUILT, BEGINNINGS, RANDOM, EvaluateStage, PretrainStage, Stage, Weights, check_weights
 from sslkit.recipe.toml import as_count, as_name, as_positive, as_table, check_keys, required

@@ -14,7 +14,7 @@ from sslkit.contract.blame import blame_of, blaming
 from sslkit.contract.class_address import one_line
 from sslkit.contract.errors import RecipeError, SslkitError, did_you_mean
 from sslkit.contract.events import Observer, warn
-from sslkit.contract.interfaces import Dataset
+from sslkit.contract.images import Dataset
 from sslkit.recipe.build import build
 from sslkit.recipe.code_policy import RecipeCode, code_of, refuse_code
 from sslkit.recipe.parse import RUNTIME_KEYS, StageParser

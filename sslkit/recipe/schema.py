@@ -14,8 +14,8 @@ from pydantic.errors import PydanticUserError
 
 from sslkit.catalog.catalog import KINDS
 from sslkit.contract.annotations import ARRAYS, TABLES, WORDS, bare, choices_of, members_of
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import PluginError, RecipeError, did_you_mean
-from sslkit.contract.interfaces import Backbone
 
 REQUIRED: Any = inspect.Parameter.empty
 """The default of an option that has none."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sslkit.contract.errors import RecipeError, did_you_mean
-from sslkit.contract.interfaces import Evaluator, PretextTask
+from sslkit.contract.evaluator import Evaluator
+from sslkit.contract.objective import PretextTask
 from sslkit.recipe.build import BackboneOptions
 from sslkit.training.device import Runtime
 from sslkit.training.options import Training

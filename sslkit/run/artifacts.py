@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from sslkit.catalog.catalog import Catalog
 from sslkit.catalog.discovery import load_catalog
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.class_address import address_of
 from sslkit.contract.errors import ArtifactError, PluginError, RecipeError, did_you_mean
-from sslkit.contract.interfaces import Backbone, ImageSpec, Prediction
+from sslkit.contract.images import ImageSpec
+from sslkit.contract.objective import Prediction
 from sslkit.recipe.build import build_backbone_options, describe_backbone_options
 from sslkit.recipe.bundled import bundled_weights
 from sslkit.run.weights_file import read_weights

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from sslkit.contract.interfaces import Backbone, ImageSpec
+from sslkit.contract.backbone import Backbone
+from sslkit.contract.images import ImageSpec
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.build import BackboneOptions
 from sslkit.recipe.recipe import Recipe

@@ -7,9 +7,10 @@ from typing import TypeVar
 
 import torch
 
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.blame import blaming
 from sslkit.contract.errors import BackboneError, DataError, OptionError, PluginError, RecipeError
-from sslkit.contract.interfaces import Backbone, DataInfo, ImageSpec, Split
+from sslkit.contract.images import DataInfo, ImageSpec, Split
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.build import BackboneOptions
 from sslkit.recipe.recipe import Recipe

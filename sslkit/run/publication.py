@@ -13,8 +13,8 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from torch import Tensor
 
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import ArtifactError, OptionError
-from sslkit.contract.interfaces import Backbone
 from sslkit.recipe.stages import AS_BUILT
 from sslkit.recipe.toml import read_table
 from sslkit.run.artifacts import ARTIFACT, load_backbone, read_artifact

@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from sslkit.catalog.observers import Observers
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.blame import blaming, naming
 from sslkit.contract.errors import ArtifactError
+from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Notice, Observer, StageEnd, StageSkipped, StageStart
-from sslkit.contract.interfaces import Backbone, Prediction, RunContext
+from sslkit.contract.objective import Prediction
 from sslkit.run.artifacts import (
     ARTIFACT,
     BACKBONE,

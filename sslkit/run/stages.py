@@ -8,20 +8,12 @@ from typing import Any
 
 from sslkit.catalog.source_code import SourceCode
 from sslkit.contract.annotations import check_arguments
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import ArtifactError, BackboneError, DataError, OptionError, RunFailedError
+from sslkit.contract.evaluator import Evaluator, RunContext
 from sslkit.contract.events import Notice, Observer
-from sslkit.contract.interfaces import (
-    Backbone,
-    DataInfo,
-    Dataset,
-    Evaluator,
-    ImageSet,
-    LabeledData,
-    Objective,
-    Prediction,
-    PretextTask,
-    RunContext,
-)
+from sslkit.contract.images import DataInfo, Dataset, ImageSet, LabeledData
+from sslkit.contract.objective import Objective, Prediction, PretextTask
 from sslkit.data.cache import OpenedDataset
 from sslkit.data.duplicates import Duplicates
 from sslkit.data.loader import Loader

@@ -1,4 +1,4 @@
-"""For authors of plugins: does a pretext task, a backbone, an evaluator or an optimizer keep the promises of :mod:`sslkit.contract.interfaces`?
+"""For authors of plugins: does a pretext task, a backbone, an evaluator or an optimizer keep the promises of :mod:`sslkit.contract`?
 
 Each check runs the object on a few random images and raises ``AssertionError`` with the promise that is broken. In a test of yours::
 

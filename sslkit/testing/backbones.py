@@ -9,8 +9,9 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from sslkit.contract.backbone import Backbone, FeatureInfo, LayerKind
 from sslkit.contract.errors import BackboneError
-from sslkit.contract.interfaces import Backbone, FeatureInfo, ImageSpec, LayerKind
+from sslkit.contract.images import ImageSpec
 from sslkit.testing.promises import SEEDED, BrokenPromiseError, check_same, load_state, promises_of, require, state_of
 from sslkit.testing.specimens import IMAGE, Build, build_seeded, random_images
 from sslkit.training.features import evaluating

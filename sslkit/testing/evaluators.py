@@ -8,7 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from sslkit.contract.interfaces import Backbone, Evaluation, Evaluator, ImageSet, ImageSpec, LabeledData, RunContext
+from sslkit.contract.backbone import Backbone
+from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
+from sslkit.contract.images import ImageSet, ImageSpec, LabeledData
 from sslkit.testing.promises import check_options, check_requirements, check_same, load_state, promises_of, require, state_of
 from sslkit.testing.specimens import CPU, IMAGE, Build, LabelsOnly, TinyBackbone, build_seeded, labeled_set
 from sslkit.training.seeds import global_seed

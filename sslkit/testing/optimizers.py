@@ -10,8 +10,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sslkit.contract.errors import PluginError, RunFailedError, RunInterruptedError
+from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Event, StepEnd
-from sslkit.contract.interfaces import Batch, Objective, OptimizerFactory, RunContext, Schedule, StepOutput, TrainContext
+from sslkit.contract.images import Batch
+from sslkit.contract.objective import Objective, StepOutput, TrainContext
+from sslkit.contract.training import OptimizerFactory, Schedule
 from sslkit.data.loader import Loader
 from sslkit.testing.promises import BrokenPromiseError, check_options, check_same, promises_of, require, state_of
 from sslkit.testing.specimens import CPU, IMAGE, TinyBackbone, image_set

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from sslkit.contract.interfaces import Backbone
+from sslkit.contract.backbone import Backbone
 
 _PLAIN = (bool, int, float, str, tuple, list, dict)
 """What an option without annotation would hold."""

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from sslkit.contract.interfaces import Backbone, FeatureInfo, ImageSet, ImageSpec
+from sslkit.contract.backbone import Backbone, FeatureInfo
+from sslkit.contract.images import ImageSet, ImageSpec
 from sslkit.data.arrays import ArraySet
 from sslkit.testing.promises import BrokenPromiseError
 from sslkit.training.seeds import global_seed, make_generator

@@ -10,9 +10,12 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import RunInterruptedError
+from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Event, StepEnd
-from sslkit.contract.interfaces import Augment, Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, PretextTask, RunContext, StepOutput
+from sslkit.contract.images import Augment, Batch, DataInfo, ImageSpec
+from sslkit.contract.objective import Mean, Objective, PretextTask, StepOutput
 from sslkit.data.loader import Loader
 from sslkit.testing.promises import SEEDED, check_options, check_requirements, check_same, load_state, promises_of, require, state_of
 from sslkit.testing.specimens import CPU, IMAGE, Build, TinyBackbone, build_seeded, image_set, random_images

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from sslkit.contract.interfaces import Batch
+from sslkit.contract.images import Batch
 
 
 class BatchSource(Protocol):

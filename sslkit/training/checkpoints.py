@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sslkit.contract.errors import ArtifactError
+from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import CheckpointSaved, Notice
-from sslkit.contract.interfaces import RunContext
 from sslkit.kernels.batch_norm_relu import describe_kernels
 from sslkit.storage.atomic import make_folder, remove, writing
 from sslkit.storage.identity import differences

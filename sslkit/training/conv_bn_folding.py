@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sslkit.contract.interfaces import Backbone
+from sslkit.contract.backbone import Backbone
 from sslkit.training.seeds import global_seed
 
 TOLERANCE = 1e-4

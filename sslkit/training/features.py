@@ -6,8 +6,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from sslkit.contract.backbone import Backbone, pool
 from sslkit.contract.errors import RunInterruptedError
-from sslkit.contract.interfaces import Backbone, pool
 from sslkit.training.batch_source import BatchSource
 from sslkit.training.conv_bn_folding import folded
 from sslkit.training.tf32 import tf32

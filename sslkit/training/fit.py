@@ -8,10 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.blame import blame_of, blaming
 from sslkit.contract.errors import DivergedError, OptionError, RunInterruptedError, SslkitError
+from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Notice
-from sslkit.contract.interfaces import Backbone, Batch, Objective, Prediction, RunContext
+from sslkit.contract.images import Batch
+from sslkit.contract.objective import Objective, Prediction
 from sslkit.training.batch_source import BatchSource
 from sslkit.training.checkpoints import Checkpoints
 from sslkit.training.divergence import LossWatch

@@ -9,7 +9,8 @@ from typing import Any
 from sslkit.catalog.source_code import SourceCode
 from sslkit.contract.class_address import address_of
 from sslkit.contract.errors import PluginError
-from sslkit.contract.interfaces import Objective, RunContext
+from sslkit.contract.evaluator import RunContext
+from sslkit.contract.objective import Objective
 from sslkit.storage.identity import CODE, plain, state_hash
 from sslkit.training.batch_source import BatchSource
 from sslkit.training.options import Training

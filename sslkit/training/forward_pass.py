@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslkit.contract.interfaces import Objective, RunContext, StepOutput
+from sslkit.contract.evaluator import RunContext
+from sslkit.contract.objective import Objective, StepOutput
 from sslkit.training.features import evaluating
 from sslkit.training.seeds import global_seed
 

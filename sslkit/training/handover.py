@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.class_address import provenance_of
 from sslkit.contract.errors import PluginError, RunFailedError
-from sslkit.contract.interfaces import Backbone, Evaluation, Evaluator, LabeledData, Mean, Objective, Prediction, Schedule, StepOutput
+from sslkit.contract.evaluator import Evaluation, Evaluator
+from sslkit.contract.images import LabeledData
+from sslkit.contract.objective import Mean, Objective, Prediction, StepOutput
+from sslkit.contract.training import Schedule
 from sslkit.storage.limits import finite_number
 
 RESERVED_METRICS = frozenset({"loss", "gradient_norm", "lr", "images_per_second", "split", "part", "step", "epoch"})

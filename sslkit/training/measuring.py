@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 
 from sslkit.contract.errors import DivergedError, RunInterruptedError
+from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import HeldoutEnd
-from sslkit.contract.interfaces import Mean, Prediction, RunContext
+from sslkit.contract.objective import Mean, Prediction
 from sslkit.training.batch_source import BatchSource
 from sslkit.training.divergence import REMEDY
 from sslkit.training.features import evaluating

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sslkit.contract.interfaces import Mean
+from sslkit.contract.objective import Mean
 
 
 class Meters:

@@ -4,8 +4,9 @@ import time
 
 from torch import Tensor
 
+from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import FitStart, StepEnd
-from sslkit.contract.interfaces import Mean, RunContext, StepOutput
+from sslkit.contract.objective import Mean, StepOutput
 from sslkit.training.divergence import LossWatch, StepFacts
 from sslkit.training.gradients import weight_norm
 from sslkit.training.handover import check_means

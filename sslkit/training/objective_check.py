@@ -5,8 +5,8 @@ from typing import Any
 
 from sslkit.contract.class_address import provenance_of
 from sslkit.contract.errors import PluginError, did_you_mean
-from sslkit.contract.interfaces import Objective
 from sslkit.contract.misspelling import refuse_misspelt_attributes
+from sslkit.contract.objective import Objective
 from sslkit.storage.limits import finite_number
 from sslkit.training.handover import check_exported
 

@@ -6,7 +6,7 @@ from typing import Any, final
 import torch
 
 from sslkit.contract.errors import OptionError
-from sslkit.contract.interfaces import OptimizerFactory
+from sslkit.contract.training import OptimizerFactory
 
 
 @final

@@ -6,7 +6,8 @@ from typing import final
 
 from sslkit.contract.annotations import Checked
 from sslkit.contract.errors import OptionError, did_you_mean
-from sslkit.contract.interfaces import Augment, OptimizerFactory, Schedule
+from sslkit.contract.images import Augment
+from sslkit.contract.training import OptimizerFactory, Schedule
 from sslkit.training.optimizers import SGD
 from sslkit.training.schedules import Cosine
 

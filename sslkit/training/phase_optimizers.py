@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from sslkit.contract.class_address import provenance_of
 from sslkit.contract.errors import PluginError, did_you_mean
-from sslkit.contract.interfaces import Objective
+from sslkit.contract.objective import Objective
 from sslkit.storage.limits import finite_number
 from sslkit.training.options import Training
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from sslkit.contract.interfaces import Prediction
+from sslkit.contract.objective import Prediction
 
 
 class Predictions:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 from sslkit.contract.errors import OptionError
-from sslkit.contract.interfaces import Schedule
+from sslkit.contract.training import Schedule
 
 
 @final

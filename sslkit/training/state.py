@@ -8,8 +8,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sslkit.contract.errors import ArtifactError
+from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Notice
-from sslkit.contract.interfaces import Objective, RunContext
+from sslkit.contract.objective import Objective
 from sslkit.training.batch_source import BatchSource, training_batches
 from sslkit.training.checkpoints import Checkpoint
 from sslkit.training.features import extract_features
@@ -22,7 +23,7 @@ from sslkit.training.seeds import derive_seed, global_generators, make_generator
 
 
 class TrainState:
-    """The state of one fit; also the :class:`~sslkit.contract.interfaces.TrainContext` that an objective's hooks see.
+    """The state of one fit; also the :class:`~sslkit.contract.objective.TrainContext` that an objective's hooks see.
 
     Attributes:
         epoch: epochs completed.
@@ -55,7 +56,7 @@ class TrainState:
 
     @property
     def schedule(self) -> Mapping[str, float]:
-        """See :class:`~sslkit.contract.interfaces.TrainContext`."""
+        """See :class:`~sslkit.contract.objective.TrainContext`."""
         return self._schedule
 
     @property
@@ -100,7 +101,7 @@ class TrainState:
         return self.batch + 1 == self.num_batches and self.epoch + 1 == self._training.epochs
 
     def generator(self, purpose: str) -> Generator:
-        """See :class:`~sslkit.contract.interfaces.TrainContext`."""
+        """See :class:`~sslkit.contract.objective.TrainContext`."""
         return self._generator(f"objective/{purpose}", torch.device("cpu"))  # apart from the loop's own
 
     def device_generator(self, purpose: str) -> Generator:
@@ -108,11 +109,11 @@ class TrainState:
         return self._generator(purpose, self._context.device)
 
     def embed(self, layer: str) -> Tensor:
-        """See :class:`~sslkit.contract.interfaces.TrainContext`."""
+        """See :class:`~sslkit.contract.objective.TrainContext`."""
         return extract_features(self.objective.exported_backbone(), self._train, [layer], self._context.autocast)[layer]
 
     def reset_optimizer_state(self, module: nn.Module) -> None:
-        """See :class:`~sslkit.contract.interfaces.TrainContext`."""
+        """See :class:`~sslkit.contract.objective.TrainContext`."""
         for optimizer in self.optimizers.values():
             for parameter in module.parameters():
                 optimizer.state.pop(parameter, None)

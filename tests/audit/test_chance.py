@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sslkit.audit.intervals import Estimate, accuracy, groups_of, pairs
-from sslkit.contract.interfaces import Prediction
+from sslkit.contract.objective import Prediction
 
 
 def copies_of(num_images: int, num_classes: int) -> tuple[Tensor, Tensor]:

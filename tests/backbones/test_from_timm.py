@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from sslkit.backbones.from_timm import TimmBackbone
 from sslkit.backbones.hub_weights import file_name
+from sslkit.contract.backbone import FeatureInfo
 from sslkit.contract.errors import BackboneError, OptionError
-from sslkit.contract.interfaces import FeatureInfo, ImageSpec
+from sslkit.contract.images import ImageSpec
 
 STAGES = tuple(f"stages_{i}" for i in range(4))
 BLOCKS = tuple(f"blocks_{i}" for i in range(12))

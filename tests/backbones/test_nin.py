@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from sslkit.backbones.nin import NIN
+from sslkit.contract.backbone import FeatureInfo
 from sslkit.contract.errors import BackboneError, OptionError
-from sslkit.contract.interfaces import FeatureInfo, ImageSpec
+from sslkit.contract.images import ImageSpec
 
 CIFAR = ImageSpec(32, 32, "rgb", (0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
 GRAY = ImageSpec(28, 28, "gray", (0.13,), (0.31,))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sslkit import SGD, AdamW, Augment, Backbone, DataInfo, Objective, PretextTask, RunContext, Training, fit
-from sslkit.contract.interfaces import OptimizerFactory
+from sslkit.contract.training import OptimizerFactory
 from sslkit.data.loader import Loader
 from sslkit.training.fit import FitResult
 from sslkit.training.seeds import global_seed

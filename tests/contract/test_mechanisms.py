@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sslkit import SGD, BackboneError, Batch, DataError, DataInfo, ImageSpec, Objective, OptionError, TrainContext, Training, fit
-from sslkit.contract.interfaces import RunContext
+from sslkit.contract.evaluator import RunContext
 from sslkit.data.loader import Loader
 from sslkit.training.seeds import derive_seed, global_seed, make_generator
 from tests.contract.families import CPU, FAMILIES, Family, build, train

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sslkit.contract.errors import DataError, OptionError
-from sslkit.contract.interfaces import ImageSpec
+from sslkit.contract.images import ImageSpec
 from sslkit.data.arrays import Arrays, ArraySet, channel_statistics
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sslkit.contract.interfaces import ImageSet, ImageSpec
+from sslkit.contract.images import ImageSet, ImageSpec
 from sslkit.data import resident
 from sslkit.data.arrays import ArraySet
 from sslkit.data.duplicates import Duplicates, find_duplicates

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from sslkit.contract.errors import DataError
-from sslkit.contract.interfaces import ImageSpec
+from sslkit.contract.images import ImageSpec
 from sslkit.data.file_set import FileSet, undecodable
 from sslkit.data.folder_scan import ImageFile, find_images
 

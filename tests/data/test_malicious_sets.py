@@ -13,7 +13,7 @@ import pytest
 import torchvision.datasets as tv
 
 from sslkit.contract.errors import DataError
-from sslkit.contract.interfaces import Split
+from sslkit.contract.images import Split
 from sslkit.data.torchvision_sets import CIFAR10, CIFAR100, MNIST, STL10, SVHN, FashionMNIST, TorchvisionSet
 from tests.data.test_torchvision_sets import (
     GRAY,

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sslkit import Augment, Batch, DataInfo, Objective, StepEnd, Training, fit
 from sslkit.backbones.nin import NIN
 from sslkit.contract.events import Event
-from sslkit.contract.interfaces import ImageSet
+from sslkit.contract.images import ImageSet
 from sslkit.data.loader import Loader
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures, build_heads
 from sslkit.training.seeds import global_seed

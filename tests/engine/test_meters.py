@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sslkit.contract.interfaces import Mean
+from sslkit.contract.objective import Mean
 from sslkit.training.meters import Meters
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sslkit import Augment, Batch, DataError, FitStart, LabeledData, OptionError, RunInterruptedError
+from sslkit.contract.backbone import Backbone, FeatureInfo
 from sslkit.contract.events import Event
-from sslkit.contract.interfaces import Backbone, FeatureInfo
 from sslkit.data.arrays import ArraySet
 from sslkit.data.loader import Loader
 from sslkit.evaluators import feature_cache as frozen_trunk

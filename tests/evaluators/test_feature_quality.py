@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sslkit import KNN, FeatureInfo, FeatureQuality, OptionError, extract_features
-from sslkit.contract.interfaces import Backbone
+from sslkit.contract.backbone import Backbone
 from sslkit.data.loader import Loader
 from sslkit.evaluators.feature_quality import alpha_req, rankme
 from tests.evaluators.labeled import CPU, arrays, context, labeled, network

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from sslkit import Augment
-from sslkit.contract.interfaces import Backbone
+from sslkit.contract.backbone import Backbone
 from sslkit.evaluators import feature_cache as module
 from sslkit.evaluators.classifier import build_heads
 from sslkit.evaluators.feature_cache import FrozenTrunk

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslkit.contract.interfaces import Backbone, FeatureInfo
+from sslkit.contract.backbone import Backbone, FeatureInfo
 from sslkit.report.pictures.canvas import LINE, MAX_WIDTH, SMALL, Canvas, elided, tile_side, viridis
 from sslkit.report.pictures.gallery import Gallery
 from sslkit.report.pictures.networks import LABEL_HEIGHT, Network, write_label

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sslkit.contract.interfaces import Backbone
+from sslkit.contract.backbone import Backbone
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import RANDOM, EvaluateStage
 from sslkit.report.pictures.networks import finished

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sslkit.contract.interfaces import Backbone
+from sslkit.contract.backbone import Backbone
 from sslkit.report.pictures.canvas import MAX_WIDTH, Canvas, tile_side
 from sslkit.report.pictures.networks import LABEL_HEIGHT, Network, write_label
 from sslkit.report.pictures.picture import Picture

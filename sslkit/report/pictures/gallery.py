@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sslkit.contract.interfaces import Dataset, ImageSet, ImageSpec
+from sslkit.contract.images import Dataset, ImageSet, ImageSpec
 from sslkit.report.pictures.spread import spread
 
 NUM_QUERIES = 8

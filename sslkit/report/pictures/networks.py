@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import ArtifactError, OptionError
-from sslkit.contract.interfaces import Backbone
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import AS_BUILT, RANDOM, PretrainStage, Stage

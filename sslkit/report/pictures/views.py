@@ -6,8 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import PluginError
-from sslkit.contract.interfaces import Augment, Backbone, Batch, DataInfo, ImageSet, Objective, PretextTask
+from sslkit.contract.images import Augment, Batch, DataInfo, ImageSet
+from sslkit.contract.objective import Objective, PretextTask
 from sslkit.data.augment import augment
 from sslkit.report.pictures.spread import spread
 from sslkit.training.seeds import derive_seed, global_seed, make_generator

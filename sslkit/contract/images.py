@@ -1,0 +1,161 @@
+"""What data sets hand over: images, labels, and what is known of them."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, final
+
+from torch import Tensor
+
+from sslkit.contract.annotations import Checked
+from sslkit.contract.errors import OptionError
+from sslkit.contract.misspelling import Contract
+
+Color = Literal["rgb", "gray", "lightness"]
+Split = Literal["pretrain", "train", "test"]
+
+
+class ImageSpec(NamedTuple):
+    """What a backbone is built for, or what a data set holds.
+
+    Attributes:
+        height: rows, in pixels.
+        width: columns, in pixels.
+        color: ``rgb`` (3 channels), ``gray`` or ``lightness`` (CIE L* / 100; 1 channel each).
+        mean: per channel, of values in [0, 1].
+        std: per channel, of values in [0, 1].
+    """
+
+    height: int
+    width: int
+    color: Color
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_chs(self) -> int:
+        """Channels of an image of this colour."""
+        return 3 if self.color == "rgb" else 1
+
+
+class DataInfo(NamedTuple):
+    """What a pretext task may know of the data before any pixel is read."""
+
+    image: ImageSpec
+    num_images: int | None
+    """How many images there are; None for a stream of unknown length."""
+
+
+class Batch(NamedTuple):
+    """Images as the loader hands them over: on the compute device, augmented once, without labels.
+
+    Attributes:
+        images: (N, C, H, W) uint8.
+        indices: (N,) int64, each image's stable position in its data set.
+    """
+
+    images: Tensor
+    indices: Tensor
+
+
+class ImageSet(Contract):
+    """One split of a data set: an indexable collection of images of one size, with labels or without.
+
+    Attributes:
+        image: size, colour and statistics.
+        labels: (len(self),) int64 on the CPU, or None.
+        classes: the class names, in the order of the labels; empty without labels.
+        fingerprint: changes when the images or labels do; goes into a stage's fingerprint.
+        skipped: files left out because they could not be decoded.
+        notes: what else a user should know of how these images were found, a sentence each.
+        pixels: (len(self), C, H, W) uint8 on the CPU where all images are in memory, else None.
+    """
+
+    image: ImageSpec
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    fingerprint: str
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    pixels: Tensor | None = None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of images."""
+
+    @abstractmethod
+    def read(self, indices: Sequence[int]) -> Tensor:
+        """Decode images. Called in loader workers for large data.
+
+        Returns:
+            (len(indices), C, H, W) uint8 on the CPU.
+
+        Raises:
+            DataError: a file cannot be decoded; the message names it.
+        """
+
+
+class LabeledData(NamedTuple):
+    """What an evaluator measures with: both sets have labels of the same classes, unless the evaluator needs none."""
+
+    train: ImageSet
+    test: ImageSet
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.train.classes)
+
+
+class Dataset(Checked, Contract):
+    """Where images come from. Concrete data sets are final frozen dataclasses; their fields are the options of ``[data]``."""
+
+    @abstractmethod
+    def image(self) -> ImageSpec:
+        """What the images will be, without reading a pixel."""
+
+    @abstractmethod
+    def load(self, split: Split) -> ImageSet | None:
+        """Open one split; decoding may wait until the images are read.
+
+        Args:
+            split: ``pretrain`` (labels are ignored), ``train`` or ``test``.
+
+        Returns:
+            The images, or None if there is no such split (``test`` of a folder without labels).
+
+        Raises:
+            DataError: the data is not there and cannot be fetched; the message says which files to put where.
+        """
+
+    def why_unlabeled(self, split: Split) -> str:
+        """Why ``load`` gives no images, or none with labels, for a split that an evaluation needs; empty where there is nothing to add."""
+        return ""
+
+    def available(self) -> bool:
+        """Whether ``load`` needs no download. ``sslkit check`` never downloads."""
+        return True
+
+
+MAX_CROP_PADDING = 1024
+"""A whole batch is padded at once."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Augment(Checked):
+    """The basic augmentation, done once per image before ``make_views``, on whole uint8 batches.
+
+    Attributes:
+        crop_padding: pixels of zero padding on each side before a random crop back to the image's size; 0: no crop.
+        horizontal_flip: mirror each image with probability 0.5.
+    """
+
+    crop_padding: int = 0
+    horizontal_flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.crop_padding < 0:
+            raise OptionError("crop_padding", "must not be negative", found=self.crop_padding, allowed="0 or more pixels")
+        if self.crop_padding > MAX_CROP_PADDING:
+            raise OptionError("crop_padding", "is too large", found=self.crop_padding, allowed=f"at most {MAX_CROP_PADDING:,} pixels")

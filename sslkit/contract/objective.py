@@ -1,0 +1,215 @@
+"""A method: its options, and the trainable module that they build."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, NamedTuple, Protocol, Self, final
+
+from torch import Generator, Tensor, nn
+
+from sslkit.contract.annotations import Checked
+from sslkit.contract.backbone import Backbone
+from sslkit.contract.images import Batch, DataInfo, ImageSpec
+from sslkit.contract.misspelling import Contract
+
+
+class Mean(NamedTuple):
+    """An exact mean over batches and processes: both parts are summed, then divided.
+
+    Attributes:
+        total: 0-dim tensor, the sum of the values.
+        num: how many there were: a number where it is known without reading a tensor, else a 0-dim tensor.
+    """
+
+    total: Tensor
+    num: Tensor | float
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Mean":
+        """The mean of all elements of ``values`` (any shape), detached."""
+        values = values.detach().float()
+        return cls(values.sum(), values.numel())
+
+
+class Prediction(NamedTuple):
+    """What a classifier said and what would have been right. Gathered on held-out images, for confusion matrices and audits.
+
+    Attributes:
+        logits: (M, K), detached.
+        targets: (M,) int64, the right class of each.
+    """
+
+    logits: Tensor
+    targets: Tensor
+
+
+class StepOutput(NamedTuple):
+    """What one forward pass of an objective returns.
+
+    Attributes:
+        loss: scalar, to be minimised.
+        metrics: detached, left on the device. The name is what a log shows; accuracies are in percent and end in ``top1``.
+        predictions: of every classifier in it, by name; empty for a method that predicts no classes.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Mean]
+    predictions: Mapping[str, Prediction] = {}
+
+
+class TrainContext(Protocol):
+    """What an objective's hooks may know and use of the loop around them.
+
+    Attributes:
+        epoch: epochs completed.
+        step: optimiser steps completed.
+    """
+
+    epoch: int
+    step: int
+
+    @property
+    def progress(self) -> float:
+        """The completed part of all steps, in [0, 1]."""
+        ...
+
+    @property
+    def schedule(self) -> Mapping[str, float]:
+        """The current values of ``Objective.schedules``, as floats: in a hook, reading a tensor would stall the GPU."""
+        ...
+
+    def generator(self, purpose: str) -> Generator:
+        """A generator on the CPU of this stage's own, seeded from (seed, stage, purpose); its state is part of checkpoints."""
+        ...
+
+    def embed(self, layer: str) -> Tensor:
+        """Pooled features of every training image, not augmented: (num_images, D) float32 on the CPU, in index order."""
+        ...
+
+    def reset_optimizer_state(self, module: nn.Module) -> None:
+        """Forget momentum and the like of a module's parameters (a head that was re-initialised)."""
+        ...
+
+
+class Objective(nn.Module, Contract):
+    """The trainable module of a method: views in, loss out. ``forward`` is what is compiled and what runs in parallel.
+
+    All state that training changes must be in parameters or persistent buffers: those are what a checkpoint holds. ``forward``
+    must run in eval mode too, and may update its own buffers only while training and only in float32.
+
+    Args:
+        backbone: the network to pretrain.
+
+    Attributes:
+        phases: one optimiser each, stepped in this order on every batch; a GAN has ``("discriminator", "generator")``.
+        heldout_phase: the phase whose loss and metrics mean something on held-out images; None: there is none.
+        frozen: names of submodules that training never changes. They stay in eval mode, so that their BatchNorm statistics stay
+            put, and checkpoints leave them out.
+        classes: names of the classes that the method predicts, in the order of their targets; empty where it predicts none.
+    """
+
+    phases: tuple[str, ...] = ("main",)
+    heldout_phase: str | None = None
+    frozen: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    @abstractmethod
+    def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
+        """Make what ``forward`` takes, for the whole batch at once, on the batch's device. Runs without gradients.
+
+        Args:
+            batch: N images, uint8, already cropped and flipped as the recipe's ``augment`` says.
+            generator: the source of all randomness, on the batch's device. Held-out images get the same draws every time.
+            train: False on held-out images.
+
+        Returns:
+            Named tensors. Images stay uint8 or become floats in [0, 1]; the backbone normalises.
+        """
+
+    @abstractmethod
+    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+        """Compute the loss of one phase.
+
+        Args:
+            views: what ``make_views`` returned.
+            phase: one of ``phases``.
+            schedule: the current values of ``schedules`` as 0-dim tensors.
+        """
+
+    def captions(self, views: Mapping[str, Tensor]) -> Mapping[str, Sequence[str]]:
+        """What to write under each image of the views in a picture of them, by view: for example the class that is to be predicted.
+
+        Args:
+            views: what ``make_views`` returned.
+
+        Returns:
+            ``{view: one caption an image}``; a view that is left out is shown under its name alone.
+        """
+        return {}
+
+    @final
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for everything but the ``frozen`` parts."""
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
+
+    def parameter_groups(self) -> dict[str, list[dict]]:
+        """Which parameters each phase trains: ``{phase: [{"params": [...], "lr_scale": 1.0, "weight_decay": 0.0}, ...]}``.
+
+        ``lr_scale`` and ``weight_decay`` are optional. By default the single phase trains everything that requires a gradient and is
+        not ``frozen``. Every parameter that requires one must be trained by exactly one phase. The optimiser's own options may stand in a
+        group, too.
+        """
+        first, *others = self.phases
+        if others:
+            raise NotImplementedError(f"{type(self).__name__} has phases {self.phases}: override parameter_groups")
+        frozen = {id(p) for name in self.frozen for p in self.get_submodule(name).parameters()}
+        return {first: [{"params": [p for p in self.parameters() if p.requires_grad and id(p) not in frozen]}]}
+
+    def schedules(self) -> dict[str, Callable[[float], float]]:
+        """Values that change with progress in [0, 1], by name: an EMA momentum, a temperature."""
+        return {}
+
+    def epoch_indices(self, context: TrainContext) -> Tensor | None:
+        """The method's own sampling: (M,) int64 indices that make up the coming epoch, in any order; None: every image once.
+
+        The loop shuffles them. Called after ``on_epoch_start``.
+        """
+        return None
+
+    def on_epoch_start(self, context: TrainContext) -> None:
+        """Before an epoch, without gradients: cluster, rebuild a memory bank."""
+
+    def on_before_step(self, phase: str, context: TrainContext) -> None:
+        """Before a phase's forward pass."""
+
+    def on_after_step(self, phase: str, context: TrainContext) -> None:
+        """After a phase's optimiser step, without gradients: move an EMA teacher (its BatchNorm buffers too)."""
+
+    def exported_backbone(self) -> Backbone:
+        """The network that later stages get; DINO exports its teacher."""
+        return self.backbone
+
+
+class PretextTask(Checked, Contract):
+    """The options of a self-supervised method. Concrete tasks are ``@final @dataclass(frozen=True, kw_only=True)`` classes; their
+    annotated fields are the options of ``task`` in a recipe, checked in ``__post_init__`` with :class:`OptionError`.
+
+    Attributes:
+        requires: capabilities that the backbone must have.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    def image_spec(self, data: ImageSpec) -> ImageSpec:
+        """What the backbone is built for: by default the data's images; a tile for a jigsaw, lightness for colorization."""
+        return data
+
+    @abstractmethod
+    def build_objective(self, backbone: Backbone, data: DataInfo) -> Objective:
+        """Build the method's trainable module around ``backbone``."""

@@ -1,0 +1,37 @@
+"""How weights are moved: optimizers and schedules of the learning rate."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+
+from sslkit.contract.annotations import Checked
+from sslkit.contract.misspelling import Contract
+
+
+class OptimizerFactory(Checked, Contract):
+    """The options of an optimiser (``optimizer`` in a recipe); a final frozen dataclass with a field ``lr``."""
+
+    @abstractmethod
+    def build(self, groups: list[dict]) -> torch.optim.Optimizer:
+        """Build the optimiser.
+
+        Args:
+            groups: torch's parameter groups. Start each at the base rate: the loop multiplies it by the group's ``lr_scale`` and
+                by the schedule before each step.
+
+        Returns:
+            The optimiser of exactly these parameters. All that it remembers must be in its ``state_dict``: that is what a checkpoint holds.
+        """
+
+
+class Schedule(Checked, Contract):
+    """How the learning rate changes (``schedule`` in a recipe): a pure function of the epoch; a final frozen dataclass."""
+
+    @abstractmethod
+    def scale(self, epoch: float, num_epochs: float) -> float:
+        """The factor on the base learning rate after ``epoch`` of ``num_epochs`` epochs (fractions of an epoch count)."""
+
+    def notes(self, num_epochs: float) -> Sequence[str]:
+        """What is probably not meant where training has ``num_epochs`` epochs, a sentence each that begins with the option's name."""
+        return ()
