@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.plugin_site import Site
+from tests.catalog.plugin_site import Site
 
 _COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 

@@ -24,7 +24,7 @@ from sslkit.report.page.files import write_report
 from sslkit.run.artifacts import BACKBONE, load_predictions, load_weights, save_module
 from sslkit.storage.json_files import MAX_JSON_BYTES
 from sslkit.storage.tensor_file import load_tensors, save_tensors
-from tests.fuzzing import KEYS, VALUES
+from tests.recipe.fuzzing import KEYS, VALUES
 from tests.report.page_tags import Tags
 from tests.report.run_folders import make_run, train_line
 

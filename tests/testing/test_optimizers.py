@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 from sslkit import SGD, AdamW, OptimizerFactory
 from sslkit.catalog.source_code import SourceCode
 from sslkit.testing import check_optimizer
-from tests.engine.odd_optimizers import Odd
 from tests.testing.broken import broken_promise
+from tests.training.odd_optimizers import Odd
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,378 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sslkit.catalog import hooks as hookspecs
+from sslkit.catalog.catalog import KINDS, Catalog, PluginInfo
+from sslkit.catalog.discovery import load_catalog
+from sslkit.contract.errors import PluginError
+from sslkit.contract.objective import PretextTask
+from tests.catalog.plugin_site import GOOD, HEAD, Site
+
+MARKED = "from pathlib import Path\nPath(__file__).with_suffix('.imported').touch()\n" + GOOD
+"""A plugin that leaves a file beside itself when it is imported."""
+
+
+class Task(PretextTask):
+    def build_objective(self, backbone, data):
+        raise NotImplementedError
+
+
+def enabled(catalog: Catalog) -> dict[str, PluginInfo]:
+    return {plugin.name: plugin for plugin in catalog.plugins if not plugin.disabled}
+
+
+def broken(site: Site, name: str) -> str:
+    """Load the catalog with a plugin that works beside it, and return the one-line reason why ``name`` does not."""
+    site.install("zgood", GOOD)
+    site.install("agood", GOOD.replace("'good'", "'also_good'"))
+    catalog = load_catalog()
+    assert catalog.names("pretext_tasks") == ("also_good", "good")
+    info = enabled(catalog)[name]
+    assert info.offers == {}
+    assert info.error is not None
+    assert "\n" not in info.error
+    return info.error
+
+
+def test_every_kind_is_a_documented_hook_that_takes_nothing():
+    specs = {name: spec for name, spec in vars(hookspecs).items() if hasattr(spec, "sslkit_spec")}
+    assert specs.keys() == KINDS.keys()
+    assert all(spec.__doc__ and spec.__code__.co_argcount == 0 for spec in specs.values())
+
+
+def test_kinds_of_hooks_are_the_classes_that_they_promise():
+    for name, kind in KINDS.items():
+        promised = getattr(hookspecs, name).__annotations__["return"]
+        assert promised == dict[str, type[kind.cls]]
+
+
+def test_a_plugin_is_loaded_and_attributed(site: Site):
+    site.install("flips", GOOD, version="2.3")
+    catalog = load_catalog()
+    info = enabled(catalog)["flips"]
+    assert info == PluginInfo(
+        name="flips", distribution="sslkit-flips", version="2.3", offers={"pretext_tasks": ("good",)}, package="site_flips"
+    )
+    assert str(info) == "flips (sslkit-flips 2.3)"
+    cls = catalog.find("pretext_tasks", "good")
+    assert issubclass(cls, PretextTask)
+    assert catalog.owner(cls) == info
+    assert catalog.owner(Task) is None
+    assert catalog.spec_of(cls) == "good"
+
+
+def test_a_plugin_may_be_an_object_and_name_its_functions_freely(site: Site):
+    source = HEAD + (
+        "class Plugin:\n"
+        "    @hookimpl(specname='pretext_tasks')\n    def mine(self):\n        return {'a': Task}\n"
+        "    @hookimpl(specname='pretext_tasks')\n    def more(self):\n        return {'b': Task}\n"
+        "    @hookimpl\n    def schedules(self):\n        return {}\n"
+        "plugin = Plugin()\n"
+    )
+    site.install("object", source, entries={"object": "site_object:plugin"})
+    assert enabled(load_catalog())["object"].offers == {"pretext_tasks": ("a", "b")}
+
+
+def test_each_load_is_fresh(site: Site):
+    site.install("flips", GOOD)
+    assert load_catalog() == load_catalog()
+
+
+def test_importing_a_plugin_fails(site: Site):
+    site.install("bad", "import package_that_does_not_exist\n")
+    assert broken(site, "bad") == "ModuleNotFoundError: No module named 'package_that_does_not_exist'"
+
+
+def test_a_plugin_does_not_parse(site: Site):
+    site.install("bad", "def broken(:\n")
+    assert broken(site, "bad").startswith("SyntaxError: ")
+
+
+def test_a_plugin_exits_on_import(site: Site):
+    site.install("bad", "raise SystemExit(3)\n")
+    assert broken(site, "bad") == "SystemExit: 3"
+
+
+def test_the_module_of_an_entry_point_does_not_exist(site: Site):
+    site.install("bad")
+    assert broken(site, "bad") == "ModuleNotFoundError: No module named 'site_bad'"
+
+
+def test_an_entry_point_cannot_be_read(site: Site):
+    site.install("bad", entries={"bad": "not an address"})
+    assert broken(site, "bad")
+
+
+def test_metadata_is_damaged(site: Site):
+    site.install("odd", GOOD.replace("'good'", "'odd'"))
+    (site.folder / "sslkit_odd-1.0.dist-info" / "METADATA").unlink()
+    catalog = load_catalog()
+    assert catalog.names("pretext_tasks") == ("odd",)
+    assert enabled(catalog)["odd"].distribution in ("unknown distribution", "sslkit-odd", "sslkit_odd")
+
+
+def test_two_entry_points_of_one_name_are_both_loaded(site: Site):
+    site.install("first", GOOD, entries={"same": "site_first"})
+    site.install("second", GOOD.replace("'good'", "'better'"), entries={"same": "site_second"})
+    catalog = load_catalog()
+    assert catalog.names("pretext_tasks") == ("better", "good")
+    assert [plugin.distribution for plugin in catalog.plugins if plugin.name == "same"] == ["sslkit-first", "sslkit-second"]
+
+
+def test_a_misspelt_hook(site: Site):
+    site.install("bad", GOOD.replace("def pretext_tasks", "def pretext_taks"))
+    reason = broken(site, "bad")
+    assert reason.startswith("unknown hook 'pretext_taks'; allowed: pretext_tasks, backbones, ")
+    assert reason.endswith("; did you mean 'pretext_tasks'?")
+
+
+def test_a_misspelt_hook_beside_a_good_one_takes_the_whole_plugin_out(site: Site):
+    site.install("bad", GOOD.replace("'good'", "'lost'") + "@hookimpl\ndef shedules():\n    return {}\n")
+    assert broken(site, "bad").startswith("unknown hook 'shedules'")
+
+
+def test_a_hook_of_a_later_version_may_be_optional(site: Site):
+    site.install("new", GOOD + "@hookimpl(optionalhook=True)\ndef tokenizers():\n    return {'x': 1}\n")
+    assert enabled(load_catalog())["new"].offers == {"pretext_tasks": ("good",)}
+
+
+def test_no_function_is_marked(site: Site):
+    site.install("bad", HEAD + "def pretext_tasks():\n    return {'lost': Task}\n")
+    assert broken(site, "bad").startswith("the plugin has no hook: nothing in it is marked with @hookimpl; allowed: pretext_tasks, ")
+
+
+def test_a_hook_that_fails_pluggys_validation_leaves_nothing_registered(site: Site):
+    # The good hook comes first in the alphabet, so pluggy up to 1.6 has registered it when it refuses the bad one.
+    source = HEAD + "@hookimpl\ndef pretext_tasks():\n    return {'lost': Task}\n@hookimpl\ndef schedules(epoch):\n    return {}\n"
+    site.install("bad", source)
+    reason = broken(site, "bad")
+    assert reason.startswith("PluginValidationError: ")
+    assert "epoch" in reason
+
+
+def test_a_hook_with_a_defaulted_argument_is_refused_by_every_pluggy(site: Site):
+    site.install("bad", HEAD + "@hookimpl\ndef pretext_tasks(size=32):\n    return {'lost': Task}\n")
+    assert "size" in broken(site, "bad")
+
+
+def test_a_wrapper_is_refused(site: Site):
+    site.install("bad", HEAD + "@hookimpl(wrapper=True)\ndef pretext_tasks():\n    return (yield)\n")
+    assert broken(site, "bad") == "hook pretext_tasks must not be a wrapper; write @hookimpl without arguments"
+
+
+def test_a_hook_raises(site: Site):
+    site.install("bad", HEAD + "@hookimpl\ndef pretext_tasks():\n    raise RuntimeError('first line\\nsecond line')\n")
+    assert broken(site, "bad") == "RuntimeError: first line second line"
+
+
+def test_one_raising_hook_takes_the_plugins_other_hooks_out(site: Site):
+    source = HEAD + "@hookimpl\ndef pretext_tasks():\n    return {'lost': Task}\n@hookimpl\ndef schedules():\n    raise KeyError\n"
+    site.install("bad", source)
+    assert broken(site, "bad") == "KeyError"
+
+
+@pytest.mark.parametrize(
+    ("offered", "reason"),
+    [
+        ("None", "hook pretext_tasks must return a dict of names and classes; found None"),
+        ("[Task]", "hook pretext_tasks must return a dict of names and classes; found [<class 'site_bad.Task'>]"),
+        ("{1: Task}", "a pretext task has a name that cannot be used; found 1; allowed: letters, digits, _ and -"),
+        ("{'a b': Task}", "a pretext task has a name that cannot be used; found 'a b'; allowed: letters, digits, _ and -"),
+        ("{'a:b': Task}", "a pretext task has a name that cannot be used; found 'a:b'; allowed: letters, digits, _ and -"),
+        ("{'rôt': Task}", "a pretext task has a name that cannot be used; found 'rôt'; allowed: letters, digits, _ and -"),
+        ("{'': Task}", "a pretext task has a name that cannot be used; found ''; allowed: letters, digits, _ and -"),
+        ("{'a\\n': Task}", "a pretext task has a name that cannot be used; found 'a\\n'; allowed: letters, digits, _ and -"),
+        ("{'random': Task}", "a pretext task has a reserved name; found 'random'; choose another"),
+        ("{'name': Task}", "a pretext task has a reserved name; found 'name'; choose another"),
+        ("{'x': int}", "pretext task 'x' must be a subclass of PretextTask; found <class 'int'>"),
+        ("{'x': Schedule}", "pretext task 'x' must be a subclass of PretextTask; found <class 'sslkit.contract.training.Schedule'>"),
+        (
+            "{'x': PretextTask}",
+            "pretext task 'x' is abstract; found <class 'sslkit.contract.objective.PretextTask'>; it lacks build_objective",
+        ),
+        ("{'x': 'Task'}", "pretext task 'x' must be a class; found 'Task'; a subclass of PretextTask, not an object"),
+    ],
+)
+def test_what_a_hook_returns_is_checked(site: Site, offered: str, reason: str):
+    site.install("bad", HEAD + f"@hookimpl\ndef pretext_tasks():\n    return {offered}\n")
+    assert broken(site, "bad") == reason
+
+
+def test_one_plugin_offers_a_name_twice(site: Site):
+    more = "@hookimpl(specname='pretext_tasks')\ndef more():\n    return {'lost': Task}\n"
+    site.install("bad", GOOD.replace("'good'", "'lost'") + more)
+    assert broken(site, "bad") == "pretext task 'lost' is offered twice by the same plugin"
+
+
+def test_two_plugins_offer_one_name(site: Site):
+    more = "@hookimpl\ndef schedules():\n    return {'flat': Flat}\nclass Flat(Schedule):\n    def scale(self, epoch, num_epochs):\n        return 1.0\n"
+    site.install("one", GOOD + more, version="1.1")
+    site.install("two", GOOD, version="2.2")
+    catalog = load_catalog()
+    assert [plugin.error for plugin in enabled(catalog).values()] == [None, None]
+    assert catalog.names("pretext_tasks") == ("good",)
+    flat = catalog.find("schedules", "flat")  # a name that does not collide keeps working
+    assert catalog.spec_of(flat) == "flat"
+    with pytest.raises(PluginError) as caught:
+        catalog.find("pretext_tasks", "good")
+    assert str(caught.value) == (
+        "pretext task 'good' is offered by one (sslkit-one 1.1) and by two (sslkit-two 2.2); "
+        "write 'site_one:Task' or 'site_two:Task', or switch a plugin off with SSLKIT_DISABLE_PLUGINS"
+    )
+    chosen = catalog.find("pretext_tasks", "site_two:Task")
+    assert catalog.spec_of(chosen) == "site_two:Task"  # not 'good', which could not be found again
+    owner = catalog.owner(chosen)
+    assert owner is not None
+    assert owner.distribution == "sslkit-two"
+
+
+def test_disabled_plugins_are_listed_but_not_imported(site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.install("one", "raise AssertionError('imported')\n")
+    site.install("two", "raise AssertionError('imported')\n")
+    site.install("three", GOOD)
+    monkeypatch.setenv("SSLKIT_STRICT_PLUGINS", "1")
+    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", f"{os.environ['SSLKIT_DISABLE_PLUGINS']}, one ,two")
+    catalog = load_catalog()
+    assert list(enabled(catalog)) == ["three"]
+    off = {plugin.name: plugin for plugin in catalog.plugins if plugin.disabled}
+    assert off["one"] == PluginInfo(name="one", distribution="sslkit-one", version="1.0", disabled=True)
+    with pytest.raises(PluginError, match=r"disabled plugin: one \(sslkit-one 1\.0\)"):
+        catalog.find("pretext_tasks", "lost")
+
+
+def test_strict_raises_what_the_plugin_raised(site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.install("bad", "raise ZeroDivisionError('the original')\n")
+    monkeypatch.setenv("SSLKIT_STRICT_PLUGINS", "1")
+    with pytest.raises(ZeroDivisionError, match="the original") as caught:
+        load_catalog()
+    assert caught.value.__notes__ == ["raised by the plugin 'bad' of sslkit-bad 1.0"]
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_strict_can_be_switched_off(site: Site, monkeypatch: pytest.MonkeyPatch, value: str):
+    site.install("bad", "raise ZeroDivisionError\n")
+    monkeypatch.setenv("SSLKIT_STRICT_PLUGINS", value)
+    assert broken(site, "bad") == "ZeroDivisionError"
+
+
+def test_a_broken_plugin_is_mentioned_only_where_a_name_is_unknown(site: Site):
+    site.install("bad", "import package_that_does_not_exist\n")
+    site.install("good", GOOD)
+    catalog = load_catalog()
+    assert catalog.find("pretext_tasks", "good")
+    with pytest.raises(PluginError) as caught:
+        catalog.find("pretext_tasks", "goof")
+    message = str(caught.value)
+    assert message.startswith("no pretext task is called 'goof'; allowed: good; did you mean 'good'?; ")
+    assert message.endswith("broken plugin: bad (sslkit-bad 1.0): ModuleNotFoundError: No module named 'package_that_does_not_exist'")
+
+
+def test_loading_does_not_change_any_global_state(site: Site):
+    site.install("flips", GOOD)
+    path = list(sys.path)
+    load_catalog()
+    assert sys.path == path
+
+
+def allow(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("SSLKIT_ALLOW_PLUGINS", value)
+
+
+def imported(site: Site) -> set[str]:
+    return {path.stem.removeprefix("site_") for path in site.folder.glob("*.imported")}
+
+
+def test_only_allowed_plugins_are_imported(site: Site, monkeypatch: pytest.MonkeyPatch):
+    for name in ("one", "two", "three"):
+        site.install(name, MARKED.replace("'good'", f"'{name}'"))
+    allow(monkeypatch, " two, sslkit-three:three")
+    catalog = load_catalog()
+    assert imported(site) == {"two", "three"}
+    assert catalog.names("pretext_tasks") == ("three", "two")
+    states = {plugin.name: plugin.state for plugin in catalog.plugins if not plugin.disabled}
+    assert states == {"one": "not allowed", "two": "loaded", "three": "loaded"}
+    assert catalog.notes == ()
+    with pytest.raises(PluginError, match=r"; plugin that is not on SSLKIT_ALLOW_PLUGINS: one \(sslkit-one 1\.0\)$"):
+        catalog.find("pretext_tasks", "lost")
+
+
+def test_an_empty_list_allows_nothing(site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.install("one", MARKED)
+    allow(monkeypatch, "")
+    assert [plugin.state for plugin in load_catalog().plugins if plugin.name == "one"] == ["not allowed"]
+    assert imported(site) == set()
+
+
+def test_what_is_disabled_stays_so_where_it_is_allowed(site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.install("one", MARKED)
+    allow(monkeypatch, "one")
+    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", f"{os.environ['SSLKIT_DISABLE_PLUGINS']},one")
+    assert [plugin.state for plugin in load_catalog().plugins if plugin.name == "one"] == ["disabled"]
+    assert imported(site) == set()
+
+
+def test_our_own_plugins_are_always_allowed(site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.install("one", MARKED)
+    monkeypatch.delenv("SSLKIT_DISABLE_PLUGINS")
+    allow(monkeypatch, "")
+    catalog = load_catalog()
+    assert "rotnet" in catalog.names("pretext_tasks")
+    assert "nin" in catalog.names("backbones")
+    assert {plugin.distribution for plugin in catalog.plugins if plugin.state == "loaded"} == {"sslkit"}
+
+
+def test_a_distribution_in_the_list_tells_two_plugins_of_one_name_apart(site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.install("first", MARKED, entries={"same": "site_first"})
+    site.install("second", MARKED.replace("'good'", "'better'"), entries={"same": "site_second"})
+    allow(monkeypatch, "SSLkit_Second:same")
+    assert load_catalog().names("pretext_tasks") == ("better",)
+    assert imported(site) == {"second"}
+    allow(monkeypatch, "same")
+    assert load_catalog().names("pretext_tasks") == ("better", "good")
+    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", f"{os.environ['SSLKIT_DISABLE_PLUGINS']},sslkit-second:same")
+    assert load_catalog().names("pretext_tasks") == ("good",)
+
+
+def test_names_that_nothing_installed_has_are_noted(site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.install("flips", GOOD)
+    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", f"{os.environ['SSLKIT_DISABLE_PLUGINS']},flisp")
+    allow(monkeypatch, "flips,nothing-like-it,sslkit-flops:flips")
+    assert load_catalog().notes == (
+        "SSLKIT_DISABLE_PLUGINS names 'flisp', which no installed plugin has; did you mean 'flips'?",
+        "SSLKIT_ALLOW_PLUGINS names 'nothing-like-it', which no installed plugin has",
+        "SSLKIT_ALLOW_PLUGINS names 'sslkit-flops:flips', which no installed plugin has; did you mean 'sslkit-flips:flips'?",
+    )
+
+
+def test_strict_refuses_names_that_nothing_installed_has_before_it_imports_anything(site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.install("flips", MARKED)
+    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", f"{os.environ['SSLKIT_DISABLE_PLUGINS']},flisp")
+    monkeypatch.setenv("SSLKIT_STRICT_PLUGINS", "1")
+    with pytest.raises(PluginError, match=r"^SSLKIT_DISABLE_PLUGINS names 'flisp', which no installed plugin has; did you mean 'flips'\?$"):
+        load_catalog()
+    assert imported(site) == set()
+
+
+def test_only_two_modules_import_pluggy():
+    package = Path(hookspecs.__file__).parent
+    importers = {path.name for path in package.rglob("*.py") if "import pluggy" in path.read_text() or "from pluggy" in path.read_text()}
+    assert importers == {"hooks.py", "discovery.py"}
+
+
+def test_environment_variables_work_in_a_process_of_its_own(site: Site):
+    # As under torchrun, whose workers inherit the environment.
+    site.install("flips", GOOD)
+    site.install("bad", "raise RuntimeError('loaded')\n")
+    code = "from sslkit.catalog.discovery import load_catalog; print([p.name for p in load_catalog().plugins if p.offers])"
+    environment = {
+        "PYTHONPATH": str(site.folder),
+        "SSLKIT_ALLOW_PLUGINS": "flips",
+        "SSLKIT_DISABLE_PLUGINS": "builtin,rotnet",
+        "SSLKIT_STRICT_PLUGINS": "1",
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['flips']"

@@ -1,0 +1,344 @@
+import copy
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sslkit import Augment, Constant, OptionError, PluginError, RunFailedError, RunInterruptedError, Training
+from sslkit.catalog.source_code import SourceCode
+from sslkit.storage.tensor_file import load_tensors
+from sslkit.training.nested import UnsavableError, put_together, same, take_apart
+from sslkit.training.phase_optimizers import build_optimizers, parameters_of
+from sslkit.training.state import TrainState
+from tests.contract.families import FAMILIES, build
+from tests.training.brightness import CPU, Brightness, assert_same_state, logged, run, stop_after
+from tests.training.odd_optimizers import Odd
+
+
+@pytest.fixture(autouse=True)
+def _no_source_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of these tests' own would be read and hashed at every fit with a folder: all of it."""
+    monkeypatch.setattr(SourceCode, "of", lambda _self, *_values: {})
+
+
+HERE = r" of odd_optimizers\.py"
+
+
+class Grouped(Brightness):
+    """A head at half the rate, and a bias that gets its first gradient in the third step."""
+
+    def __init__(self) -> None:
+        super().__init__(dropout=0.2)
+        self.late = nn.Parameter(torch.zeros(1))
+
+    def parameter_groups(self) -> dict[str, list[dict]]:
+        rest = [parameter for name, parameter in self.named_parameters() if not name.startswith("head.")]
+        return {"main": [{"params": rest}, {"params": list(self.head.parameters()), "lr_scale": 0.5}]}
+
+    def on_before_step(self, phase, context) -> None:
+        self._late = context.step >= 2
+
+    def forward(self, views, phase, schedule):
+        output = super().forward(views, phase, schedule)
+        return output._replace(loss=output.loss + (self.late - 1).square().sum()) if self.training and self._late else output
+
+
+def training(kind: str, **options: Any) -> Training:
+    options = {"epochs": 3, "batch_size": 8, "schedule": Constant(), "augment": Augment(crop_padding=1), **options}
+    return Training(optimizer=Odd(kind=kind), **options)
+
+
+# ---------------------------------------------------------------------------------------------------------------- resuming
+
+SOUND = ["ScheduleFree", "DistanceFree", "Nested", "Global", "Divided", "rate in a tensor", "amsgrad", "RMSprop", "SGD", "AdamW", "NAdam"]
+SOUND += ["RAdam", "Adamax", "Adagrad", "Adadelta", "ASGD", "Rprop", "Adafactor"]
+
+
+@pytest.mark.parametrize("kind", SOUND)
+def test_whatever_an_optimizer_keeps_a_resumed_fit_ends_with_the_same_bits(kind: str, tmp_path: Path):
+    whole, resumed = Grouped(), Grouped()
+    options: dict[str, Any] = {"channels_last": kind in {"Nested", "AdamW"}}
+    expected = run(whole, training(kind), **options)
+    for steps in (2, 3):  # before a parameter gets its first gradient, and within an epoch after that
+        with pytest.raises(RunInterruptedError):
+            run(Grouped(), training(kind), folder=tmp_path, should_stop=stop_after(steps), **options)
+    assert run(resumed, training(kind), folder=tmp_path, **options) == expected
+    assert_same_state(resumed, whole)
+
+
+def strides(value: Any) -> list[tuple[int, ...]]:
+    if isinstance(value, Tensor):
+        return [value.stride()]
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [found for part in inner for found in strides(part)]
+
+
+class Watching(Grouped):
+    """Keeps the state of the optimiser before the sixth step."""
+
+    def __init__(self, kept: list[dict]) -> None:
+        super().__init__()
+        self._kept = kept
+
+    def on_before_step(self, phase, context) -> None:
+        super().on_before_step(phase, context)
+        assert isinstance(context, TrainState)
+        if context.step == 5:
+            self._kept.append(copy.deepcopy(context.optimizers["main"].state_dict()))
+
+
+@pytest.mark.parametrize("kind", ["ScheduleFree", "DistanceFree", "Nested", "AdamW"])
+def test_a_restored_state_is_equal_in_values_types_and_memory_layout(kind: str, tmp_path: Path):
+    """A matrix that lies on its side is multiplied by another kernel, which rounds otherwise."""
+    kept: list[dict] = []
+    run(Watching(kept), training(kind))
+    with pytest.raises(RunInterruptedError):
+        run(Watching([]), training(kind), folder=tmp_path, should_stop=stop_after(5))
+    run(Watching(kept), training(kind), folder=tmp_path)
+    whole, resumed = kept
+    assert same(resumed, whole)
+    assert strides(resumed) == strides(whole)
+    assert {type(key) for key in resumed["state"]} <= {int}
+    _, state = load_tensors(tmp_path / "checkpoint-000000009.safetensors")
+    json.dumps(state, allow_nan=False)
+
+
+def test_an_optimizer_that_loads_less_than_it_saved_is_found_out(tmp_path: Path):
+    with pytest.raises(RunInterruptedError):
+        run(Brightness(), training("Forgetful"), folder=tmp_path, should_stop=stop_after(4))
+    message = rf"^Forgetful{HERE}: load_state_dict does not restore what state_dict gave, so a run with it cannot go on$"
+    with pytest.raises(RunFailedError, match=message):
+        run(Brightness(), training("Forgetful"), folder=tmp_path)
+
+
+def test_a_state_that_cannot_be_saved_is_refused_after_the_first_step(tmp_path: Path):
+    events: list = []
+    message = (
+        rf"^Callback{HERE}: its state cannot be saved: optimizer\.main\.state\.0\.rule\.step is of the type builtins\.function; "
+        "allowed: numbers, strings, None, plain tensors, and dicts, lists and tuples of them$"
+    )
+    with pytest.raises(PluginError, match=message):
+        run(Brightness(), training("Callback"), folder=tmp_path, emit=events.append)
+    assert logged(events) == []
+    assert run(Brightness(), training("Callback")).steps == 9, "without a folder nothing is to be saved"
+
+
+# --------------------------------------------------------------------------------------------------------- nested values
+
+
+NESTED = {
+    0: [1, True, None, "text", 0.1, -0.0, float("inf"), float("nan"), 10**30],
+    "a.b": ({"deep": [torch.arange(3), (torch.ones(2, 3).mT, torch.tensor(1.5, dtype=torch.float64))]}, []),
+    "a": {"b": torch.zeros(2, dtype=torch.bool)},
+    None: {1.5: torch.zeros(0, 3), (1, 2): torch.complex(torch.ones(2), torch.ones(2))},
+    "dtype": torch.float16,
+    "nan": torch.tensor([float("nan"), 1.0]),
+    "channels_last": torch.arange(48.0).reshape(2, 3, 2, 4).to(memory_format=torch.channels_last),
+    "expanded": torch.ones(1).expand(3),
+}
+
+
+def test_nested_values_survive_a_file_of_json_and_tensors():
+    plain, tensors = take_apart(NESTED, "x")
+    found = put_together(json.loads(json.dumps(plain, allow_nan=False)), {name: t.contiguous() for name, t in tensors.items()}, CPU)
+    assert same(found, NESTED)
+    assert [type(key) for key in found] == [type(key) for key in NESTED]
+    assert isinstance(found["a.b"], tuple)
+    assert str(found[0][5]) == "-0.0"
+    assert found["dtype"] is torch.float16
+    assert found["a.b"][0]["deep"][1][0].stride() == NESTED["a.b"][0]["deep"][1][0].stride()
+    assert found["channels_last"].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("value", [object(), {1}, len, torch.zeros(2).to_sparse(), b"bytes", 1j])
+def test_what_cannot_be_saved_is_named(value: object):
+    kind = re.escape(f"{type(value).__module__}.{type(value).__qualname__}")
+    with pytest.raises(UnsavableError, match=rf"^x\.a\[1\] is of the type {kind}; allowed: numbers"):
+        take_apart({"a": [0, value]}, "x")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (torch.zeros(2), torch.zeros(2).double()),
+        (torch.zeros(2), torch.zeros(1, 2)),
+        (torch.zeros(2), -torch.zeros(2)),
+        ({"a": 1}, {"a": 1, "b": 2}),
+        ([1, 2], [1]),
+        (0.1, 0.2),
+        (torch.zeros(()), 0.0),
+    ],
+    ids=str,
+)
+def test_what_differs_is_not_the_same(one: Any, other: Any):
+    assert not same(one, other)
+    assert same(one, one)
+
+
+# ---------------------------------------------------------------------------------------------------------------- coverage
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("no first group", r"^_Plain{here}: of phase 'main' it leaves out late, backbone\.stem\.0\.weight, .* and \d more$"),
+        ("no vectors", r"^_Plain{here}: of phase 'main' it leaves out late, "),
+        ("a stranger", r"^_Plain{here}: of phase 'main' it was not asked for a tensor that is no parameter of the objective$"),
+        ("merged", r"^_Plain{here}: puts parameters of different lr_scale into one group; "),
+        ("rateless", r"^_Plain{here}: has a group without a number 'lr'; the loop sets the rate of every group before each step$"),
+        ("closure", r"^Odd{here}: LBFGS computes the loss again within a step, which the loop does not do; build an optimiser whose step"),
+        ("nothing", r"^Odd{here}: build must return a torch\.optim\.Optimizer; found None$"),
+    ],
+)
+def test_an_optimizer_that_trains_something_else_than_it_was_asked_to_is_refused(kind: str, message: str):
+    objective = Grouped()
+    before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+    with pytest.raises(PluginError, match=message.replace("{here}", HERE)):
+        run(objective, training(kind))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in objective.state_dict().items())
+
+
+class Forgotten(Grouped):
+    def parameter_groups(self):
+        return {"main": super().parameter_groups()["main"][1:]}
+
+
+class Doubled(Brightness):
+    heldout_phase = None
+    phases = ("one", "other")
+
+    def parameter_groups(self):
+        return {
+            phase: [{"params": [*self.backbone.parameters(), *(self.head.parameters() if phase == "one" else ())]}] for phase in self.phases
+        }
+
+
+class TrainsFrozen(Brightness):
+    frozen = ("head",)
+
+    def parameter_groups(self):
+        return {"main": [{"params": list(self.parameters())}]}
+
+
+class Outside(Brightness):
+    def parameter_groups(self):
+        groups = super().parameter_groups()
+        groups["main"].append({"params": [nn.Parameter(torch.zeros(2))]})
+        return groups
+
+
+class OtherPhase(Brightness):
+    def parameter_groups(self):
+        return {"mian": super().parameter_groups()["main"]}
+
+
+class NoDicts(Brightness):
+    def parameter_groups(self):
+        return {"main": list(self.parameters())}
+
+
+class Misspelt(Grouped):
+    def parameter_groups(self):
+        groups = super().parameter_groups()
+        groups["main"][1]["lr_scal"] = groups["main"][1].pop("lr_scale")
+        return groups
+
+
+class Backwards(Grouped):
+    def parameter_groups(self):
+        groups = super().parameter_groups()
+        groups["main"][1]["lr_scale"] = -0.5
+        return groups
+
+
+class NoParameters(Brightness):
+    def parameter_groups(self):
+        return {"main": [{"params": None}]}
+
+
+class Names(Brightness):
+    def parameter_groups(self):
+        return {"main": [{"params": [name for name, _ in self.named_parameters()][:1]}]}
+
+
+TEST = r" of test_phase_optimizers\.py: "
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (
+            Forgotten,
+            r"no phase trains late, backbone\.stem\.0\.weight, .* more; add it to parameter_groups, or set requires_grad_\(False\)$",
+        ),
+        (Doubled, r"several phases train backbone\.stem\.0\.weight, .* more; leave it to one phase of parameter_groups$"),
+        (TrainsFrozen, r"a phase trains, and frozen names, head\.weight, head\.bias; take it out of one of the two$"),
+        (
+            Outside,
+            r"a phase trains a tensor that is no parameter of the objective; register it as a parameter: a checkpoint would lack it$",
+        ),
+        (OtherPhase, r"parameter_groups must have one entry for each phase; found \['mian'\]; allowed: main$"),
+        (NoDicts, r"parameter_groups must give each phase a list of dicts with the key 'params'; found "),
+        (NoParameters, r"parameter_groups must give parameters under 'params'; found None; allowed: a tensor, or several$"),
+        (Names, r"parameter_groups must give parameters under 'params'; found \['.*'\]; allowed: a tensor, or several$"),
+        (
+            Misspelt,
+            r"parameter_groups has an unknown key; found 'lr_scal'; allowed: params, lr_scale, weight_decay, lr; did you mean 'lr_scale'\?$",
+        ),
+        (Backwards, r"parameter_groups has an lr_scale that is no rate; found -0\.5; allowed: 0 or more$"),
+    ],
+)
+def test_every_trainable_parameter_is_in_exactly_one_optimizer(objective: type[Brightness], message: str):
+    with pytest.raises(PluginError, match=f"^{objective.__name__}{TEST}{message}"):
+        run(objective(), training("_Plain"))
+
+
+def test_what_is_frozen_is_trained_by_nobody_even_if_it_asks_for_a_gradient():
+    class Frozen(Brightness):
+        frozen = ("backbone.stem",)
+
+    objective = Frozen()
+    before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+    run(objective, training("SGD"))
+    moved = [name for name, tensor in objective.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert moved
+    assert not any(name.startswith("backbone.stem") for name in moved)
+
+
+def test_an_optimizer_for_a_phase_that_there_is_not_is_refused():
+    gan = build(FAMILIES["gan"])
+    optimizers = {"discriminator": Odd(), "generater": Odd()}
+    with pytest.raises(
+        OptionError,
+        match=r"^optimizer: is given for a phase that there is not; found 'generater'; allowed: .*; did you mean 'generator'\?$",
+    ):
+        run(gan, Training(epochs=1, batch_size=8, optimizer=optimizers))
+
+
+def test_groups_may_be_divided_named_and_hold_options_of_the_optimizer():
+    class Named(Grouped):
+        def parameter_groups(self):
+            first, second = super().parameter_groups()["main"]
+            return {"main": [{"params": iter(first["params"]), "momentum": 0.5}, {**second, "weight_decay": 0.1}]}
+
+    objective = Named()
+    optimizer = build_optimizers(objective, training("SGD"))["main"]
+    assert [group["momentum"] for group in optimizer.param_groups] == [0.5, 0.0]
+    divided = build_optimizers(Grouped(), training("Divided"))["main"]
+    assert len(divided.param_groups) == 4
+    head = divided.param_groups[1]
+    assert head["base_lr"] == head["lr"] * 0.5
+    assert len(parameters_of(divided)) == len(list(Grouped().parameters()))
+
+
+def test_a_rate_in_a_tensor_is_logged_as_a_number():
+    events: list = []
+    run(Brightness(), training("rate in a tensor", schedule=Constant(warmup_epochs=2)), emit=events.append, log_every=1)
+    rates = logged(events, "lr")
+    assert {type(rate) for rate in rates} == {float}
+    assert rates == pytest.approx([0.01 * min(1, step / 6) for step in range(9)])
