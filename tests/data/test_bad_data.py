@@ -346,7 +346,7 @@ main()
 
 
 @pytest.mark.parametrize("command", ["run", "check"])
-@pytest.mark.parametrize(("module", "name"), [("image_files", "_num_bytes"), ("file_set", "decode")])
+@pytest.mark.parametrize(("module", "name"), [("folder_scan", "_num_bytes"), ("file_set", "decode")])
 def test_ctrl_c_ends_a_scan_at_once(images, tmp_path, command, module, name):
     """2,400 files at 0.05 s would take two minutes, which the time limit does not allow."""
     make(images, *classes("train", "cat", "dog", num_images=1200))
