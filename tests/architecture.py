@@ -100,7 +100,7 @@ def parse(path: Path) -> ast.Module:
 
 
 def dotted(name: str) -> str:
-    """sslkit/training/fit.py -> engine.fit; sslkit/engine/__init__.py -> engine."""
+    """sslkit/training/fit.py -> training.fit; sslkit/training/__init__.py -> training."""
     return name.removeprefix("sslkit/").removesuffix(".py").replace("/", ".").removesuffix(".__init__")
 
 
