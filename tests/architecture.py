@@ -39,7 +39,6 @@ PLAIN_VALUES = {
     "Path",
     "Optimizer",
     "OptimizerFactory",
-    "Training",
     "OpenedDataset",
     "PretrainStage",
     "EvaluateStage",

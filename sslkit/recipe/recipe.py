@@ -18,11 +18,10 @@ from sslkit.contract.images import Dataset
 from sslkit.recipe.build import build
 from sslkit.recipe.code_policy import RecipeCode, code_of, refuse_code
 from sslkit.recipe.parse import RUNTIME_KEYS, StageParser
-from sslkit.recipe.stages import PretrainStage, Stage
+from sslkit.recipe.stages import PretrainStage, Stage, training_of
 from sslkit.recipe.sweep import Variant, expand, merge
 from sslkit.recipe.toml import apply_override, as_name, as_table, check_keys, read_table, required
 from sslkit.training.handover import checked_notes
-from sslkit.training.options import Training
 
 _TOP_KEYS = ("name", "seed", "data", "backbone", "stages", "sweep", "paper", "margins", "observers", *RUNTIME_KEYS)
 
@@ -167,12 +166,10 @@ def _notes(parsers: Sequence[StageParser]) -> Iterator[str]:
 
 
 def _stage_notes(stage: Stage) -> Iterator[str]:
-    path = f"stages.{stage.name}"
     if isinstance(stage, PretrainStage) and (stage.evaluate_every or 0) > stage.training.epochs:
-        yield f"{path}.evaluate_every: {stage.evaluate_every} of {stage.training.epochs} epochs: measured at the end alone"
-    training, path = (stage.training, path) if isinstance(stage, PretrainStage) else (stage.evaluator, f"{path}.evaluator")
-    if isinstance(training, Training):
-        path = f"{path}.schedule"
+        yield f"stages.{stage.name}.evaluate_every: {stage.evaluate_every} of {stage.training.epochs} epochs: measured at the end alone"
+    if found := training_of(stage):
+        path, training = f"{found[0]}.schedule", found[1]
         with blaming(path):
             yield from (f"{path}.{note}" for note in checked_notes(training.schedule, training.epochs))
 

@@ -140,6 +140,13 @@ def _snapshots(wanted: str, stage: Stage, path: str) -> tuple[int, ...]:
     )
 
 
+def training_of(stage: Stage) -> tuple[str, Training] | None:
+    """How a stage trains, and the dotted path of the table that says so; None where it trains nothing."""
+    if isinstance(stage, PretrainStage):
+        return f"stages.{stage.name}", stage.training
+    return (f"stages.{stage.name}.evaluator", stage.evaluator) if isinstance(stage.evaluator, Training) else None
+
+
 def find_cycle(start: str, tables: Mapping[str, Any]) -> list[str]:
     """The stages from ``start`` back to itself along ``weights``; empty if there is no way back."""
     walk = [start]

@@ -14,12 +14,11 @@ from sslkit.contract.images import DataInfo, ImageSpec, Split
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.build import BackboneOptions
 from sslkit.recipe.recipe import Recipe
-from sslkit.recipe.stages import AS_BUILT, BEGINNINGS, EvaluateStage, PretrainStage, Stage
+from sslkit.recipe.stages import AS_BUILT, BEGINNINGS, EvaluateStage, PretrainStage, Stage, training_of
 from sslkit.run.stages import check_pretraining, check_requirements, evaluation_data
 from sslkit.training.breakdown import explaining_breakdown
 from sslkit.training.handover import check_schedule
 from sslkit.training.objective_check import check_objective
-from sslkit.training.options import Training
 from sslkit.training.phase_optimizers import build_optimizers
 from sslkit.training.seeds import global_seed
 
@@ -123,9 +122,9 @@ def check_objectives(recipe: Recipe, data: OpenedDataset) -> None:
 def check_schedules(recipe: Recipe) -> None:
     """Ask the schedule of each stage that trains for learning rates."""
     for stage in recipe.stages:
-        path, training = f"stages.{stage.name}", stage.training if isinstance(stage, PretrainStage) else stage.evaluator
-        if isinstance(training, Training):
-            with _at(f"{path}.schedule" if isinstance(stage, PretrainStage) else f"{path}.evaluator.schedule"):
+        if found := training_of(stage):
+            path, training = found
+            with _at(f"{path}.schedule"):
                 check_schedule(training.schedule, training.epochs)
 
 
