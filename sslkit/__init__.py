@@ -68,7 +68,7 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
     from sslkit.training.features import extract_features
     from sslkit.training.fit import fit
     from sslkit.training.optimizers import SGD, AdamW
-    from sslkit.training.options import OnNan, Training
+    from sslkit.training.options import OnNan, TrainingOptions
     from sslkit.training.schedules import Constant, Cosine, Step
 
     __version__: str
@@ -141,7 +141,7 @@ __all__ = [
     "Supervised",
     "TimmBackbone",
     "TrainContext",
-    "Training",
+    "TrainingOptions",
     "__version__",
     "audit_recipe",
     "audit_task",
@@ -175,7 +175,7 @@ _HOMES = {
     "sslkit.training.fit": ("fit",),
     "sslkit.training.optimizers": ("SGD", "AdamW"),
     "sslkit.training.schedules": ("Constant", "Cosine", "Step"),
-    "sslkit.training.options": ("OnNan", "Training"),
+    "sslkit.training.options": ("OnNan", "TrainingOptions"),
     "sslkit.contract.errors": (
         *("ArtifactError", "BackboneError", "DataError", "DivergedError", "RunInterruptedError", "OptionError"),
         *("PluginError", "RecipeError", "RunFailedError", "SslkitError", "SslkitWarning", "StorageError"),

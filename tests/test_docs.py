@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import sslkit
-from sslkit import Augment, Catalog, OptimizerFactory, Schedule, Training, load_catalog
+from sslkit import Augment, Catalog, OptimizerFactory, Schedule, TrainingOptions, load_catalog
 from sslkit.catalog.catalog import KINDS
 from sslkit.recipe.build import build
 from sslkit.recipe.recipe import parse_recipe
@@ -104,14 +104,14 @@ def test_every_option_of_every_class_is_in_the_tables_with_its_default(heading, 
         (name, option.name): option
         for name, cls in first_party(kind).items()
         for option in options_of(cls).values()
-        if not (issubclass(cls, Training) and option.name in options_of(Training))
+        if not (issubclass(cls, TrainingOptions) and option.name in options_of(TrainingOptions))
     }
     assert documented.keys() == expected.keys()
     for key, option in expected.items():
         assert_default(documented[key], option)
 
 
-@pytest.mark.parametrize(("heading", "cls"), [("Training", Training), ("Augmentation", Augment), ("Machine", Runtime)])
+@pytest.mark.parametrize(("heading", "cls"), [("TrainingOptions", TrainingOptions), ("Augmentation", Augment), ("Machine", Runtime)])
 def test_options_that_stages_share_are_in_the_tables_with_their_defaults(heading, cls):
     documented = {row.option: row.default for row in rows(heading)}
     assert documented.keys() == options_of(cls).keys()

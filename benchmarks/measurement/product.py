@@ -27,7 +27,7 @@ from sslkit import (
     Observer,
     Step,
     StepEnd,
-    Training,
+    TrainingOptions,
     evaluate,
     extract_features,
     pretrain,
@@ -107,7 +107,7 @@ def _stage(workload: Workload, **surroundings: Any) -> None:
     backbone = workload.network(data.image())
     options: dict[str, Any] = {"epochs": 100, "batch_size": workload.batch_size, "augment": AUGMENT, "optimizer": SGD()}
     if workload.job == "pretrain":
-        training = Training(**options, schedule=Step(milestones=(30, 60, 80), gamma=0.2))
+        training = TrainingOptions(**options, schedule=Step(milestones=(30, 60, 80), gamma=0.2))
         pretrain(RotNet(), backbone, data, training=training, **surroundings)
     else:
         options["schedule"] = Step(milestones=(35, 70, 85), gamma=0.2)

@@ -14,7 +14,7 @@ from measurement.backward_split import BackwardSplit
 from measurement.groups import DATA
 from measurement.product import AUGMENT
 from measurement.workload import Workload
-from sslkit import Batch, DataInfo, Loader, Objective, RunContext, StepEnd, Training, fit
+from sslkit import Batch, DataInfo, Loader, Objective, RunContext, StepEnd, TrainingOptions, fit
 from sslkit.contract.errors import RunInterruptedError
 from sslkit.contract.events import Event
 from sslkit.training.device import Runtime
@@ -83,7 +83,7 @@ def train(work: Workload, steps: Steps) -> float:
     autocast = Runtime().resolve_autocast(work.device)
     context = RunContext(stage="profile", seed=0, device=work.device, autocast=autocast, emit=steps.observe, should_stop=steps.enough)
     with suppress(RunInterruptedError):
-        fit(objective, loader, None, Training(batch_size=work.batch_size, epochs=1000), context)
+        fit(objective, loader, None, TrainingOptions(batch_size=work.batch_size, epochs=1000), context)
     return _data_share(objective, next(loader.in_order()), autocast)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from measurement.product import AUGMENT
 from measurement.workload import Workload
-from sslkit import DataInfo, Loader, RunContext, StepEnd, Training, fit
+from sslkit import DataInfo, Loader, RunContext, StepEnd, TrainingOptions, fit
 from sslkit.contract.errors import RunInterruptedError
 from sslkit.contract.events import Event
 from sslkit.training.device import Runtime, configured
@@ -46,7 +46,7 @@ def syncs_per_step(work: Workload) -> float:
     with configured(Runtime(), work.device), warnings.catch_warnings(record=True) as caught, suppress(RunInterruptedError):
         warnings.simplefilter("always")
         try:
-            fit(objective, loader, None, Training(batch_size=work.batch_size, epochs=1000), context)
+            fit(objective, loader, None, TrainingOptions(batch_size=work.batch_size, epochs=1000), context)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     return sum(_SIGN in str(warning.message) for warning in caught) / _STEPS

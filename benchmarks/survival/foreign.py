@@ -33,7 +33,7 @@ from sslkit import (
     Schedule,
     StepOutput,
     TrainContext,
-    Training,
+    TrainingOptions,
     fit,
 )
 from sslkit.data.loader import Loader
@@ -201,7 +201,7 @@ class TwoProbes(Evaluator):
         pass
 
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
-        training = Training(epochs=self.epochs, batch_size=16, optimizer=Averaged(lr=0.2), schedule=Sawtooth())
+        training = TrainingOptions(epochs=self.epochs, batch_size=16, optimizer=Averaged(lr=0.2), schedule=Sawtooth())
         metrics: dict[str, float] = {}
         for part in ("first", "second"):
             train, test = (Loader(images, batch_size=16, device=context.device) for images in data)

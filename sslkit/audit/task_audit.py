@@ -27,7 +27,7 @@ from sslkit.run.stages import check_pretraining
 from sslkit.training.breakdown import explaining_breakdown
 from sslkit.training.device import Runtime, configured
 from sslkit.training.fit import fit
-from sslkit.training.options import Training
+from sslkit.training.options import TrainingOptions
 from sslkit.training.schedules import Cosine
 from sslkit.training.seeds import derive_seed, global_seed
 
@@ -49,7 +49,7 @@ def audit_task(
     *,
     options: AuditOptions | None = None,
     backbone: Build | None = None,
-    training: Training | None = None,
+    training: TrainingOptions | None = None,
     runtime: Runtime | None = None,
     observers: Iterable[Observer] = (),
     name: str = "audit",
@@ -78,7 +78,7 @@ def audit_task(
     build = backbone or small_backbone(load_catalog()).build
     runtime = runtime or Runtime()
     context = _context(runtime, options.seed, name, Observers(observers))
-    fitted = _training(options, training or Training())
+    fitted = _training(options, training or TrainingOptions())
     with explaining_breakdown(f"the audit of {type(task).__name__}", context.device), configured(runtime, context.device):
         return tuple(
             finding
@@ -93,7 +93,7 @@ def small_backbone(catalog: Catalog) -> BackboneOptions:
 
 
 def _audit(
-    source: str, task: PretextTask, data: Dataset, build: Build, training: Training, num_images: int, context: RunContext
+    source: str, task: PretextTask, data: Dataset, build: Build, training: TrainingOptions, num_images: int, context: RunContext
 ) -> Iterator[Finding]:
     """One source: untrained network, images, training, measurement, statistics."""
     started = time.perf_counter()
@@ -163,7 +163,7 @@ def _class_names(objective: Objective, prediction: Prediction) -> tuple[str, ...
     return objective.classes if len(objective.classes) == num_classes else tuple(map(str, range(num_classes)))
 
 
-def _training(options: AuditOptions, given: Training) -> Training:
+def _training(options: AuditOptions, given: TrainingOptions) -> TrainingOptions:
     schedule = Cosine(warmup_epochs=0.1 * options.epochs)
     return replace(given, epochs=options.epochs, batch_size=BATCH_SIZE, schedule=schedule)
 

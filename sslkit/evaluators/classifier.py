@@ -18,7 +18,7 @@ from sslkit.evaluators.feature_bank import FeatureBank
 from sslkit.evaluators.feature_cache import FrozenTrunk
 from sslkit.evaluators.heads import Head, HeadKind, build_head, feature_shapes
 from sslkit.training.fit import fit
-from sslkit.training.options import Training
+from sslkit.training.options import TrainingOptions
 from sslkit.training.seeds import derive_seed, global_seed
 
 
@@ -145,7 +145,7 @@ def fit_classifier(
     backbone: Backbone,
     heads: Mapping[str, Head],
     data: LabeledData,
-    training: Training,
+    training: TrainingOptions,
     context: RunContext,
     *,
     freeze: bool,
@@ -207,7 +207,7 @@ def build_heads(
     return heads
 
 
-def check_training(training: Training, data: LabeledData, head: HeadKind) -> None:
+def check_training(training: TrainingOptions, data: LabeledData, head: HeadKind) -> None:
     """Refuse what a classifier cannot be trained with.
 
     Raises:

@@ -13,7 +13,7 @@ from sslkit.evaluators.feature_bank import FeatureBank, num_copies
 from sslkit.evaluators.heads import Head
 from sslkit.training.conv_bn_folding import folded
 from sslkit.training.features import evaluating
-from sslkit.training.options import Training
+from sslkit.training.options import TrainingOptions
 
 BUDGET = 4 * 2**30
 """Bytes that kept features may take. A number, not what happens to be free: a resumed run must take the same path as one that was not."""
@@ -42,7 +42,7 @@ class FrozenTrunk:
         backbone: Backbone,
         heads: Mapping[str, Head],
         data: LabeledData,
-        training: Training,
+        training: TrainingOptions,
         context: RunContext,
         *,
         subsets: Sequence[Tensor | None],

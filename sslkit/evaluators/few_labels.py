@@ -16,7 +16,7 @@ from sslkit.data.subset import Selection, select_per_class, smallest_class
 from sslkit.evaluators.classifier import build_heads, check_head, check_layers, check_training, fit_classifier
 from sslkit.evaluators.feature_cache import FrozenTrunk
 from sslkit.evaluators.heads import HeadKind
-from sslkit.training.options import Training
+from sslkit.training.options import TrainingOptions
 from sslkit.training.seeds import derive_seed, make_generator
 
 MAX_SUBSETS = 1000
@@ -28,7 +28,7 @@ MAX_IMAGES_PER_EPOCH = 1_000_000_000
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SemiSupervised(Training, Evaluator):
+class SemiSupervised(TrainingOptions, Evaluator):
     """Train a classifier with K labels of each class, for several K (arXiv:1803.07728, sec. 3.3).
 
     The same seed chooses the same labels in every stage, so that pretrained features and a supervised network are compared on the
@@ -54,7 +54,7 @@ class SemiSupervised(Training, Evaluator):
     images_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
-        Training.__post_init__(self)
+        TrainingOptions.__post_init__(self)
         if not self.labels_per_class or min(self.labels_per_class) < 1 or len(set(self.labels_per_class)) < len(self.labels_per_class):
             raise OptionError(
                 "labels_per_class", "must be distinct positive numbers", found=list(self.labels_per_class), allowed="for example [20, 100]"

@@ -8,11 +8,11 @@ from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
 from sslkit.contract.images import LabeledData
 from sslkit.evaluators.classifier import build_heads, check_head, check_layers, check_training, fit_classifier
 from sslkit.evaluators.heads import HeadKind
-from sslkit.training.options import Training
+from sslkit.training.options import TrainingOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndToEnd(Training, Evaluator):
+class EndToEnd(TrainingOptions, Evaluator):
     """What fine-tuning and the supervised baseline share.
 
     Attributes:

@@ -9,14 +9,14 @@ from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
 from sslkit.contract.images import LabeledData
 from sslkit.evaluators.classifier import build_heads, check_head, check_layers, check_training, fit_classifier
 from sslkit.evaluators.heads import HeadKind
-from sslkit.training.options import Training
+from sslkit.training.options import TrainingOptions
 
 MAX_WIDTH = 65_536
 """Of hidden layers and blocks: two hidden layers of this width have four thousand million weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(Training, Evaluator):
+class Probe(TrainingOptions, Evaluator):
     """What the three probes share.
 
     Attributes:
@@ -64,7 +64,7 @@ class MLPProbe(Probe):
     hidden: int | None = None
 
     def __post_init__(self) -> None:
-        Training.__post_init__(self)
+        TrainingOptions.__post_init__(self)
         _check_width("hidden", self.hidden)
 
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
@@ -85,7 +85,7 @@ class ConvProbe(Probe):
     width: int | None = None
 
     def __post_init__(self) -> None:
-        Training.__post_init__(self)
+        TrainingOptions.__post_init__(self)
         _check_width("width", self.width)
 
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:

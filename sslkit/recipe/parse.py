@@ -13,10 +13,10 @@ from sslkit.recipe.build import BackboneOptions, build, build_backbone_options, 
 from sslkit.recipe.stages import AS_BUILT, BEGINNINGS, RANDOM, EvaluateStage, PretrainStage, Stage, Weights, check_weights
 from sslkit.recipe.toml import as_count, as_name, as_positive, as_table, check_keys, required
 from sslkit.training.device import Runtime
-from sslkit.training.options import Training, check_snapshots
+from sslkit.training.options import TrainingOptions, check_snapshots
 
 RUNTIME_KEYS = tuple(option.name for option in fields(Runtime))
-TRAINING_KEYS = tuple(option.name for option in fields(Training))
+TRAINING_KEYS = tuple(option.name for option in fields(TrainingOptions))
 _COMMON_KEYS = ("weights", "backbone", *RUNTIME_KEYS)
 _PRETRAIN_KEYS = ("task", "evaluate_every", "snapshot_epochs", *TRAINING_KEYS, *_COMMON_KEYS)
 _EVALUATE_KEYS = ("evaluator", *_COMMON_KEYS)
@@ -79,7 +79,7 @@ class StageParser:
         runtime = self._runtime(table, path)
         task = build(PretextTask, table["task"], f"{path}.task", self._catalog)
         weights = check_weights(name, table.get("weights", RANDOM), self._table["stages"], self._named)
-        training = build(Training, {key: table[key] for key in TRAINING_KEYS if key in table}, path, self._catalog)
+        training = build(TrainingOptions, {key: table[key] for key in TRAINING_KEYS if key in table}, path, self._catalog)
         for place in self._places(name, weights, table, path):
             yield PretrainStage(
                 **place,
@@ -159,7 +159,7 @@ class StageParser:
         return {**table, "task": describe(stage.task, self._catalog), **describe(stage.training, self._catalog)}
 
 
-def _epochs(value: Any, training: Training, path: str) -> tuple[int, ...]:
+def _epochs(value: Any, training: TrainingOptions, path: str) -> tuple[int, ...]:
     if not isinstance(value, list) or any(isinstance(epoch, bool) or not isinstance(epoch, int) for epoch in value):
         raise RecipeError(f"{path}.snapshot_epochs: must be an array of integers", found=value)
     try:

@@ -9,7 +9,7 @@ from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.objective import PretextTask
 from sslkit.recipe.build import BackboneOptions
 from sslkit.training.device import Runtime
-from sslkit.training.options import Training
+from sslkit.training.options import TrainingOptions
 
 RANDOM = "random"
 """Untrained weights, whatever ``[backbone]`` says of pretrained ones."""
@@ -50,7 +50,7 @@ class PretrainStage:
     backbone: BackboneOptions
     runtime: Runtime
     task: PretextTask
-    training: Training
+    training: TrainingOptions
     evaluate_every: int | None
     snapshot_epochs: tuple[int, ...] = ()
 
@@ -140,11 +140,11 @@ def _snapshots(wanted: str, stage: Stage, path: str) -> tuple[int, ...]:
     )
 
 
-def training_of(stage: Stage) -> tuple[str, Training] | None:
+def training_of(stage: Stage) -> tuple[str, TrainingOptions] | None:
     """How a stage trains, and the dotted path of the table that says so; None where it trains nothing."""
     if isinstance(stage, PretrainStage):
         return f"stages.{stage.name}", stage.training
-    return (f"stages.{stage.name}.evaluator", stage.evaluator) if isinstance(stage.evaluator, Training) else None
+    return (f"stages.{stage.name}.evaluator", stage.evaluator) if isinstance(stage.evaluator, TrainingOptions) else None
 
 
 def find_cycle(start: str, tables: Mapping[str, Any]) -> list[str]:

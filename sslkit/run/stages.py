@@ -27,7 +27,7 @@ from sslkit.storage.identity import CODE, plain, state_hash
 from sslkit.training.device import Runtime
 from sslkit.training.fit import Snapshots, fit
 from sslkit.training.handover import checked_evaluation
-from sslkit.training.options import Training, check_snapshots
+from sslkit.training.options import TrainingOptions, check_snapshots
 from sslkit.training.seeds import derive_seed, global_seed
 
 
@@ -36,7 +36,7 @@ def pretrain(
     backbone: Backbone,
     data: Dataset,
     *,
-    training: Training | None = None,
+    training: TrainingOptions | None = None,
     evaluate_every: int | None = None,
     snapshot_epochs: Iterable[int] = (),
     name: str = "pretrain",
@@ -75,7 +75,7 @@ def pretrain(
         pretrain, task=task, backbone=backbone, training=training, evaluate_every=evaluate_every, name=name, seed=seed, runtime=runtime
     )
     _check_counts(seed=(seed, 0), evaluate_every=(evaluate_every, 1))
-    training = training or Training()
+    training = training or TrainingOptions()
     data = data if isinstance(data, OpenedDataset) else OpenedDataset(data)
     images = data.load("pretrain")
     if images is None:
@@ -207,7 +207,7 @@ def check_requirements(requires: frozenset[str], backbone: Backbone, user: str) 
 def _pretrain(
     task: PretextTask,
     data: OpenedDataset,
-    training: Training,
+    training: TrainingOptions,
     evaluate_every: int | None,
     snapshot_epochs: list[int],
     backbone: Backbone,

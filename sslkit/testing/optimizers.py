@@ -19,7 +19,7 @@ from sslkit.data.loader import Loader
 from sslkit.testing.promises import BrokenPromiseError, check_options, check_same, promises_of, require, state_of
 from sslkit.testing.specimens import CPU, IMAGE, TinyBackbone, image_set
 from sslkit.training.fit import fit
-from sslkit.training.options import Training
+from sslkit.training.options import TrainingOptions
 from sslkit.training.schedules import Constant, Cosine
 from sslkit.training.seeds import global_seed
 
@@ -102,7 +102,7 @@ def _train(
 ) -> dict[str, Tensor]:
     """Train, or go on; the state that is left."""
     objective, taken = _regression(), list[Event]()
-    training = Training(epochs=EPOCHS, batch_size=BATCH_SIZE, optimizer=optimizer, schedule=schedule or Constant())
+    training = TrainingOptions(epochs=EPOCHS, batch_size=BATCH_SIZE, optimizer=optimizer, schedule=schedule or Constant())
     loader = Loader(image_set(IMAGE, NUM_IMAGES), batch_size=BATCH_SIZE, device=CPU)
     context: dict[str, Any] = {"stage": "pretrain", "seed": 0, "device": CPU, "checkpoint_minutes": 1e9, "folder": folder}
     context["emit"] = lambda event: taken.append(event) if isinstance(event, StepEnd) else None

@@ -21,12 +21,12 @@ from sslkit.testing.promises import SEEDED, check_options, check_requirements, c
 from sslkit.testing.specimens import CPU, IMAGE, Build, TinyBackbone, build_seeded, image_set, random_images
 from sslkit.training.fit import FitResult, fit
 from sslkit.training.optimizers import SGD
-from sslkit.training.options import Training
+from sslkit.training.options import TrainingOptions
 from sslkit.training.seeds import global_seed, make_generator
 from sslkit.training.state import TrainState
 
 NUM_IMAGES = 24
-TRAINING = Training(epochs=2, batch_size=8, optimizer=SGD(lr=0.01), augment=Augment(crop_padding=1, horizontal_flip=True))
+TRAINING = TrainingOptions(epochs=2, batch_size=8, optimizer=SGD(lr=0.01), augment=Augment(crop_padding=1, horizontal_flip=True))
 STOP_AFTER = 4
 """Steps out of six: in the middle of the second epoch."""
 

@@ -25,7 +25,7 @@ from sslkit.training.handover import check_output
 from sslkit.training.measuring import measure
 from sslkit.training.metrics import StepLog
 from sslkit.training.objective_check import check_objective
-from sslkit.training.options import Training
+from sslkit.training.options import TrainingOptions
 from sslkit.training.seeds import derive_seed, global_seed
 from sslkit.training.state import TrainState
 
@@ -62,7 +62,7 @@ def fit(
     objective: Objective,
     train: BatchSource,
     heldout: BatchSource | None,
-    training: Training,
+    training: TrainingOptions,
     context: RunContext,
     *,
     evaluate_every: int | None = None,
@@ -140,7 +140,7 @@ class _Loop:
 
     train: BatchSource
     heldout: BatchSource | None
-    training: Training
+    training: TrainingOptions
     context: RunContext
     evaluate_every: int | None
     snapshots: Snapshots

@@ -13,10 +13,10 @@ from sslkit.contract.evaluator import RunContext
 from sslkit.contract.objective import Objective
 from sslkit.storage.identity import CODE, plain, state_hash
 from sslkit.training.batch_source import BatchSource
-from sslkit.training.options import Training
+from sslkit.training.options import TrainingOptions
 
 
-def identity_of(objective: Objective, train: BatchSource, training: Training, context: RunContext) -> dict[str, Any]:
+def identity_of(objective: Objective, train: BatchSource, training: TrainingOptions, context: RunContext) -> dict[str, Any]:
     """Whose a checkpoint is. Weights that are trained are no part of it: they may begin at random."""
     frozen = [objective.get_submodule(name) for name in objective.frozen]
     return {

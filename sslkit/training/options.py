@@ -40,7 +40,7 @@ class OnNan(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Checked):
+class TrainingOptions(Checked):
     """The options of a training loop. Evaluators that train inherit these fields; a pretraining stage holds them itself.
 
     Attributes:

@@ -12,7 +12,7 @@ from sslkit.contract.class_address import provenance_of
 from sslkit.contract.errors import PluginError, did_you_mean
 from sslkit.contract.objective import Objective
 from sslkit.storage.limits import finite_number
-from sslkit.training.options import Training
+from sslkit.training.options import TrainingOptions
 
 BASE_RATE = "base_lr"
 """The key of a parameter group under which its rate stands that the schedule multiplies."""
@@ -21,7 +21,7 @@ _GROUP_KEYS = ("params", "lr_scale", "weight_decay")
 _SHOWN = 5
 
 
-def build_optimizers(objective: Objective, training: Training) -> dict[str, Optimizer]:
+def build_optimizers(objective: Objective, training: TrainingOptions) -> dict[str, Optimizer]:
     """One optimiser a phase; every parameter group knows its base rate.
 
     Raises:
@@ -88,7 +88,7 @@ def _in_a_list(parameters: Any, objective: Objective) -> list[Any]:
     return found
 
 
-def _build(training: Training, phase: str, groups: list[dict[str, Any]], objective: Objective) -> Optimizer:
+def _build(training: TrainingOptions, phase: str, groups: list[dict[str, Any]], objective: Objective) -> Optimizer:
     factory = training.optimizer_of(phase)
     optimizer = factory.build([{key: value for key, value in group.items() if key != "lr_scale"} for group in groups])
     if not isinstance(optimizer, Optimizer):

@@ -17,7 +17,7 @@ from sslkit.training.features import extract_features
 from sslkit.training.handover import check_schedule, checked_indices, scale_of, scheduled_value
 from sslkit.training.meters import Meters
 from sslkit.training.optimizer_state import capture_optimizer, restore_optimizer
-from sslkit.training.options import Training
+from sslkit.training.options import TrainingOptions
 from sslkit.training.phase_optimizers import build_optimizers, rate_of, set_rates
 from sslkit.training.seeds import derive_seed, global_generators, make_generator
 
@@ -35,7 +35,7 @@ class TrainState:
         rollbacks: how often the fit went back to the beginning of an epoch, and on at a lower rate.
     """
 
-    def __init__(self, objective: Objective, train: BatchSource, training: Training, context: RunContext) -> None:
+    def __init__(self, objective: Objective, train: BatchSource, training: TrainingOptions, context: RunContext) -> None:
         check_schedule(training.schedule, training.epochs)
         self.objective = objective
         self.epoch = 0

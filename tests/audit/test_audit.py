@@ -25,7 +25,7 @@ from sslkit import (
     Prediction,
     PretextTask,
     StepOutput,
-    Training,
+    TrainingOptions,
 )
 from sslkit.audit.finding import Finding
 from sslkit.audit.options import AuditOptions
@@ -36,7 +36,7 @@ from sslkit.training.device import Runtime
 from sslkit_rotnet import RotNet
 
 CPU = Runtime(device="cpu", precision="float32")
-TRAINING = Training(optimizer=AdamW(lr=5e-3, weight_decay=0.0))
+TRAINING = TrainingOptions(optimizer=AdamW(lr=5e-3, weight_decay=0.0))
 
 
 def pictures(num_images: int, *, size: int = 16, seed: int = 0) -> Tensor:
@@ -185,7 +185,7 @@ def test_images_are_augmented_as_in_the_stage(data):
     task, options = RotNet(transforms=("identity", "vertical_flip")), AuditOptions(sources=("shuffled_patches",), num_images=500, epochs=1)
 
     def found(augment: Augment) -> Finding:
-        training = Training(optimizer=AdamW(lr=5e-3), augment=augment)
+        training = TrainingOptions(optimizer=AdamW(lr=5e-3), augment=augment)
         return audit_task(task, data, options=options, backbone=TinyBackbone, training=training, runtime=CPU)[0]
 
     assert found(Augment()).accuracy != found(Augment(crop_padding=2, horizontal_flip=True)).accuracy

@@ -12,7 +12,7 @@ import pytest
 import torchvision
 from torch import nn
 
-from sslkit import SGD, Cosine, Training
+from sslkit import SGD, Cosine, TrainingOptions
 from sslkit.catalog.source_code import SourceCode
 from sslkit_rotnet.task import RotNet
 
@@ -158,7 +158,7 @@ def test_options_of_options_count_and_modules_of_networks_and_base_classes(proje
 
 
 def test_what_is_known_by_a_version_or_by_nothing_is_left_out():
-    assert SourceCode().of(Training(optimizer=SGD(), schedule=Cosine()), nn.Linear(1, 1), 3, "x", None, Path()) == {}
+    assert SourceCode().of(TrainingOptions(optimizer=SGD(), schedule=Cosine()), nn.Linear(1, 1), 3, "x", None, Path()) == {}
     assert SourceCode().of(torchvision.models.mobilenet_v3_small()).keys() <= {"torchvision"}
     assert SourceCode().of(nn.Sequential(torchvision.models.mobilenet_v3_small())) == {}
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sslkit import SGD, AdamW, Augment, Backbone, DataInfo, Objective, PretextTask, RunContext, Training, fit
+from sslkit import SGD, AdamW, Augment, Backbone, DataInfo, Objective, PretextTask, RunContext, TrainingOptions, fit
 from sslkit.contract.training import OptimizerFactory
 from sslkit.data.loader import Loader
 from sslkit.training.fit import FitResult
@@ -67,7 +67,7 @@ def train(
     images = tiny_images(22, resident=resident)
     loader = Loader(images, batch_size=8, device=device, options=Augment(crop_padding=2, horizontal_flip=True))
     heldout = Loader(tiny_images(10, seed=1), batch_size=8, device=device) if measure else None
-    training = Training(epochs=EPOCHS, batch_size=8, optimizer=family.optimizer)
+    training = TrainingOptions(epochs=EPOCHS, batch_size=8, optimizer=family.optimizer)
     options = {"stage": "pretrain", "seed": 3, "device": device, "checkpoint_minutes": 1e9, "log_every": 2, **context}
     return fit(objective, loader, heldout, training, RunContext(**options), evaluate_every=1)
 

@@ -27,7 +27,7 @@ from sslkit import (
     StageEnd,
     StageSkipped,
     StepEnd,
-    Training,
+    TrainingOptions,
     load_catalog,
     pretrain,
     run_recipe,
@@ -143,7 +143,7 @@ def test_a_run_that_is_meddled_with_has_the_figures_of_one_that_is_not(tmp_path:
 def test_what_an_observer_draws_moves_no_dropout():
     data = Digits()
     backbone = TinyConv(data.image(), dropout=0.5)
-    options: dict[str, Any] = {"training": Training(epochs=1, batch_size=500), "runtime": Runtime(device="cpu", precision="float32")}
+    options: dict[str, Any] = {"training": TrainingOptions(epochs=1, batch_size=500), "runtime": Runtime(device="cpu", precision="float32")}
     alone = pretrain(Rotation(), backbone, data, **options)
     watched = pretrain(Rotation(), backbone, data, observers=[Drawing()], **options)
     assert alone.backbone is not None

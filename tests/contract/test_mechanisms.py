@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from sslkit import SGD, BackboneError, Batch, DataError, DataInfo, ImageSpec, Objective, OptionError, TrainContext, Training, fit
+from sslkit import SGD, BackboneError, Batch, DataError, DataInfo, ImageSpec, Objective, OptionError, TrainContext, TrainingOptions, fit
 from sslkit.contract.evaluator import RunContext
 from sslkit.data.loader import Loader
 from sslkit.training.seeds import derive_seed, global_seed, make_generator
@@ -278,5 +278,5 @@ def test_a_miniature_learns():
     with global_seed(0):
         objective = Rotation().build_objective(TinyConv(images.image, dropout=0.0), DataInfo(images.image, len(images)))
     loader = Loader(images, batch_size=8, device=CPU)
-    training = Training(epochs=15, batch_size=8, optimizer=SGD(lr=0.1, weight_decay=0.0))
+    training = TrainingOptions(epochs=15, batch_size=8, optimizer=SGD(lr=0.1, weight_decay=0.0))
     assert fit(objective, loader, loader, training, RunContext(stage="pretrain", seed=0, device=CPU)).heldout["top1"] > 90

@@ -33,7 +33,7 @@ from sslkit import (
     PretextTask,
     SemiSupervised,
     Step,
-    Training,
+    TrainingOptions,
     evaluate,
     pretrain,
 )
@@ -82,21 +82,24 @@ def pretrained(**given: Any) -> object:
 
 REFUSED: list[tuple[Callable[[], object], str]] = [
     (
-        lambda: Training(optimizer="sgd"),  # pyright: ignore[reportArgumentType] - as in all that follow
+        lambda: TrainingOptions(optimizer="sgd"),  # pyright: ignore[reportArgumentType] - as in all that follow
         "optimizer: must be an object of the class OptimizerFactory or a mapping; found 'sgd'; "
         "a name is for recipes: in Python, hand over an object",
     ),
-    (lambda: Training(optimizer={"main": "sgd"}), "optimizer.main: must be an object of the class OptimizerFactory; found 'sgd'; a name"),
-    (lambda: Training(schedule=Cosine), "schedule: must be an object of the class Schedule; found <class"),
-    (lambda: Training(augment={"crop_padding": 1}), "augment: must be an object of the class Augment; found {'crop_padding': 1}"),
-    (lambda: Training(epochs=8.0), "epochs: must be an integer; found 8.0"),
-    (lambda: Training(epochs="8"), "epochs: must be an integer; found '8'"),
-    (lambda: Training(epochs=True), "epochs: must be an integer; found True"),
-    (lambda: Training(epochs=np.int64(8)), "epochs: must be an integer; found np.int64(8); write int(...) around a number of numpy"),
+    (
+        lambda: TrainingOptions(optimizer={"main": "sgd"}),
+        "optimizer.main: must be an object of the class OptimizerFactory; found 'sgd'; a name",
+    ),
+    (lambda: TrainingOptions(schedule=Cosine), "schedule: must be an object of the class Schedule; found <class"),
+    (lambda: TrainingOptions(augment={"crop_padding": 1}), "augment: must be an object of the class Augment; found {'crop_padding': 1}"),
+    (lambda: TrainingOptions(epochs=8.0), "epochs: must be an integer; found 8.0"),
+    (lambda: TrainingOptions(epochs="8"), "epochs: must be an integer; found '8'"),
+    (lambda: TrainingOptions(epochs=True), "epochs: must be an integer; found True"),
+    (lambda: TrainingOptions(epochs=np.int64(8)), "epochs: must be an integer; found np.int64(8); write int(...) around a number of numpy"),
     (lambda: SGD(lr=np.float32(0.5)), "lr: must be a number; found np.float32(0.5); write float(...) around a number of numpy"),
     (lambda: SGD(nesterov=np.bool_(True)), "nesterov: must be true or false; found np.True_; write bool(...) around a number of numpy"),
     (lambda: NIN(IMAGE, num_blocks=np.int64(3)), "num_blocks: must be an integer; found np.int64(3); write int(...)"),
-    (lambda: Training(clip_grad_norm="1"), "clip_grad_norm: must be a number; found '1'"),
+    (lambda: TrainingOptions(clip_grad_norm="1"), "clip_grad_norm: must be a number; found '1'"),
     (lambda: SGD(lr="0.1"), "lr: must be a number; found '0.1'"),
     (lambda: SGD(lr=float("nan")), "lr: must be finite; found nan"),
     (lambda: SGD(nesterov=1), "nesterov: must be true or false; found 1"),
@@ -142,11 +145,11 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
         lambda: pretrained(backbone=NIN),
         "backbone: must be an object of the class Backbone; found <class 'sslkit.backbones.nin.NIN'>; make an",
     ),
-    (lambda: pretrained(training={"epochs": 1}), "training: must be an object of the class Training; found {'epochs': 1}"),
+    (lambda: pretrained(training={"epochs": 1}), "training: must be an object of the class TrainingOptions; found {'epochs': 1}"),
     (lambda: pretrained(evaluate_every="1"), "evaluate_every: must be an integer; found '1'"),
     (lambda: pretrained(evaluate_every=0), "evaluate_every: is too small; found 0; allowed: 1 or more"),
     (lambda: pretrained(seed="1"), "seed: must be an integer; found '1'"),
-    (lambda: dataclasses.replace(Training(), epochs="9"), "epochs: must be an integer; found '9'"),
+    (lambda: dataclasses.replace(TrainingOptions(), epochs="9"), "epochs: must be an integer; found '9'"),
 ]
 
 
@@ -159,22 +162,22 @@ def test_what_a_recipe_refuses_is_refused_in_python(make: Callable[[], object], 
 
 
 def test_what_is_meant_passes():
-    assert Training(epochs=3, clip_grad_norm=1) == Training(epochs=3, clip_grad_norm=1.0)
+    assert TrainingOptions(epochs=3, clip_grad_norm=1) == TrainingOptions(epochs=3, clip_grad_norm=1.0)
     assert json.dumps(plain(SGD(lr=np.float64(0.5)))) == json.dumps(plain(SGD(lr=0.5)))  # which is one of Python's, too
     assert list(LinearProbe(layers=["conv2"]).layers) == ["conv2"]
     assert ImageFolder(root=Path("photos")) == ImageFolder(root=Path("photos"))
     assert Foreign(angles=[1, 2], weights={"a": 1}, mode=2, optimizer=AdamW()).mode == 2
     assert Plain(depth=2, note=object()).depth == 2
-    assert Training(optimizer={"main": SGD()}, schedule=Step(milestones=[1, 2.5]))
+    assert TrainingOptions(optimizer={"main": SGD()}, schedule=Step(milestones=[1, 2.5]))
 
 
 def test_objects_are_what_they_were_without_a_door():
-    training = Training(epochs=2, optimizer=AdamW(lr=0.1))
+    training = TrainingOptions(epochs=2, optimizer=AdamW(lr=0.1))
     assert copy.deepcopy(training) == pickle.loads(pickle.dumps(training)) == dataclasses.replace(training) == training
     assert list(inspect.signature(SGD).parameters) == ["lr", "momentum", "nesterov", "weight_decay"]
     assert list(inspect.signature(NIN).parameters) == ["image", "num_blocks", "width", "pool_after_conv3"]
     with pytest.raises(TypeError, match="unexpected keyword argument 'epoch'"):
-        Training(epoch=3)  # pyright: ignore[reportCallIssue]
+        TrainingOptions(epoch=3)  # pyright: ignore[reportCallIssue]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sslkit import KNN, DataError, Dataset, ImageSet, ImageSpec, Split, Training, evaluate, pretrain
+from sslkit import KNN, DataError, Dataset, ImageSet, ImageSpec, Split, TrainingOptions, evaluate, pretrain
 from sslkit.data.cache import OpenedDataset
 from sslkit.training.device import Runtime
 from tests.contract.miniatures.rotation import Rotation
@@ -142,7 +142,7 @@ def test_what_an_image_set_says_of_itself_is_checked_when_it_is_loaded(attribute
         assert OpenedDataset(data).load("pretrain").labels is None  # pyright: ignore[reportOptionalMemberAccess] - not looked at
     else:
         with pytest.raises(DataError, match=r"^Foreign, pretrain images: "):
-            pretrain(Rotation(), network(), data, training=Training(epochs=1, batch_size=4), runtime=CPU)
+            pretrain(Rotation(), network(), data, training=TrainingOptions(epochs=1, batch_size=4), runtime=CPU)
 
 
 @pytest.mark.parametrize(

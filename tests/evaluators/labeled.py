@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sslkit import Arrays, Backbone, LabeledData, RunContext, Training
+from sslkit import Arrays, Backbone, LabeledData, RunContext, TrainingOptions
 from sslkit.contract.events import Event, StepEnd
 from sslkit.training.seeds import global_seed
 from tests.contract.miniatures.backbones import TinyConv
@@ -39,8 +39,8 @@ def context(**options: Any) -> RunContext:
     return RunContext(**{**defaults, **options})
 
 
-def training(**options: Any) -> Training:
-    return Training(**{"epochs": 2, "batch_size": 8, **options})
+def training(**options: Any) -> TrainingOptions:
+    return TrainingOptions(**{"epochs": 2, "batch_size": 8, **options})
 
 
 class Steps:

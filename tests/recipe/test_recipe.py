@@ -25,7 +25,7 @@ from sslkit import (
     SemiSupervised,
     Step,
     Supervised,
-    Training,
+    TrainingOptions,
     load_catalog,
     load_recipe,
 )
@@ -174,7 +174,7 @@ def test_a_recipe_becomes_typed_parts():
     assert isinstance(pretrain, PretrainStage)
     assert isinstance(probe, EvaluateStage)
     assert (pretrain.task, pretrain.evaluate_every, pretrain.weights) == (Rotation(), 2, "random")
-    assert pretrain.training == Training(
+    assert pretrain.training == TrainingOptions(
         epochs=3,
         batch_size=32,
         augment=Augment(crop_padding=2),
@@ -182,7 +182,7 @@ def test_a_recipe_becomes_typed_parts():
         schedule=Step(milestones=(1, 2.5), gamma=0.2),
     )
     assert probe.evaluator == LinearProbe(layers=("conv1", "conv2"), epochs=2, augment=Augment(horizontal_flip=True))
-    assert recipe.stage("more").training == Training(optimizer={"main": SGD(lr=0.5)})
+    assert recipe.stage("more").training == TrainingOptions(optimizer={"main": SGD(lr=0.5)})
     assert recipe.paper == {"probe.conv2.top1": 91.16, "finetune.conv4.top1": 90.0}
     assert recipe.margins == {"trained over random": ("probe.conv2.top1", "random_probe.conv2.top1")}
     assert recipe.observers == (Quiet(every=3),)
@@ -202,7 +202,7 @@ def test_what_is_left_out_has_a_default():
         {},
         (),
     )
-    assert (stage.training, stage.runtime, stage.evaluate_every, stage.weights) == (Training(), Runtime(), None, "random")
+    assert (stage.training, stage.runtime, stage.evaluate_every, stage.weights) == (TrainingOptions(), Runtime(), None, "random")
     assert stage.backbone.options == {"num_blocks": 4, "width": 1.0, "pool_after_conv3": False}
 
 

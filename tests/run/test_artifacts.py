@@ -20,7 +20,7 @@ from sslkit import (
     ImageSpec,
     Schedule,
     StorageError,
-    Training,
+    TrainingOptions,
     load_backbone,
     pretrain,
 )
@@ -192,7 +192,7 @@ def test_a_network_made_in_python_is_known_by_what_it_was_given(backbone: Backbo
 
 def test_what_python_pretrained_is_loaded_back_without_the_program(tmp_path: Path):
     data = Digits()
-    training = {"training": Training(epochs=1, batch_size=500), "runtime": Runtime(device="cpu")}
+    training = {"training": TrainingOptions(epochs=1, batch_size=500), "runtime": Runtime(device="cpu")}
     ours = pretrain(Rotation(), NIN(data.image(), num_blocks=3, width=0.05), data, output=tmp_path / "ours", **training)
     assert_same(load_backbone(tmp_path / "ours"), known(ours.backbone))
     mine = pretrain(Rotation(), TinyConv(data.image(), width=6), data, output=tmp_path / "mine", **training)

@@ -17,7 +17,7 @@ from sslkit import (
     StageEnd,
     StageSkipped,
     StageStart,
-    Training,
+    TrainingOptions,
     load_recipe,
     pretrain,
     run_recipe,
@@ -151,7 +151,7 @@ def test_the_same_holds_without_a_recipe(project: Project):
         backbone = NIN(Digits().image(), num_blocks=3, width=0.02).requires_grad_(True)
         for parameter in backbone.parameters():
             parameter.data.fill_(0.01)
-        training = Training(epochs=1, batch_size=1000)
+        training = TrainingOptions(epochs=1, batch_size=1000)
         return pretrain(task, backbone, Digits(), training=training, output=project.folder / "alone").fingerprint
 
     first = run()

@@ -15,7 +15,7 @@ from sslkit import (
     OptionError,
     RecipeError,
     RunInterruptedError,
-    Training,
+    TrainingOptions,
     load_backbone,
     load_recipe,
     pretrain,
@@ -33,7 +33,7 @@ from tests.run.test_stages import Recorder, stop_after
 
 DATA = arrays()
 RUNTIME = Runtime(device="cpu", precision="float32", log_every=1)
-TRAINING = Training(epochs=3, batch_size=8, augment=Augment(crop_padding=1))
+TRAINING = TrainingOptions(epochs=3, batch_size=8, augment=Augment(crop_padding=1))
 
 RECIPE = """
 name = "watched"

@@ -43,7 +43,7 @@ from sslkit import (
     StageSkipped,
     StageStart,
     StepEnd,
-    Training,
+    TrainingOptions,
     evaluate,
     load_backbone,
     pretrain,
@@ -66,7 +66,7 @@ from tests.evaluators.labeled import arrays, changed, copy_of, network
 
 DATA = arrays()
 RUNTIME = Runtime(device="cpu", precision="float32", log_every=1)
-TRAINING = Training(epochs=2, batch_size=8, augment=Augment(crop_padding=1, horizontal_flip=True))
+TRAINING = TrainingOptions(epochs=2, batch_size=8, augment=Augment(crop_padding=1, horizontal_flip=True))
 PROBE = LinearProbe(layers=("stem", "body"), epochs=2, batch_size=8)
 
 
@@ -121,7 +121,7 @@ class MyNet(sslkit.Backbone):
 def test_your_own_network_and_your_own_tensors():
     images, labels = DATA.train_images, DATA.train_labels
     data = sslkit.Arrays(train_images=images, train_labels=labels, test_images=DATA.test_images, test_labels=DATA.test_labels)
-    result = sslkit.pretrain(RotNet(), MyNet(data.image()), data, training=sslkit.Training(epochs=1, batch_size=16))
+    result = sslkit.pretrain(RotNet(), MyNet(data.image()), data, training=sslkit.TrainingOptions(epochs=1, batch_size=16))
     probe = sslkit.evaluate(sslkit.LinearProbe(layers=("body",), epochs=1, batch_size=16), result.backbone, data)
     assert set(result.metrics) == {"pretext_loss", "pretext_top1"}
     assert set(probe.metrics) == {"body.top1"}
@@ -368,8 +368,8 @@ def test_logging_and_checkpoints_may_change_without_a_new_run(tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "keys"),
     [
-        ({"training": Training(epochs=3, batch_size=8, augment=Augment(crop_padding=1))}, ["augment.horizontal_flip", "epochs"]),
-        ({"training": Training(epochs=2, batch_size=8, augment=TRAINING.augment, optimizer=SGD(lr=0.2))}, ["optimizer.lr"]),
+        ({"training": TrainingOptions(epochs=3, batch_size=8, augment=Augment(crop_padding=1))}, ["augment.horizontal_flip", "epochs"]),
+        ({"training": TrainingOptions(epochs=2, batch_size=8, augment=TRAINING.augment, optimizer=SGD(lr=0.2))}, ["optimizer.lr"]),
         ({"seed": 1}, ["seed: 0 -> 1"]),
         ({"data": Arrays(train_images=DATA.train_images)}, ["data.heldout"]),
         ({"backbone": network(width=6)}, ["backbone.options.width: 4 -> 6", "backbone.weights"]),
@@ -603,7 +603,7 @@ def test_pretraining_needs_images():
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path):
     with pytest.raises(OptionError, match=r"^batch_size: is larger than the data \(30 images\); found 64; allowed: 1 to 30$"):
-        pretrained(training=Training(batch_size=64), output=tmp_path / "pretrain")
+        pretrained(training=TrainingOptions(batch_size=64), output=tmp_path / "pretrain")
     with pytest.raises(OptionError, match=r"^batch_size: is larger than the data"):
         evaluated(LinearProbe(layers=("stem",), batch_size=64), output=tmp_path / "probe")
     with pytest.raises(OptionError, match=r"^layers: layer does not exist in this backbone; found 'conv2'; allowed: stem, body$"):
@@ -666,7 +666,7 @@ def test_files_that_cannot_be_decoded_are_told_and_listed(tmp_path: Path):
 
 
 def test_a_diverged_run_fails_and_is_not_finished(tmp_path: Path):
-    training = Training(epochs=2, batch_size=8, optimizer=SGD(lr=1e30))
+    training = TrainingOptions(epochs=2, batch_size=8, optimizer=SGD(lr=1e30))
     with pytest.raises(
         RunFailedError, match=r"^training diverged at step \d: loss .*; start over \(--fresh\) with a lower learning rate, "
     ):

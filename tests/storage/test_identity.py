@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sslkit import SGD, Augment, PluginError, Schedule, Training
+from sslkit import SGD, Augment, PluginError, Schedule, TrainingOptions
 from sslkit.storage.identity import differences, fingerprint, plain
 
 
@@ -41,7 +41,7 @@ class Half(Schedule):
 def test_an_object_whose_options_nobody_knows_is_refused():
     message = r"^Half cannot be an option: .*; found <.*Half object at .*>; make it a frozen dataclass of"
     with pytest.raises(PluginError, match=message):
-        plain(Training(schedule=Half()))
+        plain(TrainingOptions(schedule=Half()))
 
 
 def test_a_fingerprint_depends_on_values_and_not_on_their_order():

@@ -18,7 +18,7 @@ from sslkit import (
     RunContext,
     StepEnd,
     StepOutput,
-    Training,
+    TrainingOptions,
     fit,
 )
 from sslkit.contract.events import Event
@@ -67,14 +67,14 @@ def context_with(**options: object) -> RunContext:
 
 def run(
     objective: Objective,
-    training: Training | None = None,
+    training: TrainingOptions | None = None,
     heldout: TinyImages | None = None,
     *,
     evaluate_every: int | None = None,
     **options: object,
 ) -> FitResult:
     """Three epochs of three steps of 8, 8 and 6 images."""
-    training = training or Training(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant())
+    training = training or TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant())
     loader = Loader(IMAGES, batch_size=training.batch_size, device=CPU, options=training.augment)
     measured = None if heldout is None else Loader(heldout, batch_size=8, device=CPU)
     return fit(objective, loader, measured, training, context_with(**options), evaluate_every=evaluate_every)

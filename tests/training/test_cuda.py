@@ -29,7 +29,7 @@ from sslkit import (
     SemiSupervised,
     StepEnd,
     StepOutput,
-    Training,
+    TrainingOptions,
     evaluate,
     fit,
 )
@@ -88,7 +88,7 @@ def test_a_step_of_rotnet_never_waits_for_the_gpu(options: dict[str, bool]):
 
     objective = rotnet(TinyConv) if options else rotnet(transforms=tuple(NAMED))
     loader = Loader(tiny_images(64), batch_size=8, device=CUDA, options=AUGMENT)
-    training = Training(epochs=1, batch_size=8, clip_grad_norm=1.0)
+    training = TrainingOptions(epochs=1, batch_size=8, clip_grad_norm=1.0)
     context = context_with(device=CUDA, channels_last=True, autocast=torch.bfloat16, log_every=1000, emit=forbid_waiting, **options)
     try:
         with configured(Runtime(), CUDA):
@@ -277,7 +277,7 @@ def test_memory_that_does_not_suffice_is_said_in_one_line():
     loader = Loader(tiny_images(16), batch_size=8, device=CUDA)
     message = r"^out of memory on cuda in a test; lower batch_size or image_size"
     with pytest.raises(RunFailedError, match=message), explaining_breakdown("a test", CUDA), configured(Runtime(), CUDA):
-        fit(Greedy(), loader, None, Training(epochs=1, batch_size=8), context_with(device=CUDA))
+        fit(Greedy(), loader, None, TrainingOptions(epochs=1, batch_size=8), context_with(device=CUDA))
 
 
 BROKEN = """

@@ -17,7 +17,7 @@ from sslkit import (
     Step,
     StepEnd,
     StepOutput,
-    Training,
+    TrainingOptions,
 )
 from sslkit.contract.events import Event
 from sslkit.training import forward_pass
@@ -64,7 +64,7 @@ def plain_pixels(indices: Tensor) -> Tensor:
 def test_steps_equal_a_plain_torch_loop():
     ours, theirs = Brightness(), Brightness()
     events: list[Event] = []
-    training = Training(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Step(milestones=(1.5,), gamma=0.1))
+    training = TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Step(milestones=(1.5,), gamma=0.1))
     result = run(ours, training, log_every=1, emit=events.append)
     losses = naive_fit(theirs, [{"params": theirs.parameters()}], lambda epoch: 0.1 if epoch >= 1.5 else 1.0, plain_pixels)
     assert result.steps == len(losses) == 9
@@ -86,7 +86,7 @@ def test_augmentation_is_drawn_from_a_generator_of_its_own():
 
     ours, theirs = Brightness(), Brightness()
     augment = Augment(crop_padding=2, horizontal_flip=True)
-    run(ours, Training(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), augment=augment))
+    run(ours, TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), augment=augment))
     naive_fit(theirs, [{"params": theirs.parameters()}], lambda _: 1.0, naive_augment)
     assert_same_state(ours, theirs)
 
@@ -103,7 +103,7 @@ class Grouped(Brightness):
 
 def test_groups_have_their_own_rate_and_weight_decay():
     ours, theirs = Grouped(), Grouped()
-    run(ours, Training(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Step(milestones=(1,), gamma=0.1)))
+    run(ours, TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Step(milestones=(1,), gamma=0.1)))
     groups = [{"params": theirs.backbone.parameters(), "lr": 0.05}, {"params": theirs.head.parameters(), "weight_decay": 0.2}]
     naive_fit(theirs, groups, lambda epoch: 0.1 if epoch >= 1 else 1.0, plain_pixels)
     assert_same_state(ours, theirs)
@@ -127,7 +127,7 @@ def test_each_phase_has_its_optimiser_and_starts_without_gradients():
     ours, theirs = TwoPhases(), TwoPhases()
     events: list[Event] = []
     head_sgd = SGD(lr=0.3, momentum=0.0, nesterov=False, weight_decay=0.0)
-    training = Training(epochs=3, batch_size=8, optimizer={"backbone": PLAIN_SGD, "head": head_sgd}, schedule=Constant())
+    training = TrainingOptions(epochs=3, batch_size=8, optimizer={"backbone": PLAIN_SGD, "head": head_sgd}, schedule=Constant())
     run(ours, training, log_every=9, emit=events.append)
 
     optimizers = {
@@ -148,7 +148,7 @@ def test_each_phase_has_its_optimiser_and_starts_without_gradients():
 
 def test_a_phase_without_optimiser_is_an_error():
     with pytest.raises(OptionError, match=r"^optimizer: no optimiser for phase 'backbone'; found \['head'\]"):
-        run(TwoPhases(), Training(epochs=1, batch_size=8, optimizer={"head": SGD()}))
+        run(TwoPhases(), TrainingOptions(epochs=1, batch_size=8, optimizer={"head": SGD()}))
 
 
 def test_channels_last_changes_the_layout_and_nothing_else():
@@ -171,7 +171,7 @@ def test_a_clipped_step_is_no_longer_than_the_learning_rate_times_the_limit():
         objective = Brightness()
         before = copy.deepcopy(objective.state_dict())
         sgd = SGD(lr=0.5, momentum=0.0, nesterov=False, weight_decay=0.0)
-        run(objective, Training(epochs=1, batch_size=22, optimizer=sgd, schedule=Constant(), clip_grad_norm=limit))
+        run(objective, TrainingOptions(epochs=1, batch_size=22, optimizer=sgd, schedule=Constant(), clip_grad_norm=limit))
         moved.append(
             math.sqrt(sum(float((parameter.detach() - before[name]).square().sum()) for name, parameter in objective.named_parameters()))
         )
@@ -181,7 +181,7 @@ def test_a_clipped_step_is_no_longer_than_the_learning_rate_times_the_limit():
 
 def test_the_norm_before_clipping_is_logged():
     events: list[Event] = []
-    run(Brightness(), Training(epochs=1, batch_size=22, clip_grad_norm=1e-3), emit=events.append, log_every=1)
+    run(Brightness(), TrainingOptions(epochs=1, batch_size=22, clip_grad_norm=1e-3), emit=events.append, log_every=1)
     (norm,) = logged(events, "gradient_norm")
     assert norm > 1e-2
 
@@ -208,7 +208,7 @@ def test_the_norm_of_the_logged_step_is_logged():
 def test_clipped_the_norm_is_a_mean_like_other_metrics():
     objective = Measured()
     events: list[Event] = []
-    training = Training(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), clip_grad_norm=1e9)  # which clips nothing
+    training = TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), clip_grad_norm=1e9)  # which clips nothing
     run(objective, training, log_every=2, emit=events.append)
     pairs = [objective.norms[:2], objective.norms[2:4], objective.norms[4:6], objective.norms[6:8], objective.norms[8:]]
     assert logged(events, "gradient_norm") == pytest.approx([sum(pair) / len(pair) for pair in pairs])
@@ -217,7 +217,7 @@ def test_clipped_the_norm_is_a_mean_like_other_metrics():
 @pytest.mark.parametrize("limit", [0.0, -1.0])
 def test_a_wrong_limit_is_refused(limit: float):
     with pytest.raises(OptionError, match=r"^clip_grad_norm: must be positive; found -?\d"):
-        Training(clip_grad_norm=limit)
+        TrainingOptions(clip_grad_norm=limit)
 
 
 # --------------------------------------------------------------------------------------------------------------- randomness
@@ -317,4 +317,4 @@ class Unscaled(Brightness):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_floats_from_0_to_255_do_not_slip_through(compiled: bool):
     with pytest.raises(BackboneError, match=r"float images must lie in \[0, 1\]; found '.*25\d'; pass uint8, or divide by 255"):
-        run(Unscaled(), Training(epochs=1, batch_size=11), compile=compiled)  # full batches alone: a smaller one is never compiled
+        run(Unscaled(), TrainingOptions(epochs=1, batch_size=11), compile=compiled)  # full batches alone: a smaller one is never compiled

@@ -24,7 +24,7 @@ from sslkit import (
     OptionError,
     RunInterruptedError,
     StepOutput,
-    Training,
+    TrainingOptions,
     fit,
 )
 from sslkit.contract.events import Event
@@ -61,7 +61,7 @@ def test_nan_stops_at_the_next_log_and_says_what_is_known(log_every: int, clip: 
         rf"there is no checkpoint yet; {REMEDY}"
     )
     events: list[Event] = []
-    training = Training(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), clip_grad_norm=clip)
+    training = TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), clip_grad_norm=clip)
     with pytest.raises(DivergedError, match=message):
         run(Brightness(poisoned_step=5), training, log_every=log_every, folder=tmp_path, emit=events.append)
     assert told(events)[-1] == ("StepEnd", 5 if log_every == 3 else 4)
@@ -117,7 +117,7 @@ class Steep(Brightness):
 
 
 def steep_fit(step: int, slope: float, *, clip: float | None = None, **options: Any) -> None:
-    training = Training(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), clip_grad_norm=clip)
+    training = TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), clip_grad_norm=clip)
     run(Steep(step, slope), training, **options)
 
 
@@ -228,9 +228,9 @@ class Fragile(Brightness):
         return output._replace(loss=output.loss * float("nan")) if self.training and self._poisoned else output
 
 
-def forgiving(retries: int) -> Training:
+def forgiving(retries: int) -> TrainingOptions:
     on_nan = OnNan(retries=retries, lr_factor=0.5)
-    return Training(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), on_nan=on_nan)
+    return TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), on_nan=on_nan)
 
 
 def test_a_fit_rolls_back_to_the_beginning_of_the_epoch_and_lowers_the_rate(tmp_path: Path):
@@ -551,7 +551,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path):
 def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path):
     interrupted(tmp_path)
     loader = Loader(tiny_images(21), batch_size=8, device=CPU)
-    training = Training(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant())
+    training = TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant())
     with pytest.raises(
         ArtifactError,
         match=r"checkpoint-000000004\.safetensors: is a checkpoint of another fit \(data: '\w+' -> '\w+'\); remove the checkpoints",
@@ -598,12 +598,12 @@ class Steadied(Brightness):
 def test_a_checkpoint_of_another_fit_is_refused(before: Callable, after: Callable, training: dict, difference: str, tmp_path: Path):
     plain = {"epochs": 3, "batch_size": 8, "optimizer": PLAIN_SGD, "schedule": Constant()}
     with pytest.raises(RunInterruptedError):
-        run(before(), Training(**plain), folder=tmp_path, should_stop=stop_after(4))
+        run(before(), TrainingOptions(**plain), folder=tmp_path, should_stop=stop_after(4))
     with pytest.raises(ArtifactError, match=rf"checkpoint-000000004\.safetensors: is a checkpoint of another fit \({difference}\); remove"):
-        run(after(), Training(**{**plain, **training}), folder=tmp_path)
+        run(after(), TrainingOptions(**{**plain, **training}), folder=tmp_path)
     resumed, whole = before(), before()
-    run(resumed, Training(**plain), folder=tmp_path)  # the refusal has cost nothing
-    run(whole, Training(**plain))
+    run(resumed, TrainingOptions(**plain), folder=tmp_path)  # the refusal has cost nothing
+    run(whole, TrainingOptions(**plain))
     assert_same_state(resumed, whole)
 
 
@@ -612,7 +612,7 @@ def test_two_fits_of_one_context_need_parts_of_their_own(kept: bool, tmp_path: P
     """The second would find the first one's last checkpoint, train for no step, and return its weights."""
     context = context_with(folder=tmp_path if kept else None)
     loader = Loader(IMAGES, batch_size=8, device=CPU)
-    training = Training(epochs=1, batch_size=8)
+    training = TrainingOptions(epochs=1, batch_size=8)
     first, second, alone = Brightness(), Brightness(), Brightness()
     fit(first, loader, None, training, context)
     message = r"^part: another fit of stage 'pretrain' has it; found ''; give each fit of a stage its own: dataclasses\.replace\(context, part=\.\.\.\)$"
@@ -632,9 +632,9 @@ def test_a_fit_that_was_stopped_may_be_called_again_with_its_context(tmp_path: P
     loader = Loader(IMAGES, batch_size=8, device=CPU)
     resumed, whole = Brightness(), Brightness()
     with pytest.raises(RunInterruptedError):
-        fit(resumed, loader, None, Training(epochs=2, batch_size=8), context)
-    assert fit(resumed, loader, None, Training(epochs=2, batch_size=8), context).steps == 6
-    fit(whole, loader, None, Training(epochs=2, batch_size=8), context_with())
+        fit(resumed, loader, None, TrainingOptions(epochs=2, batch_size=8), context)
+    assert fit(resumed, loader, None, TrainingOptions(epochs=2, batch_size=8), context).steps == 6
+    fit(whole, loader, None, TrainingOptions(epochs=2, batch_size=8), context_with())
     assert_same_state(resumed, whole)
 
 

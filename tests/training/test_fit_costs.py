@@ -10,7 +10,7 @@ from torch import Generator, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sslkit import Augment, Batch, DataInfo, Objective, StepEnd, Training, fit
+from sslkit import Augment, Batch, DataInfo, Objective, StepEnd, TrainingOptions, fit
 from sslkit.backbones.nin import NIN
 from sslkit.contract.events import Event
 from sslkit.contract.images import ImageSet
@@ -103,7 +103,7 @@ def count_ours(objective: Objective, images: ImageSet, augment: Augment, autocas
     loader = Loader(images, batch_size=2, device=CPU, options=augment)
     context = context_with(log_every=1000, emit=note, autocast=autocast)
     with Operations() as operations:
-        fit(objective, loader, None, Training(epochs=1, batch_size=2, augment=augment), context)
+        fit(objective, loader, None, TrainingOptions(epochs=1, batch_size=2, augment=augment), context)
     return of_one_step(totals)
 
 
@@ -157,7 +157,7 @@ class Counts(NamedTuple):
 
 
 def count(batch_size: int, objective: Objective | None = None) -> Counts:
-    training = Training(epochs=1, batch_size=batch_size, augment=EVERYTHING)
+    training = TrainingOptions(epochs=1, batch_size=batch_size, augment=EVERYTHING)
     with Operations() as operations, Reads() as reads:
         assert run(objective or Brightness(), training, log_every=1000).steps == -(-22 // batch_size)
     return Counts(operations.counts, reads.count)

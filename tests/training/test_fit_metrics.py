@@ -17,7 +17,7 @@ from sslkit import (
     RunInterruptedError,
     StepEnd,
     StepOutput,
-    Training,
+    TrainingOptions,
     fit,
 )
 from sslkit.contract.events import Event
@@ -47,7 +47,7 @@ class FirstBatchLoss(Brightness):
 
 
 def test_counts_are_exact_where_bfloat16_is_not():
-    training = Training(epochs=1, batch_size=22)
+    training = TrainingOptions(epochs=1, batch_size=22)
     images = Loader(tiny_images(258, size=4), batch_size=257, device=CPU)
     result = fit(FirstBatchLoss(), Loader(IMAGES, batch_size=22, device=CPU), images, training, context_with())
     assert result.heldout["loss"] == 257 / 258
@@ -93,7 +93,7 @@ def test_held_out_images_are_measured_every_so_many_epochs_and_at_the_end(every:
 
 def test_by_default_they_are_measured_ten_times():
     events: list[Event] = []
-    training = Training(epochs=20, batch_size=22, optimizer=PLAIN_SGD)
+    training = TrainingOptions(epochs=20, batch_size=22, optimizer=PLAIN_SGD)
     run(Brightness(), training, heldout=tiny_images(4), emit=events.append)
     assert [event.epoch for event in events if isinstance(event, HeldoutEnd)] == [*range(2, 21, 2)]
 
@@ -101,7 +101,7 @@ def test_by_default_they_are_measured_ten_times():
 @pytest.mark.parametrize("epochs", [1, 7, 10, 11, 15, 19, 23])
 def test_by_default_they_are_measured_ten_times_at_most_whatever_the_number_of_epochs(epochs: int):
     events: list[Event] = []
-    run(Brightness(), Training(epochs=epochs, batch_size=22, optimizer=PLAIN_SGD), heldout=tiny_images(4), emit=events.append)
+    run(Brightness(), TrainingOptions(epochs=epochs, batch_size=22, optimizer=PLAIN_SGD), heldout=tiny_images(4), emit=events.append)
     measured = [round(event.epoch) for event in events if isinstance(event, HeldoutEnd)]
     assert len(measured) == min(10, epochs)
     assert measured[-1] == epochs
@@ -210,17 +210,17 @@ def test_steps_that_are_never_logged_do_not_pile_up(monkeypatch: pytest.MonkeyPa
     for limit in (1000, 4):
         monkeypatch.setattr(step_log, "MAX_WAITING", limit)
         logs.append([])
-        run(Sporadic(), Training(epochs=2, batch_size=2, optimizer=PLAIN_SGD), log_every=10**9, emit=logs[-1].append)
+        run(Sporadic(), TrainingOptions(epochs=2, batch_size=2, optimizer=PLAIN_SGD), log_every=10**9, emit=logs[-1].append)
     (few,), (many,) = (logged(events, "loss") for events in logs)
     assert few == many
     with pytest.raises(DivergedError, match="at step 2: loss nan"):
-        run(Brightness(poisoned_step=2), Training(epochs=2, batch_size=2), log_every=10**9, emit=logs[-1].append)
+        run(Brightness(poisoned_step=2), TrainingOptions(epochs=2, batch_size=2), log_every=10**9, emit=logs[-1].append)
     assert told(logs[-1])[-1] == ("StepEnd", 3), "found after step 4 of 11"
 
 
 def test_events_tell_the_story_in_order(tmp_path: Path):
     events: list[Event] = []
-    training = Training(epochs=2, batch_size=8, optimizer=PLAIN_SGD)
+    training = TrainingOptions(epochs=2, batch_size=8, optimizer=PLAIN_SGD)
     run(Brightness(), training, tiny_images(4), evaluate_every=1, emit=events.append, folder=tmp_path, part="k20")
     steps = [("StepEnd", step) for step in range(1, 7)]
     end = [("CheckpointSaved", 6), ("HeldoutEnd", 6)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sslkit import Augment, Constant, DataError, RunFailedError, RunInterruptedError, SslkitError, Training, fit
+from sslkit import Augment, Constant, DataError, RunFailedError, RunInterruptedError, SslkitError, TrainingOptions, fit
 from sslkit.data import workers
 from sslkit.data.loader import Loader
 from sslkit.training.fit import FitResult
@@ -35,7 +35,7 @@ class Trouble(TinyImages):
 
 
 def train(objective: Brightness, images: TinyImages, folder: Path, num_workers: int) -> FitResult:
-    training = Training(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), augment=Augment(crop_padding=2))
+    training = TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), augment=Augment(crop_padding=2))
     loader = Loader(images, batch_size=8, device=CPU, options=training.augment, num_workers=num_workers)
     return fit(objective, loader, None, training, context_with(folder=folder))
 

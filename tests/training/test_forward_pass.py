@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import SymInt, Tensor
 
-from sslkit import FineTune, SemiSupervised, Training, evaluate, fit
+from sslkit import FineTune, SemiSupervised, TrainingOptions, evaluate, fit
 from sslkit.data.loader import Loader
 from sslkit.training.device import Runtime
 from tests.contract.miniatures.images import tiny_images
@@ -71,6 +71,6 @@ def test_batches_of_two_sizes_are_compiled_for_two_sizes(compiler: Compiler):
     """Not for any size, which torch would do from the second on."""
     for batch_size in (4, 8):
         loader = Loader(tiny_images(16), batch_size=batch_size, device=CPU)
-        fit(Brightness(), loader, None, Training(epochs=1, batch_size=batch_size), context_with(compile=True))
+        fit(Brightness(), loader, None, TrainingOptions(epochs=1, batch_size=batch_size), context_with(compile=True))
     assert compiler.graphs == 2
     assert compiler.open_sizes == 0

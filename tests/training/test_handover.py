@@ -35,7 +35,7 @@ from sslkit import (
     Schedule,
     StepOutput,
     StorageError,
-    Training,
+    TrainingOptions,
     evaluate,
     pretrain,
 )
@@ -253,7 +253,7 @@ class OddTask(PretextTask):
 
 
 def train(task: PretextTask, folder: Path | None, schedule: Schedule | None = None, **options: Any) -> dict[str, float]:
-    training = Training(epochs=2, batch_size=10, schedule=schedule or Constant())
+    training = TrainingOptions(epochs=2, batch_size=10, schedule=schedule or Constant())
     return pretrain(task, network(), arrays(), training=training, output=folder, runtime=EACH_STEP, **options).metrics
 
 

@@ -30,7 +30,7 @@ from sslkit import (
     SemiSupervised,
     Split,
     StepOutput,
-    Training,
+    TrainingOptions,
     fit,
     run_recipe,
 )
@@ -184,7 +184,7 @@ def test_fit_refuses_the_same_in_python(spoil: str):
             objective,
             Loader(images, batch_size=8, device=CPU),
             None,
-            Training(epochs=1, batch_size=8),
+            TrainingOptions(epochs=1, batch_size=8),
             RunContext(stage="a", seed=0, device=CPU),
         )
     assert str(caught.value).startswith(SPOILT[spoil][1])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sslkit import Augment, Constant, OptionError, PluginError, RunFailedError, RunInterruptedError, Training
+from sslkit import Augment, Constant, OptionError, PluginError, RunFailedError, RunInterruptedError, TrainingOptions
 from sslkit.catalog.source_code import SourceCode
 from sslkit.storage.tensor_file import load_tensors
 from sslkit.training.nested import UnsavableError, put_together, same, take_apart
@@ -48,9 +48,9 @@ class Grouped(Brightness):
         return output._replace(loss=output.loss + (self.late - 1).square().sum()) if self.training and self._late else output
 
 
-def training(kind: str, **options: Any) -> Training:
+def training(kind: str, **options: Any) -> TrainingOptions:
     options = {"epochs": 3, "batch_size": 8, "schedule": Constant(), "augment": Augment(crop_padding=1), **options}
-    return Training(optimizer=Odd(kind=kind), **options)
+    return TrainingOptions(optimizer=Odd(kind=kind), **options)
 
 
 # ---------------------------------------------------------------------------------------------------------------- resuming
@@ -317,7 +317,7 @@ def test_an_optimizer_for_a_phase_that_there_is_not_is_refused():
         OptionError,
         match=r"^optimizer: is given for a phase that there is not; found 'generater'; allowed: .*; did you mean 'generator'\?$",
     ):
-        run(gan, Training(epochs=1, batch_size=8, optimizer=optimizers))
+        run(gan, TrainingOptions(epochs=1, batch_size=8, optimizer=optimizers))
 
 
 def test_groups_may_be_divided_named_and_hold_options_of_the_optimizer():

@@ -1,29 +1,29 @@
 import pytest
 
-from sslkit import SGD, AdamW, OptionError, Training
+from sslkit import SGD, AdamW, OptionError, TrainingOptions
 
 
 def test_one_optimizer_serves_every_phase():
     optimizer = SGD()
-    training = Training(optimizer=optimizer)
+    training = TrainingOptions(optimizer=optimizer)
     assert training.optimizer_of("main") is training.optimizer_of("generator") is optimizer
 
 
 def test_optimizers_by_phase():
-    training = Training(optimizer={"discriminator": SGD(), "generator": AdamW()})
+    training = TrainingOptions(optimizer={"discriminator": SGD(), "generator": AdamW()})
     assert training.optimizer_of("generator") == AdamW()
     with pytest.raises(OptionError, match=r"^optimizer: no optimiser for phase 'main'; found \['discriminator', 'generator'\]"):
         training.optimizer_of("main")
 
 
 def test_a_batch_fits_into_the_data():
-    Training(batch_size=100).check_batch_size(100)
+    TrainingOptions(batch_size=100).check_batch_size(100)
     with pytest.raises(OptionError, match=r"^batch_size: is larger than the data \(99 images\); found 100; allowed: 1 to 99"):
-        Training(batch_size=100).check_batch_size(99)
+        TrainingOptions(batch_size=100).check_batch_size(99)
 
 
 def test_numbers_must_be_positive():
     with pytest.raises(OptionError, match=r"^epochs: must be positive; found 0; allowed: 1 or more"):
-        Training(epochs=0)
+        TrainingOptions(epochs=0)
     with pytest.raises(OptionError, match=r"^batch_size: must be positive; found 0; allowed: 1 or more images"):
-        Training(batch_size=0)
+        TrainingOptions(batch_size=0)

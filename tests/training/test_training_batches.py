@@ -8,7 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sslkit import Batch, Constant, MLPProbe, RunFailedError, RunInterruptedError, StepEnd, StepOutput, Training, evaluate, fit, pretrain
+from sslkit import (
+    Batch,
+    Constant,
+    MLPProbe,
+    RunFailedError,
+    RunInterruptedError,
+    StepEnd,
+    StepOutput,
+    TrainingOptions,
+    evaluate,
+    fit,
+    pretrain,
+)
 from sslkit.contract.events import Event, FitStart
 from sslkit.data.loader import Loader
 from sslkit.training.batch_source import training_batches
@@ -83,7 +95,7 @@ class Normalised(Brightness):
 
 
 def train(objective: Brightness, num_images: int, batch_size: int, **options: object) -> FitResult:
-    training = Training(epochs=2, batch_size=batch_size, optimizer=PLAIN_SGD, schedule=Constant())
+    training = TrainingOptions(epochs=2, batch_size=batch_size, optimizer=PLAIN_SGD, schedule=Constant())
     loader = Loader(tiny_images(num_images), batch_size=batch_size, device=CPU)
     heldout = Loader(tiny_images(batch_size + 1), batch_size=batch_size, device=CPU)
     return fit(objective, loader, heldout, training, context_with(log_every=1, **options))
@@ -129,7 +141,7 @@ def test_a_probe_with_batchnorm_trains_on_one_image_more_than_whole_batches(batc
 
 
 def test_a_batch_size_of_one_is_named_where_batchnorm_cannot_do_with_it():
-    training = Training(epochs=1, batch_size=1)
+    training = TrainingOptions(epochs=1, batch_size=1)
     with pytest.raises(
         RunFailedError, match=r"^BatchNorm cannot normalise one value a channel in stage 'pretrain' \(batch_size 1, .*raise"
     ):
