@@ -18,7 +18,8 @@ from measurement.groups import BACKWARD, seconds_by_group
 from measurement.results import number, table, write_json
 from measurement.script import Parser, positive, run_script, workload
 from measurement.steps import Steps, train
-from sslkit.training.device import Runtime, configured
+from sslkit.contract.runtime import Runtime
+from sslkit.training.device import configured
 
 
 def main(argv: Sequence[str] | None = None) -> int:

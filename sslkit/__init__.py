@@ -62,8 +62,8 @@ if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors
     from sslkit.recipe.recipe import Recipe, load_recipe
     from sslkit.report.comparison import compare_runs
     from sslkit.report.page.files import write_report
+    from sslkit.report.run import run_recipe
     from sslkit.run.artifacts import load_backbone
-    from sslkit.run.runner import run_recipe
     from sslkit.run.stages import evaluate, pretrain
     from sslkit.training.features import extract_features
     from sslkit.training.fit import fit
@@ -200,7 +200,7 @@ _HOMES = {
     "sslkit.recipe.recipe": ("Recipe", "load_recipe"),
     "sslkit.report.comparison": ("compare_runs",),
     "sslkit.report.page.files": ("write_report",),
-    "sslkit.run.runner": ("run_recipe",),
+    "sslkit.report.run": ("run_recipe",),
     "sslkit.run.stages": ("evaluate", "pretrain"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

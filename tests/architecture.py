@@ -22,7 +22,7 @@ ONLY_IN = {
 METHODS = {"rotnet", "jigsaw", "colorization", "exemplar", "gan", "simclr", "byol", "dino", "mae", "deepcluster"}
 METHOD_BLIND = re.compile(
     r"sslkit/(audit/.*|training/(?!objective_check|handover).*|evaluators/.*|report/pictures/(all|recipe_views|views)|cli/preview"
-    r"|run/(networks|stages|stage_folder|preflight|runner))\.py"
+    r"|run/(networks|stages|pretraining|evaluation|stage_folder|preflight|runner))\.py"
 )
 """The trainer, the stages, the run, the evaluators, the audit and what draws views: they work for a method that nobody has thought of yet."""
 

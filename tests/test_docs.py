@@ -15,10 +15,10 @@ import torch
 import sslkit
 from sslkit import Augment, Catalog, OptimizerFactory, Schedule, TrainingOptions, load_catalog
 from sslkit.catalog.catalog import KINDS
+from sslkit.contract.runtime import Runtime
 from sslkit.recipe.build import build
 from sslkit.recipe.recipe import parse_recipe
 from sslkit.recipe.schema import REQUIRED, Option, options_of
-from sslkit.training.device import Runtime
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {

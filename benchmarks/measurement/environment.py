@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from sslkit.contract.runtime import Runtime, cpu_flags
 from sslkit.run.environment import checkout_commit
-from sslkit.training.device import Runtime, cpu_flags, describe_device
+from sslkit.training.device import describe_device
 
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 """Of a CPU: what convolutions and bfloat16 live on."""

@@ -14,10 +14,11 @@ from measurement.gate import Gate
 from measurement.workload import HEADS, Workload
 from sslkit import Arrays, Backbone, Batch, DataInfo, Objective, RunContext
 from sslkit.contract.images import LabeledData
+from sslkit.contract.runtime import Runtime, has_bfloat16
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures, build_heads
 from sslkit.kernels.native import SWITCH
 from sslkit.training.conv_bn_folding import folded
-from sslkit.training.device import Runtime, configured, has_bfloat16
+from sslkit.training.device import configured
 from sslkit_rotnet import RotNet
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -100,7 +101,7 @@ def _classifier(backbone: Backbone, data: Arrays, workload: Workload) -> Classif
     assert train is not None
     assert test is not None
     labeled = LabeledData(train, test)
-    context = RunContext(stage=workload.job, seed=0, device=workload.device)
+    context = RunContext(stage=workload.job, seed=0, device=workload.device, runtime=Runtime(precision="float32"))
     heads = build_heads(HEADS[workload.job], workload.used_layers, backbone, labeled, context)
     frozen = None if workload.job == "finetune" else FrozenFeatures(folded(backbone, workload.used_layers))
     return Classifier(backbone, heads, labeled, frozen=frozen)

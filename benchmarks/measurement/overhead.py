@@ -12,7 +12,7 @@ from measurement.interleave import Plan, interleave
 from measurement.results import JobResult, Spread, cell, plain
 from measurement.worker import Variant
 from measurement.workload import Workload
-from sslkit.training.device import Runtime
+from sslkit.contract.runtime import Runtime
 
 _BATCH_SIZE = 2
 _WIDTH = 0.05

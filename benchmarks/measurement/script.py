@@ -13,7 +13,7 @@ from measurement.jobs import plan_for
 from measurement.results import JobResult
 from measurement.workload import Workload, write_folder_images, write_random_images
 from sslkit.contract.errors import OptionError, SslkitError
-from sslkit.training.device import Runtime
+from sslkit.contract.runtime import Runtime
 
 
 class Parser(argparse.ArgumentParser):

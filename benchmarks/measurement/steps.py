@@ -17,7 +17,7 @@ from measurement.workload import Workload
 from sslkit import Batch, DataInfo, Loader, Objective, RunContext, StepEnd, TrainingOptions, fit
 from sslkit.contract.errors import RunInterruptedError
 from sslkit.contract.events import Event
-from sslkit.training.device import Runtime
+from sslkit.contract.runtime import Runtime
 from sslkit_rotnet import RotNet
 
 WARM_UP = 3
@@ -81,7 +81,9 @@ def train(work: Workload, steps: Steps) -> float:
     _mark_as_data(objective)
     loader = _MarkedLoader(images, batch_size=work.batch_size, device=work.device, options=AUGMENT)
     autocast = Runtime().resolve_autocast(work.device)
-    context = RunContext(stage="profile", seed=0, device=work.device, autocast=autocast, emit=steps.observe, should_stop=steps.enough)
+    context = RunContext(
+        stage="profile", seed=0, device=work.device, runtime=Runtime(compile=False), emit=steps.observe, should_stop=steps.enough
+    )
     with suppress(RunInterruptedError):
         fit(objective, loader, None, TrainingOptions(batch_size=work.batch_size, epochs=1000), context)
     return _data_share(objective, next(loader.in_order()), autocast)

@@ -10,7 +10,8 @@ from measurement.workload import Workload
 from sslkit import DataInfo, Loader, RunContext, StepEnd, TrainingOptions, fit
 from sslkit.contract.errors import RunInterruptedError
 from sslkit.contract.events import Event
-from sslkit.training.device import Runtime, configured
+from sslkit.contract.runtime import Runtime
+from sslkit.training.device import configured
 from sslkit_rotnet import RotNet
 
 _FIRST, _STEPS = 5, 20
@@ -38,8 +39,7 @@ def syncs_per_step(work: Workload) -> float:
         stage="syncs",
         seed=0,
         device=work.device,
-        autocast=Runtime().resolve_autocast(work.device),
-        log_every=1_000_000,
+        runtime=Runtime(compile=False, log_every=1_000_000),
         emit=count,
         should_stop=lambda: seen >= _FIRST + _STEPS,
     )

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sslkit import NIN, Arrays, DataError, ImageFolder, ImageSpec, Split
+from sslkit.contract.runtime import Runtime
 from sslkit.data.cache import OpenedDataset
 from sslkit.evaluators.heads import HeadKind
-from sslkit.training.device import Runtime
 
 JobName = Literal["pretrain", "linear_probe", "mlp_probe", "conv_probe", "finetune", "features", "knn", "data_path"]
 

@@ -13,8 +13,8 @@ from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import RANDOM, Stage
 from sslkit.recipe.sweep import identity
+from sslkit.report.run import run_recipe
 from sslkit.run.artifacts import ARTIFACT
-from sslkit.run.runner import run_recipe
 from sslkit.storage.json_files import read_json
 
 

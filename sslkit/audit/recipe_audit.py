@@ -18,7 +18,7 @@ from sslkit.recipe.build import BackboneOptions
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import PretrainStage
 from sslkit.run.environment import describe_environment
-from sslkit.run.preflight import check_backbone, check_device
+from sslkit.run.preflight import Preflight
 from sslkit.storage.json_files import write_json
 
 
@@ -84,9 +84,10 @@ def audit_recipe(
     options = options or AuditOptions()
     chosen = _chosen(recipe, stages)
     data = OpenedDataset(recipe.data)
+    preflight = Preflight(recipe, data)
     for stage in chosen:
-        check_device(recipe, stage)
-        check_backbone(recipe, stage, data)
+        preflight.check_device(stage)
+        preflight.check_backbone(stage)
     watching = tuple(observers)
     environment = describe_environment(chosen[0].runtime.resolve_device())
     findings = {stage.key: _audit_stage(stage, data, options, watching) for stage in chosen}

@@ -19,13 +19,14 @@ from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Emit, Observer
 from sslkit.contract.images import DataInfo, Dataset, ImageSpec
 from sslkit.contract.objective import Objective, Prediction, PretextTask
+from sslkit.contract.runtime import Runtime
 from sslkit.data.arrays import ArraySet
 from sslkit.data.cache import OpenedDataset
 from sslkit.data.loader import Loader
 from sslkit.recipe.build import BackboneOptions, build_backbone_options
-from sslkit.run.stages import check_pretraining
+from sslkit.run.networks import check_pretraining
 from sslkit.training.breakdown import explaining_breakdown
-from sslkit.training.device import Runtime, configured
+from sslkit.training.device import configured
 from sslkit.training.fit import fit
 from sslkit.training.options import TrainingOptions
 from sslkit.training.schedules import Cosine
@@ -174,9 +175,7 @@ def _context(runtime: Runtime, seed: int, name: str, observers: Observers) -> Ru
         stage="audit",  # part of every random seed: two stages of one recipe are audited with the same draws
         seed=seed,
         device=device,
-        autocast=runtime.resolve_autocast(device),
-        channels_last=runtime.channels_last,
-        log_every=runtime.log_every,
+        runtime=replace(runtime, compile=False),
         emit=_named(name, observers),
     )
 

@@ -52,7 +52,7 @@ def run(
         from sslkit.cli.console import make_console, print_code, print_results, progress_on_stderr
         from sslkit.recipe.bundled import find_recipe
         from sslkit.recipe.recipe import load_recipe
-        from sslkit.run.runner import run_recipe
+        from sslkit.report.run import run_recipe
 
         loaded = load_recipe(find_recipe(recipe), overrides or (), device=device, allow_code=allow_code)
         if not quiet:

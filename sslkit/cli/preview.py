@@ -20,7 +20,7 @@ from sslkit.recipe.toml import apply_override
 from sslkit.report.pictures.contact_sheet import Sheet, draw_sheets
 from sslkit.report.pictures.recipe_views import pretraining_stages, stage_views
 from sslkit.report.pictures.views import Views, make_views
-from sslkit.run.preflight import check_backbone
+from sslkit.run.preflight import Preflight
 
 if TYPE_CHECKING:  # at run time the report's package is the first to import it
     from matplotlib.figure import Figure
@@ -141,8 +141,9 @@ def _recipe_sheets(what: str, recipe: Recipe, num_images: int) -> list[Sheet]:
     data, stages = OpenedDataset(recipe.data), pretraining_stages(recipe)
     if not stages:
         raise RecipeError(f"{what}: no stage of it pretrains", fix="name a recipe with a task, or a task")
+    preflight = Preflight(recipe, data)
     for stage in stages:
-        check_backbone(recipe, stage, data)
+        preflight.check_backbone(stage)
     return [Sheet(f"{recipe.name}: {stage.key}", stage_views(recipe, stage, data, num_images)) for stage in stages]
 
 

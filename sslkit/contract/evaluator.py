@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -15,6 +16,7 @@ from sslkit.contract.events import Emit, tell_nobody
 from sslkit.contract.images import LabeledData
 from sslkit.contract.misspelling import Contract
 from sslkit.contract.objective import Prediction
+from sslkit.contract.runtime import Runtime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +27,7 @@ class RunContext:
         stage: the stage's name.
         seed: the run's seed; draw through ``generator``.
         device: where to compute.
-        autocast: the dtype of autocast, or None for plain float32.
-        channels_last: keep convolution weights in channels_last memory format.
-        compile: compile ``Objective.forward``.
-        cuda_graphs: record what is compiled as a CUDA graph and replay it.
-        log_every: read metrics every so many steps.
-        checkpoint_minutes: write a checkpoint that often.
-        keep_checkpoints: so many of a fit stay.
+        runtime: precision, checkpoints and the like.
         folder: where checkpoints go, or None to keep nothing.
         part: names this fit where a stage has several.
         emit: tells the observers.
@@ -42,18 +38,17 @@ class RunContext:
     stage: str
     seed: int
     device: torch.device
-    autocast: torch.dtype | None = None
-    channels_last: bool = True
-    compile: bool = False
-    cuda_graphs: bool = False
-    log_every: int = 50
-    checkpoint_minutes: float = 10.0
-    keep_checkpoints: int = 2
+    runtime: Runtime = field(default_factory=Runtime)
     folder: Path | None = None
     part: str = ""
     emit: Emit = tell_nobody
     should_stop: Callable[[], bool] = lambda: False
     begun: set[str] = field(default_factory=set, repr=False, compare=False)
+
+    @cached_property
+    def autocast(self) -> torch.dtype | None:
+        """The dtype of autocast, or None for plain float32."""
+        return self.runtime.resolve_autocast(self.device)
 
 
 class Evaluation(NamedTuple):

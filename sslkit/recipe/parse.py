@@ -9,10 +9,10 @@ from sslkit.contract.errors import OptionError, RecipeError
 from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.images import Dataset
 from sslkit.contract.objective import PretextTask
+from sslkit.contract.runtime import Runtime
 from sslkit.recipe.build import BackboneOptions, build, build_backbone_options, describe
 from sslkit.recipe.stages import AS_BUILT, BEGINNINGS, RANDOM, EvaluateStage, PretrainStage, Stage, Weights, check_weights
 from sslkit.recipe.toml import as_count, as_name, as_positive, as_table, check_keys, required
-from sslkit.training.device import Runtime
 from sslkit.training.options import TrainingOptions, check_snapshots
 
 RUNTIME_KEYS = tuple(option.name for option in fields(Runtime))

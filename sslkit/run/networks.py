@@ -1,16 +1,30 @@
-"""The networks of a recipe: as a stage begins with them, and as it left them."""
+"""The networks of a recipe: what they are built for, as a stage begins with them, and as it left them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sslkit.contract.backbone import Backbone
-from sslkit.contract.images import ImageSpec
+from sslkit.contract.blame import blaming
+from sslkit.contract.errors import BackboneError, DataError, OptionError, PluginError, RecipeError
+from sslkit.contract.images import Dataset, ImageSpec
+from sslkit.contract.objective import PretextTask
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.build import BackboneOptions
 from sslkit.recipe.recipe import Recipe
-from sslkit.recipe.stages import BEGINNINGS, Stage
+from sslkit.recipe.stages import BEGINNINGS, PretrainStage, Stage
 from sslkit.run.artifacts import load_weights, weights_path
-from sslkit.run.preflight import backbone_image
 from sslkit.training.seeds import derive_seed, global_seed
+
+
+def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
+    """What the stage's backbone is built for: the data's images, or what the task that first trained it wants."""
+    while stage.weights not in BEGINNINGS:
+        stage = recipe.stage(stage.weights)
+    if not isinstance(stage, PretrainStage):
+        return data
+    with located(f"stages.{stage.name}.task"):
+        return stage.task.image_spec(data)
 
 
 def built(options: BackboneOptions, image: ImageSpec, seed: int) -> Backbone:
@@ -55,6 +69,50 @@ def left_by(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path) -> 
         ArtifactError: the weights are missing or do not fit.
     """
     return _read(stage.backbone, backbone_image(recipe, stage, data.image()), weights_path(folder / stage.key, None))
+
+
+def check_pretraining(task: PretextTask, backbone: Backbone, data: Dataset) -> None:
+    """Refuse a backbone that the task cannot work with.
+
+    Raises:
+        BackboneError: a capability is missing, or the backbone is built for another colour.
+    """
+    check_requirements(task.requires, backbone, type(task).__name__)
+    wanted = task.image_spec(data.image())
+    if backbone.image.color != wanted.color:
+        raise BackboneError(
+            f"{type(task).__name__} needs a backbone built for {wanted.color} images",
+            found=backbone.image.color,
+            fix="build it with task.image_spec(data.image())",
+        )
+
+
+def check_requirements(requires: frozenset[str], backbone: Backbone, user: str) -> None:
+    """Refuse a backbone that lacks a capability.
+
+    Raises:
+        BackboneError: names what is missing.
+    """
+    if missing := sorted(requires - backbone.capabilities):
+        raise BackboneError(
+            f"{user} needs a backbone with {', '.join(missing)}",
+            found=sorted(backbone.capabilities),
+            fix=f"choose another backbone than {type(backbone).__name__}",
+        )
+
+
+@contextmanager
+def located(path: str) -> Iterator[None]:
+    """Put the recipe's dotted path before an error of an option."""
+    try:
+        with blaming(path):
+            yield
+    except OptionError as error:
+        raise RecipeError(f"{path}.{error}" if path else str(error)) from error
+    except BackboneError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    except (DataError, PluginError) as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def _read(options: BackboneOptions, image: ImageSpec, path: Path) -> Backbone:

@@ -2,8 +2,9 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,8 +17,12 @@ from sslkit.contract.backbone import Backbone
 from sslkit.contract.blame import blaming, naming
 from sslkit.contract.errors import ArtifactError
 from sslkit.contract.evaluator import RunContext
-from sslkit.contract.events import Notice, Observer, StageEnd, StageSkipped, StageStart
+from sslkit.contract.events import Event, Notice, StageEnd, StageSkipped, StageStart
+from sslkit.contract.images import ImageSet
 from sslkit.contract.objective import Prediction
+from sslkit.data.cache import OpenedDataset
+from sslkit.data.duplicates import Duplicates
+from sslkit.data.workers import decoding_with
 from sslkit.run.artifacts import (
     ARTIFACT,
     BACKBONE,
@@ -25,7 +30,6 @@ from sslkit.run.artifacts import (
     METRICS,
     PREDICTIONS,
     SNAPSHOTS,
-    BackboneRecord,
     describe_backbone,
     load_weights,
     read_artifact,
@@ -34,35 +38,19 @@ from sslkit.run.artifacts import (
     save_predictions,
 )
 from sslkit.run.environment import describe_environment, timestamp
+from sslkit.run.surroundings import Surroundings
 from sslkit.storage.atomic import make_folder, refuse_links, remove, remove_temporary
 from sslkit.storage.identity import CODE, differences, fingerprint, plain, state_hash
 from sslkit.storage.json_files import write_json
 from sslkit.storage.metrics_log import MetricsLog
 from sslkit.training.breakdown import explaining_breakdown
-from sslkit.training.device import Runtime, configured, describe_device
+from sslkit.training.device import configured, describe_device
 from sslkit.training.stopping import stoppable
 
 Kind = Literal["pretrain", "evaluate"]
 
 FORMAT = 2
-"""Of a stage's folder; counted up when an older one cannot be gone on with."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """Where a stage's backbone comes from, for its fingerprint and its artifact. A recipe gives it; objects made in Python have none.
-
-    Attributes:
-        record: how to build the backbone again.
-        weights: ``random``, or the fingerprint of the stage that left them.
-        code: that decides the outcome, as :class:`~sslkit.catalog.source_code.SourceCode` knows it.
-        environment: what belongs beside the result besides hardware and versions: plugins.
-    """
-
-    record: BackboneRecord
-    weights: str
-    code: Mapping[str, str] = field(default_factory=dict)
-    environment: Mapping[str, Any] = field(default_factory=dict)
+"""Of a stage's folder; counted up when an older one cannot be resumed."""
 
 
 class StageResult(NamedTuple):
@@ -91,206 +79,231 @@ class Outcome(NamedTuple):
     facts: Mapping[str, Any] = {}
 
 
-Work = Callable[[Backbone, RunContext], Outcome]
+@contextmanager
+def begin(
+    kind: Kind,
+    backbone: Backbone,
+    data: OpenedDataset,
+    surroundings: Surroundings,
+    identity: Mapping[str, Any],
+    *,
+    skipped: tuple[str, ...],
+) -> Iterator["StageFolder"]:
+    """Open a stage's folder, and where there is work left, set the machine up for it.
+
+    Args:
+        kind: of the stage.
+        backbone: what it begins with; it is copied, not changed.
+        data: its images.
+        surroundings: where and how it runs.
+        identity: everything else that decides the outcome.
+        skipped: files that cannot be decoded.
+
+    Raises:
+        ArtifactError: the folder holds another stage; the message lists the differing keys.
+    """
+    name, runtime = surroundings.name, surroundings.runtime
+    with blaming(f"stage {name!r}"), naming(f"stage {name!r}"), decoding_with(runtime.num_workers):
+        try:
+            stage = StageFolder(kind, backbone, data, surroundings, identity)
+        except ArtifactError:  # which it may owe to a dataset that gives itself another fingerprint at every load
+            data.check_fingerprints()
+            raise
+        if stage.finished is not None:
+            stage.emit(StageSkipped(stage=name, metrics=stage.finished.metrics))
+            yield stage
+            return
+        stage.start(skipped)
+        device = stage.context.device
+        with stoppable(stage.context.should_stop), explaining_breakdown(stage.describe(), device), configured(runtime, device):
+            yield stage
 
 
-@dataclass(frozen=True)
-class StageRun:
-    """A stage's name, folder and surroundings; runs any work in them."""
+class StageFolder:
+    """A stage that was begun.
 
-    name: str
-    kind: Kind
-    output: str | Path | None
-    seed: int
-    runtime: Runtime
-    observers: Iterable[Observer]
-    should_stop: Callable[[], bool] | None
-    provenance: Provenance | None
+    Attributes:
+        finished: its result, if an earlier start has left one.
+        context: where and how to compute.
+    """
 
-    @property
-    def folder(self) -> Path | None:
-        """Where everything goes, or None to keep nothing."""
-        return None if self.output is None else Path(self.output)
+    def __init__(
+        self, kind: Kind, backbone: Backbone, data: OpenedDataset, surroundings: Surroundings, identity: Mapping[str, Any]
+    ) -> None:
+        self._kind = kind
+        self._given = backbone
+        self._data = data
+        self._surroundings = surroundings
+        self._folder = None if surroundings.output is None else Path(surroundings.output)
+        provenance = surroundings.provenance
+        self._record = provenance.record if provenance else record_of(backbone)
+        self._identity = self._complete(identity)
+        self._fingerprint = fingerprint(self._identity)
+        self._log = None if self._folder is None else MetricsLog(self._folder / METRICS)
+        observers = surroundings.observers
+        self._observers = observers if isinstance(observers, Observers) else Observers(observers)
+        self._artifact = self._open()
+        self.finished = self._result() if self._artifact.get("status") == "finished" else None
 
-    def run(self, backbone: Backbone, identity: Mapping[str, Any], work: Work, *, skipped: tuple[str, ...]) -> StageResult:
-        """Do the work unless it is done; go on where it was interrupted; leave the artifact."""
-        with blaming(f"stage {self.name!r}"), naming(f"stage {self.name!r}"):
-            return self._run(backbone, identity, work, skipped=skipped)
-
-    def _run(self, backbone: Backbone, identity: Mapping[str, Any], work: Work, *, skipped: tuple[str, ...]) -> StageResult:
-        record, identity = self._identify(backbone, identity)
-        mark = fingerprint(identity)
-        log = [] if self.folder is None else [MetricsLog(self.folder / METRICS)]
-        observers = Observers([*log, Observers(self.observers)])
-        artifact = self._open(identity, mark)
-        if artifact.get("status") == "finished":
-            observers.observe(StageSkipped(stage=self.name, metrics=artifact["metrics"]))
-            return self._finished(backbone, artifact, mark)
-        device = self.runtime.resolve_device()
-        begun = {"stage": self.name, "kind": self.kind, "status": "running", "format": FORMAT, "fingerprint": mark, "identity": identity}
-        environments = self._begin(artifact or begun, device)
-        context = self._context(device, observers)
-        observers.observe(StageStart(stage=self.name, kind=self.kind, folder=self.folder))
+    def start(self, skipped: tuple[str, ...]) -> None:
+        """Write down what the stage is computed with from here on, and tell the observers."""
+        given = self._surroundings
+        device = given.runtime.resolve_device()
+        environment = describe_environment(device) | dict(given.provenance.environment if given.provenance else {})
+        environments = [*self._artifact.get("environments", []), environment]
+        if len(environments) > 1 and {**environments[-2], "started": ""} == {**environment, "started": ""}:
+            environments.pop()
+        self._skipped = skipped
+        self._environments = environments
+        if self._folder is not None:
+            begun = {"stage": given.name, "kind": self._kind, "status": "running", "format": FORMAT}
+            begun |= {"fingerprint": self._fingerprint, "identity": self._identity}
+            write_json(self._folder / ARTIFACT, {**(self._artifact or begun), "environments": environments})
+        self.context = RunContext(
+            stage=given.name,
+            seed=given.seed,
+            device=device,
+            runtime=given.runtime,
+            folder=self._folder,
+            emit=self.emit,
+            should_stop=given.should_stop or (lambda: False),
+        )
+        self.emit(StageStart(stage=given.name, kind=self._kind, folder=self._folder))
         if skipped:
             message = f"skipped {len(skipped)} file{'s' * (len(skipped) > 1)} that cannot be decoded, listed in {ARTIFACT}; the first is {skipped[0]}"
-            observers.observe(Notice(stage=self.name, message=message))
-        started = time.perf_counter()
-        with stoppable(context.should_stop), explaining_breakdown(self._describe(identity), device), configured(self.runtime, device):
-            outcome = work(self._place(copy.deepcopy(backbone), device), context)
-        # Seconds of earlier, interrupted starts are not in the sum: nobody measured them.
-        seconds = time.perf_counter() - started
-        facts = {**outcome.facts, "skipped_files": list(skipped), "seconds": round(seconds, 3), "device": describe_device(device)}
-        facts |= {"finished": timestamp(), "environments": environments, "identity": identity}
-        result = self._keep(outcome, record, mark, facts)
-        observers.observe(StageEnd(stage=self.name, metrics=outcome.metrics, seconds=seconds))
-        return result
+            self._notify(message)
+        for note in self._data.untold():
+            self._notify(note)
+        self._started = time.perf_counter()
 
-    def _identify(self, backbone: Backbone, identity: Mapping[str, Any]) -> tuple[BackboneRecord, dict[str, Any]]:
-        """Everything that decides the outcome. Device, logging and checkpoint intervals do not."""
-        provenance = self.provenance or Provenance(record=record_of(backbone), weights=state_hash(backbone))
-        return provenance.record, {
-            **identity,
-            "stage": self.name,
-            "seed": self.seed,
-            "precision": self.runtime.precision,
-            "deterministic": self.runtime.deterministic,
-            "backbone": {**provenance.record._asdict(), "image": plain(backbone.image), "weights": provenance.weights},
-            "versions": {"sslkit": version("sslkit")},
-            CODE: dict(provenance.code) if self.provenance else identity[CODE],
-        }
-
-    def _open(self, identity: Mapping[str, Any], mark: str) -> dict[str, Any]:
-        """The artifact that is there already, or an empty one.
-
-        Raises:
-            ArtifactError: the folder holds another stage; the message lists the differing keys.
-        """
-        if self.folder is None:
-            return {}
-        make_folder(self.folder)
-        refuse_links(self.folder)
-        remove_temporary(self.folder)
-        path = self.folder / ARTIFACT
-        if not path.exists():
-            # What has no artifact beside it is of nobody knows what: of another recipe, where a new start was cut short.
-            _remove_checkpoints(self.folder)
-            remove((*(self.folder / name for name in (METRICS, BACKBONE, HEADS, PREDICTIONS)), *(self.folder / SNAPSHOTS).glob("*")))
-            return {}
-        artifact = read_artifact(self.folder)
-        self._check_artifact(artifact)
-        if artifact.get("fingerprint") != mark:
-            changed = differences(artifact.get("identity", {}), identity)
-            redrawn = self.provenance is None and [key.partition(":")[0] for key in changed] == ["backbone.weights"]
-            hint = (
-                "random weights are drawn anew in each program: call torch.manual_seed before you build the backbone; " if redrawn else ""
-            )
-            raise ArtifactError(
-                f"{self.folder}: holds stage {self.name!r} of a different recipe ({'; '.join(changed)})",
-                fix=f"{hint}remove that folder to run this stage again, start over with --fresh, or choose another folder with --output",
-            )
-        return artifact
-
-    def _begin(self, artifact: Mapping[str, Any], device: torch.device) -> list[dict[str, Any]]:
-        """Write down what the stage is computed with from here on.
-
-        Returns:
-            That, after what an earlier start computed with, where it was anything else.
-        """
-        provenance = {} if self.provenance is None else self.provenance.environment
-        environments = [*artifact.get("environments", []), {**describe_environment(device), **provenance}]
-        if len(environments) > 1 and _same(*environments[-2:]):
-            environments.pop()
-        if self.folder is not None:
-            write_json(self.folder / ARTIFACT, {**artifact, "environments": environments})
-        return environments
-
-    def _check_artifact(self, artifact: Mapping[str, Any]) -> None:
-        if artifact.get("status") == "finished" and "metrics" not in artifact:
-            raise ArtifactError(f"{self.folder}/{ARTIFACT}: damaged (metrics: missing)", fix="remove it and run the recipe again")
-        if (found := artifact.get("format")) != FORMAT:
-            raise ArtifactError(
-                f"{self.folder}: was written by another version of sslkit (format {found}, not {FORMAT})",
-                fix="go on with that version, start over with --fresh, or choose another folder with --output",
-            )
-
-    def _describe(self, identity: Mapping[str, Any]) -> str:
-        """The stage, and the sizes that decide how much memory it takes."""
-        image = identity["backbone"]["image"]
-        options = identity.get("training") or identity.get("evaluator") or {}
-        batch = f"batch_size {options['batch_size']}, " if "batch_size" in options else ""
-        return f"stage {self.name!r} ({batch}images of {image[0]} x {image[1]} pixels)"
-
-    def _context(self, device: torch.device, observers: Observers) -> RunContext:
-        return RunContext(
-            stage=self.name,
-            seed=self.seed,
-            device=device,
-            autocast=self.runtime.resolve_autocast(device),
-            channels_last=self.runtime.channels_last,
-            compile=self.runtime.resolve_compile(device),
-            cuda_graphs=self.runtime.cuda_graphs and device.type == "cuda",
-            log_every=self.runtime.log_every,
-            checkpoint_minutes=self.runtime.checkpoint_minutes,
-            keep_checkpoints=self.runtime.keep_checkpoints,
-            folder=self.folder,
-            emit=observers.observe,
-            should_stop=self.should_stop or (lambda: False),
-        )
-
-    def _place(self, backbone: Backbone, device: torch.device) -> Backbone:
-        backbone = backbone.to(device)
+    def backbone(self) -> Backbone:
+        """A copy of the stage's backbone to work with, on the device, every weight of it trainable."""
+        backbone = copy.deepcopy(self._given).to(self.context.device)
         backbone.requires_grad_(True)
-        if self.runtime.channels_last:
+        if self.context.runtime.channels_last:
             backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing from torch's stub
         return backbone
 
-    def _keep(self, outcome: Outcome, record: BackboneRecord, mark: str, facts: Mapping[str, Any]) -> StageResult:
+    def finish(self, outcome: Outcome) -> StageResult:
         """Write weights first and the artifact last: a stage is finished when its artifact says so. Checkpoints are then of no use."""
+        # Seconds of earlier, interrupted starts are not in the sum: nobody measured them.
+        seconds = time.perf_counter() - self._started
         backbone = None if outcome.backbone is None else outcome.backbone.cpu().eval()
-        if self.folder is None:
-            return StageResult(outcome.metrics, backbone, None, mark)
-        if backbone is not None:
-            save_module(self.folder / BACKBONE, backbone)
-        if outcome.heads:
-            save_module(self.folder / HEADS, nn.ModuleDict(dict(outcome.heads)))
-        if outcome.predictions:
-            save_predictions(self.folder, outcome.predictions)
-        described = {} if backbone is None else {"backbone": describe_backbone(backbone, record)}
-        write_json(
-            self.folder / ARTIFACT,
-            {
-                "stage": self.name,
-                "kind": self.kind,
-                "status": "finished",
-                "format": FORMAT,
-                "metrics": outcome.metrics,
-                **described,
-                **facts,
-                "fingerprint": mark,
-            },
-        )
-        _remove_checkpoints(self.folder)
-        return StageResult(outcome.metrics, backbone, self.folder, mark)
+        if self._folder is not None:
+            self._keep(outcome, backbone, seconds)
+        self.emit(StageEnd(stage=self._surroundings.name, metrics=outcome.metrics, seconds=seconds))
+        return StageResult(outcome.metrics, backbone, self._folder, self._fingerprint)
 
-    def _finished(self, backbone: Backbone, artifact: Mapping[str, Any], mark: str) -> StageResult:
-        assert self.folder is not None
-        _remove_checkpoints(self.folder)  # of a start that was killed between its last two writes
-        path = self.folder / BACKBONE
-        trained = None
-        if "backbone" in artifact:
+    def emit(self, event: Event) -> None:
+        """Write an event down and tell the observers."""
+        if self._log is not None:
+            self._log.observe(event)
+        key = self._surroundings.key
+        self._observers.observe(replace(event, stage=key) if key else event)
+
+    def count_duplicates(self, use: str, train: ImageSet, test: ImageSet) -> int | None:
+        """How many test images are also images of ``train``, which is used for ``use``; None where they are not compared."""
+
+        def tell(found: Duplicates) -> None:
+            self._notify(f"{found.num_test_images:,} of {len(test):,} test images are also {use} images ({found.describe()})")
+
+        duplicates = self._data.duplicates(train, test, tell)
+        return None if duplicates is None else duplicates.num_test_images
+
+    def describe(self) -> str:
+        """The stage, and the sizes that decide how much memory it takes."""
+        image = self._given.image
+        options = self._identity.get("training") or self._identity.get("evaluator") or {}
+        batch = f"batch_size {options['batch_size']}, " if "batch_size" in options else ""
+        return f"stage {self._surroundings.name!r} ({batch}images of {image.height} x {image.width} pixels)"
+
+    def _notify(self, message: str) -> None:
+        self.emit(Notice(stage=self._surroundings.name, message=message))
+
+    def _complete(self, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that decides the outcome. Device, logging and checkpoint intervals do not."""
+        given, runtime, provenance = self._surroundings, self._surroundings.runtime, self._surroundings.provenance
+        weights = provenance.weights if provenance else state_hash(self._given)
+        return {
+            **identity,
+            "stage": given.name,
+            "seed": given.seed,
+            "precision": runtime.precision,
+            "deterministic": runtime.deterministic,
+            "backbone": {**self._record._asdict(), "image": plain(self._given.image), "weights": weights},
+            "versions": {"sslkit": version("sslkit")},
+            CODE: dict(provenance.code) if provenance else identity[CODE],
+        }
+
+    def _open(self) -> dict[str, Any]:
+        """The artifact that is there already, or an empty one."""
+        folder = self._folder
+        if folder is None:
+            return {}
+        make_folder(folder)
+        refuse_links(folder)
+        remove_temporary(folder)
+        if not (folder / ARTIFACT).exists():
+            # What has no artifact beside it is of nobody knows what: of another recipe, where a new start was cut short.
+            _remove_checkpoints(folder)
+            remove((*(folder / name for name in (METRICS, BACKBONE, HEADS, PREDICTIONS)), *(folder / SNAPSHOTS).glob("*")))
+            return {}
+        artifact = read_artifact(folder)
+        if artifact.get("status") == "finished" and "metrics" not in artifact:
+            raise ArtifactError(f"{folder}/{ARTIFACT}: damaged (metrics: missing)", fix="remove it and run the recipe again")
+        if (found := artifact.get("format")) != FORMAT:
+            raise ArtifactError(
+                f"{folder}: was written by another version of sslkit (format {found}, not {FORMAT})",
+                fix="resume it with that version, start over with --fresh, or choose another folder with --output",
+            )
+        if artifact.get("fingerprint") != self._fingerprint:
+            self._refuse(differences(artifact.get("identity", {}), self._identity))
+        return artifact
+
+    def _refuse(self, changed: list[str]) -> None:
+        name, in_python = self._surroundings.name, self._surroundings.provenance is None
+        redrawn = in_python and [key.partition(":")[0] for key in changed] == ["backbone.weights"]
+        hint = "random weights are drawn anew in each program: call torch.manual_seed before you build the backbone; " if redrawn else ""
+        raise ArtifactError(
+            f"{self._folder}: holds stage {name!r} of a different recipe ({'; '.join(changed)})",
+            fix=f"{hint}remove that folder to run this stage again, start over with --fresh, or choose another folder with --output",
+        )
+
+    def _keep(self, outcome: Outcome, backbone: Backbone | None, seconds: float) -> None:
+        assert self._folder is not None
+        if backbone is not None:
+            save_module(self._folder / BACKBONE, backbone)
+        if outcome.heads:
+            save_module(self._folder / HEADS, nn.ModuleDict(dict(outcome.heads)))
+        if outcome.predictions:
+            save_predictions(self._folder, outcome.predictions)
+        artifact = {
+            "stage": self._surroundings.name,
+            "kind": self._kind,
+            "status": "finished",
+            "format": FORMAT,
+            "metrics": outcome.metrics,
+        }
+        if backbone is not None:
+            artifact["backbone"] = describe_backbone(backbone, self._record)
+        artifact |= {**outcome.facts, "skipped_files": list(self._skipped), "seconds": round(seconds, 3)}
+        artifact |= {"device": describe_device(self.context.device), "finished": timestamp(), "environments": self._environments}
+        write_json(self._folder / ARTIFACT, {**artifact, "identity": self._identity, "fingerprint": self._fingerprint})
+        _remove_checkpoints(self._folder)
+
+    def _result(self) -> StageResult:
+        """What an earlier start has left."""
+        assert self._folder is not None
+        _remove_checkpoints(self._folder)  # of a start that was killed between its last two writes
+        path, trained = self._folder / BACKBONE, None
+        if "backbone" in self._artifact:
             if not path.exists():
-                raise ArtifactError(
-                    f"{path}: no such file, although the stage is finished", fix=f"remove {self.folder} to run the stage again"
-                )
-            trained = copy.deepcopy(backbone)
+                fix = f"remove {self._folder} to run the stage again"
+                raise ArtifactError(f"{path}: no such file, although the stage is finished", fix=fix)
+            trained = copy.deepcopy(self._given)
             load_weights(trained, path)
             trained.eval()
-        return StageResult(dict(artifact["metrics"]), trained, self.folder, mark)
-
-
-def _same(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Whether two starts differ in nothing but their time."""
-    return {**before, "started": ""} == {**after, "started": ""}
+        return StageResult(dict(self._artifact["metrics"]), trained, self._folder, self._fingerprint)
 
 
 def _remove_checkpoints(folder: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
 from sslkit.contract.images import ImageSet, ImageSpec, LabeledData
+from sslkit.contract.runtime import Runtime
 from sslkit.testing.promises import check_options, check_requirements, check_same, load_state, promises_of, require, state_of
 from sslkit.testing.specimens import CPU, IMAGE, Build, LabelsOnly, TinyBackbone, build_seeded, labeled_set
 from sslkit.training.seeds import global_seed
@@ -58,7 +59,9 @@ def check_evaluator(evaluator: Evaluator, *, image: ImageSpec | None = None, bac
 def _evaluate(evaluator: Evaluator, backbone: Backbone, data: LabeledData, *, seed: int) -> Evaluation:
     """One evaluation, whatever the state of the global generator."""
     with global_seed(seed), _untouched(data):
-        evaluation = evaluator.evaluate(backbone, data, RunContext(stage="evaluate", seed=0, device=CPU))
+        evaluation = evaluator.evaluate(
+            backbone, data, RunContext(stage="evaluate", seed=0, device=CPU, runtime=Runtime(precision="float32"))
+        )
     require(isinstance(evaluation, Evaluation), "evaluate must return an Evaluation")
     return evaluation
 

@@ -14,6 +14,7 @@ from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Event, StepEnd
 from sslkit.contract.images import Batch
 from sslkit.contract.objective import Objective, StepOutput, TrainContext
+from sslkit.contract.runtime import Runtime
 from sslkit.contract.training import OptimizerFactory, Schedule
 from sslkit.data.loader import Loader
 from sslkit.testing.promises import BrokenPromiseError, check_options, check_same, promises_of, require, state_of
@@ -104,7 +105,13 @@ def _train(
     objective, taken = _regression(), list[Event]()
     training = TrainingOptions(epochs=EPOCHS, batch_size=BATCH_SIZE, optimizer=optimizer, schedule=schedule or Constant())
     loader = Loader(image_set(IMAGE, NUM_IMAGES), batch_size=BATCH_SIZE, device=CPU)
-    context: dict[str, Any] = {"stage": "pretrain", "seed": 0, "device": CPU, "checkpoint_minutes": 1e9, "folder": folder}
+    context: dict[str, Any] = {
+        "stage": "pretrain",
+        "seed": 0,
+        "device": CPU,
+        "runtime": Runtime(precision="float32", checkpoint_minutes=1e9),
+        "folder": folder,
+    }
     context["emit"] = lambda event: taken.append(event) if isinstance(event, StepEnd) else None
     try:
         fit(objective, loader, None, training, RunContext(should_stop=lambda: len(taken) >= stop_after, **context))

@@ -16,6 +16,7 @@ from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Event, StepEnd
 from sslkit.contract.images import Augment, Batch, DataInfo, ImageSpec
 from sslkit.contract.objective import Mean, Objective, PretextTask, StepOutput
+from sslkit.contract.runtime import Runtime
 from sslkit.data.loader import Loader
 from sslkit.testing.promises import SEEDED, check_options, check_requirements, check_same, load_state, promises_of, require, state_of
 from sslkit.testing.specimens import CPU, IMAGE, Build, TinyBackbone, build_seeded, image_set, random_images
@@ -214,7 +215,7 @@ def _context(folder: Path | None, stop_after: float = float("inf")) -> RunContex
         stage="pretrain",
         seed=0,
         device=CPU,
-        checkpoint_minutes=1e9,
+        runtime=Runtime(precision="float32", checkpoint_minutes=1e9),
         folder=folder,
         emit=lambda event: taken.append(event) if isinstance(event, StepEnd) else None,
         should_stop=lambda: len(taken) >= stop_after,

@@ -57,7 +57,7 @@ class Checkpoints:
 
     def due(self) -> bool:
         """Whether it is time for one."""
-        return self.kept and time.monotonic() - self._since >= 60 * self._context.checkpoint_minutes
+        return self.kept and time.monotonic() - self._since >= 60 * self._context.runtime.checkpoint_minutes
 
     def latest(self) -> Path | None:
         """The newest file, damaged or not."""
@@ -73,7 +73,7 @@ class Checkpoints:
             return
         self._write(self._folder / f"{self._prefix}{step:09d}.safetensors", step, tensors, state)
         self._since = time.monotonic()
-        remove([path for path in self._newest_first() if not _is_retreat(path)][self._context.keep_checkpoints :])
+        remove([path for path in self._newest_first() if not _is_retreat(path)][self._context.runtime.keep_checkpoints :])
 
     def save_retreat(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Write what is rolled back to. Later checkpoints led astray and are dropped, and so is the retreat before.

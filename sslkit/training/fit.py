@@ -94,7 +94,7 @@ def fit(
     if training.on_nan.retries and not checkpoints.kept:
         raise OptionError("on_nan", "there is no folder to keep what is rolled back to", found=training.on_nan, fix="give output")
     objective.to(context.device)
-    if context.channels_last:
+    if context.runtime.channels_last:
         _to_channels_last(objective)
     with _part(context), global_seed(derive_seed(context.seed, context.stage, context.part, "global"), context.device):
         state = TrainState(objective, train, training, context)

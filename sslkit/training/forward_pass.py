@@ -26,10 +26,11 @@ class ForwardPass:
     def __init__(self, objective: Objective, batch_size: int, context: RunContext) -> None:
         self._objective = objective
         self._batch_size = batch_size
-        self._graphs = context.compile and context.cuda_graphs
+        compiled = context.runtime.resolve_compile(context.device)
+        self._graphs = compiled and context.runtime.cuda_graphs and context.device.type == "cuda"
         self._device = context.device
-        self._checked = not context.compile
-        self._full = compile_objective(objective, cuda_graphs=self._graphs) if context.compile else objective
+        self._checked = not compiled
+        self._full = compile_objective(objective, cuda_graphs=self._graphs) if compiled else objective
 
     def __call__(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor], *, num_images: int) -> StepOutput:
         """One phase's loss on the views of ``num_images`` images."""

@@ -66,7 +66,7 @@ class StepLog:
     @property
     def due(self) -> bool:
         """Whether metrics are read after the coming step. A short fit must leave a line too."""
-        return (self._state.step + 1) % self._context.log_every == 0 or self._state.ends_with_next_step
+        return (self._state.step + 1) % self._context.runtime.log_every == 0 or self._state.ends_with_next_step
 
     def note(self, phase: str, output: StepOutput, gradient_norm: Tensor | None) -> None:
         """Add a step's loss and metrics to the means, without reading them."""

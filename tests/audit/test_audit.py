@@ -31,8 +31,8 @@ from sslkit.audit.finding import Finding
 from sslkit.audit.options import AuditOptions
 from sslkit.audit.sources import SOURCES
 from sslkit.audit.task_audit import audit_task
+from sslkit.contract.runtime import Runtime
 from sslkit.testing.specimens import TinyBackbone
-from sslkit.training.device import Runtime
 from sslkit_rotnet import RotNet
 
 CPU = Runtime(device="cpu", precision="float32")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-import sslkit.run.runner
+import sslkit.report.run
 from sslkit.catalog.catalog import Catalog, PluginInfo
 from sslkit.cli import commands as cli
 from sslkit.recipe.bundled import bundled_recipes
@@ -211,7 +211,7 @@ def test_ctrl_c_outside_of_a_stage_is_no_traceback(sslkit_command, monkeypatch):
     def impatient(*_args: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sslkit.run.runner, "run_recipe", impatient)
+    monkeypatch.setattr(sslkit.report.run, "run_recipe", impatient)
     assert sslkit_command("run", "tiny.toml") == (130, "", "interrupted; go on with: sslkit run tiny.toml\n")
 
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sslkit import SGD, AdamW, Augment, Backbone, DataInfo, Objective, PretextTask, RunContext, TrainingOptions, fit
+from sslkit import SGD, AdamW, Augment, Backbone, DataInfo, Objective, PretextTask, TrainingOptions, fit
 from sslkit.contract.training import OptimizerFactory
 from sslkit.data.loader import Loader
 from sslkit.training.fit import FitResult
 from sslkit.training.seeds import global_seed
+from tests.contract.contexts import make_context
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.contract.miniatures.byol import BYOL
 from tests.contract.miniatures.colorization import Colorization
@@ -68,8 +69,8 @@ def train(
     loader = Loader(images, batch_size=8, device=device, options=Augment(crop_padding=2, horizontal_flip=True))
     heldout = Loader(tiny_images(10, seed=1), batch_size=8, device=device) if measure else None
     training = TrainingOptions(epochs=EPOCHS, batch_size=8, optimizer=family.optimizer)
-    options = {"stage": "pretrain", "seed": 3, "device": device, "checkpoint_minutes": 1e9, "log_every": 2, **context}
-    return fit(objective, loader, heldout, training, RunContext(**options), evaluate_every=1)
+    surroundings = make_context(**{"device": device, "log_every": 2, "channels_last": True, **context})
+    return fit(objective, loader, heldout, training, surroundings, evaluate_every=1)
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -33,10 +33,10 @@ from sslkit import (
     run_recipe,
 )
 from sslkit.catalog.catalog import Offer
+from sslkit.contract.runtime import Runtime
 from sslkit.recipe.recipe import parse_recipe
 from sslkit.storage.identity import state_hash
 from sslkit.storage.metrics_log import read_metrics
-from sslkit.training.device import Runtime
 from tests.contract.miniatures.backbones import TinyConv
 from tests.contract.miniatures.rotation import Rotation
 from tests.recipes import SMALL, steps_logged, weights

@@ -38,9 +38,9 @@ from sslkit import (
     pretrain,
 )
 from sslkit.catalog.discovery import load_catalog
+from sslkit.contract.runtime import Runtime
 from sslkit.recipe.build import build
 from sslkit.storage.identity import plain
-from sslkit.training.device import Runtime
 from sslkit_rotnet import RotNet
 from tests.contract.miniatures.backbones import TinyConv
 

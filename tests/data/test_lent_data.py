@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from sslkit import KNN, Arrays, DataError, RunFailedError, evaluate, load_recipe, run_recipe
+from sslkit.contract.runtime import Runtime
 from sslkit.data.cache import OpenedDataset
 from sslkit.data.image_folder import ImageFolder
 from sslkit.testing import check_evaluator
-from sslkit.training.device import Runtime
 from tests.data.lent_data import WAYS, Vandal
 from tests.data.test_image_folder import make
 from tests.evaluators.labeled import arrays, network

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sslkit import KNN, DataError, Dataset, ImageSet, ImageSpec, Split, TrainingOptions, evaluate, pretrain
+from sslkit.contract.runtime import Runtime
 from sslkit.data.cache import OpenedDataset
-from sslkit.training.device import Runtime
 from tests.contract.miniatures.rotation import Rotation
 from tests.evaluators.labeled import network
 

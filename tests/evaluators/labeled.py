@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sslkit import Arrays, Backbone, LabeledData, RunContext, TrainingOptions
 from sslkit.contract.events import Event, StepEnd
 from sslkit.training.seeds import global_seed
+from tests.contract.contexts import make_context
 from tests.contract.miniatures.backbones import TinyConv
 
 CPU = torch.device("cpu")
@@ -35,8 +36,7 @@ def network(kind: type[Backbone] = TinyConv, *, seed: int = 0, **options: Any) -
 
 
 def context(**options: Any) -> RunContext:
-    defaults: dict[str, Any] = {"stage": "probe", "seed": 3, "device": CPU, "checkpoint_minutes": 1e9, "channels_last": False}
-    return RunContext(**{**defaults, **options})
+    return make_context(**{"stage": "probe", **options})
 
 
 def training(**options: Any) -> TrainingOptions:

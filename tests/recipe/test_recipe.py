@@ -29,10 +29,10 @@ from sslkit import (
     load_catalog,
     load_recipe,
 )
+from sslkit.contract.runtime import Runtime
 from sslkit.recipe.recipe import Recipe, parse_recipe
 from sslkit.recipe.stages import EvaluateStage, PretrainStage, find_cycle
 from sslkit.recipe.toml import apply_override
-from sslkit.training.device import Runtime
 from tests.contract.miniatures.backbones import TinyConv
 from tests.contract.miniatures.rotation import Rotation
 

@@ -9,7 +9,7 @@ import pytest
 from sslkit import RecipeError, load_recipe
 from sslkit.cli import commands as cli
 from sslkit.recipe.sweep import identity
-from sslkit.run.preflight import backbone_image
+from sslkit.run.networks import backbone_image
 
 RECIPE = """
 name = "tiny"

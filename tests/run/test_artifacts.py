@@ -24,10 +24,10 @@ from sslkit import (
     load_backbone,
     pretrain,
 )
+from sslkit.contract.runtime import Runtime
 from sslkit.run.artifacts import ARTIFACT, BACKBONE, BackboneRecord, describe_backbone, load_weights, record_of, save_module
 from sslkit.storage.identity import state_hash
 from sslkit.storage.json_files import read_json, write_json, write_text
-from sslkit.training.device import Runtime
 from sslkit.training.seeds import global_seed
 from tests.contract.miniatures.backbones import TinyConv
 from tests.contract.miniatures.rotation import Rotation

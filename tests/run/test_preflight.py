@@ -27,7 +27,8 @@ from sslkit import (
 )
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe, parse_recipe
-from sslkit.run.preflight import backbone_image, check, check_recipe
+from sslkit.run.networks import backbone_image
+from sslkit.run.preflight import check, check_recipe
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.contract.miniatures.colorization import Colorization
 from tests.contract.miniatures.images import tiny_images

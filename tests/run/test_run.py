@@ -321,7 +321,7 @@ def test_a_report_that_fails_does_not_take_the_run_down(load: Callable[..., Reci
     def fail(*_args: object) -> None:
         raise RuntimeError("no\nroom")
 
-    monkeypatch.setattr("sslkit.run.runner.write_run_report", fail)
+    monkeypatch.setattr("sslkit.report.run.write_run_report", fail)
     watcher = Recorder()
     done = run_recipe(load(SMALL), output=tmp_path, observers=[watcher])
     assert list(done.results.stages) == ["pretrain", "probe"]

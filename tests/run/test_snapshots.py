@@ -22,11 +22,11 @@ from sslkit import (
     run_recipe,
 )
 from sslkit.catalog.discovery import load_catalog
+from sslkit.contract.runtime import Runtime
 from sslkit.recipe.recipe import Recipe, parse_recipe
 from sslkit.run.artifacts import ARTIFACT, SNAPSHOTS
 from sslkit.storage.identity import state_hash
 from sslkit.storage.metrics_log import read_metrics
-from sslkit.training.device import Runtime
 from tests.contract.miniatures.rotation import Rotation
 from tests.evaluators.labeled import arrays, network
 from tests.run.test_stages import Recorder, stop_after

@@ -49,14 +49,15 @@ from sslkit import (
     pretrain,
 )
 from sslkit.contract.events import Event
+from sslkit.contract.runtime import Runtime
 from sslkit.data.cache import OpenedDataset
 from sslkit.run.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS
-from sslkit.run.stages import check_pretraining
+from sslkit.run.networks import check_pretraining
 from sslkit.storage.identity import state_hash
 from sslkit.storage.metrics_log import read_metrics
 from sslkit.storage.tensor_file import load_tensors
-from sslkit.training.device import Runtime
 from sslkit_rotnet import RotNet
+from tests.contract.contexts import make_context
 from tests.contract.miniatures.backbones import TinyConv
 from tests.contract.miniatures.colorization import Colorization
 from tests.contract.miniatures.images import TinyImages, tiny_images
@@ -264,7 +265,7 @@ def test_the_probe_is_the_evaluators_own_figure():
     """Nothing that a stage does around an evaluator changes what it measures."""
     result = evaluated(name="probe", seed=3, runtime=Runtime(device="cpu", precision="float32", channels_last=False))
     data = OpenedDataset(DATA).labeled()
-    context = RunContext(stage="probe", seed=3, device=torch.device("cpu"), channels_last=False)
+    context = make_context(stage="probe")
     assert result.metrics == PROBE.evaluate(network(), data, context).metrics
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from sslkit import CheckpointSaved, FitStart, HeldoutEnd, Notice, RunInterruptedError, SemiSupervised, StepEnd, evaluate
 from sslkit.contract.events import Event
+from sslkit.contract.runtime import Runtime
 from sslkit.storage.metrics_log import MetricsLog, read_metrics
-from sslkit.training.device import Runtime
 from tests.evaluators.labeled import arrays, network
 
 

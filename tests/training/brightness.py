@@ -15,7 +15,6 @@ from sslkit import (
     HeldoutEnd,
     Mean,
     Objective,
-    RunContext,
     StepEnd,
     StepOutput,
     TrainingOptions,
@@ -25,6 +24,7 @@ from sslkit.contract.events import Event
 from sslkit.data.loader import Loader
 from sslkit.training.fit import FitResult
 from sslkit.training.seeds import global_seed
+from tests.contract.contexts import make_context
 from tests.contract.miniatures.backbones import TinyConv
 from tests.contract.miniatures.images import TinyImages, tiny_images
 
@@ -60,11 +60,6 @@ class Brightness(Objective):
         return StepOutput(error.square().mean(), {"too_bright": Mean.of((error > 0) * 100.0)})
 
 
-def context_with(**options: object) -> RunContext:
-    defaults: dict = {"stage": "pretrain", "seed": 3, "device": CPU, "checkpoint_minutes": 1e9, "channels_last": False}
-    return RunContext(**{**defaults, **options})
-
-
 def run(
     objective: Objective,
     training: TrainingOptions | None = None,
@@ -77,7 +72,7 @@ def run(
     training = training or TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant())
     loader = Loader(IMAGES, batch_size=training.batch_size, device=CPU, options=training.augment)
     measured = None if heldout is None else Loader(heldout, batch_size=8, device=CPU)
-    return fit(objective, loader, measured, training, context_with(**options), evaluate_every=evaluate_every)
+    return fit(objective, loader, measured, training, make_context(**options), evaluate_every=evaluate_every)
 
 
 def stop_after(steps: int) -> Callable[[], bool]:

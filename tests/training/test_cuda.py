@@ -35,18 +35,20 @@ from sslkit import (
 )
 from sslkit.backbones.from_timm import TimmBackbone
 from sslkit.contract.events import Event
+from sslkit.contract.runtime import Runtime
 from sslkit.data.loader import Loader
 from sslkit.training.breakdown import explaining_breakdown
-from sslkit.training.device import Runtime, configured, describe_device
+from sslkit.training.device import configured, describe_device
 from sslkit.training.features import extract_features
 from sslkit.training.seeds import global_seed, make_generator
 from sslkit_rotnet import RotNet
 from sslkit_rotnet.transforms import NAMED
+from tests.contract.contexts import make_context
 from tests.contract.families import FAMILIES, Family, assert_same, build, every_family, train
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.contract.miniatures.images import tiny_images
 from tests.evaluators.labeled import arrays
-from tests.training.brightness import Brightness, context_with
+from tests.training.brightness import Brightness
 from tests.training.transfers import on_waiting
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -89,7 +91,7 @@ def test_a_step_of_rotnet_never_waits_for_the_gpu(options: dict[str, bool]):
     objective = rotnet(TinyConv) if options else rotnet(transforms=tuple(NAMED))
     loader = Loader(tiny_images(64), batch_size=8, device=CUDA, options=AUGMENT)
     training = TrainingOptions(epochs=1, batch_size=8, clip_grad_norm=1.0)
-    context = context_with(device=CUDA, channels_last=True, autocast=torch.bfloat16, log_every=1000, emit=forbid_waiting, **options)
+    context = make_context(device=CUDA, channels_last=True, autocast=torch.bfloat16, log_every=1000, emit=forbid_waiting, **options)
     try:
         with configured(Runtime(), CUDA):
             assert fit(objective, loader, None, training, context).steps == 8
@@ -277,13 +279,14 @@ def test_memory_that_does_not_suffice_is_said_in_one_line():
     loader = Loader(tiny_images(16), batch_size=8, device=CUDA)
     message = r"^out of memory on cuda in a test; lower batch_size or image_size"
     with pytest.raises(RunFailedError, match=message), explaining_breakdown("a test", CUDA), configured(Runtime(), CUDA):
-        fit(Greedy(), loader, None, TrainingOptions(epochs=1, batch_size=8), context_with(device=CUDA))
+        fit(Greedy(), loader, None, TrainingOptions(epochs=1, batch_size=8), make_context(device=CUDA))
 
 
 BROKEN = """
 import torch
 from sslkit.training.breakdown import explaining_breakdown
-from sslkit.training.device import Runtime, configured
+from sslkit.contract.runtime import Runtime
+from sslkit.training.device import configured
 
 cuda = torch.device("cuda")
 square = torch.ones(64, 64)

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-import sslkit.training.device as module
+import sslkit.contract.runtime as module
 from sslkit import OptionError
-from sslkit.training.device import Runtime, configured, describe_device, has_bfloat16, keep_freed_memory
+from sslkit.contract.runtime import Runtime, has_bfloat16
+from sslkit.training.device import configured, describe_device, keep_freed_memory
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
@@ -205,7 +206,7 @@ def test_only_glibc_has_the_allocator_setting(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_cpu_is_described_with_its_threads(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_cpuinfo", lambda key: {"model name": "Fast CPU"}[key])
+    monkeypatch.setattr("sslkit.training.device.cpuinfo", lambda key: {"model name": "Fast CPU"}[key])
     assert describe_device(CPU) == f"Fast CPU, {torch.get_num_threads()} threads"
 
 
@@ -214,7 +215,7 @@ def test_the_first_processor_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     info.write_text("processor\t: 0\nmodel name\t: One : two\nflags\t\t: fpu avx512_bf16\n\nprocessor\t: 1\nmodel name\t: Other\n")
     for path, found in ((info, ["One : two", "fpu avx512_bf16", ""]), (tmp_path / "missing", ["", "", ""])):
         monkeypatch.setattr(module, "Path", lambda _, path=path: path)
-        module._cpuinfo.cache_clear()
-        assert [module._cpuinfo(key) for key in ("model name", "flags", "missing")] == found
+        module.cpuinfo.cache_clear()
+        assert [module.cpuinfo(key) for key in ("model name", "flags", "missing")] == found
     monkeypatch.undo()
-    module._cpuinfo.cache_clear()
+    module.cpuinfo.cache_clear()

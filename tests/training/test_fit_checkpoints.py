@@ -33,10 +33,11 @@ from sslkit.storage.metrics_log import MetricsLog
 from sslkit.storage.tensor_file import load_tensors, save_tensors
 from sslkit.training.fit import FitResult
 from sslkit.training.state import TrainState
+from tests.contract.contexts import make_context
 from tests.contract.families import FAMILIES, build
 from tests.contract.miniatures.images import tiny_images
 from tests.recipes import steps_logged
-from tests.training.brightness import CPU, IMAGES, PLAIN_SGD, Brightness, assert_same_state, context_with, logged, run, stop_after, told
+from tests.training.brightness import CPU, IMAGES, PLAIN_SGD, Brightness, assert_same_state, logged, run, stop_after, told
 
 # -------------------------------------------------------------------------------------------------- a loss that is not finite
 
@@ -556,7 +557,7 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path):
         ArtifactError,
         match=r"checkpoint-000000004\.safetensors: is a checkpoint of another fit \(data: '\w+' -> '\w+'\); remove the checkpoints",
     ):
-        fit(Brightness(), loader, None, training, context_with(folder=tmp_path))
+        fit(Brightness(), loader, None, training, make_context(folder=tmp_path))
 
 
 @dataclass(frozen=True)
@@ -610,7 +611,7 @@ def test_a_checkpoint_of_another_fit_is_refused(before: Callable, after: Callabl
 @pytest.mark.parametrize("kept", [True, False])
 def test_two_fits_of_one_context_need_parts_of_their_own(kept: bool, tmp_path: Path):
     """The second would find the first one's last checkpoint, train for no step, and return its weights."""
-    context = context_with(folder=tmp_path if kept else None)
+    context = make_context(folder=tmp_path if kept else None)
     loader = Loader(IMAGES, batch_size=8, device=CPU)
     training = TrainingOptions(epochs=1, batch_size=8)
     first, second, alone = Brightness(), Brightness(), Brightness()
@@ -622,19 +623,19 @@ def test_two_fits_of_one_context_need_parts_of_their_own(kept: bool, tmp_path: P
         fit(second, loader, None, training, replace(context, seed=9))
     assert_same_state(second, Brightness())
     assert fit(second, loader, None, training, replace(context, part="second")).steps == 3
-    fit(alone, loader, None, training, context_with(part="second"))
+    fit(alone, loader, None, training, make_context(part="second"))
     assert_same_state(second, alone)
 
 
 def test_a_fit_that_was_stopped_may_be_called_again_with_its_context(tmp_path: Path):
     stops = iter([False, True])
-    context = context_with(folder=tmp_path, should_stop=lambda: next(stops, False))
+    context = make_context(folder=tmp_path, should_stop=lambda: next(stops, False))
     loader = Loader(IMAGES, batch_size=8, device=CPU)
     resumed, whole = Brightness(), Brightness()
     with pytest.raises(RunInterruptedError):
         fit(resumed, loader, None, TrainingOptions(epochs=2, batch_size=8), context)
     assert fit(resumed, loader, None, TrainingOptions(epochs=2, batch_size=8), context).steps == 6
-    fit(whole, loader, None, TrainingOptions(epochs=2, batch_size=8), context_with())
+    fit(whole, loader, None, TrainingOptions(epochs=2, batch_size=8), make_context())
     assert_same_state(resumed, whole)
 
 

@@ -18,9 +18,10 @@ from sslkit.data.loader import Loader
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures, build_heads
 from sslkit.training.seeds import global_seed
 from sslkit_rotnet import RotNet
+from tests.contract.contexts import make_context
 from tests.contract.miniatures.images import tiny_images
 from tests.evaluators.labeled import labeled
-from tests.training.brightness import CPU, Brightness, context_with, run
+from tests.training.brightness import CPU, Brightness, run
 
 
 class Operations(TorchDispatchMode):
@@ -101,7 +102,7 @@ def count_ours(objective: Objective, images: ImageSet, augment: Augment, autocas
             totals.append(operations.counts.copy())
 
     loader = Loader(images, batch_size=2, device=CPU, options=augment)
-    context = context_with(log_every=1000, emit=note, autocast=autocast)
+    context = make_context(log_every=1000, emit=note, autocast=autocast)
     with Operations() as operations:
         fit(objective, loader, None, TrainingOptions(epochs=1, batch_size=2, augment=augment), context)
     return of_one_step(totals)
@@ -118,7 +119,7 @@ def probe(*layers: str) -> Callable[[ImageSet], Objective]:
     def build(images: ImageSet) -> Objective:
         data = labeled()
         backbone = NIN(images.image, num_blocks=4, width=0.02).eval()
-        heads = build_heads("linear", layers, backbone, data, context_with())
+        heads = build_heads("linear", layers, backbone, data, make_context())
         return Classifier(backbone, heads, data, frozen=FrozenFeatures(backbone))
 
     return build

@@ -23,9 +23,10 @@ from sslkit import (
 from sslkit.contract.events import Event
 from sslkit.data.loader import Loader
 from sslkit.training import metrics as step_log
+from tests.contract.contexts import make_context
 from tests.contract.families import FAMILIES, build
 from tests.contract.miniatures.images import tiny_images
-from tests.training.brightness import CPU, IMAGES, PLAIN_SGD, Brightness, context_with, logged, run, stop_after, told
+from tests.training.brightness import CPU, IMAGES, PLAIN_SGD, Brightness, logged, run, stop_after, told
 
 
 def test_held_out_metrics_are_exact_on_an_uneven_last_batch():
@@ -49,7 +50,7 @@ class FirstBatchLoss(Brightness):
 def test_counts_are_exact_where_bfloat16_is_not():
     training = TrainingOptions(epochs=1, batch_size=22)
     images = Loader(tiny_images(258, size=4), batch_size=257, device=CPU)
-    result = fit(FirstBatchLoss(), Loader(IMAGES, batch_size=22, device=CPU), images, training, context_with())
+    result = fit(FirstBatchLoss(), Loader(IMAGES, batch_size=22, device=CPU), images, training, make_context())
     assert result.heldout["loss"] == 257 / 258
 
 

@@ -10,11 +10,12 @@ import torch
 from torch import SymInt, Tensor
 
 from sslkit import FineTune, SemiSupervised, TrainingOptions, evaluate, fit
+from sslkit.contract.runtime import Runtime
 from sslkit.data.loader import Loader
-from sslkit.training.device import Runtime
+from tests.contract.contexts import make_context
 from tests.contract.miniatures.images import tiny_images
 from tests.evaluators.labeled import arrays, network
-from tests.training.brightness import CPU, Brightness, context_with
+from tests.training.brightness import CPU, Brightness
 
 RUNTIME = Runtime(device="cpu", precision="float32", compile=True)
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 8}
@@ -71,6 +72,6 @@ def test_batches_of_two_sizes_are_compiled_for_two_sizes(compiler: Compiler):
     """Not for any size, which torch would do from the second on."""
     for batch_size in (4, 8):
         loader = Loader(tiny_images(16), batch_size=batch_size, device=CPU)
-        fit(Brightness(), loader, None, TrainingOptions(epochs=1, batch_size=batch_size), context_with(compile=True))
+        fit(Brightness(), loader, None, TrainingOptions(epochs=1, batch_size=batch_size), make_context(compile=True))
     assert compiler.graphs == 2
     assert compiler.open_sizes == 0

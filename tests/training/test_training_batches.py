@@ -26,10 +26,11 @@ from sslkit.data.loader import Loader
 from sslkit.training.batch_source import training_batches
 from sslkit.training.fit import FitResult
 from sslkit.training.seeds import global_seed
+from tests.contract.contexts import make_context
 from tests.contract.miniatures.byol import BYOL
 from tests.contract.miniatures.images import tiny_images
 from tests.evaluators.labeled import arrays, network
-from tests.training.brightness import CPU, PLAIN_SGD, Brightness, assert_same_state, context_with, stop_after
+from tests.training.brightness import CPU, PLAIN_SGD, Brightness, assert_same_state, stop_after
 
 # ------------------------------------------------------------------------------------------------------------------- sizes
 
@@ -98,7 +99,7 @@ def train(objective: Brightness, num_images: int, batch_size: int, **options: ob
     training = TrainingOptions(epochs=2, batch_size=batch_size, optimizer=PLAIN_SGD, schedule=Constant())
     loader = Loader(tiny_images(num_images), batch_size=batch_size, device=CPU)
     heldout = Loader(tiny_images(batch_size + 1), batch_size=batch_size, device=CPU)
-    return fit(objective, loader, heldout, training, context_with(log_every=1, **options))
+    return fit(objective, loader, heldout, training, make_context(log_every=1, **options))
 
 
 @pytest.mark.parametrize("halves", [False, True], ids=["whole", "in halves"])

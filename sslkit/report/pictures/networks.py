@@ -14,8 +14,7 @@ from sslkit.recipe.stages import AS_BUILT, RANDOM, PretrainStage, Stage
 from sslkit.report.pictures.canvas import FAINT, HEADING, LINE, SMALL, Canvas, elided
 from sslkit.report.pictures.spread import spread
 from sslkit.run.artifacts import BACKBONE, read_artifact
-from sslkit.run.networks import left_by, untrained
-from sslkit.run.preflight import backbone_image
+from sslkit.run.networks import backbone_image, left_by, untrained
 
 MAX_NETWORKS = 4
 

@@ -5,8 +5,7 @@ from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import PretrainStage
 from sslkit.report.pictures.views import Views, make_views
-from sslkit.run.networks import untrained
-from sslkit.run.preflight import backbone_image
+from sslkit.run.networks import backbone_image, untrained
 
 
 def pretraining_stages(recipe: Recipe) -> list[PretrainStage]:
