@@ -72,7 +72,6 @@ RUNS_CODE = re.compile(
 """Calls that run what they are given, or may: also by way of an unpickler."""
 
 MAY_RUN_CODE = {
-    "sslkit/__init__.py": {"importlib.import_module"},  # the homes of our own public names
     "sslkit/catalog/import_path.py": {"importlib.import_module"},  # package.module:Class, which the catalog has allowed
     "sslkit/backbones/from_timm.py": {"importlib.import_module"},  # libraries that are heavy to import, by constant names
     "sslkit/backbones/hub_weights.py": {"importlib.import_module"},

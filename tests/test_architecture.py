@@ -28,7 +28,7 @@ from tests.architecture import (
 
 # ------------------------------------------------------------------------------------------------------------- the promises
 
-every_source = pytest.mark.parametrize("name", [name for name in SOURCES if name != "sslkit/__init__.py"])
+every_source = pytest.mark.parametrize("name", SOURCES)
 every_blind_source = pytest.mark.parametrize("name", [name for name in SOURCES if METHOD_BLIND.fullmatch(name)])
 
 
@@ -94,7 +94,7 @@ def test_libraries_are_imported_by_constant_names() -> None:
     for name, runs in MAY_RUN_CODE.items():
         calls = [node for node in ast.walk(parse(SOURCES[name])) if isinstance(node, ast.Call)]
         given = [node.args[0] for node in calls if ast.unparse(node.func) == "importlib.import_module"]
-        if "importlib.import_module" in runs and name not in {"sslkit/__init__.py", "sslkit/catalog/import_path.py"}:
+        if "importlib.import_module" in runs and name != "sslkit/catalog/import_path.py":
             assert given
             assert all(isinstance(argument, ast.Constant) for argument in given), name
 

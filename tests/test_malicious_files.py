@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import event, given, settings
-from hypothesis import strategies as st
+from hypothesis import event, given, settings, strategies as st
 
 from sslkit import ArtifactError, SslkitError, load_backbone
 from sslkit.backbones.nin import NIN

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from sslkit.catalog.shared_state import GENERATORS, kept_state
 from sslkit.contract.class_address import one_line, provenance_of
@@ -29,8 +30,14 @@ class Observers(Record):
             raise OptionError("observers", "must be a list of observers", found=observers)
         self._noted: list[Observer] = []
 
+    @classmethod
+    def of(cls, observers: "Iterable[Observer] | Observers") -> "Observers":
+        """Those that are collected already, or observers that are not."""
+        return observers if isinstance(observers, cls) else cls(observers)
+
+    @override
     def observe(self, event: Event) -> None:
-        """See :class:`Observer`.
+        """Tell every observer.
 
         Raises:
             StorageError: a record could not be written.

@@ -16,8 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import DataLoader, Dataset as TorchDataset
 
 from sslkit.contract.blame import blaming, portable
 from sslkit.contract.errors import RunFailedError

@@ -140,8 +140,7 @@ class StageFolder:
         self._identity = self._complete(identity)
         self._fingerprint = fingerprint(self._identity)
         self._log = None if self._folder is None else MetricsLog(self._folder / METRICS)
-        observers = surroundings.observers
-        self._observers = observers if isinstance(observers, Observers) else Observers(observers)
+        self._observers = Observers.of(surroundings.observers)
         self._artifact = self._open()
         self.finished = self._result() if self._artifact.get("status") == "finished" else None
 

@@ -20,8 +20,7 @@ from PIL import Image
 
 import reproduce
 import slice as script
-from slicing import install, pack, rehearsal, run
-from slicing import merge as merging
+from slicing import install, merge as merging, pack, rehearsal, run
 from slicing.errors import SliceError
 from slicing.install import Wheel, missing
 from slicing.layout import MANIFEST, MAX_FILE, MAX_WEIGHTS, RESULTS

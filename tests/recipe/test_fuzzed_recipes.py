@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from hypothesis import event, given, settings
-from hypothesis import strategies as st
+from hypothesis import event, given, settings, strategies as st
 
 from sslkit import SslkitError, load_catalog, load_recipe
 from sslkit.cli import commands as cli

@@ -243,7 +243,7 @@ def test_a_folder_of_another_version_is_refused_with_what_to_do(status: str, rec
     with pytest.raises(
         ArtifactError,
         match=rf"^{folder / 'pretrain'}: was written by another version of sslkit \(format 0, not 2\); "
-        r"go on with that version, start over with --fresh, or choose another folder with --output$",
+        r"resume it with that version, start over with --fresh, or choose another folder with --output$",
     ):
         run_recipe(recipe, output=folder)
     assert read_json(folder / "pretrain" / ARTIFACT)["format"] == 0
