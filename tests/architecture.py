@@ -80,7 +80,6 @@ MAY_RUN_CODE = {
     "sslkit/data/untrusted_archives.py": {"pickle"},  # CIFAR's files, arrays alone, after their checksum
     "sslkit/data/torchvision_sets.py": {"importlib.import_module"},
     "sslkit/training/device.py": {"ctypes.CDLL"},  # the C library of this very process
-    "sslkit/kernels/native.py": {"subprocess.run", "ctypes.CDLL"},  # the C compiler, and what it made of our sources
     "sslkit/run/environment.py": {"subprocess.run"},  # git
 }
 """The deliberate exceptions."""

@@ -3,7 +3,6 @@
 Where the backbone is frozen its BatchNorms are folded away: what comes out is the same.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,7 +14,6 @@ from measurement.workload import HEADS, Workload
 from sslkit import Arrays, Backbone, Batch, DataInfo, Objective, RunContext
 from sslkit.contract.images import LabeledData
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures, build_heads
-from sslkit.kernels.native import SWITCH
 from sslkit.training.conv_bn_folding import folded
 from sslkit.training.device import Runtime, configured, has_bfloat16
 from sslkit_rotnet import RotNet
@@ -36,12 +34,6 @@ def run_graphs(workload: Workload, gate: Gate) -> None:
     """A job that trains, replayed as a CUDA graph."""
     with configured(Runtime(), workload.device):
         _train(workload, gate, graphs=True)
-
-
-def run_unfused(workload: Workload, gate: Gate) -> None:
-    """The same with torch's kernels alone: the limit before ours raised it."""
-    os.environ[SWITCH] = "0"
-    run(workload, gate)
 
 
 def build_objective(workload: Workload) -> Objective:

@@ -11,7 +11,6 @@ from torch import Tensor
 from sslkit.contract.errors import ArtifactError
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import CheckpointSaved, Notice
-from sslkit.kernels.batch_norm_relu import describe_kernels
 from sslkit.storage.atomic import make_folder, remove, writing
 from sslkit.storage.identity import differences
 from sslkit.storage.tensor_file import load_tensors, save_tensors
@@ -143,7 +142,7 @@ class Checkpoints:
         now = _machine(self._context.device)
         if before != now:
             known = dict(before) if type(before) is dict else {}
-            changes = "; ".join(f"{key}: {known.get(key)} -> {now[key]}" for key in now if known.get(key) != now[key])
+            changes = "; ".join(f"{key}: {known.get(key)} -> {now.get(key)}" for key in {**known, **now} if known.get(key) != now.get(key))
             self._say(f"the checkpoint was written on another machine or version ({changes}): figures may differ in the last digits")
 
     def _say(self, message: str) -> None:
@@ -160,7 +159,7 @@ def _is_retreat(path: Path) -> bool:
 
 def _machine(device: torch.device) -> dict[str, str]:
     """What decides rounding: an interrupted run ends with the same bits only where these stay."""
-    return {"torch": torch.__version__, "device": describe_device(device), "cpu_kernels": describe_kernels()}
+    return {"torch": torch.__version__, "device": describe_device(device)}
 
 
 def _check_format(path: Path, state: Mapping[str, Any]) -> None:
