@@ -1,7 +1,4 @@
-"""The compute limit: sslkit's own forward, backward and optimiser in the best setting, on one batch that never changes.
-
-Where the backbone is frozen its BatchNorms are folded away: what comes out is the same.
-"""
+"""The compute limit: sslkit's own forward, backward and optimiser in the best setting, on one batch that never changes."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -14,7 +11,6 @@ from measurement.workload import HEADS, Workload
 from sslkit import Arrays, Backbone, Batch, DataInfo, Objective, RunContext
 from sslkit.contract.images import LabeledData
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures, build_heads
-from sslkit.training.conv_bn_folding import folded
 from sslkit.training.device import Runtime, configured, has_bfloat16
 from sslkit_rotnet import RotNet
 
@@ -78,7 +74,6 @@ def _train(workload: Workload, gate: Gate, *, graphs: bool) -> None:
 
 def _extract(workload: Workload, gate: Gate) -> None:
     backbone = _channels_last(workload.network(workload.data().image()).to(workload.device).eval())
-    backbone = folded(backbone, workload.used_layers)
     images = workload.batch()
     forward = _compiled(backbone, workload.device)
     with torch.no_grad(), autocast(workload.device):  # entered once: it casts the weights once
@@ -94,7 +89,7 @@ def _classifier(backbone: Backbone, data: Arrays, workload: Workload) -> Classif
     labeled = LabeledData(train, test)
     context = RunContext(stage=workload.job, seed=0, device=workload.device)
     heads = build_heads(HEADS[workload.job], workload.used_layers, backbone, labeled, context)
-    frozen = None if workload.job == "finetune" else FrozenFeatures(folded(backbone, workload.used_layers))
+    frozen = None if workload.job == "finetune" else FrozenFeatures()
     return Classifier(backbone, heads, labeled, frozen=frozen)
 
 

@@ -36,15 +36,13 @@ class Fitted(NamedTuple):
 
 
 class FrozenFeatures(NamedTuple):
-    """Where a classifier that trains its heads alone takes features from.
+    """The features of a frozen backbone that are kept; the others are computed in each step.
 
     Attributes:
-        network: computes them, in eval mode.
-        train: holds those of the training images, if they are kept; batches of training images then come from this bank.
+        train: holds those of the training images; batches of training images then come from this bank.
         test: the same of the test images.
     """
 
-    network: Backbone
     train: FeatureBank | None = None
     test: FeatureBank | None = None
 
@@ -59,7 +57,7 @@ class Classifier(Objective):
         backbone: the features.
         heads: by layer.
         data: the labels.
-        frozen: train the heads alone, on these features; the backbone stays in eval mode and gets no gradient. None: train both.
+        frozen: train the heads alone; the backbone stays in eval mode and gets no gradient. None: train both.
         subset: (M,) int64, the training images that may be used; None: all.
         images_per_epoch: a subset is repeated, or drawn from, to this size.
     """
@@ -78,7 +76,7 @@ class Classifier(Objective):
     ) -> None:
         super().__init__(backbone)
         self.heads = nn.ModuleDict(heads)
-        self._features = frozen  # a tuple, so that its network is no part of this module's state
+        self._kept = frozen or FrozenFeatures()
         if frozen is not None:
             self.frozen = ("backbone",)
         backbone.requires_grad_(frozen is None)
@@ -90,7 +88,7 @@ class Classifier(Objective):
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         """The images as they are, (N, C, H, W) uint8, or ``features.<layer>`` of each head, (N, ...); and their labels, (N,) int64."""
         labels = self.get_buffer("train_labels" if train else "test_labels")
-        bank = self._bank(train=train)
+        bank = self._kept.train if train else self._kept.test
         if bank is None:
             return {"images": batch.images, "labels": labels[batch.indices]}
         features = {f"features.{layer}": features for layer, features in bank.features(batch.indices).items()}
@@ -125,20 +123,11 @@ class Classifier(Objective):
         layers = list(self.heads.keys())  # torch 2.6 cannot trace a list of the ModuleDict itself
         if "images" not in views:
             return {layer: views[f"features.{layer}"] for layer in layers}
-        if self._features is None:
-            features = self.backbone(views["images"], layers)
-        else:
-            with torch.no_grad():
-                features = self._features.network(views["images"], layers)
+        features = self.backbone(views["images"], layers)
         return {layer: self._head(layer).condense(features[layer]) for layer in layers}
 
     def _head(self, layer: str) -> Head:
         return cast("Head", self.heads[layer])
-
-    def _bank(self, *, train: bool) -> FeatureBank | None:
-        if self._features is None:
-            return None
-        return self._features.train if train else self._features.test
 
 
 def fit_classifier(
@@ -172,7 +161,7 @@ def fit_classifier(
     frozen = None
     if freeze:
         trunk = trunk or FrozenTrunk(backbone, heads, data, training, context, subsets=[subset], images_per_epoch=images_per_epoch)
-        frozen = FrozenFeatures(trunk.network, trunk.train(subset), trunk.test)
+        frozen = FrozenFeatures(trunk.train(subset), trunk.test)
     objective = Classifier(backbone, heads, data, frozen=frozen, subset=subset, images_per_epoch=images_per_epoch)
     train = (frozen and frozen.train) or Loader(data.train, batch_size=training.batch_size, device=context.device, options=training.augment)
     test = (frozen and frozen.test) or Loader(data.test, batch_size=training.batch_size, device=context.device)

@@ -11,7 +11,6 @@ from sslkit.contract.evaluator import RunContext
 from sslkit.contract.images import Augment, ImageSet, LabeledData
 from sslkit.evaluators.feature_bank import FeatureBank, num_copies
 from sslkit.evaluators.heads import Head
-from sslkit.training.conv_bn_folding import folded
 from sslkit.training.features import evaluating
 from sslkit.training.options import TrainingOptions
 
@@ -33,7 +32,6 @@ class FrozenTrunk:
         images_per_epoch: of every fit; None: as many as there are training images.
 
     Attributes:
-        network: computes the features in eval mode; the backbone itself, or a copy with fewer operations.
         test: features of the test images, if several fits ask for them; else each computes its own.
     """
 
@@ -48,7 +46,7 @@ class FrozenTrunk:
         subsets: Sequence[Tensor | None],
         images_per_epoch: int | None,
     ) -> None:
-        self.network = folded(backbone, list(heads))
+        self._backbone = backbone
         self._heads = heads
         self._data = data
         self._training = training
@@ -85,8 +83,8 @@ class FrozenTrunk:
     def _features(self, images: Tensor) -> dict[str, Tensor]:
         """(N, C, H, W) uint8 images -> what the heads' trained parts take."""
         device, dtype = self._context.device, self._context.autocast
-        with torch.no_grad(), evaluating(self.network), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            features = self.network(images, list(self._heads))
+        with torch.no_grad(), evaluating(self._backbone), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            features = self._backbone(images, list(self._heads))
             return {layer: head.condense(features[layer]) for layer, head in self._heads.items()}
 
     def _measure_row(self) -> int:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from sslkit.contract.backbone import Backbone, pool
 from sslkit.contract.errors import RunInterruptedError
 from sslkit.training.batch_source import BatchSource
-from sslkit.training.conv_bn_folding import folded
 from sslkit.training.tf32 import tf32
 
 _WAITING = 64 * 2**20
@@ -52,17 +51,16 @@ def extract_features(
     Raises:
         RunInterruptedError: the user asked to stop.
     """
-    network = folded(backbone, layers)
     fetched: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     waiting: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(evaluating(network))
+        stack.enter_context(evaluating(backbone))
         stack.enter_context(torch.autocast(loader.device.type, dtype=autocast, enabled=autocast is not None))
         if autocast is None:
             stack.enter_context(tf32(allowed=False))
         for batch in loader.in_order():
-            features = network(batch.images, layers)
+            features = backbone(batch.images, layers)
             for layer in layers:
                 waiting[layer].append(pool(features[layer], backbone.layer(layer).kind))
             if sum(part.nbytes for parts in waiting.values() for part in parts) >= _WAITING:

@@ -191,7 +191,7 @@ def test_the_network_is_given_no_image_twice_that_can_be_kept(options: dict, num
     evaluator = semi(**{"augment": Augment(horizontal_flip=True), **options})
     evaluator.evaluate(backbone, DATA, context())
     num_fits = sum(evaluator.subset_counts.values())
-    overhead = 3 * 2 + 1 + 1 + num_fits  # to fold the network, to learn the shapes for the heads and the bytes of the features
+    overhead = 1 + 1 + num_fits  # to learn the shapes for the heads and the bytes of the features
     assert sum(sizes) == overhead + num_images + 15
 
 

@@ -134,8 +134,7 @@ def test_features_are_those_of_a_cpu_and_are_waited_for_once(build_backbone: Cal
             on_waiting("default")
     for layer in layers:
         torch.testing.assert_close(found[layer], expected[layer], rtol=1e-4, atol=1e-4)
-    if build_backbone is TinyTokens:  # has no BatchNorms, which are folded on the CPU
-        assert len([warning for warning in told if "synchronizing" in str(warning.message)]) == 1 + len(layers)
+    assert len([warning for warning in told if "synchronizing" in str(warning.message)]) == 1 + len(layers)
 
 
 # -------------------------------------------------------------------------------------------------------------- randomness

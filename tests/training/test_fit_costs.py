@@ -119,7 +119,7 @@ def probe(*layers: str) -> Callable[[ImageSet], Objective]:
         data = labeled()
         backbone = NIN(images.image, num_blocks=4, width=0.02).eval()
         heads = build_heads("linear", layers, backbone, data, context_with())
-        return Classifier(backbone, heads, data, frozen=FrozenFeatures(backbone))
+        return Classifier(backbone, heads, data, frozen=FrozenFeatures())
 
     return build
 

@@ -39,7 +39,7 @@ def classifier(kind: HeadKind, *, frozen: bool) -> Callable[[], Objective]:
         backbone = nin()
         shapes = {"conv1": torch.Size((10, 16, 16)), "conv2": torch.Size((19, 8, 8))}
         heads = {layer: build_head(kind, backbone.layer(layer), shapes[layer], SPEC, 2) for layer in LAYERS}
-        return Classifier(backbone, heads, LabeledData(DATA, DATA), frozen=FrozenFeatures(nin().to(META)) if frozen else None)
+        return Classifier(backbone, heads, LabeledData(DATA, DATA), frozen=FrozenFeatures() if frozen else None)
 
     return build
 
