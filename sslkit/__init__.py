@@ -9,9 +9,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what _HOMES does at run time, for type checkers and editors; a test holds the two together
-    from sslkit.audit.options import AuditOptions
     from sslkit.audit.recipe_audit import audit_recipe
-    from sslkit.audit.task_audit import audit_task
+    from sslkit.audit.task_audit import AuditOptions, audit_task
     from sslkit.backbones.blocks import without_autocast
     from sslkit.backbones.from_timm import TimmBackbone
     from sslkit.backbones.nin import NIN
@@ -161,8 +160,7 @@ __all__ = [
 
 _HOMES = {
     "sslkit.run.artifacts": ("load_backbone",),
-    "sslkit.audit.task_audit": ("audit_task",),
-    "sslkit.audit.options": ("AuditOptions",),
+    "sslkit.audit.task_audit": ("AuditOptions", "audit_task"),
     "sslkit.audit.recipe_audit": ("audit_recipe",),
     "sslkit.backbones.from_timm": ("TimmBackbone",),
     "sslkit.backbones.nin": ("NIN",),

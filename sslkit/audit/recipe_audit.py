@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from sslkit.audit.finding import Finding
-from sslkit.audit.options import AuditOptions
-from sslkit.audit.task_audit import audit_task, small_backbone
+from sslkit.audit.task_audit import AuditOptions, audit_task, small_backbone
 from sslkit.catalog.discovery import load_catalog
 from sslkit.contract.errors import ArtifactError, OptionError, RecipeError, StorageError, did_you_mean
 from sslkit.contract.events import Observer

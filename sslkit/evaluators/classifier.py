@@ -14,8 +14,7 @@ from sslkit.contract.images import Batch, LabeledData
 from sslkit.contract.objective import Mean, Objective, Prediction, StepOutput, TrainContext
 from sslkit.data.loader import Loader
 from sslkit.evaluators.accuracy import accuracies, is_uneven, majority
-from sslkit.evaluators.feature_bank import FeatureBank
-from sslkit.evaluators.feature_cache import FrozenTrunk
+from sslkit.evaluators.feature_cache import FeatureBank, FrozenTrunk
 from sslkit.evaluators.heads import Head, HeadKind, build_head, feature_shapes
 from sslkit.training.fit import fit
 from sslkit.training.options import TrainingOptions

@@ -14,9 +14,9 @@ from sslkit.contract.images import LabeledData
 from sslkit.contract.objective import Prediction
 from sslkit.data.loader import Loader
 from sslkit.evaluators.classifier import accuracies_of, check_layers
+from sslkit.training.device import tf32
 from sslkit.training.features import extract_features
 from sslkit.training.stopping import stop_if_asked
-from sslkit.training.tf32 import tf32
 
 _NUM_QUERIES, _NUM_BANK = 512, 8192
 """Similarities of so many test images to so many training images are in memory at once: 16 MB. Larger blocks leave a CPU's cache before

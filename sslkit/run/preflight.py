@@ -16,9 +16,8 @@ from sslkit.recipe.build import BackboneOptions
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import AS_BUILT, BEGINNINGS, EvaluateStage, PretrainStage, Stage, training_of
 from sslkit.run.stages import check_pretraining, check_requirements, evaluation_data
-from sslkit.training.breakdown import explaining_breakdown
-from sslkit.training.handover import check_schedule
-from sslkit.training.objective_check import check_objective
+from sslkit.training.device import explaining_breakdown
+from sslkit.training.handover import check_objective, check_schedule
 from sslkit.training.phase_optimizers import build_optimizers
 from sslkit.training.seeds import global_seed
 

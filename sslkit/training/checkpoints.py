@@ -1,20 +1,28 @@
-"""The checkpoints of one fit: the last few are kept, a damaged one is passed over."""
+"""The checkpoints of one fit, which belong to it alone: the last few are kept, a damaged one is passed over."""
 
+import dataclasses
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sslkit.contract.errors import ArtifactError
+from sslkit.catalog.source_code import SourceCode
+from sslkit.contract.class_address import address_of
+from sslkit.contract.errors import ArtifactError, PluginError
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import CheckpointSaved, Notice
+from sslkit.contract.objective import Objective
 from sslkit.storage.atomic import make_folder, remove, writing
-from sslkit.storage.identity import differences
+from sslkit.storage.identity import CODE, differences, plain, state_hash
 from sslkit.storage.tensor_file import load_tensors, save_tensors
 from sslkit.training.device import describe_device
+from sslkit.training.features import BatchSource
+from sslkit.training.options import TrainingOptions
 
 FORMAT = 3
 """Of checkpoints; counted up when an older one cannot be read any more."""
@@ -168,3 +176,25 @@ def _check_format(path: Path, state: Mapping[str, Any]) -> None:
             f"{path}: is a checkpoint of another version of sslkit (format {found}, not {FORMAT})",
             fix=f"finish the stage with the version that began it, or remove {path.parent} to run it again",
         )
+
+
+def identity_of(objective: Objective, train: BatchSource, training: TrainingOptions, context: RunContext) -> dict[str, Any]:
+    """Whose a checkpoint is. Weights that are trained are no part of it: they may begin at random."""
+    frozen = [objective.get_submodule(name) for name in objective.frozen]
+    return {
+        "objective": address_of(type(objective)),
+        "options": dict(_options(objective)),
+        "frozen": [state_hash(module) for module in frozen],
+        "training": plain(training),
+        "data": train.fingerprint,
+        "part": context.part,
+        CODE: SourceCode().of(objective, training),
+    }
+
+
+def _options(objective: Objective) -> Iterator[tuple[str, Any]]:
+    """The options that an objective keeps: dataclasses of plain values, as tasks are."""
+    for name, value in vars(objective).items():
+        if dataclasses.is_dataclass(value):
+            with suppress(TypeError, ValueError, PluginError):
+                yield name, json.loads(json.dumps(plain(value)))

@@ -15,16 +15,12 @@ from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Notice
 from sslkit.contract.images import Batch
 from sslkit.contract.objective import Objective, Prediction
-from sslkit.training.batch_source import BatchSource
-from sslkit.training.checkpoints import Checkpoints
-from sslkit.training.divergence import LossWatch
-from sslkit.training.fit_identity import identity_of
+from sslkit.training.checkpoints import Checkpoints, identity_of
+from sslkit.training.divergence import LossWatch, clip_gradients, gradient_norm
+from sslkit.training.features import BatchSource
 from sslkit.training.forward_pass import ForwardPass, autocast_of
-from sslkit.training.gradients import clip_gradients, gradient_norm
-from sslkit.training.handover import check_output
-from sslkit.training.measuring import measure
-from sslkit.training.metrics import StepLog
-from sslkit.training.objective_check import check_objective
+from sslkit.training.handover import check_objective, check_output
+from sslkit.training.measuring import StepLog, measure
 from sslkit.training.options import TrainingOptions
 from sslkit.training.seeds import derive_seed, global_seed
 from sslkit.training.state import TrainState

@@ -1,6 +1,7 @@
 """Everything about a training loop that must survive an interruption."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,10 @@ from sslkit.contract.errors import ArtifactError
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Notice
 from sslkit.contract.objective import Objective
-from sslkit.training.batch_source import BatchSource, training_batches
 from sslkit.training.checkpoints import Checkpoint
-from sslkit.training.features import extract_features
+from sslkit.training.features import BatchSource, extract_features
 from sslkit.training.handover import check_schedule, checked_indices, scale_of, scheduled_value
-from sslkit.training.meters import Meters
+from sslkit.training.metrics import Meters
 from sslkit.training.optimizer_state import capture_optimizer, restore_optimizer
 from sslkit.training.options import TrainingOptions
 from sslkit.training.phase_optimizers import build_optimizers, rate_of, set_rates
@@ -233,6 +233,22 @@ class TrainState:
             seed = derive_seed(self._context.seed, self._context.stage, self._context.part, purpose)
             self._generators[key] = make_generator(seed, device)
         return self._generators[key]
+
+
+@lru_cache(maxsize=16)
+def training_batches(num_images: int, batch_size: int) -> tuple[int, ...]:
+    """The sizes of an epoch's batches in training, where every image counts once.
+
+    All are full but the last. Where fewer images than half a batch would be left for that, the last two batches share theirs evenly: a
+    step on a handful weighs as much as any other and its BatchNorm statistics are noise, and one image has none at all. So no batch is
+    smaller than half of ``batch_size``, where there are that many images, and an objective may divide it further. The number of steps
+    stays the same; only of batches of two, a third image joins the last.
+    """
+    full, rest = divmod(num_images, batch_size)
+    if not full or not 0 < rest < max(2, batch_size / 2):
+        return (batch_size,) * full + (rest,) * (rest > 0)
+    shared = batch_size + rest
+    return (batch_size,) * (full - 1) + ((shared - shared // 2, shared // 2) if shared > 3 else (shared,))
 
 
 def _device_of(states: Mapping[str, Tensor]) -> str:

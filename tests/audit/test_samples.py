@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from sslkit import Arrays, DataError, Dataset, ImageSet, ImageSpec, Split
-from sslkit.audit.samples import MEASURED_IMAGES, draw_samples
 from sslkit.audit.sources import SOURCES
+from sslkit.audit.task_audit import MEASURED_IMAGES, draw_samples
 
 SPEC = ImageSpec(8, 8, "gray", (0.5,), (0.2,))
 

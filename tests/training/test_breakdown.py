@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sslkit import RunFailedError
-from sslkit.training.breakdown import explaining_breakdown
+from sslkit.training.device import explaining_breakdown
 
 CUDA = torch.device("cuda")
 WORK = "stage 'probe' (batch_size 512, images of 32 x 32 pixels)"

@@ -36,8 +36,7 @@ from sslkit import (
 from sslkit.backbones.from_timm import TimmBackbone
 from sslkit.contract.events import Event
 from sslkit.data.loader import Loader
-from sslkit.training.breakdown import explaining_breakdown
-from sslkit.training.device import Runtime, configured, describe_device
+from sslkit.training.device import Runtime, configured, describe_device, explaining_breakdown
 from sslkit.training.features import extract_features
 from sslkit.training.seeds import global_seed, make_generator
 from sslkit_rotnet import RotNet
@@ -281,7 +280,7 @@ def test_memory_that_does_not_suffice_is_said_in_one_line():
 
 BROKEN = """
 import torch
-from sslkit.training.breakdown import explaining_breakdown
+from sslkit.training.device import explaining_breakdown
 from sslkit.training.device import Runtime, configured
 
 cuda = torch.device("cuda")

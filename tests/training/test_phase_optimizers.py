@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sslkit import Augment, Constant, OptionError, PluginError, RunFailedError, RunInterruptedError, TrainingOptions
 from sslkit.catalog.source_code import SourceCode
 from sslkit.storage.tensor_file import load_tensors
-from sslkit.training.nested import UnsavableError, put_together, same, take_apart
+from sslkit.training.optimizer_state import UnsavableError, put_together, same, take_apart
 from sslkit.training.phase_optimizers import build_optimizers, parameters_of
 from sslkit.training.state import TrainState
 from tests.contract.families import FAMILIES, build
