@@ -16,6 +16,7 @@ from sslkit.data.loader import Loader
 from sslkit.evaluators.accuracy import accuracies, is_uneven, majority
 from sslkit.evaluators.feature_cache import FeatureBank, FrozenTrunk
 from sslkit.evaluators.heads import Head, HeadKind, build_head, feature_shapes
+from sslkit.training.checkpoints import Checkpoints, identity_of
 from sslkit.training.fit import fit
 from sslkit.training.options import TrainingOptions
 from sslkit.training.seeds import derive_seed, global_seed
@@ -140,6 +141,7 @@ def fit_classifier(
     subset: Tensor | None = None,
     images_per_epoch: int | None = None,
     trunk: FrozenTrunk | None = None,
+    metrics_only: bool = False,
 ) -> Fitted:
     """Train heads, and the backbone too unless it is frozen; measure on the test images after the last epoch.
 
@@ -153,6 +155,8 @@ def fit_classifier(
         subset: see :class:`Classifier`.
         images_per_epoch: see :class:`Classifier`.
         trunk: the frozen backbone, where several fits share it.
+        metrics_only: what is trained is of no use afterwards. Once finished, the fit's folder keeps its metrics in place of its
+            checkpoints, and a resumed call returns them at once, without predictions.
 
     Returns:
         What the heads reach on all test images.
@@ -164,8 +168,14 @@ def fit_classifier(
     objective = Classifier(backbone, heads, data, frozen=frozen, subset=subset, images_per_epoch=images_per_epoch)
     train = (frozen and frozen.train) or Loader(data.train, batch_size=training.batch_size, device=context.device, options=training.augment)
     test = (frozen and frozen.test) or Loader(data.test, batch_size=training.batch_size, device=context.device)
+    checkpoints = Checkpoints(context, identity_of(objective, train, training, context)) if metrics_only else None
+    if checkpoints and (kept := checkpoints.load_result()) is not None:
+        return Fitted(kept, {})
     result = fit(objective, train, test, training, context, evaluate_every=training.epochs)
-    return Fitted(accuracies_of({layer: result.heldout[f"{layer}.top1"] for layer in heads}, result.predictions), result.predictions)
+    metrics = accuracies_of({layer: result.heldout[f"{layer}.top1"] for layer in heads}, result.predictions)
+    if checkpoints:
+        checkpoints.save_result(metrics)
+    return Fitted(metrics, result.predictions)
 
 
 def accuracies_of(top1: Mapping[str, float], predictions: Mapping[str, Prediction]) -> dict[str, float]:

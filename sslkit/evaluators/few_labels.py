@@ -136,8 +136,9 @@ class SemiSupervised(TrainingOptions, Evaluator):
     ) -> dict[str, float]:
         network = backbone if self.freeze else copy.deepcopy(backbone)
         heads = build_heads(self.head, self.layers, network, data, context)
+        size = self.images_per_epoch
         fitted = fit_classifier(
-            network, heads, data, self, context, freeze=self.freeze, subset=subset, images_per_epoch=self.images_per_epoch, trunk=trunk
+            network, heads, data, self, context, freeze=self.freeze, subset=subset, images_per_epoch=size, trunk=trunk, metrics_only=True
         )
         return fitted.metrics
 

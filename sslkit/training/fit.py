@@ -184,7 +184,7 @@ def _train_steps(loop: _Loop) -> None:
     if state.order is None:
         state.begin_epoch()
         if loop.training.on_nan.retries:
-            loop.checkpoints.save_retreat(state.step, *state.capture())
+            loop.checkpoints.save_rollback_point(state.step, *state.capture())
     assert state.order is not None
     loop.log.begin(loop.training.epochs)
     if state.step == 0:
@@ -269,11 +269,11 @@ def _roll_back(loop: _Loop, error: DivergedError) -> None:
     """
     state, context, on_nan = loop.state, loop.context, loop.training.on_nan
     retry = state.rollbacks + 1
-    if retry > on_nan.retries or (retreat := loop.checkpoints.load_retreat()) is None:
+    if retry > on_nan.retries or (point := loop.checkpoints.load_rollback_point()) is None:
         raise error
-    state.restore(retreat)
+    state.restore(point)
     state.rollbacks = retry
-    loop.checkpoints.save_retreat(state.step, *state.capture())
+    loop.checkpoints.save_rollback_point(state.step, *state.capture())
     message = (
         f"{error.what}. Back to step {state.step}, and on at {state.lr_factor:.3g} of the learning rate: retry {retry} of {on_nan.retries}"
     )
