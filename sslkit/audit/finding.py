@@ -43,12 +43,12 @@ class Estimate(NamedTuple):
 
     @property
     def above_chance(self) -> bool:
-        """Whether the whole interval lies above chance. Below it there is nothing but luck: a task that can be told gives more."""
+        """Whether the whole interval lies above chance. Below it there is nothing but luck: a task that leaks gives more."""
         return self.low > self.chance + _ROUNDING
 
 
 class Pair(NamedTuple):
-    """How well two classes are told apart.
+    """How well two classes are distinguished.
 
     Attributes:
         classes: their numbers.
@@ -115,9 +115,9 @@ def _estimate(correct: Tensor, targets: Tensor, groups: Tensor, level: float) ->
     _, classes, counts = targets.unique(return_inverse=True, return_counts=True)
     means = torch.zeros(len(counts), dtype=torch.float64).index_add(0, classes, correct) / counts
     influence = (correct - means[classes]) / (counts[classes] * len(counts))
-    _, places = groups.unique(return_inverse=True)
-    num_groups = int(places.max()) + 1
-    by_group = torch.zeros(num_groups, dtype=torch.float64).index_add(0, places, influence)
+    _, members = groups.unique(return_inverse=True)
+    num_groups = int(members.max()) + 1
+    by_group = torch.zeros(num_groups, dtype=torch.float64).index_add(0, members, influence)
     variance = float(by_group.square().sum()) * num_groups / max(1, num_groups - 1)
     share = float(means.mean())
     low, high = _interval(share, variance, num_groups, level)
@@ -167,7 +167,7 @@ class Finding:
 
     @property
     def worst(self) -> Pair:
-        """The pair that is most surely told apart."""
+        """The pair that is most surely distinguished."""
         return max(self.pairs, key=lambda pair: pair.accuracy.low)
 
     @property

@@ -65,7 +65,7 @@ def audit_recipe(
     options: AuditOptions | None = None,
     observers: Iterable[Observer] = (),
 ) -> AuditReport:
-    """Audit the pretext tasks of a recipe with their stages' augmentation and optimiser.
+    """Audit the pretext tasks of a recipe with their stages' augmentation and optimizer.
 
     The network is a small one, but for tasks that require capabilities it lacks: those get the one that their stage trains. Of stages
     that differ in nothing which an audit looks at, only the first is audited.

@@ -1,4 +1,4 @@
-"""Images that show nothing. What a network can tell of a transform on them, it tells from the transform's traces.
+"""Images that show nothing. What a network recognises of a transform on them, it recognises by the transform's traces.
 
 Shapes: N images, C channels, H rows, W columns, R radii.
 """
@@ -44,9 +44,9 @@ class Spectrum(NamedTuple):
         values, vectors = torch.linalg.eigh(self.power)
         roots = vectors * values.clamp_min(0).sqrt()[:, None, :] @ vectors.mT  # the smallest eigenvalue may be a rounding error below 0
         last = len(roots) - 1
-        place = (radius * self.side).clamp_max(last)
-        below = place.floor().long().clamp_max(max(0, last - 1))
-        part = (place - below)[..., None, None]
+        position = (radius * self.side).clamp_max(last)
+        below = position.floor().long().clamp_max(max(0, last - 1))
+        part = (position - below)[..., None, None]
         between = torch.lerp(roots[below], roots[(below + 1).clamp_max(last)], part)
         return between * (radius < 0.5)[..., None, None]
 
@@ -117,7 +117,7 @@ def isotropic_noise(spectrum: Spectrum, shape: Shape, generator: Generator) -> T
 
 
 def jpeg_noise(spectrum: Spectrum, shape: Shape, generator: Generator) -> Tensor:
-    """Isotropic noise after a JPEG round trip, at quality 75 and with chroma 4:2:0: what many data sets went through.
+    """Isotropic noise after a JPEG round trip, at quality 75 and with chroma 4:2:0: what many datasets went through.
 
     Keeps what :func:`isotropic_noise` keeps, and adds the traces of JPEG alone: blocks of 8 pixels, and a quantisation that treats
     horizontal and vertical waves differently.

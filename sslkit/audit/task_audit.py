@@ -34,7 +34,7 @@ BACKBONE = {"name": "nin", "num_blocks": 3, "width": 0.25}
 """Small, and deep enough: a shortcut is low-level by definition."""
 
 BATCH_SIZE = 32
-"""Images an optimiser step: few, so that a short training has many steps."""
+"""Images an optimizer step: few, so that a short training has many steps."""
 
 IMAGES_PER_GROUP = 4
 """Held-out images a forward pass: the order of their predictions is the objective's business, so they count as one group."""
@@ -105,7 +105,7 @@ def audit_task(
         data: what the images are made of, or made to resemble.
         options: how thorough to be.
         backbone: builds a network for an image spec; None: a small convolutional one.
-        training: only its optimiser and its augmentation are used.
+        training: only its optimizer and its augmentation are used.
         runtime: device, precision and the like; nothing is compiled.
         observers: told of every event.
         name: of the stage in these events.
@@ -249,7 +249,7 @@ def draw_samples(source: str, data: Dataset, num_images: int, seed: int) -> Samp
     """
     images = data.load("pretrain")
     if images is None:
-        raise DataError("the data set has no images to pretrain on")
+        raise DataError("the dataset has no images to pretrain on")
     num_heldout = num_images // 2
     generator = make_generator(derive_seed(seed, "audit", "samples"))
     if source in NOISE:

@@ -109,7 +109,7 @@ class Classifier(Objective):
     def epoch_indices(self, context: TrainContext) -> Tensor | None:
         """Few labels: the subset repeated, so that an epoch has as many steps as one over all images.
 
-        What does not divide evenly is drawn anew for every epoch: data sets are often sorted by class, and the first images of a subset
+        What does not divide evenly is drawn anew for every epoch: datasets are often sorted by class, and the first images of a subset
         would be those of a few classes.
         """
         if self._subset is None:
@@ -186,9 +186,9 @@ def accuracies_of(top1: Mapping[str, float], predictions: Mapping[str, Predictio
         predictions: of the same layers, on all test images.
     """
     metrics: dict[str, float] = {}
-    for layer, value in top1.items():
-        metrics[f"{layer}.top1"] = value
-        metrics |= {f"{layer}.{name}": figure for name, figure in accuracies(predictions[layer]).items()}
+    for layer, accuracy in top1.items():
+        metrics[f"{layer}.top1"] = accuracy
+        metrics |= {f"{layer}.{name}": value for name, value in accuracies(predictions[layer]).items()}
     some = next(iter(predictions.values()))
     return {**metrics, "majority": majority(some)} if is_uneven(some) else metrics
 

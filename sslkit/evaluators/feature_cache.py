@@ -6,6 +6,7 @@ from typing import final
 
 import torch
 from torch import Generator, Tensor
+from typing_extensions import override
 
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import RunInterruptedError
@@ -14,7 +15,7 @@ from sslkit.contract.images import Augment, Batch, ImageSet, LabeledData
 from sslkit.data.augment import Draws, apply_draws, draw
 from sslkit.data.loader import Loader
 from sslkit.evaluators.heads import Head
-from sslkit.training.features import evaluating
+from sslkit.training.features import BatchSource, evaluating
 from sslkit.training.options import TrainingOptions
 
 BUDGET = 4 * 2**30
@@ -22,7 +23,7 @@ BUDGET = 4 * 2**30
 
 
 @final
-class FeatureBank:
+class FeatureBank(BatchSource):
     """Features in rows, and a source of batches of them: a batch has no pixels, and its indices are rows of the bank.
 
     An image has one row for each way to crop and flip it. Batches are drawn as :class:`~sslkit.data.loader.Loader` draws them, from the
@@ -32,7 +33,7 @@ class FeatureBank:
 
     Args:
         features: computes what is kept: (N, C, H, W) uint8 images on the context's device -> ``{layer: (N, ...)}``.
-        images: the data set.
+        images: the dataset.
         members: (M,) int64 on the CPU, the images of it that can be asked for.
         options: the augmentation of training batches.
         batch_size: of the batches it gives and, at most, of those it hands to ``features``.
@@ -59,12 +60,12 @@ class FeatureBank:
 
     @property
     def num_images(self) -> int:
-        """How many images the whole data set has, as the loader that this stands in for would say."""
+        """How many images the whole dataset has, as the loader that this stands in for would say."""
         return len(self._images)
 
     @property
     def fingerprint(self) -> str:
-        """Of the whole data set, as the loader that this stands in for would say."""
+        """Of the whole dataset, as the loader that this stands in for would say."""
         return self._images.fingerprint
 
     @property
@@ -72,10 +73,10 @@ class FeatureBank:
         """How many features it holds, or will."""
         return len(self._members) * num_copies(self._options)
 
+    @override
     def batches(
         self, order: Tensor, *, start: int = 0, sizes: Sequence[int] | None = None, generator: Generator | None = None
     ) -> Iterator[Batch]:
-        """See :class:`~sslkit.training.features.BatchSource`."""
         options = self._options
         first_rows = self._first_rows[order.to(self.device)]  # sent once: a GPU that is sent each batch's indices waits each time
         chunks = first_rows.split(self.batch_size if sizes is None else list(sizes))
@@ -100,10 +101,10 @@ class FeatureBank:
         Raises:
             RunInterruptedError: the user asked to stop while they were computed.
         """
-        return {layer: shelf.take(rows) for layer, shelf in self._shelves.items()}
+        return {layer: kept.take(rows) for layer, kept in self._kept.items()}
 
     def images_of(self, rows: Tensor) -> Tensor:
-        """The image that each row shows: (N,) int64, positions in the data set."""
+        """The image that each row shows: (N,) int64, positions in the dataset."""
         return self._device_members[rows // num_copies(self._options)]
 
     @cached_property
@@ -118,18 +119,18 @@ class FeatureBank:
         return first
 
     @cached_property
-    def _shelves(self) -> dict[str, "_Shelf"]:
-        shelves: dict[str, _Shelf] = {}
+    def _kept(self) -> dict[str, "_LayerRows"]:
+        kept: dict[str, _LayerRows] = {}
         start = 0
         for images in self._copies():
             if start and self._context.should_stop():
                 raise RunInterruptedError(f"stopped in stage {self._context.stage!r} while computing features")
             for layer, features in self._compute(images).items():
-                if layer not in shelves:
-                    shelves[layer] = _Shelf(self.num_rows, features)
-                shelves[layer].put(start, features)
+                if layer not in kept:
+                    kept[layer] = _LayerRows(self.num_rows, features)
+                kept[layer].put(start, features)
             start += len(images)
-        return shelves
+        return kept
 
     def _copies(self) -> Iterator[Tensor]:
         """All copies of all images in the order of the rows, at most ``batch_size`` at a time."""
@@ -143,7 +144,7 @@ class FeatureBank:
                 yield apply_draws(batch.images[part // copies], self._options, drawn)
 
 
-class _Shelf:
+class _LayerRows:
     """The rows of one layer, each in one piece, in the memory order of the features it came from.
 
     Args:

@@ -84,7 +84,7 @@ class Checkpoints:
         remove([path for path in self._newest_first() if not _is_rollback_point(path)][self._context.keep_checkpoints :])
 
     def save_rollback_point(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Write what a diverged fit goes back to. Later checkpoints led astray and are dropped, and so is the rollback point before.
+        """Write what a diverged fit goes back to. Later checkpoints are dropped, and so is the rollback point before.
 
         Raises:
             StorageError: the disk refuses.

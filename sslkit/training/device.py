@@ -165,7 +165,7 @@ def keep_freed_memory() -> bool:
 
 
 def describe_device(device: torch.device) -> str:
-    """A name that belongs beside every figure: the GPU's, or the CPU's with its threads."""
+    """A name that belongs beside every result: the GPU's, or the CPU's with its threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_cpu_name()}, {torch.get_num_threads()} threads"
@@ -304,9 +304,9 @@ def _explain(text: str, work: str, device: torch.device) -> RunFailedError | Non
     if _DEAD_WORKER in text:
         return RunFailedError(
             f"a process of a torch DataLoader died, as the system does to one when memory is short, in {work}",
-            fix="the same command goes on from the last checkpoint; lower the number of workers if it happens again",
+            fix="the same command resumes from the last checkpoint; lower the number of workers if it happens again",
         )
-    if _FAILED_KERNEL in text:  # is heard of later, anywhere: the traceback shows an innocent
+    if _FAILED_KERNEL in text:  # is reported later, anywhere: the traceback shows innocent code
         reason = text.partition(_FAILED_KERNEL)[2].splitlines()[0]
         return RunFailedError(
             f"{device} failed in {work}: {reason}",

@@ -58,7 +58,7 @@ class LossWatch:
         self._before: dict[str, StepFacts] = {}
 
     def forget(self) -> None:
-        """Begin anew, after a roll-back."""
+        """Begin anew, after a rollback."""
         self._before = {}
 
     def see(self, facts: StepFacts) -> None:

@@ -31,9 +31,9 @@ class FitResult(NamedTuple):
 
     Attributes:
         heldout: loss and metrics on held-out images after the last step; empty without any.
-        steps: optimiser steps, those before an interruption counted in.
+        steps: optimizer steps, those before an interruption counted in.
         predictions: on held-out images after the last step, in their order, on the CPU.
-        rollbacks: how often it went back to the beginning of an epoch, and on at a lower learning rate.
+        rollbacks: how often it went back to the beginning of an epoch, to continue at a lower learning rate.
     """
 
     heldout: dict[str, float]
@@ -47,7 +47,7 @@ class Snapshots(NamedTuple):
 
     Attributes:
         epochs: after which epochs; 0: before the first.
-        keep: is handed the epoch and the network, which goes on being trained.
+        keep: is handed the epoch and the network, which is trained further.
     """
 
     epochs: frozenset[int] = frozenset()
@@ -70,7 +70,7 @@ def fit(
         objective: trained in place, on the context's device.
         train: the training images.
         heldout: images that are never trained on, measured if the objective has a ``heldout_phase``.
-        training: epochs, batch size, optimiser, schedule.
+        training: epochs, batch size, optimizer, schedule.
         context: where and how to run.
         evaluate_every: epochs between measurements on held-out images; None: ten times over the fit, if it has as many epochs. They
             are measured at the end in any case, and with every snapshot.
@@ -125,7 +125,7 @@ def _part(context: RunContext) -> Iterator[None]:
     context.begun.add(context.part)
     try:
         yield
-    except BaseException:  # it may be called again, to go on
+    except BaseException:  # it may be called again, to resume
         context.begun.discard(context.part)
         raise
 
@@ -154,18 +154,18 @@ def _train(loop: _Loop) -> FitResult:
         _train_epoch(loop)
     loop.log.begin(epochs)  # a fit that was finished before is announced too: its last measurement comes again
     _save(loop)
-    with blaming(lambda: _place(loop), lambda: _kept(loop)):
+    with blaming(lambda: _progress(loop), lambda: _kept(loop)):
         measured = measure(loop.heldout, state, loop.context)
     return FitResult(measured.metrics, state.step, measured.predictions, state.rollbacks)
 
 
 def _train_epoch(loop: _Loop) -> None:
     """One epoch, or what is left of one that was interrupted."""
-    with blaming(lambda: _place(loop), lambda: _kept(loop)):
+    with blaming(lambda: _progress(loop), lambda: _kept(loop)):
         _train_steps(loop)
 
 
-def _place(loop: _Loop) -> str:
+def _progress(loop: _Loop) -> str:
     state, part = loop.state, loop.context.part
     if state.step and state.batch in (0, state.num_batches) and not state.begins_epoch:
         where = f"after step {state.step:,}"
@@ -240,7 +240,7 @@ def _batches(loop: _Loop, order: Tensor) -> Iterator[Batch]:
 
 
 def _step(loop: _Loop, phase: str, views: dict[str, Tensor], num_images: int, *, logged: bool) -> None:
-    """One phase: forward, backward, optimiser."""
+    """One phase: forward, backward, optimizer."""
     state, context, max_norm = loop.state, loop.context, loop.training.clip_grad_norm
     objective, optimizer = state.objective, state.optimizers[phase]
     objective.on_before_step(phase, state)
@@ -260,7 +260,7 @@ def _step(loop: _Loop, phase: str, views: dict[str, Tensor], num_images: int, *,
 
 
 def _roll_back(loop: _Loop, error: DivergedError) -> None:
-    """Go back to the beginning of the epoch, and on at a lower rate.
+    """Go back to the beginning of the epoch, and continue at a lower rate.
 
     Where that is depends on no clock: runs that diverge stay reproducible, interrupted or not.
 

@@ -177,7 +177,7 @@ def check_schedule(schedule: Schedule, num_epochs: float) -> None:
     Raises:
         PluginError: a factor is none, or changes from one call to the next.
     """
-    epochs = [num_epochs * place / (_NUM_PROBES - 1) for place in range(_NUM_PROBES)]
+    epochs = [num_epochs * probe / (_NUM_PROBES - 1) for probe in range(_NUM_PROBES)]
     try:
         forwards, backwards = ({epoch: scale_of(schedule, epoch, num_epochs) for epoch in order} for order in (epochs, epochs[::-1]))
     except RunFailedError as error:  # where nothing has run yet

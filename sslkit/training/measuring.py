@@ -60,7 +60,7 @@ class StepLog:
         self.restart_clock()
 
     def begin_again(self) -> None:
-        """After a roll-back: what was told of later steps is void, and the next ``begin`` says from where it goes on."""
+        """After a rollback: what observers heard of later steps is void, and the next ``begin`` says where the fit continues."""
         self._begun = False
         self._waiting = []
         self._watch.forget()
@@ -103,11 +103,11 @@ class StepLog:
             self._watch.see(facts)
 
     def step(self, num_images: int, *, logged: bool) -> None:
-        """After an optimiser step.
+        """After an optimizer step.
 
         Args:
             num_images: that it was made with.
-            logged: whether metrics are read: what ``due`` said before it.
+            logged: whether metrics are read: the value of ``due`` before it.
 
         Raises:
             DivergedError: out of ``check``, before the numbers of a diverged step are logged.

@@ -90,7 +90,7 @@ def _exact(value: Tensor) -> Tensor:
 
 
 class Predictions:
-    """Gathers what classifiers said, batch after batch."""
+    """Gathers what classifiers predict, batch after batch."""
 
     def __init__(self) -> None:
         self._parts: dict[str, list[Prediction]] = {}

@@ -24,7 +24,7 @@ def capture_optimizer(optimizer: torch.optim.Optimizer, name: str) -> tuple[Any,
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, plain: Any, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-    """Give a new optimiser the state of one that was captured, to the bit.
+    """Give a new optimizer the state of one that was captured, to the bit.
 
     Args:
         optimizer: built as that one was.
@@ -40,7 +40,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, plain: Any, tensors: Map
     _undo_casts(optimizer, saved["state"])
     if not same(optimizer.state_dict(), saved):
         raise RunFailedError(
-            f"{provenance_of(type(optimizer))}: load_state_dict does not restore what state_dict gave, so a run with it cannot go on"
+            f"{provenance_of(type(optimizer))}: load_state_dict does not restore what state_dict gave, so a run with it cannot be resumed"
         )
 
 
@@ -100,7 +100,7 @@ def _take_apart(value: Any, path: str, prefix: str, tensors: dict[str, Tensor]) 
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"float": str(float(value))}
     if isinstance(value, list):
-        return [_take_apart(inner, f"{path}[{place}]", prefix, tensors) for place, inner in enumerate(value)]
+        return [_take_apart(inner, f"{path}[{index}]", prefix, tensors) for index, inner in enumerate(value)]
     if isinstance(value, tuple):
         return {"tuple": _take_apart(list(value), path, prefix, tensors)}
     if isinstance(value, Mapping):  # in pairs, as JSON would make strings of keys that are numbers

@@ -93,5 +93,5 @@ def test_both_kinds_of_noise_are_of_the_same_noise():
 
 
 def test_there_must_be_images():
-    with pytest.raises(DataError, match="the data set has no images to pretrain on"):
+    with pytest.raises(DataError, match="the dataset has no images to pretrain on"):
         draw_samples("isotropic_noise", NumberedData(splits={}), 20, 0)

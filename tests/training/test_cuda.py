@@ -200,7 +200,7 @@ def test_global_generators_are_seeded_and_put_back():
 @pytest.mark.parametrize("options", COMPILED.values(), ids=COMPILED)
 @pytest.mark.parametrize("name", ["rotation", "dino", "gan"])
 def test_compiled_training_is_eager_training(name: str, options: dict[str, bool]):
-    """The rate changes every step; DINO has a schedule and buffers that ``forward`` moves, the GAN two phases and two optimisers."""
+    """The rate changes every step; DINO has a schedule and buffers that ``forward`` moves, the GAN two phases and two optimizers."""
     family = FAMILIES[name]._replace(backbone=partial(TinyConv, dropout=0.0))  # compiled dropout draws other numbers
     losses: list[list[float]] = []
     for way in ({}, options):

@@ -123,7 +123,7 @@ class TwoPhases(Brightness):
         return {phase: [{"params": list(self.get_submodule(phase).parameters())}] for phase in self.phases}
 
 
-def test_each_phase_has_its_optimiser_and_starts_without_gradients():
+def test_each_phase_has_its_optimizer_and_starts_without_gradients():
     ours, theirs = TwoPhases(), TwoPhases()
     events: list[Event] = []
     head_sgd = SGD(lr=0.3, momentum=0.0, nesterov=False, weight_decay=0.0)
@@ -146,8 +146,8 @@ def test_each_phase_has_its_optimiser_and_starts_without_gradients():
     assert {"head_loss", "backbone_loss", "head_too_bright", "backbone_too_bright", "lr"} < set(step.metrics)
 
 
-def test_a_phase_without_optimiser_is_an_error():
-    with pytest.raises(OptionError, match=r"^optimizer: no optimiser for phase 'backbone'; found \['head'\]"):
+def test_a_phase_without_optimizer_is_an_error():
+    with pytest.raises(OptionError, match=r"^optimizer: no optimizer for phase 'backbone'; found \['head'\]"):
         run(TwoPhases(), TrainingOptions(epochs=1, batch_size=8, optimizer={"head": SGD()}))
 
 

@@ -83,7 +83,7 @@ def bare_steps(objective: Objective, images: ImageSet, augment: Augment, autocas
 
 
 def of_one_step(totals: list[Counter[str]]) -> Counter[str]:
-    """Neither the first, in which an optimiser makes its state, nor the last, in which metrics are read."""
+    """Neither the first, in which an optimizer makes its state, nor the last, in which metrics are read."""
     assert len(totals) >= 5
     return totals[3] - totals[2]
 

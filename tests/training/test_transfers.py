@@ -55,7 +55,7 @@ STEPS = {
 
 @pytest.mark.parametrize("build", STEPS.values(), ids=STEPS)
 def test_a_step_neither_sends_nor_reads_a_value(build: Callable[[], Objective]):
-    """Apart from the optimiser, whose fused kernels there are on real devices alone."""
+    """Apart from the optimizer, whose fused kernels there are on real devices alone."""
     objective = build().to(META).train()
     batch = Batch(torch.empty(4, 3, 32, 32, dtype=torch.uint8, device=META), torch.empty(4, dtype=torch.int64, device=META))
     [groups] = objective.parameter_groups().values()
