@@ -16,6 +16,7 @@ import torch
 
 from sslkit.contract.annotations import Checked
 from sslkit.contract.errors import OptionError, RunFailedError
+from sslkit.contract.evaluator import RunContext
 
 _TYPES = ("cpu", "cuda", "mps", "xpu")
 
@@ -103,6 +104,12 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":  # is_bf16_supported() would ask the current device, which may be another
         return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and bool({"amx_bf16", "avx512_bf16"} & cpu_flags())
+
+
+def autocast_of(context: RunContext) -> torch.autocast:
+    """What a forward pass runs under."""
+    # Not cached: before torch 2.11, weights that a teacher's pass without gradient had cast first got none in the student's.
+    return torch.autocast(context.device.type, dtype=context.autocast, enabled=context.autocast is not None, cache_enabled=False)
 
 
 @contextmanager

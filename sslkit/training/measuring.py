@@ -11,9 +11,9 @@ from sslkit.contract.errors import DivergedError, RunInterruptedError
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import FitStart, HeldoutEnd, StepEnd
 from sslkit.contract.objective import Mean, Prediction, StepOutput
+from sslkit.training.device import autocast_of
 from sslkit.training.divergence import REMEDY, LossWatch, StepFacts, weight_norm
 from sslkit.training.features import BatchSource, evaluating
-from sslkit.training.forward_pass import autocast_of
 from sslkit.training.handover import check_means, check_output, check_targets
 from sslkit.training.metrics import Meters, Predictions
 from sslkit.training.seeds import derive_seed, global_seed, make_generator

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+import sslkit.training.fit as fit_module
 from sslkit import (
     SGD,
     Augment,
@@ -20,7 +21,6 @@ from sslkit import (
     TrainingOptions,
 )
 from sslkit.contract.events import Event
-from sslkit.training import forward_pass
 from sslkit.training.seeds import derive_seed, make_generator
 from tests.contract.miniatures.images import tiny_images
 from tests.training.brightness import IMAGES, PLAIN_SGD, Brightness, assert_same_state, logged, run
@@ -256,7 +256,7 @@ def test_measuring_does_not_change_training():
 def traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace as on a GPU, but run the graph as it is: a CPU would compile for minutes."""
     torch.compiler.reset()
-    monkeypatch.setattr(forward_pass, "compile_objective", lambda objective, **_: torch.compile(objective, backend="eager", fullgraph=True))
+    monkeypatch.setattr(fit_module, "compile_objective", lambda objective, **_: torch.compile(objective, backend="eager", fullgraph=True))
 
 
 @pytest.mark.usefixtures("traced_only")
@@ -283,7 +283,7 @@ def test_only_full_batches_of_training_are_compiled(monkeypatch: pytest.MonkeyPa
 
         return call
 
-    monkeypatch.setattr(forward_pass, "compile_objective", compile_objective)
+    monkeypatch.setattr(fit_module, "compile_objective", compile_objective)
     run(Brightness(), heldout=tiny_images(20), compile=True)  # batches of 8, 8, 6 and, held out, 8, 8, 4
     assert set(calls) == {(True, 8)}
     assert len(graphs) == 1
