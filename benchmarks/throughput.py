@@ -76,7 +76,6 @@ def build_report(results: Mapping[str, JobResult], overhead: Overhead | None, se
     return {
         "end_to_end_over_limit": plain(pretraining.ratio("sslkit", "limit")) if pretraining else None,
         "end_to_end_over_common": plain(pretraining.ratio("sslkit", "common")) if pretraining else None,
-        "limit_over_unfused_limit": plain(pretraining.ratio("limit", "unfused limit")) if pretraining else None,
         "data_path_images_per_s": _rate(results, "data_path"),
         "frozen_conv2_images_per_s": _rate(results, "features"),
         "jobs": {job: result.as_json(REFERENCES) for job, result in results.items()},
@@ -106,7 +105,6 @@ def _show(results: Mapping[str, JobResult]) -> None:
         headlines = {
             "end to end over the limit": pretraining.ratio("sslkit", "limit"),
             "end to end over the job as commonly written": pretraining.ratio("sslkit", "common"),
-            "limit over the limit with torch's kernels alone": pretraining.ratio("limit", "unfused limit"),
         }
         print("\n".join(f"{name}: {cell(spread)}" for name, spread in headlines.items() if spread) + "\n")
     if results:

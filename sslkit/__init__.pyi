@@ -1,8 +1,7 @@
 """Every public name and its home: what type checkers read, and what ``sslkit/__init__.py`` resolves names with at run time."""
 
-from .audit.options import AuditOptions as AuditOptions
 from .audit.recipe_audit import audit_recipe as audit_recipe
-from .audit.task_audit import audit_task as audit_task
+from .audit.task_audit import AuditOptions as AuditOptions, audit_task as audit_task
 from .backbones.blocks import without_autocast as without_autocast
 from .backbones.from_timm import TimmBackbone as TimmBackbone
 from .backbones.nin import NIN as NIN

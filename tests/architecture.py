@@ -21,7 +21,7 @@ ONLY_IN = {
 
 METHODS = {"rotnet", "jigsaw", "colorization", "exemplar", "gan", "simclr", "byol", "dino", "mae", "deepcluster"}
 METHOD_BLIND = re.compile(
-    r"sslkit/(audit/.*|training/(?!objective_check|handover).*|evaluators/.*|report/pictures/(all|recipe_views|views)|cli/preview"
+    r"sslkit/(audit/.*|training/(?!handover).*|evaluators/.*|report/pictures/(all|recipe_views|views)|cli/preview"
     r"|run/(networks|stages|pretraining|evaluation|stage_folder|preflight|runner))\.py"
 )
 """The trainer, the stages, the run, the evaluators, the audit and what draws views: they work for a method that nobody has thought of yet."""
@@ -42,10 +42,8 @@ PLAIN_VALUES = {
     "OpenedDataset",
     "PretrainStage",
     "EvaluateStage",
-    "BatchNorm2d",
 }
-"""What method-blind code may ask ``isinstance`` for: these tell no method from another. ``BatchNorm2d`` is torch's own
-layer, which is folded wherever it stands."""
+"""What method-blind code may ask ``isinstance`` for: these tell no method from another."""
 
 UNPICKLERS = {
     "pickle",
@@ -74,12 +72,10 @@ RUNS_CODE = re.compile(
 MAY_RUN_CODE = {
     "sslkit/catalog/import_path.py": {"importlib.import_module"},  # package.module:Class, which the catalog has allowed
     "sslkit/backbones/from_timm.py": {"importlib.import_module"},  # libraries that are heavy to import, by constant names
-    "sslkit/backbones/hub_weights.py": {"importlib.import_module"},
     "sslkit/data/digits.py": {"importlib.import_module"},
     "sslkit/data/untrusted_archives.py": {"pickle"},  # CIFAR's files, arrays alone, after their checksum
     "sslkit/data/torchvision_sets.py": {"importlib.import_module"},
     "sslkit/training/device.py": {"ctypes.CDLL"},  # the C library of this very process
-    "sslkit/kernels/native.py": {"subprocess.run", "ctypes.CDLL"},  # the C compiler, and what it made of our sources
     "sslkit/run/environment.py": {"subprocess.run"},  # git
 }
 """The deliberate exceptions."""

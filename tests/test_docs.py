@@ -136,7 +136,7 @@ def test_every_hook_and_variable_is_named_for_authors():
     text = DOCUMENTS["docs/plugins.md"]
     assert [kind for kind in KINDS if kind not in text] == []
     used = {name for path in (ROOT / "sslkit").rglob("*.py") for name in re.findall(r'"(SSLKIT_\w+)"', path.read_text(encoding="utf-8"))}
-    expected = {"ALLOW_PLUGINS", "COMMIT", "DATA", "DISABLE_PLUGINS", "NATIVE_KERNELS", "STRICT_PLUGINS"}
+    expected = {"ALLOW_PLUGINS", "COMMIT", "DATA", "DISABLE_PLUGINS", "STRICT_PLUGINS"}
     assert used == {f"SSLKIT_{name}" for name in expected}
     assert [name for name in used if f"| `{name}` |" not in text] == []
 

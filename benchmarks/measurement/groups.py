@@ -14,7 +14,6 @@ PYTHON = "Python, or waiting"
 _RULES: Mapping[str, str] = {
     DATA: rf"^{DATA}$",
     "optimiser": r"^Optimizer\.",
-    "BatchNorm + ReLU (fused)": r"BatchNormReLU",
     BACKWARD: r"onvolution.*backward|onvolution\w*Backward",
     "convolution, forward": r"conv2d|convolution",
     "BatchNorm": r"batch_norm|BatchNorm",

@@ -13,7 +13,6 @@ from measurement.workload import JobName, Workload
 
 ENTRIES: Mapping[str, str] = {
     "limit": "measurement.limit:run",
-    "unfused limit": "measurement.limit:run_unfused",
     "limit, CUDA graphs": "measurement.limit:run_graphs",
     "sslkit": "measurement.product:run",
     "eager": "measurement.product:run_eager",
@@ -29,7 +28,7 @@ _ALL = ("limit", "sslkit", "common", peer.NAME)
 _WITHOUT_LIMIT = _ALL[1:]
 
 VARIANTS: Mapping[JobName, tuple[str, ...]] = {
-    "pretrain": ("limit", "unfused limit", "sslkit", "unobserved", "common", peer.NAME),
+    "pretrain": ("limit", "sslkit", "unobserved", "common", peer.NAME),
     "linear_probe": _ALL,
     "mlp_probe": _ALL,
     "conv_probe": _ALL,

@@ -1,9 +1,5 @@
-"""The compute limit: sslkit's own forward, backward and optimiser in the best setting, on one batch that never changes.
+"""The compute limit: sslkit's own forward, backward and optimiser in the best setting, on one batch that never changes."""
 
-Where the backbone is frozen its BatchNorms are folded away: what comes out is the same.
-"""
-
-import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,8 +12,6 @@ from sslkit import Arrays, Backbone, Batch, DataInfo, Objective, RunContext
 from sslkit.contract.images import LabeledData
 from sslkit.contract.runtime import Runtime, has_bfloat16
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures, build_heads
-from sslkit.kernels.native import SWITCH
-from sslkit.training.conv_bn_folding import folded
 from sslkit.training.device import configured
 from sslkit_rotnet import RotNet
 
@@ -37,12 +31,6 @@ def run_graphs(workload: Workload, gate: Gate) -> None:
     """A job that trains, replayed as a CUDA graph."""
     with configured(Runtime(), workload.device):
         _train(workload, gate, graphs=True)
-
-
-def run_unfused(workload: Workload, gate: Gate) -> None:
-    """The same with torch's kernels alone: the limit before ours raised it."""
-    os.environ[SWITCH] = "0"
-    run(workload, gate)
 
 
 def build_objective(workload: Workload) -> Objective:
@@ -87,7 +75,6 @@ def _train(workload: Workload, gate: Gate, *, graphs: bool) -> None:
 
 def _extract(workload: Workload, gate: Gate) -> None:
     backbone = _channels_last(workload.network(workload.data().image()).to(workload.device).eval())
-    backbone = folded(backbone, workload.used_layers)
     images = workload.batch()
     forward = _compiled(backbone, workload.device)
     with torch.no_grad(), autocast(workload.device):  # entered once: it casts the weights once
@@ -103,7 +90,7 @@ def _classifier(backbone: Backbone, data: Arrays, workload: Workload) -> Classif
     labeled = LabeledData(train, test)
     context = RunContext(stage=workload.job, seed=0, device=workload.device, runtime=Runtime(precision="float32"))
     heads = build_heads(HEADS[workload.job], workload.used_layers, backbone, labeled, context)
-    frozen = None if workload.job == "finetune" else FrozenFeatures(folded(backbone, workload.used_layers))
+    frozen = None if workload.job == "finetune" else FrozenFeatures()
     return Classifier(backbone, heads, labeled, frozen=frozen)
 
 

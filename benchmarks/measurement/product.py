@@ -36,8 +36,8 @@ from sslkit.cli.console import ProgressDisplay
 from sslkit.contract.runtime import Runtime
 from sslkit.data.arrays import ArraySet
 from sslkit.evaluators.knn import vote
-from sslkit.training.batch_source import BatchSource
 from sslkit.training.device import configured
+from sslkit.training.features import BatchSource
 from sslkit_rotnet import RotNet
 
 AUGMENT = Augment(crop_padding=CROP_PADDING, horizontal_flip=True)

@@ -197,7 +197,7 @@ def _die_with_parent() -> None:
 
 
 def _environment(work: Path, source: Path, commit: str) -> dict[str, str]:
-    """Of every part: what was installed comes first, nothing is asked of the network, compiled kernels are shared."""
+    """Of every part: what was installed comes first, nothing is asked of the network, what torch compiles is shared."""
     paths = [work / "site", source / "benchmarks", os.environ.get("PYTHONPATH")]
     return {
         **os.environ,

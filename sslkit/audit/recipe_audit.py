@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from sslkit.audit.finding import Finding
-from sslkit.audit.options import AuditOptions
-from sslkit.audit.task_audit import audit_task, small_backbone
+from sslkit.audit.task_audit import AuditOptions, audit_task, small_backbone
 from sslkit.catalog.discovery import load_catalog
 from sslkit.contract.errors import ArtifactError, OptionError, RecipeError, StorageError, did_you_mean
 from sslkit.contract.events import Observer
@@ -66,7 +65,7 @@ def audit_recipe(
     options: AuditOptions | None = None,
     observers: Iterable[Observer] = (),
 ) -> AuditReport:
-    """Audit the pretext tasks of a recipe with their stages' augmentation and optimiser.
+    """Audit the pretext tasks of a recipe with their stages' augmentation and optimizer.
 
     The network is a small one, but for tasks that require capabilities it lacks: those get the one that their stage trains. Of stages
     that differ in nothing which an audit looks at, only the first is audited.

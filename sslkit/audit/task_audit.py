@@ -1,23 +1,23 @@
-"""The audit of a task: train it on contentless images, and ask how far above chance it gets on others."""
+"""The audit of a task: train it on images without content, and ask how far above chance it gets on others."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple, final
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor
 
-from sslkit.audit.finding import Finding
-from sslkit.audit.intervals import accuracy, groups_of, pairs
-from sslkit.audit.options import MIN_HELDOUT, AuditOptions
-from sslkit.audit.samples import Samples, draw_samples
+from sslkit.audit.finding import Finding, accuracy, groups_of, pairs
+from sslkit.audit.sources import COPIES, NOISE, SOURCES, Shape, measure_spectrum
 from sslkit.catalog.catalog import Catalog
 from sslkit.catalog.discovery import load_catalog
 from sslkit.catalog.observers import Observers
 from sslkit.contract.backbone import Backbone
-from sslkit.contract.errors import DataError, OptionError
+from sslkit.contract.errors import DataError, OptionError, did_you_mean
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Emit, Observer
-from sslkit.contract.images import DataInfo, Dataset, ImageSpec
+from sslkit.contract.images import DataInfo, Dataset, ImageSet, ImageSpec
 from sslkit.contract.objective import Objective, Prediction, PretextTask
 from sslkit.contract.runtime import Runtime
 from sslkit.data.arrays import ArraySet
@@ -25,23 +25,67 @@ from sslkit.data.cache import OpenedDataset
 from sslkit.data.loader import Loader
 from sslkit.recipe.build import BackboneOptions, build_backbone_options
 from sslkit.run.networks import check_pretraining
-from sslkit.training.breakdown import explaining_breakdown
-from sslkit.training.device import configured
+from sslkit.training.device import configured, explaining_breakdown
 from sslkit.training.fit import fit
 from sslkit.training.options import TrainingOptions
 from sslkit.training.schedules import Cosine
-from sslkit.training.seeds import derive_seed, global_seed
+from sslkit.training.seeds import derive_seed, global_seed, make_generator
 
 BACKBONE = {"name": "nin", "num_blocks": 3, "width": 0.25}
 """Small, and deep enough: a shortcut is low-level by definition."""
 
 BATCH_SIZE = 32
-"""Images an optimiser step: few, so that a short training has many steps."""
+"""Images an optimizer step: few, so that a short training has many steps."""
 
 IMAGES_PER_GROUP = 4
 """Held-out images a forward pass: the order of their predictions is the objective's business, so they count as one group."""
 
+MEASURED_IMAGES = 1024
+"""Noise knows the data by its statistics, and so many images are enough for those."""
+
+MIN_HELDOUT = 100
+"""Images; fewer say nothing of chance."""
+
 Build = Callable[[ImageSpec], Backbone]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions:
+    """How thorough an audit is.
+
+    Attributes:
+        sources: what the images are made of.
+        num_images: to train on, of each source; half as many are held out.
+        epochs: passes over them.
+        seed: of all randomness.
+    """
+
+    sources: tuple[str, ...] = SOURCES
+    num_images: int = 4096
+    epochs: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for source in self.sources:
+            if source not in SOURCES:
+                raise OptionError("source", "does not exist", found=source, allowed=SOURCES, fix=did_you_mean(source, SOURCES))
+        if self.num_images < 2 * MIN_HELDOUT:
+            raise OptionError("num_images", "too few to tell from chance", found=self.num_images, allowed=f"{2 * MIN_HELDOUT} or more")
+        if self.epochs < 1:
+            raise OptionError("epochs", "must be positive", found=self.epochs, allowed="1 or more")
+
+
+class Samples(NamedTuple):
+    """Two disjoint sets of images.
+
+    Attributes:
+        train: (N, C, H, W) uint8.
+        heldout: (M, C, H, W) uint8.
+    """
+
+    train: Tensor
+    heldout: Tensor
 
 
 def audit_task(
@@ -62,7 +106,7 @@ def audit_task(
         data: what the images are made of, or made to resemble.
         options: how thorough to be.
         backbone: builds a network for an image spec; None: a small convolutional one.
-        training: only its optimiser and its augmentation are used.
+        training: only its optimizer and its augmentation are used.
         runtime: device, precision and the like; nothing is compiled.
         observers: told of every event.
         name: of the stage in these events.
@@ -182,3 +226,51 @@ def _context(runtime: Runtime, seed: int, name: str, observers: Observers) -> Ru
 
 def _named(name: str, observers: Observers) -> Emit:
     return lambda event: observers.observe(replace(event, stage=name))
+
+
+# ---------------------------------------------------------------------------------------------------------------- images
+
+
+def draw_samples(source: str, data: Dataset, num_images: int, seed: int) -> Samples:
+    """Make ``num_images`` to train on, and half as many to measure on, of one source.
+
+    What is made of the data's images takes those to measure on from another split where there is one, and in any case from other images.
+    Where the data has fewer images, there are fewer of both.
+
+    Args:
+        source: one of ``SOURCES``.
+        data: where statistics or images come from.
+        num_images: how many to train on.
+        seed: of everything that is drawn.
+
+    Raises:
+        DataError: the data has no images to pretrain on.
+    """
+    images = data.load("pretrain")
+    if images is None:
+        raise DataError("the dataset has no images to pretrain on")
+    num_heldout = num_images // 2
+    generator = make_generator(derive_seed(seed, "audit", "samples"))
+    if source in NOISE:
+        spectrum = measure_spectrum(_read(images, _shuffled(images, generator)[:MEASURED_IMAGES]))
+        noise = NOISE[source](spectrum, Shape(num_images + num_heldout, images.image.height, images.image.width), generator)
+        return Samples(noise[:num_images], noise[num_images:])
+    originals = _originals(images, data.load("test"), num_images, num_heldout, generator)
+    return Samples(*(COPIES[source](part, generator) for part in originals))
+
+
+def _originals(images: ImageSet, others: ImageSet | None, num_images: int, num_heldout: int, generator: Generator) -> Samples:
+    """Images of the data; without a split of other images, a third of these is held out at most."""
+    order = _shuffled(images, generator)
+    if others is not None:
+        return Samples(_read(images, order[:num_images]), _read(others, _shuffled(others, generator)[:num_heldout]))
+    heldout = min(num_heldout, len(order) // 3)
+    return Samples(_read(images, order[heldout:][:num_images]), _read(images, order[:heldout]))
+
+
+def _shuffled(images: ImageSet, generator: Generator) -> Tensor:
+    return torch.randperm(len(images), generator=generator)
+
+
+def _read(images: ImageSet, indices: Tensor) -> Tensor:
+    return images.read(indices.tolist())

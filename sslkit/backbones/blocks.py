@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor, nn
-
-from sslkit.kernels.batch_norm_relu import batch_norm_relu
+from torch import nn
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -16,34 +14,6 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     Within it operations compute in the dtype of what they are given: give them float32.
     """
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)  # torch has no autocast for meta
-
-
-class ConvUnit(nn.Sequential):
-    """Convolution without bias, BatchNorm, ReLU; (N, in_chs, H, W) -> (N, out_chs, H, W).
-
-    The last two run as one operation where there is one (:func:`~sslkit.kernels.batch_norm_relu.batch_norm_relu`), unless somebody
-    put another layer in their place or listens to them with a hook.
-
-    Args:
-        in_chs: channels of the input.
-        out_chs: channels of the output.
-        kernel_size: odd, in pixels; the input is padded so that its size stays the same.
-    """
-
-    def __init__(self, in_chs: int, out_chs: int, kernel_size: int) -> None:
-        super().__init__(
-            nn.Conv2d(in_chs, out_chs, kernel_size, padding=kernel_size // 2, bias=False),
-            nn.BatchNorm2d(out_chs),
-            nn.ReLU(inplace=True),
-        )
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in nn.Sequential
-        """See the class."""
-        conv, norm, relu = self
-        x = conv(input)
-        if type(norm) is nn.BatchNorm2d and type(relu) is nn.ReLU and not (_has_hooks(norm) or _has_hooks(relu)):
-            return batch_norm_relu(x, norm)
-        return relu(norm(x))
 
 
 def nin_block(in_chs: int, widths: Sequence[int], kernel_size: int = 3) -> nn.Sequential:
@@ -55,7 +25,13 @@ def nin_block(in_chs: int, widths: Sequence[int], kernel_size: int = 3) -> nn.Se
         kernel_size: of the first unit.
     """
     chs = (in_chs, *widths)
-    return nn.Sequential(*(ConvUnit(chs[i], chs[i + 1], kernel_size if i == 0 else 1) for i in range(len(widths))))
+    return nn.Sequential(*(_unit(chs[i], chs[i + 1], kernel_size if i == 0 else 1) for i in range(len(widths))))
+
+
+def _unit(in_chs: int, out_chs: int, kernel_size: int) -> nn.Sequential:
+    """Convolution, padded so that the size stays the same; BatchNorm; ReLU."""
+    conv = nn.Conv2d(in_chs, out_chs, kernel_size, padding=kernel_size // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_chs), nn.ReLU(inplace=True))
 
 
 def init_weights(module: nn.Module) -> None:
@@ -73,10 +49,3 @@ def init_weights(module: nn.Module) -> None:
         return
     if module.bias is not None:
         nn.init.zeros_(module.bias)
-
-
-def _has_hooks(layer: nn.Module) -> bool:
-    """Whether calling the layer does more than its forward. torch asks the same in ``Module._call_impl``, and has no public name for it."""
-    kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
-    own = any(getattr(layer, f"_{kind}") for kind in kinds)
-    return own or "forward" in vars(layer) or any(getattr(torch.nn.modules.module, f"_global_{kind}") for kind in kinds)

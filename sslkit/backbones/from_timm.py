@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sslkit.backbones.hub_weights import fetch, file_name
 from sslkit.contract.backbone import Backbone, FeatureInfo, LayerKind
 from sslkit.contract.errors import BackboneError, OptionError
 from sslkit.contract.images import ImageSpec
 
 NORM = "norm"
 PRE_LOGITS = "pre_logits"
+
+_NAMES = {"pytorch_model.bin": "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
+"""Of files whose safetensors are not just called by another ending."""
 
 
 class TimmBackbone(Backbone):
@@ -139,11 +141,10 @@ def _config(model: str) -> Any:
 def _check_pretrained(model: str, config: Any, cifar_stem: bool) -> None:
     if not config.has_weights:
         raise OptionError("pretrained", f"timm has no weights for {model}", fix="set pretrained = false")
-    if not file_name(config):
+    if not hub_file(config):
         problem = f"timm's weights for {model} would have to be unpickled, which may run code"
-        raise OptionError(
-            "pretrained", problem, allowed="models with weights in safetensors", fix="choose another, or set pretrained = false"
-        )
+        fix = "choose another, or set pretrained = false"
+        raise OptionError("pretrained", problem, allowed="models with weights in safetensors", fix=fix)
     if cifar_stem:
         raise OptionError("cifar_stem", "pretrained weights do not fit this stem", fix="set pretrained = false or cifar_stem = false")
 
@@ -185,7 +186,7 @@ def _load(model: str, options: dict[str, Any], weights: Any) -> Any:
     try:
         # Told which file to read, timm looks for no other: by itself it would unpickle what it finds where there are no safetensors, and
         # some versions without any limits.
-        file = {"file": fetch(weights), "custom_load": False}
+        file = {"file": _fetch(weights), "custom_load": False}
         return _timm().create_model(model, pretrained=True, pretrained_cfg_overlay=file, **options)
     except Exception as error:  # whatever the network, the hub, the disk or a parser raises
         raise BackboneError(
@@ -268,6 +269,36 @@ def _embed_patches(network: Any, x: Tensor, resample: Callable[..., Tensor]) -> 
     return network.pos_drop(torch.cat([*prefix, tokens], dim=1) + positions)
 
 
+# --------------------------------------------------------------------------------------------------------------- weights
+
+
+def hub_file(config: Any) -> str:
+    """What the safetensors of a model are called on the hub; empty where it has none: timm would unpickle what an address gives it."""
+    if not config.hf_hub_id:
+        return ""
+    name = config.hf_hub_filename or "pytorch_model.bin"
+    if name.endswith(".safetensors"):
+        return name
+    return _NAMES.get(name, name.removesuffix("bin") + "safetensors" if name.endswith(".bin") else "")
+
+
+def _fetch(config: Any) -> str:
+    """The path of a model's safetensors, in the cache or out of the hub. That is asked once: without a network, it would be tried again
+    for most of a minute.
+    """
+    hub = importlib.import_module("huggingface_hub")  # late: it takes a while, and nobody needs it for random weights
+    repository, _, revision = config.hf_hub_id.partition("@")
+    file = {"repo_id": repository, "filename": hub_file(config), "revision": revision or None}
+    cached = hub.try_to_load_from_cache(**file)
+    if isinstance(cached, str):
+        return cached
+    hub.get_hf_file_metadata(hub.hf_hub_url(**{**file, "filename": "config.json"}))
+    try:
+        return hub.hf_hub_download(**file)
+    except hub.utils.EntryNotFoundError as error:
+        raise FileNotFoundError(f"{repository} has no {file['filename']}, and nothing else is read, as it would be unpickled") from error
+
+
 # ---------------------------------------------------------------------------------------------------------------- errors
 
 
@@ -277,10 +308,10 @@ def _refusal(model: str, image: ImageSpec, error: Exception) -> OptionError:
     return OptionError("model", problem, fix="choose another model, or another size of the images")
 
 
-def _reason(error: Exception, limit: int = 160) -> str:
-    """What a library said, in one line."""
+def _reason(error: Exception) -> str:
+    """The message of a library's error, in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 @contextmanager

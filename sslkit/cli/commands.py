@@ -106,8 +106,8 @@ def audit(
 ) -> None:
     """Try to solve a recipe's pretext tasks on images without content: what works there is a shortcut."""
     with _errors(quiet=quiet) as out:
-        from sslkit.audit.options import AuditOptions
         from sslkit.audit.recipe_audit import audit_recipe
+        from sslkit.audit.task_audit import AuditOptions
         from sslkit.cli.console import make_console, print_audit, progress_on_stderr
         from sslkit.recipe.bundled import find_recipe
         from sslkit.recipe.recipe import load_recipe

@@ -19,7 +19,7 @@ from sslkit.report.formatting import duration, number, signed
 from sslkit.run.results import Results
 
 if TYPE_CHECKING:  # at run time it would bring torch along, which listing recipes does not need
-    from sslkit.audit.intervals import Estimate
+    from sslkit.audit.finding import Estimate
     from sslkit.audit.recipe_audit import AuditReport
     from sslkit.catalog.catalog import PluginInfo
     from sslkit.recipe.code_policy import RecipeCode

@@ -3,7 +3,7 @@
 from sslkit.contract.objective import Prediction
 
 TOP5_FROM = 20
-"""Classes from which on the five most likely ones are worth a figure."""
+"""Classes from which on the five most likely ones are worth a metric."""
 
 UNEVEN = 1.5
 """Times as many test images as the smallest class has: from there on, classes are of unlike sizes."""

@@ -14,9 +14,9 @@ from sslkit.contract.images import Batch, LabeledData
 from sslkit.contract.objective import Mean, Objective, Prediction, StepOutput, TrainContext
 from sslkit.data.loader import Loader
 from sslkit.evaluators.accuracy import accuracies, is_uneven, majority
-from sslkit.evaluators.feature_bank import FeatureBank
-from sslkit.evaluators.feature_cache import FrozenTrunk
+from sslkit.evaluators.feature_cache import FeatureBank, FrozenTrunk
 from sslkit.evaluators.heads import Head, HeadKind, build_head, feature_shapes
+from sslkit.training.checkpoints import Checkpoints, identity_of
 from sslkit.training.fit import fit
 from sslkit.training.options import TrainingOptions
 from sslkit.training.seeds import derive_seed, global_seed
@@ -36,15 +36,13 @@ class Fitted(NamedTuple):
 
 
 class FrozenFeatures(NamedTuple):
-    """Where a classifier that trains its heads alone takes features from.
+    """The features of a frozen backbone that are kept; the others are computed in each step.
 
     Attributes:
-        network: computes them, in eval mode.
-        train: holds those of the training images, if they are kept; batches of training images then come from this bank.
+        train: holds those of the training images; batches of training images then come from this bank.
         test: the same of the test images.
     """
 
-    network: Backbone
     train: FeatureBank | None = None
     test: FeatureBank | None = None
 
@@ -59,7 +57,7 @@ class Classifier(Objective):
         backbone: the features.
         heads: by layer.
         data: the labels.
-        frozen: train the heads alone, on these features; the backbone stays in eval mode and gets no gradient. None: train both.
+        frozen: train the heads alone; the backbone stays in eval mode and gets no gradient. None: train both.
         subset: (M,) int64, the training images that may be used; None: all.
         images_per_epoch: a subset is repeated, or drawn from, to this size.
     """
@@ -78,7 +76,7 @@ class Classifier(Objective):
     ) -> None:
         super().__init__(backbone)
         self.heads = nn.ModuleDict(heads)
-        self._features = frozen  # a tuple, so that its network is no part of this module's state
+        self._kept = frozen or FrozenFeatures()
         if frozen is not None:
             self.frozen = ("backbone",)
         backbone.requires_grad_(frozen is None)
@@ -90,7 +88,7 @@ class Classifier(Objective):
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         """The images as they are, (N, C, H, W) uint8, or ``features.<layer>`` of each head, (N, ...); and their labels, (N,) int64."""
         labels = self.get_buffer("train_labels" if train else "test_labels")
-        bank = self._bank(train=train)
+        bank = self._kept.train if train else self._kept.test
         if bank is None:
             return {"images": batch.images, "labels": labels[batch.indices]}
         features = {f"features.{layer}": features for layer, features in bank.features(batch.indices).items()}
@@ -111,7 +109,7 @@ class Classifier(Objective):
     def epoch_indices(self, context: TrainContext) -> Tensor | None:
         """Few labels: the subset repeated, so that an epoch has as many steps as one over all images.
 
-        What does not divide evenly is drawn anew for every epoch: data sets are often sorted by class, and the first images of a subset
+        What does not divide evenly is drawn anew for every epoch: datasets are often sorted by class, and the first images of a subset
         would be those of a few classes.
         """
         if self._subset is None:
@@ -125,20 +123,11 @@ class Classifier(Objective):
         layers = list(self.heads.keys())  # torch 2.6 cannot trace a list of the ModuleDict itself
         if "images" not in views:
             return {layer: views[f"features.{layer}"] for layer in layers}
-        if self._features is None:
-            features = self.backbone(views["images"], layers)
-        else:
-            with torch.no_grad():
-                features = self._features.network(views["images"], layers)
+        features = self.backbone(views["images"], layers)
         return {layer: self._head(layer).condense(features[layer]) for layer in layers}
 
     def _head(self, layer: str) -> Head:
         return cast("Head", self.heads[layer])
-
-    def _bank(self, *, train: bool) -> FeatureBank | None:
-        if self._features is None:
-            return None
-        return self._features.train if train else self._features.test
 
 
 def fit_classifier(
@@ -152,6 +141,7 @@ def fit_classifier(
     subset: Tensor | None = None,
     images_per_epoch: int | None = None,
     trunk: FrozenTrunk | None = None,
+    metrics_only: bool = False,
 ) -> Fitted:
     """Train heads, and the backbone too unless it is frozen; measure on the test images after the last epoch.
 
@@ -165,6 +155,8 @@ def fit_classifier(
         subset: see :class:`Classifier`.
         images_per_epoch: see :class:`Classifier`.
         trunk: the frozen backbone, where several fits share it.
+        metrics_only: what is trained is of no use afterwards. Once finished, the fit's folder keeps its metrics in place of its
+            checkpoints, and a resumed call returns them at once, without predictions.
 
     Returns:
         What the heads reach on all test images.
@@ -172,12 +164,18 @@ def fit_classifier(
     frozen = None
     if freeze:
         trunk = trunk or FrozenTrunk(backbone, heads, data, training, context, subsets=[subset], images_per_epoch=images_per_epoch)
-        frozen = FrozenFeatures(trunk.network, trunk.train(subset), trunk.test)
+        frozen = FrozenFeatures(trunk.train(subset), trunk.test)
     objective = Classifier(backbone, heads, data, frozen=frozen, subset=subset, images_per_epoch=images_per_epoch)
     train = (frozen and frozen.train) or Loader(data.train, batch_size=training.batch_size, device=context.device, options=training.augment)
     test = (frozen and frozen.test) or Loader(data.test, batch_size=training.batch_size, device=context.device)
+    checkpoints = Checkpoints(context, identity_of(objective, train, training, context)) if metrics_only else None
+    if checkpoints and (kept := checkpoints.load_result()) is not None:
+        return Fitted(kept, {})
     result = fit(objective, train, test, training, context, evaluate_every=training.epochs)
-    return Fitted(accuracies_of({layer: result.heldout[f"{layer}.top1"] for layer in heads}, result.predictions), result.predictions)
+    metrics = accuracies_of({layer: result.heldout[f"{layer}.top1"] for layer in heads}, result.predictions)
+    if checkpoints:
+        checkpoints.save_result(metrics)
+    return Fitted(metrics, result.predictions)
 
 
 def accuracies_of(top1: Mapping[str, float], predictions: Mapping[str, Prediction]) -> dict[str, float]:
@@ -188,9 +186,9 @@ def accuracies_of(top1: Mapping[str, float], predictions: Mapping[str, Predictio
         predictions: of the same layers, on all test images.
     """
     metrics: dict[str, float] = {}
-    for layer, value in top1.items():
-        metrics[f"{layer}.top1"] = value
-        metrics |= {f"{layer}.{name}": figure for name, figure in accuracies(predictions[layer]).items()}
+    for layer, accuracy in top1.items():
+        metrics[f"{layer}.top1"] = accuracy
+        metrics |= {f"{layer}.{name}": value for name, value in accuracies(predictions[layer]).items()}
     some = next(iter(predictions.values()))
     return {**metrics, "majority": majority(some)} if is_uneven(some) else metrics
 

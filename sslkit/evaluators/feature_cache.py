@@ -1,22 +1,170 @@
-"""The frozen backbone under one fit or several, and which of its features are worth keeping."""
+"""Features of a frozen backbone: which are worth keeping for one fit or several, and a bank that keeps them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+from typing_extensions import override
 
 from sslkit.contract.backbone import Backbone
+from sslkit.contract.errors import RunInterruptedError
 from sslkit.contract.evaluator import RunContext
-from sslkit.contract.images import Augment, ImageSet, LabeledData
-from sslkit.evaluators.feature_bank import FeatureBank, num_copies
+from sslkit.contract.images import Augment, Batch, ImageSet, LabeledData
+from sslkit.data.augment import Draws, apply_draws, draw
+from sslkit.data.loader import Loader
 from sslkit.evaluators.heads import Head
-from sslkit.training.conv_bn_folding import folded
-from sslkit.training.features import evaluating
+from sslkit.training.features import BatchSource, evaluating
 from sslkit.training.options import TrainingOptions
 
 BUDGET = 4 * 2**30
 """Bytes that kept features may take. A number, not what happens to be free: a resumed run must take the same path as one that was not."""
+
+
+@final
+class FeatureBank(BatchSource):
+    """Features in rows, and a source of batches of them: a batch has no pixels, and its indices are rows of the bank.
+
+    An image has one row for each way to crop and flip it. Batches are drawn as :class:`~sslkit.data.loader.Loader` draws them, from the
+    same generator, so that a fit sees the same copies of the same images with a bank and without.
+
+    All rows are computed when one is first asked for, in batches that depend on the options alone: a resumed fit finds the same bits.
+
+    Args:
+        features: computes what is kept: (N, C, H, W) uint8 images on the context's device -> ``{layer: (N, ...)}``.
+        images: the dataset.
+        members: (M,) int64 on the CPU, the images of it that can be asked for.
+        options: the augmentation of training batches.
+        batch_size: of the batches it gives and, at most, of those it hands to ``features``.
+        context: where to compute, and whether to stop.
+    """
+
+    def __init__(
+        self,
+        features: Callable[[Tensor], dict[str, Tensor]],
+        images: ImageSet,
+        members: Tensor,
+        options: Augment,
+        *,
+        batch_size: int,
+        context: RunContext,
+    ) -> None:
+        self.batch_size = batch_size
+        self.device = context.device
+        self._compute = features
+        self._images = images
+        self._members = members
+        self._options = options
+        self._context = context
+
+    @property
+    def num_images(self) -> int:
+        """How many images the whole dataset has, as the loader that this stands in for would say."""
+        return len(self._images)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the whole dataset, as the loader that this stands in for would say."""
+        return self._images.fingerprint
+
+    @property
+    def num_rows(self) -> int:
+        """How many features it holds, or will."""
+        return len(self._members) * num_copies(self._options)
+
+    @override
+    def batches(
+        self, order: Tensor, *, start: int = 0, sizes: Sequence[int] | None = None, generator: Generator | None = None
+    ) -> Iterator[Batch]:
+        options = self._options
+        first_rows = self._first_rows[order.to(self.device)]  # sent once: a GPU that is sent each batch's indices waits each time
+        chunks = first_rows.split(self.batch_size if sizes is None else list(sizes))
+        blank = torch.empty(max(map(len, chunks)), 0, *self._images.image[:2], dtype=torch.uint8, device=self.device)
+        for chunk in chunks[start:]:
+            copies = plain_copy(options) if generator is None else copy_numbers(draw(len(chunk), options, generator), options)
+            yield Batch(blank[: len(chunk)], chunk + copies)
+
+    def in_order(self) -> Iterator[Batch]:
+        """Every image of the bank once, in index order, not augmented."""
+        return self.batches(self._members)
+
+    def features(self, rows: Tensor) -> dict[str, Tensor]:
+        """Look features up; the first time, compute them all.
+
+        Args:
+            rows: (N,) int64.
+
+        Returns:
+            ``{layer: (N, ...)}``
+
+        Raises:
+            RunInterruptedError: the user asked to stop while they were computed.
+        """
+        return {layer: kept.take(rows) for layer, kept in self._kept.items()}
+
+    def images_of(self, rows: Tensor) -> Tensor:
+        """The image that each row shows: (N,) int64, positions in the dataset."""
+        return self._device_members[rows // num_copies(self._options)]
+
+    @cached_property
+    def _device_members(self) -> Tensor:
+        return self._members.to(self.device)
+
+    @cached_property
+    def _first_rows(self) -> Tensor:
+        """(num_images,) int64: where the rows of each image begin."""
+        first = torch.full((self.num_images,), -self.num_rows - 1, device=self.device)  # of others: out of range wherever it is used
+        first[self._device_members] = torch.arange(len(self._members), device=self.device) * num_copies(self._options)
+        return first
+
+    @cached_property
+    def _kept(self) -> dict[str, "_LayerRows"]:
+        kept: dict[str, _LayerRows] = {}
+        start = 0
+        for images in self._copies():
+            if start and self._context.should_stop():
+                raise RunInterruptedError(f"stopped in stage {self._context.stage!r} while computing features")
+            for layer, features in self._compute(images).items():
+                if layer not in kept:
+                    kept[layer] = _LayerRows(self.num_rows, features)
+                kept[layer].put(start, features)
+            start += len(images)
+        return kept
+
+    def _copies(self) -> Iterator[Tensor]:
+        """All copies of all images in the order of the rows, at most ``batch_size`` at a time."""
+        copies = num_copies(self._options)
+        draws = all_draws(self._options, self.device)
+        loader = Loader(self._images, batch_size=max(1, self.batch_size // copies), device=self.device)
+        for batch in loader.batches(self._members):
+            rows = torch.arange(len(batch.images) * copies, device=self.device)
+            for part in rows.tensor_split(-(-len(rows) // self.batch_size)):
+                drawn = Draws(*(None if values is None else values[..., part % copies] for values in draws))
+                yield apply_draws(batch.images[part // copies], self._options, drawn)
+
+
+class _LayerRows:
+    """The rows of one layer, each in one piece, in the memory order of the features it came from.
+
+    Args:
+        num_rows: how many there will be.
+        like: (N, ...) features as they will be put.
+    """
+
+    def __init__(self, num_rows: int, like: Tensor) -> None:
+        order = sorted(range(1, like.ndim), key=like.stride, reverse=True)
+        self._order = (0, *order)
+        self._back = (0, *(1 + order.index(dim) for dim in range(1, like.ndim)))
+        self._rows = torch.empty((num_rows, *(like.shape[dim] for dim in order)), dtype=like.dtype, device=like.device)
+
+    def put(self, start: int, features: Tensor) -> None:
+        """Keep (N, ...) features as the rows from ``start`` on."""
+        self._rows[start : start + len(features)] = features.permute(self._order)
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Look up (N,) rows: (N, ...)."""
+        return self._rows.index_select(0, rows).permute(self._back)
 
 
 @final
@@ -33,7 +181,6 @@ class FrozenTrunk:
         images_per_epoch: of every fit; None: as many as there are training images.
 
     Attributes:
-        network: computes the features in eval mode; the backbone itself, or a copy with fewer operations.
         test: features of the test images, if several fits ask for them; else each computes its own.
     """
 
@@ -48,7 +195,7 @@ class FrozenTrunk:
         subsets: Sequence[Tensor | None],
         images_per_epoch: int | None,
     ) -> None:
-        self.network = folded(backbone, list(heads))
+        self._backbone = backbone
         self._heads = heads
         self._data = data
         self._training = training
@@ -85,8 +232,8 @@ class FrozenTrunk:
     def _features(self, images: Tensor) -> dict[str, Tensor]:
         """(N, C, H, W) uint8 images -> what the heads' trained parts take."""
         device, dtype = self._context.device, self._context.autocast
-        with torch.no_grad(), evaluating(self.network), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            features = self.network(images, list(self._heads))
+        with torch.no_grad(), evaluating(self._backbone), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            features = self._backbone(images, list(self._heads))
             return {layer: head.condense(features[layer]) for layer, head in self._heads.items()}
 
     def _measure_row(self) -> int:
@@ -98,3 +245,35 @@ class FrozenTrunk:
 
 def _all_of(images: ImageSet) -> Tensor:
     return torch.arange(len(images))
+
+
+# ------------------------------------------------------------------------------------------------------------------ copies
+
+
+def num_copies(options: Augment) -> int:
+    """How many ways there are to crop and flip an image; 1 without augmentation."""
+    return (2 * options.crop_padding + 1) ** 2 * (1 + options.horizontal_flip)
+
+
+def plain_copy(options: Augment) -> int:
+    """The copy that is the image as it is: not mirrored, with the crop in the middle."""
+    num_crops = (2 * options.crop_padding + 1) ** 2
+    return num_crops // 2 * (1 + options.horizontal_flip)
+
+
+def copy_numbers(draws: Draws, options: Augment) -> Tensor | int:
+    """The copies that draws make: (N,) int64 below ``num_copies``, in the order of :func:`all_draws`; 0 where nothing is drawn."""
+    crops = 0
+    if draws.offsets is not None:
+        top, left = draws.offsets
+        crops = top * (2 * options.crop_padding + 1) + left
+    return crops if draws.flip is None else 2 * crops + draws.flip
+
+
+def all_draws(options: Augment, device: torch.device) -> Draws:
+    """The draws that make each copy once: ``num_copies`` of them."""
+    side = 2 * options.crop_padding + 1
+    numbers = torch.arange(num_copies(options), device=device)
+    crops = numbers // (1 + options.horizontal_flip)
+    offsets = torch.stack([crops // side, crops % side]) if options.crop_padding else None
+    return Draws(offsets, numbers % 2 == 1 if options.horizontal_flip else None)

@@ -5,6 +5,7 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import OptionError
@@ -41,12 +42,13 @@ class FeatureQuality(Evaluator):
         """Always: nothing is trained."""
         return True
 
+    @override
     def check(self, backbone: Backbone, data: LabeledData) -> None:
-        """See :class:`Evaluator`."""
         check_layers("layers", self.layers, backbone)
 
+    @override
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
-        """See :class:`Evaluator`; reports ``<layer>.rankme``, and ``<layer>.alpha_req`` where there is a spectrum."""
+        """Reports ``<layer>.rankme``, and ``<layer>.alpha_req`` where there is a spectrum."""
         loader = Loader(data.test, batch_size=self.batch_size, device=context.device)
         features = extract_features(backbone, loader, self.layers, None, should_stop=context.should_stop)
         metrics = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from torch import Tensor
+from typing_extensions import override
 
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import DataError, OptionError
@@ -39,7 +40,7 @@ class SemiSupervised(TrainingOptions, Evaluator):
         layers: where the heads stand; exactly one unless frozen.
         head: ``linear``, ``mlp`` or ``conv``.
         freeze: keep the backbone as it is (features), or train it too (the supervised network).
-        selection: the ``first`` K images of each class in data-set order, as the paper's code, or ``random`` ones.
+        selection: the ``first`` K images of each class in dataset order, as the paper's code, or ``random`` ones.
         num_subsets: repeat with so many random subsets, new initial heads and orders, and report the mean and the standard deviation;
             or one number for each of ``labels_per_class``: few labels scatter most.
         images_per_epoch: the size a subset is repeated to, or drawn down to; None: that of the whole training set.
@@ -88,8 +89,8 @@ class SemiSupervised(TrainingOptions, Evaluator):
         """As the option ``freeze`` says."""
         return self.freeze
 
+    @override
     def check(self, backbone: Backbone, data: LabeledData) -> None:
-        """See :class:`Evaluator`."""
         check_layers("layers", self.layers, backbone)
         check_head("layers", self.head, self.layers, backbone)
         check_training(self, data, self.head)
@@ -99,8 +100,9 @@ class SemiSupervised(TrainingOptions, Evaluator):
                 "labels_per_class", "more than the smallest class has", found=max(self.labels_per_class), allowed=f"at most {available}"
             )
 
+    @override
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
-        """See :class:`Evaluator`; reports ``<layer>.k<K>.top1``, and ``.top1_std`` where there are several subsets."""
+        """Reports ``<layer>.k<K>.top1``, and ``.top1_std`` where there are several subsets."""
         metrics: dict[str, float] = {}
         subsets = {num_labels: list(self._subsets(num_labels, data, context)) for num_labels in self.labels_per_class}
         trunk = self._trunk(backbone, [subset for named in subsets.values() for _, subset in named], data, context)
@@ -136,8 +138,9 @@ class SemiSupervised(TrainingOptions, Evaluator):
     ) -> dict[str, float]:
         network = backbone if self.freeze else copy.deepcopy(backbone)
         heads = build_heads(self.head, self.layers, network, data, context)
+        size = self.images_per_epoch
         fitted = fit_classifier(
-            network, heads, data, self, context, freeze=self.freeze, subset=subset, images_per_epoch=self.images_per_epoch, trunk=trunk
+            network, heads, data, self, context, freeze=self.freeze, subset=subset, images_per_epoch=size, trunk=trunk, metrics_only=True
         )
         return fitted.metrics
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+from typing_extensions import override
+
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
 from sslkit.contract.images import LabeledData
@@ -29,8 +31,8 @@ class EndToEnd(TrainingOptions, Evaluator):
         """Never: the backbone is trained."""
         return False
 
+    @override
     def check(self, backbone: Backbone, data: LabeledData) -> None:
-        """See :class:`Evaluator`."""
         layer = self.layer_in(backbone)
         check_layers("layer", [layer], backbone)
         check_head("layer", self.head, [layer], backbone)
@@ -40,8 +42,9 @@ class EndToEnd(TrainingOptions, Evaluator):
         """The layer under the head."""
         return backbone.layer_names[-1] if self.layer is None else self.layer
 
+    @override
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
-        """See :class:`Evaluator`; reports ``<layer>.top1`` and leaves the trained backbone."""
+        """Reports ``<layer>.top1`` and leaves the trained backbone."""
         heads = build_heads(self.head, [self.layer_in(backbone)], backbone, data, context)
         fitted = fit_classifier(backbone, heads, data, self, context, freeze=False)
         return Evaluation(fitted.metrics, backbone=backbone, heads=heads, predictions=fitted.predictions)

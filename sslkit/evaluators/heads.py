@@ -8,6 +8,7 @@ from typing import Literal, final
 import torch
 from torch import Size, Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from sslkit.backbones.blocks import init_weights, nin_block, without_autocast
 from sslkit.contract.backbone import Backbone, FeatureInfo, LayerKind, pool
@@ -60,12 +61,14 @@ class LinearHead(Head):
         self.linear = nn.Linear(info.num_chs, num_classes)
         self.apply(init_weights)
 
+    @override
+    @override
     def condense(self, features: Tensor) -> Tensor:
-        """See :class:`Head`; (N, num_chs), averaged over positions."""
+        """(N, num_chs), averaged over positions."""
         return pool(features, self._kind)
 
+    @override
     def logits(self, condensed: Tensor) -> Tensor:
-        """See :class:`Head`."""
         return self.linear(condensed)
 
 
@@ -96,16 +99,18 @@ class MLPHead(Head):
         )
         self.apply(init_weights)
 
+    @override
+    @override
     def condense(self, features: Tensor) -> Tensor:
-        """See :class:`Head`; (N, D), a map flattened and tokens averaged."""
+        """(N, D), a map flattened and tokens averaged."""
         if self._kind != "map":
             return pool(features, self._kind)
         if self._grid is not None:
             features = F.adaptive_avg_pool2d(features.float(), self._grid)
         return features.flatten(1)
 
+    @override
     def logits(self, condensed: Tensor) -> Tensor:
-        """See :class:`Head`."""
         return self.layers(condensed)
 
 
@@ -128,14 +133,16 @@ class ConvHead(Head):
         self.linear = nn.Linear(width, num_classes)
         self.apply(init_weights)
 
+    @override
+    @override
     def condense(self, features: Tensor) -> Tensor:
-        """See :class:`Head`; (N, num_chs, h, w)."""
+        """(N, num_chs, h, w)."""
         if self._kind == "tokens":
             return features.transpose(1, 2).unflatten(2, self._grid)  # (N, L, D) row-major -> (N, D, h, w)
         return features
 
+    @override
     def logits(self, condensed: Tensor) -> Tensor:
-        """See :class:`Head`."""
         return self.linear(self.block(condensed).mean(dim=(-2, -1)))
 
 

@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import DataError, OptionError
@@ -14,9 +15,9 @@ from sslkit.contract.images import LabeledData
 from sslkit.contract.objective import Prediction
 from sslkit.data.loader import Loader
 from sslkit.evaluators.classifier import accuracies_of, check_layers
+from sslkit.training.device import tf32
 from sslkit.training.features import extract_features
 from sslkit.training.stopping import stop_if_asked
-from sslkit.training.tf32 import tf32
 
 _NUM_QUERIES, _NUM_BANK = 512, 8192
 """Similarities of so many test images to so many training images are in memory at once: 16 MB. Larger blocks leave a CPU's cache before
@@ -52,14 +53,15 @@ class KNN(Evaluator):
         """Always: nothing is trained."""
         return True
 
+    @override
     def check(self, backbone: Backbone, data: LabeledData) -> None:
-        """See :class:`Evaluator`."""
         check_layers("layers", self.layers, backbone)
         if self.k > len(data.train):
             raise OptionError("k", f"is larger than the data ({len(data.train)} images)", found=self.k, allowed=f"1 to {len(data.train)}")
 
+    @override
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
-        """See :class:`Evaluator`; reports ``<layer>.top1``, and what :class:`~sslkit.evaluators.classifier.Fitted` names."""
+        """Reports ``<layer>.top1``, and what :class:`~sslkit.evaluators.classifier.Fitted` names."""
         if data.train.labels is None or data.test.labels is None:
             raise DataError("nearest neighbours need labels on training and test images")
         sets = [Loader(images, batch_size=self.batch_size, device=context.device) for images in (data.train, data.test)]

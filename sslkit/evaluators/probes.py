@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+from typing_extensions import override
+
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import OptionError
 from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
@@ -32,8 +34,8 @@ class Probe(TrainingOptions, Evaluator):
         """Always: that is what makes it a probe."""
         return True
 
+    @override
     def check(self, backbone: Backbone, data: LabeledData) -> None:
-        """See :class:`Evaluator`."""
         check_layers("layers", self.layers, backbone)
         check_head("layers", self.head, self.layers, backbone)
         check_training(self, data, self.head)
@@ -46,8 +48,9 @@ class LinearProbe(Probe):
 
     head = "linear"
 
+    @override
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
-        """See :class:`Evaluator`; reports ``<layer>.top1``."""
+        """Reports ``<layer>.top1``."""
         return _probe(self, backbone, data, context)
 
 
@@ -67,8 +70,9 @@ class MLPProbe(Probe):
         TrainingOptions.__post_init__(self)
         _check_width("hidden", self.hidden)
 
+    @override
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
-        """See :class:`Evaluator`; reports ``<layer>.top1``."""
+        """Reports ``<layer>.top1``."""
         return _probe(self, backbone, data, context, width=self.hidden)
 
 
@@ -88,8 +92,9 @@ class ConvProbe(Probe):
         TrainingOptions.__post_init__(self)
         _check_width("width", self.width)
 
+    @override
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
-        """See :class:`Evaluator`; reports ``<layer>.top1``."""
+        """Reports ``<layer>.top1``."""
         return _probe(self, backbone, data, context, width=self.width)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from sslkit.kernels.batch_norm_relu import describe_kernels
 from sslkit.training.device import describe_device
 
 _PACKAGES = ("torchvision", "timm", "numpy", "safetensors", "pluggy", "pydantic")
@@ -32,7 +31,6 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
-        "cpu_kernels": describe_kernels(),
         "versions": {"sslkit": version("sslkit"), "torch": torch.__version__, **{name: version(name) for name in _PACKAGES}},
     }
 

@@ -15,9 +15,8 @@ from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import AS_BUILT, EvaluateStage, PretrainStage, Stage, training_of
 from sslkit.run.evaluation import evaluation_data
 from sslkit.run.networks import backbone_image, check_pretraining, check_requirements, located
-from sslkit.training.breakdown import explaining_breakdown
-from sslkit.training.handover import check_schedule
-from sslkit.training.objective_check import check_objective
+from sslkit.training.device import explaining_breakdown
+from sslkit.training.handover import check_objective, check_schedule
 from sslkit.training.phase_optimizers import build_optimizers
 from sslkit.training.seeds import global_seed
 

@@ -43,8 +43,7 @@ from sslkit.storage.atomic import make_folder, refuse_links, remove, remove_temp
 from sslkit.storage.identity import CODE, differences, fingerprint, plain, state_hash
 from sslkit.storage.json_files import write_json
 from sslkit.storage.metrics_log import MetricsLog
-from sslkit.training.breakdown import explaining_breakdown
-from sslkit.training.device import configured, describe_device
+from sslkit.training.device import configured, describe_device, explaining_breakdown
 from sslkit.training.stopping import stoppable
 
 Kind = Literal["pretrain", "evaluate"]

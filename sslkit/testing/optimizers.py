@@ -26,7 +26,7 @@ from sslkit.training.seeds import global_seed
 
 NUM_IMAGES, BATCH_SIZE, EPOCHS = 12, 4, 8
 STOPS = (1, 8, 10)
-"""Steps out of 24 after which a run is interrupted, each time counted from where it went on."""
+"""Steps out of 24 after which a run is interrupted, each time counted from where it was resumed."""
 
 
 def check_optimizer(optimizer: OptimizerFactory) -> None:
@@ -101,7 +101,7 @@ def _regression() -> _Regression:
 def _train(
     optimizer: OptimizerFactory, folder: Path | None = None, *, schedule: Schedule | None = None, stop_after: float = float("inf")
 ) -> dict[str, Tensor]:
-    """Train, or go on; the state that is left."""
+    """Train, or resume; the state that is left."""
     objective, taken = _regression(), list[Event]()
     training = TrainingOptions(epochs=EPOCHS, batch_size=BATCH_SIZE, optimizer=optimizer, schedule=schedule or Constant())
     loader = Loader(image_set(IMAGE, NUM_IMAGES), batch_size=BATCH_SIZE, device=CPU)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sslkit.contract.backbone import Backbone, FeatureInfo
 from sslkit.contract.images import ImageSet, ImageSpec
@@ -35,8 +36,8 @@ class TinyBackbone(Backbone):
         self.shallow = _convolution(image.num_chs, 4)
         self.deep = _convolution(4, 8)
 
+    @override
     def extract(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """See :class:`Backbone`."""
         features = {"shallow": self.shallow(x)}
         if "deep" in layers:
             features["deep"] = self.deep(features["shallow"])

@@ -1,1 +1,1 @@
-"""The training loop and what it needs: optimisers, checkpoints, devices."""
+"""The training loop and what it needs: optimizers, checkpoints, devices."""

@@ -1,26 +1,33 @@
-"""The checkpoints of one fit: the last few are kept, a damaged one is passed over."""
+"""The checkpoints of one fit, which belong to it alone: the last few are kept, a damaged one is passed over."""
 
+import dataclasses
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sslkit.contract.errors import ArtifactError
+from sslkit.catalog.source_code import SourceCode
+from sslkit.contract.class_address import address_of
+from sslkit.contract.errors import ArtifactError, PluginError
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import CheckpointSaved, Notice
-from sslkit.kernels.batch_norm_relu import describe_kernels
+from sslkit.contract.objective import Objective
 from sslkit.storage.atomic import make_folder, remove, writing
-from sslkit.storage.identity import differences
+from sslkit.storage.identity import CODE, differences, plain, state_hash
 from sslkit.storage.tensor_file import load_tensors, save_tensors
 from sslkit.training.device import describe_device
+from sslkit.training.features import BatchSource
+from sslkit.training.options import TrainingOptions
 
 FORMAT = 3
 """Of checkpoints; counted up when an older one cannot be read any more."""
 
-_STAMP, _RETREAT = "written_on", "-retreat"
+_STAMP, _ROLLBACK = "written_on", "-rollback"
 
 
 class Checkpoint(NamedTuple):
@@ -34,7 +41,7 @@ class Checkpoint(NamedTuple):
 class Checkpoints:
     """The checkpoints of one fit in its stage's folder, or none where the stage has no folder.
 
-    Besides the last few there may be a retreat, which stays until the next one: what a fit rolls back to.
+    Besides the last few there may be a rollback point, which stays until the next one: what a fit goes back to when it diverges.
 
     Args:
         context: of the fit.
@@ -49,6 +56,7 @@ class Checkpoints:
         if self._folder is not None:
             make_folder(self._folder)  # once: a folder that vanishes later must not come back with a checkpoint alone
         self._prefix = f"checkpoint-{context.part}-" if context.part else "checkpoint-"
+        self._result_name = f"{self._prefix}result.safetensors"
 
     @property
     def kept(self) -> bool:
@@ -73,27 +81,27 @@ class Checkpoints:
             return
         self._write(self._folder / f"{self._prefix}{step:09d}.safetensors", step, tensors, state)
         self._since = time.monotonic()
-        remove([path for path in self._newest_first() if not _is_retreat(path)][self._context.runtime.keep_checkpoints :])
+        remove([path for path in self._newest_first() if not _is_rollback_point(path)][self._context.runtime.keep_checkpoints :])
 
-    def save_retreat(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Write what is rolled back to. Later checkpoints led astray and are dropped, and so is the retreat before.
+    def save_rollback_point(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Write what a diverged fit goes back to. Later checkpoints are dropped, and so is the rollback point before.
 
         Raises:
             StorageError: the disk refuses.
         """
         assert self._folder is not None
         remove(path for path in self._newest_first() if _step(path) > step)
-        path = self._folder / f"{self._prefix}{step:09d}{_RETREAT}.safetensors"
+        path = self._folder / f"{self._prefix}{step:09d}{_ROLLBACK}.safetensors"
         self._write(path, step, tensors, state)
-        remove(other for other in self._newest_first() if _is_retreat(other) and other != path)
+        remove(other for other in self._newest_first() if _is_rollback_point(other) and other != path)
 
-    def load_retreat(self) -> Checkpoint | None:
-        """What is rolled back to; None where an earlier start found it damaged and set it aside.
+    def load_rollback_point(self) -> Checkpoint | None:
+        """What a diverged fit goes back to; None where an earlier start found it damaged and set it aside.
 
         Raises:
             ArtifactError: it is damaged.
         """
-        found = [path for path in self._newest_first() if _is_retreat(path)]
+        found = [path for path in self._newest_first() if _is_rollback_point(path)]
         return Checkpoint(found[0], *load_tensors(found[0])) if found else None
 
     def load_latest(self) -> Checkpoint | None:
@@ -104,68 +112,112 @@ class Checkpoints:
         """
         files = self._newest_first()
         for path in files:
-            try:
-                found = Checkpoint(path, *load_tensors(path))
-            except ArtifactError as error:
-                with writing(path):
-                    path.replace(path.with_suffix(".damaged"))  # out of the way of those that are counted
-                self._say(f"{error.what}; it is set aside")
-                continue
-            _check_format(path, found.state)
-            self._check_owner(path, found.state)
-            self._compare_machines(found.state.get(_STAMP))
-            return found
+            if (found := self._read(path)) is not None:
+                return found
         if files:
-            self._say("no checkpoint can be read: the training begins from the start")
+            self._notify("no checkpoint can be read: the training begins from the start")
         return None
 
+    def save_result(self, result: Mapping[str, float]) -> None:
+        """Keep what a finished fit measured, in place of its checkpoints.
+
+        Raises:
+            StorageError: the disk refuses; the checkpoints are still there.
+        """
+        if self._folder is not None:
+            save_tensors(self._folder / self._result_name, {}, self._stamped({"result": dict(result)}))
+            remove(self._newest_first())
+
+    def load_result(self) -> dict[str, float] | None:
+        """What :meth:`save_result` kept; None where the fit is not finished, or the file is damaged.
+
+        Raises:
+            ArtifactError: another version of sslkit wrote it, or another fit.
+        """
+        if self._folder is None or not (path := self._folder / self._result_name).exists():
+            return None
+        found = self._read(path)
+        return None if found is None else found.state["result"]
+
+    def _read(self, path: Path) -> Checkpoint | None:
+        """A file of this fit; None where it is damaged, and set aside."""
+        try:
+            found = Checkpoint(path, *load_tensors(path))
+        except ArtifactError as error:
+            with writing(path):
+                path.replace(path.with_suffix(".damaged"))  # out of the way of those that are counted
+            self._notify(f"{error.what}; it is set aside")
+            return None
+        self._check(path, found.state)
+        return found
+
     def _newest_first(self) -> list[Path]:
-        """A retreat comes before a checkpoint of its step: it was written after it, when the next epoch had begun."""
+        """A rollback point comes before a checkpoint of its step: it was written after it, when the next epoch had begun."""
         if self._folder is None:
             return []
         pattern = f"{self._prefix}{'[0-9]' * 9}"
-        found = [*self._folder.glob(f"{pattern}.safetensors"), *self._folder.glob(f"{pattern}{_RETREAT}.safetensors")]
-        return sorted(found, key=lambda path: (_step(path), _is_retreat(path)), reverse=True)
+        found = [*self._folder.glob(f"{pattern}.safetensors"), *self._folder.glob(f"{pattern}{_ROLLBACK}.safetensors")]
+        return sorted(found, key=lambda path: (_step(path), _is_rollback_point(path)), reverse=True)
 
     def _write(self, path: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        save_tensors(path, tensors, {**state, "format": FORMAT, "step": step, "owner": self._owner, _STAMP: _machine(self._context.device)})
+        save_tensors(path, tensors, self._stamped({**state, "step": step}))
         self._context.emit(CheckpointSaved(stage=self._context.stage, part=self._context.part, step=step, path=path))
 
-    def _check_owner(self, path: Path, state: Mapping[str, Any]) -> None:
+    def _stamped(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        return {**state, "format": FORMAT, "owner": self._owner, _STAMP: _machine(self._context.device)}
+
+    def _check(self, path: Path, state: Mapping[str, Any]) -> None:
+        if (found := state.get("format")) != FORMAT:
+            raise ArtifactError(
+                f"{path}: is a checkpoint of another version of sslkit (format {found}, not {FORMAT})",
+                fix=f"finish the stage with the version that began it, or remove {path.parent} to run it again",
+            )
         found = state.get("owner")
         if found != self._owner:
             raise ArtifactError(
                 f"{path}: is a checkpoint of another fit ({'; '.join(differences(found if type(found) is dict else {}, self._owner))})",
                 fix=f"remove the checkpoints in {path.parent} to begin from the start, or choose another folder",
             )
-
-    def _compare_machines(self, before: object) -> None:
-        now = _machine(self._context.device)
+        before, now = state.get(_STAMP), _machine(self._context.device)
         if before != now:
             known = dict(before) if type(before) is dict else {}
-            changes = "; ".join(f"{key}: {known.get(key)} -> {now[key]}" for key in now if known.get(key) != now[key])
-            self._say(f"the checkpoint was written on another machine or version ({changes}): figures may differ in the last digits")
+            changes = "; ".join(f"{key}: {known.get(key)} -> {now.get(key)}" for key in {**known, **now} if known.get(key) != now.get(key))
+            self._notify(f"the checkpoint was written on another machine or version ({changes}): results may differ in the last digits")
 
-    def _say(self, message: str) -> None:
+    def _notify(self, message: str) -> None:
         self._context.emit(Notice(stage=self._context.stage, message=message))
 
 
 def _step(path: Path) -> int:
-    return int(path.stem.removesuffix(_RETREAT).rpartition("-")[2])
+    return int(path.stem.removesuffix(_ROLLBACK).rpartition("-")[2])
 
 
-def _is_retreat(path: Path) -> bool:
-    return path.stem.endswith(_RETREAT)
+def _is_rollback_point(path: Path) -> bool:
+    return path.stem.endswith(_ROLLBACK)
 
 
 def _machine(device: torch.device) -> dict[str, str]:
     """What decides rounding: an interrupted run ends with the same bits only where these stay."""
-    return {"torch": torch.__version__, "device": describe_device(device), "cpu_kernels": describe_kernels()}
+    return {"torch": torch.__version__, "device": describe_device(device)}
 
 
-def _check_format(path: Path, state: Mapping[str, Any]) -> None:
-    if (found := state.get("format")) != FORMAT:
-        raise ArtifactError(
-            f"{path}: is a checkpoint of another version of sslkit (format {found}, not {FORMAT})",
-            fix=f"finish the stage with the version that began it, or remove {path.parent} to run it again",
-        )
+def identity_of(objective: Objective, train: BatchSource, training: TrainingOptions, context: RunContext) -> dict[str, Any]:
+    """Whose a checkpoint is. Weights that are trained are no part of it: they may begin at random."""
+    frozen = [objective.get_submodule(name) for name in objective.frozen]
+    return {
+        "objective": address_of(type(objective)),
+        "options": dict(_options(objective)),
+        "frozen": [state_hash(module) for module in frozen],
+        "training": plain(training),
+        "data": train.fingerprint,
+        "part": context.part,
+        CODE: SourceCode().of(objective, training),
+    }
+
+
+def _options(objective: Objective) -> Iterator[tuple[str, Any]]:
+    """The options that an objective keeps: dataclasses of plain values, as tasks are."""
+    for name, value in vars(objective).items():
+        if dataclasses.is_dataclass(value):
+            with suppress(TypeError, ValueError, PluginError):
+                yield name, json.loads(json.dumps(plain(value)))

@@ -1,4 +1,4 @@
-"""The machine: what torch holds as global state, the allocator, and the name of the hardware."""
+"""The machine: what torch holds as global state, the allocator, the hardware's name, and what it breaks down on, in words that help."""
 
 import ctypes
 import os
@@ -8,16 +8,23 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 
-from sslkit.contract.errors import OptionError
+from sslkit.contract.errors import OptionError, RunFailedError
+from sslkit.contract.evaluator import RunContext
 from sslkit.contract.runtime import Runtime, cpuinfo
-from sslkit.training.tf32 import tf32
 
 _WORKSPACES = "CUBLAS_WORKSPACE_CONFIG"
 _REPRODUCIBLE = (":4096:8", ":16:8")
 """Sizes and numbers of work spaces with which cuBLAS gives the same bits every time."""
+
+
+def autocast_of(context: RunContext) -> torch.autocast:
+    """What a forward pass runs under."""
+    # Not cached: before torch 2.11, weights that a teacher's pass without gradient had cast first got none in the student's.
+    return torch.autocast(context.device.type, dtype=context.autocast, enabled=context.autocast is not None, cache_enabled=False)
 
 
 @contextmanager
@@ -80,7 +87,7 @@ def keep_freed_memory() -> bool:
 
 
 def describe_device(device: torch.device) -> str:
-    """A name that belongs beside every figure: the GPU's, or the CPU's with its threads."""
+    """A name that belongs beside every result: the GPU's, or the CPU's with its threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_cpu_name()}, {torch.get_num_threads()} threads"
@@ -88,3 +95,124 @@ def describe_device(device: torch.device) -> str:
 
 def _cpu_name() -> str:
     return cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+@contextmanager
+def tf32(*, allowed: bool) -> Iterator[None]:
+    """Allow TF32 in matrix products and convolutions of float32, or forbid it; then put back what was set.
+
+    torch allows it in convolutions by default, whatever ``set_float32_matmul_precision`` says.
+
+    Since torch 2.9 there are newer switches, ``fp32_precision``. Setting an old one sets the newer ones with it; setting a newer one
+    leaves the old as it was, and ``torch.compile``, which reads both, then fails. So the old ones are what is set here.
+    """
+    matmul, convolution, newer = _matmul(), _convolution(), [(switch, switch.fp32_precision) for switch in _newer_switches()]
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+    if not allowed:  # to the old switch of convolutions that means: as torch.backends.fp32_precision says
+        for switch, _ in newer:
+            switch.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = convolution
+        for switch, value in newer:
+            switch.fp32_precision = value
+
+
+def _matmul() -> str:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # somebody set a newer switch; then the old one is at its default
+        return "highest"
+
+
+def _convolution() -> bool:
+    try:
+        return torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return True
+
+
+def _newer_switches() -> list[Any]:
+    """All that the old ones move; none before torch 2.9."""
+    backends: Any = torch.backends
+    try:
+        return [backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    except AttributeError:
+        return []
+
+
+_SHORTAGE = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",  # cuDNN's, when none of its algorithms gets its work space
+    "Unable to find a valid cuDNN algorithm",
+)
+_NOT_DETERMINISTIC = " does not have a deterministic implementation"
+_CUBLAS_BEGAN_EARLIER = "CUBLAS_WORKSPACE_CONFIG"
+_FAILED_KERNEL = "CUDA error: "
+_DEAD_WORKER = "DataLoader worker (pid"
+"""Torch raises this out of a signal handler: for anybody's loader, in the midst of anything."""
+_NO_VARIANCE = "Expected more than 1 value per channel when training"
+
+
+@contextmanager
+def explaining_breakdown(work: str, device: torch.device) -> Iterator[None]:
+    """Turn what a device refuses into one line that says what to do.
+
+    Args:
+        work: what was being done, with the sizes that decide how much memory it takes.
+        device: where.
+
+    Raises:
+        RunFailedError: memory did not suffice, an operation has no deterministic kernel and needs one, a kernel failed, or BatchNorm
+            was given a single value.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _shortage(work, device) from error
+    except ValueError as error:
+        if _NO_VARIANCE not in str(error):
+            raise
+        raise RunFailedError(f"BatchNorm cannot normalise one value a channel in {work}", fix="raise batch_size to 2 or more") from error
+    except RuntimeError as error:
+        explained = _explain(str(error), work, device)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _shortage(work: str, device: torch.device) -> RunFailedError:
+    return RunFailedError(
+        f"out of memory on {device} in {work}", fix="lower batch_size or image_size, or take a smaller backbone; checkpoints are kept"
+    )
+
+
+def _explain(text: str, work: str, device: torch.device) -> RunFailedError | None:
+    if any(sign in text for sign in _SHORTAGE):  # torch has a class of its own for GPUs alone, and libraries beneath it have none
+        return _shortage(work, device)
+    if _NOT_DETERMINISTIC in text:
+        operation = text.partition(_NOT_DETERMINISTIC)[0].split()[-1]
+        return RunFailedError(f"{operation} has no deterministic kernel on {device}, in {work}", fix="set deterministic = false there")
+    if _CUBLAS_BEGAN_EARLIER in text:
+        return RunFailedError(
+            f"deterministic products are not to be had on {device} any more, in {work}: this process has multiplied there before",
+            fix="set CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment",
+        )
+    if _DEAD_WORKER in text:
+        return RunFailedError(
+            f"a process of a torch DataLoader died, as the system does to one when memory is short, in {work}",
+            fix="the same command resumes from the last checkpoint; lower the number of workers if it happens again",
+        )
+    if _FAILED_KERNEL in text:  # is reported later, anywhere: the traceback shows innocent code
+        reason = text.partition(_FAILED_KERNEL)[2].splitlines()[0]
+        return RunFailedError(
+            f"{device} failed in {work}: {reason}",
+            fix='often an index or a label out of range, which device = "cpu" names; checkpoints are kept',
+        )
+    return None

@@ -1,10 +1,15 @@
 """The watch over a fit: the first step in which the loss, its gradient or the weights are not finite, or explode."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
 from sslkit.contract.errors import DivergedError
+from sslkit.training.phase_optimizers import parameters_of
 
 LIMIT = 1e10
 """A loss or a norm beyond it has exploded: float32 is about to lose it, whatever is minimised."""
@@ -53,7 +58,7 @@ class LossWatch:
         self._before: dict[str, StepFacts] = {}
 
     def forget(self) -> None:
-        """Begin anew, after a roll-back."""
+        """Begin anew, after a rollback."""
         self._before = {}
 
     def see(self, facts: StepFacts) -> None:
@@ -70,3 +75,19 @@ class LossWatch:
         where = f"the last good checkpoint is {checkpoint}" if checkpoint is not None else "there is no checkpoint yet"
         earlier = "" if before is None else f"; the step before: {before}"
         raise DivergedError(f"training diverged at step {facts.step}: {facts}, learning rate {facts.lr:.4g}{earlier}; {where}", fix=REMEDY)
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:
+    """2-norm of all gradients together, on the device; zero where there is none."""
+    gradients = [parameter.grad for parameter in parameters_of(optimizer) if parameter.grad is not None]
+    return get_total_norm(gradients) if gradients else torch.zeros((), device=device)
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float, norm: Tensor) -> None:
+    """Scale all gradients together so that their norm, which is ``norm``, is at most ``max_norm`` (Pascanu et al. 2013, arXiv:1211.5063)."""
+    clip_grads_with_norm_(parameters_of(optimizer), max_norm, norm)
+
+
+def weight_norm(optimizers: Iterable[torch.optim.Optimizer]) -> Tensor:
+    """2-norm of all trained parameters together."""
+    return get_total_norm([parameter for optimizer in optimizers for parameter in parameters_of(optimizer)])

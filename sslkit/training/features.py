@@ -1,16 +1,51 @@
-"""Features of whole image sets, and modules put into eval mode for a while."""
+"""Batches of images, the features of all of them, and modules put into eval mode for a while."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from sslkit.contract.backbone import Backbone, pool
 from sslkit.contract.errors import RunInterruptedError
-from sslkit.training.batch_source import BatchSource
-from sslkit.training.conv_bn_folding import folded
-from sslkit.training.tf32 import tf32
+from sslkit.contract.images import Batch
+from sslkit.training.device import tf32
+
+
+class BatchSource(Protocol):
+    """Draws batches from one image set onto a device; :class:`sslkit.data.loader.Loader` is one."""
+
+    batch_size: int
+    device: torch.device
+
+    @property
+    def num_images(self) -> int:
+        """How many images there are."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the images: equal exactly if they are."""
+        ...
+
+    def batches(
+        self, order: Tensor, *, start: int = 0, sizes: Sequence[int] | None = None, generator: Generator | None = None
+    ) -> Iterator[Batch]:
+        """One epoch over ``order``, from its batch ``start``.
+
+        Args:
+            order: (M,) int64 on the CPU.
+            start: how many batches to leave out.
+            sizes: images of every batch, those left out too; None: ``batch_size`` each, and the last may be smaller.
+            generator: drives the augmentation; None: images as they are.
+        """
+        ...
+
+    def in_order(self) -> Iterator[Batch]:
+        """Every image once, in index order, not augmented."""
+        ...
+
 
 _WAITING = 64 * 2**20
 """Bytes of features that wait on the device to be fetched at once: to fetch those of each batch would make a GPU wait each time."""
@@ -52,17 +87,16 @@ def extract_features(
     Raises:
         RunInterruptedError: the user asked to stop.
     """
-    network = folded(backbone, layers)
     fetched: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     waiting: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(evaluating(network))
+        stack.enter_context(evaluating(backbone))
         stack.enter_context(torch.autocast(loader.device.type, dtype=autocast, enabled=autocast is not None))
         if autocast is None:
             stack.enter_context(tf32(allowed=False))
         for batch in loader.in_order():
-            features = network(batch.images, layers)
+            features = backbone(batch.images, layers)
             for layer in layers:
                 waiting[layer].append(pool(features[layer], backbone.layer(layer).kind))
             if sum(part.nbytes for parts in waiting.values() for part in parts) >= _WAITING:

@@ -1,12 +1,11 @@
 """The one training loop: pretraining, probes, fine-tuning and baselines all run through :func:`fit`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.blame import blame_of, blaming
@@ -14,17 +13,13 @@ from sslkit.contract.errors import DivergedError, OptionError, RunInterruptedErr
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Notice
 from sslkit.contract.images import Batch
-from sslkit.contract.objective import Objective, Prediction
-from sslkit.training.batch_source import BatchSource
-from sslkit.training.checkpoints import Checkpoints
-from sslkit.training.divergence import LossWatch
-from sslkit.training.fit_identity import identity_of
-from sslkit.training.forward_pass import ForwardPass, autocast_of
-from sslkit.training.gradients import clip_gradients, gradient_norm
-from sslkit.training.handover import check_output
-from sslkit.training.measuring import measure
-from sslkit.training.metrics import StepLog
-from sslkit.training.objective_check import check_objective
+from sslkit.contract.objective import Objective, Prediction, StepOutput
+from sslkit.training.checkpoints import Checkpoints, identity_of
+from sslkit.training.device import autocast_of
+from sslkit.training.divergence import LossWatch, clip_gradients, gradient_norm
+from sslkit.training.features import BatchSource, evaluating
+from sslkit.training.handover import check_objective, check_output
+from sslkit.training.measuring import StepLog, measure
 from sslkit.training.options import TrainingOptions
 from sslkit.training.seeds import derive_seed, global_seed
 from sslkit.training.state import TrainState
@@ -35,9 +30,9 @@ class FitResult(NamedTuple):
 
     Attributes:
         heldout: loss and metrics on held-out images after the last step; empty without any.
-        steps: optimiser steps, those before an interruption counted in.
+        steps: optimizer steps, those before an interruption counted in.
         predictions: on held-out images after the last step, in their order, on the CPU.
-        rollbacks: how often it went back to the beginning of an epoch, and on at a lower learning rate.
+        rollbacks: how often it went back to the beginning of an epoch, to continue at a lower learning rate.
     """
 
     heldout: dict[str, float]
@@ -51,7 +46,7 @@ class Snapshots(NamedTuple):
 
     Attributes:
         epochs: after which epochs; 0: before the first.
-        keep: is handed the epoch and the network, which goes on being trained.
+        keep: is handed the epoch and the network, which is trained further.
     """
 
     epochs: frozenset[int] = frozenset()
@@ -74,7 +69,7 @@ def fit(
         objective: trained in place, on the context's device.
         train: the training images.
         heldout: images that are never trained on, measured if the objective has a ``heldout_phase``.
-        training: epochs, batch size, optimiser, schedule.
+        training: epochs, batch size, optimizer, schedule.
         context: where and how to run.
         evaluate_every: epochs between measurements on held-out images; None: ten times over the fit, if it has as many epochs. They
             are measured at the end in any case, and with every snapshot.
@@ -95,29 +90,16 @@ def fit(
         raise OptionError("on_nan", "there is no folder to keep what is rolled back to", found=training.on_nan, fix="give output")
     objective.to(context.device)
     if context.runtime.channels_last:
-        _to_channels_last(objective)
+        objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stub lacks this overload
     with _part(context), global_seed(derive_seed(context.seed, context.stage, context.part, "global"), context.device):
-        state = TrainState(objective, train, training, context)
+        loop = _Loop(objective, train, heldout, training, context, evaluate_every, snapshots or Snapshots(), checkpoints)
         if (found := checkpoints.load_latest()) is not None:
-            state.restore(found)
-        loop = _Loop(
-            train=train,
-            heldout=heldout,
-            training=training,
-            context=context,
-            evaluate_every=evaluate_every,
-            snapshots=snapshots or Snapshots(),
-            checkpoints=checkpoints,
-            state=state,
-            forward=ForwardPass(objective, train.batch_size, context),
-            log=StepLog(state, context, LossWatch(checkpoints.latest)),
-            parameters=tuple(objective.parameters()),  # once: a walk through all modules takes as long as many an operation
-        )
+            loop.state.restore(found)
         while True:
             try:
-                return _train(loop)
+                return loop.run()
             except DivergedError as error:
-                _roll_back(loop, error)
+                loop.roll_back(error)
 
 
 @contextmanager
@@ -129,189 +111,218 @@ def _part(context: RunContext) -> Iterator[None]:
     context.begun.add(context.part)
     try:
         yield
-    except BaseException:  # it may be called again, to go on
+    except BaseException:  # it may be called again, to resume
         context.begun.discard(context.part)
         raise
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Loop:
-    """What one fit is made of."""
+    """One fit."""
 
-    train: BatchSource
-    heldout: BatchSource | None
-    training: TrainingOptions
-    context: RunContext
-    evaluate_every: int | None
-    snapshots: Snapshots
-    checkpoints: Checkpoints
-    state: TrainState
-    forward: ForwardPass
-    log: StepLog
-    parameters: tuple[nn.Parameter, ...]
+    def __init__(
+        self,
+        objective: Objective,
+        train: BatchSource,
+        heldout: BatchSource | None,
+        training: TrainingOptions,
+        context: RunContext,
+        evaluate_every: int | None,
+        snapshots: Snapshots,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self.train = train
+        self.heldout = heldout
+        self.training = training
+        self.context = context
+        self.evaluate_every = evaluate_every
+        self.snapshots = snapshots
+        self.checkpoints = checkpoints
+        self.state = TrainState(objective, train, training, context)
+        self.forward = ForwardPass(objective, train.batch_size, context)
+        self.log = StepLog(self.state, context, LossWatch(checkpoints.latest))
+        self.parameters = tuple(objective.parameters())  # once: a walk through all modules takes as long as many an operation
 
+    def run(self) -> FitResult:
+        """All epochs that are left, and the measurement after the last."""
+        state, epochs = self.state, self.training.epochs
+        with blaming(self._progress, self._kept):
+            while state.epoch < epochs:
+                self._train_epoch()
+            self.log.begin(epochs)  # a fit that was finished before is announced too: its last measurement comes again
+            self._save()
+            measured = measure(self.heldout, state, self.context)
+        return FitResult(measured.metrics, state.step, measured.predictions, state.rollbacks)
 
-def _train(loop: _Loop) -> FitResult:
-    """All epochs that are left, and the measurement after the last."""
-    state, epochs = loop.state, loop.training.epochs
-    while state.epoch < epochs:
-        _train_epoch(loop)
-    loop.log.begin(epochs)  # a fit that was finished before is announced too: its last measurement comes again
-    _save(loop)
-    with blaming(lambda: _place(loop), lambda: _kept(loop)):
-        measured = measure(loop.heldout, state, loop.context)
-    return FitResult(measured.metrics, state.step, measured.predictions, state.rollbacks)
+    def _train_epoch(self) -> None:
+        state, context, objective = self.state, self.context, self.state.objective
+        if state.order is None:
+            state.begin_epoch()
+            if self.training.on_nan.retries:
+                self.checkpoints.save_rollback_point(state.step, *state.capture())
+        assert state.order is not None
+        self.log.begin(self.training.epochs)
+        if state.step == 0:
+            self._pause(0)
+        objective.train()
+        for batch in self._batches(state.order):
+            state.update_schedule()
+            with torch.no_grad():
+                views = objective.make_views(batch, state.device_generator("views"), train=True)
+            logged = self.log.due
+            for phase in objective.phases:
+                self._step(phase, views, len(batch.indices), logged=logged)
+            state.step += 1
+            state.batch += 1
+            if state.step == 1 and self.checkpoints.kept:
+                state.capture_optimizers()  # what cannot be saved is refused now, and not at the first checkpoint
+            self.log.step(len(batch.indices), logged=logged)
 
+            # Once in a while, and when asked to stop: a checkpoint.
+            stop = context.should_stop()
+            if stop or self.checkpoints.due():
+                self._save()
+            if stop:
+                raise RunInterruptedError(f"stopped in stage {context.stage!r} after {state.step} steps")
 
-def _train_epoch(loop: _Loop) -> None:
-    """One epoch, or what is left of one that was interrupted."""
-    with blaming(lambda: _place(loop), lambda: _kept(loop)):
-        _train_steps(loop)
+        self.log.check()  # within its epoch, to whose beginning a fit rolls back
+        # Done before the epoch is counted: a checkpoint never lies between the two, so a resumed run repeats it.
+        self._pause(state.epoch + 1)
+        state.end_epoch()
 
+    def _batches(self, order: Tensor) -> Iterator[Batch]:
+        """What is left of the epoch. Whatever keeps a batch from coming, the state is that of the steps before it: it is kept."""
+        state, stage = self.state, self.context.stage
+        augment = state.device_generator("augment")
+        batches = self.train.batches(order, start=state.batch, sizes=state.batch_sizes, generator=augment)
+        while True:
+            try:
+                batch = next(batches, None)
+            except RunInterruptedError:
+                self._save()
+                raise RunInterruptedError(f"stopped in stage {stage!r} after {state.step} steps") from None
+            except SslkitError:
+                self._save()
+                raise
+            except (Exception, SystemExit) as error:
+                if blame_of(error):  # of who reads images: nothing was drawn yet
+                    self._save()
+                raise
+            if batch is None:
+                return
+            yield batch
 
-def _place(loop: _Loop) -> str:
-    state, part = loop.state, loop.context.part
-    if state.step and state.batch in (0, state.num_batches) and not state.begins_epoch:
-        where = f"after step {state.step:,}"
-    else:
-        where = f"step {state.step + 1:,} (batch {state.batch + 1:,} of epoch {state.epoch + 1:,})"
-    return f"part {part!r}, {where}" if part else where
-
-
-def _kept(loop: _Loop) -> str:
-    latest = loop.checkpoints.latest()
-    return f"{latest} is kept" if latest else "there is no checkpoint yet"
-
-
-def _train_steps(loop: _Loop) -> None:
-    state, context, objective = loop.state, loop.context, loop.state.objective
-    if state.order is None:
-        state.begin_epoch()
-        if loop.training.on_nan.retries:
-            loop.checkpoints.save_retreat(state.step, *state.capture())
-    assert state.order is not None
-    loop.log.begin(loop.training.epochs)
-    if state.step == 0:
-        _pause(loop, 0)
-    objective.train()
-    for batch in _batches(loop, state.order):
-        state.update_schedule()
+    def _step(self, phase: str, views: dict[str, Tensor], num_images: int, *, logged: bool) -> None:
+        """One phase: forward, backward, optimizer."""
+        state, context, max_norm = self.state, self.context, self.training.clip_grad_norm
+        objective, optimizer = state.objective, state.optimizers[phase]
+        objective.on_before_step(phase, state)
+        for parameter in self.parameters:  # of every phase: a GAN's generator leaves gradients in its discriminator
+            parameter.grad = None
+        with autocast_of(context):
+            output = self.forward(views, phase, state.schedule_tensors, num_images=num_images)
+        check_output(objective, output, phase, context.stage, training=True)
+        output.loss.backward()
+        norm = gradient_norm(optimizer, context.device) if logged or max_norm is not None else None  # else nobody looks at it
+        if norm is not None and max_norm is not None:
+            clip_gradients(optimizer, max_norm, norm)
+        optimizer.step()
         with torch.no_grad():
-            views = objective.make_views(batch, state.device_generator("views"), train=True)
-        logged = loop.log.due
-        for phase in objective.phases:
-            _step(loop, phase, views, len(batch.indices), logged=logged)
-        state.step += 1
-        state.batch += 1
-        if state.step == 1 and loop.checkpoints.kept:
-            state.capture_optimizers()  # what cannot be saved is refused now, and not at the first checkpoint
-        loop.log.step(len(batch.indices), logged=logged)
+            objective.on_after_step(phase, state)
+        self.log.note(phase, output, norm)
 
-        # Once in a while, and when asked to stop: a checkpoint.
-        stop = context.should_stop()
-        if stop or loop.checkpoints.due():
-            _save(loop)
-        if stop:
-            raise RunInterruptedError(f"stopped in stage {context.stage!r} after {state.step} steps")
+    def _pause(self, epoch: int) -> None:
+        """Between two epochs: keep the network and measure it, if it is time. What is measured after the last epoch is the fit's result."""
+        if kept := epoch in self.snapshots.epochs:
+            self.snapshots.keep(epoch, self.state.objective.exported_backbone())
+        if self.state.progress < 1.0 and (kept or self._is_measured(epoch)):
+            try:
+                measure(self.heldout, self.state, self.context)
+            except RunInterruptedError:
+                self._save()
+                raise
+            self.log.restart_clock()
 
-    loop.log.check()  # within its epoch, to whose beginning a fit rolls back
-    # Done before the epoch is counted: a checkpoint never lies between the two, so a resumed run repeats it.
-    _pause(loop, state.epoch + 1)
-    state.end_epoch()
+    def _is_measured(self, epoch: int) -> bool:
+        """Whether held-out images are measured after so many epochs: of as many as there are, ten, the last one of them; or every so many."""
+        if self.evaluate_every is None:
+            tenths = [10 * each // self.training.epochs for each in (epoch - 1, epoch)]
+            return epoch > 0 and tenths[0] < tenths[1]
+        return epoch > 0 and epoch % self.evaluate_every == 0
 
+    def _save(self) -> None:
+        self.log.check()
+        if self.checkpoints.kept:
+            self.checkpoints.save(self.state.step, *self.state.capture())
 
-def _batches(loop: _Loop, order: Tensor) -> Iterator[Batch]:
-    """What is left of the epoch. Whatever keeps a batch from coming, the state is that of the steps before it: it is kept."""
-    state, stage = loop.state, loop.context.stage
-    augment = state.device_generator("augment")
-    batches = loop.train.batches(order, start=state.batch, sizes=state.batch_sizes, generator=augment)
-    while True:
-        try:
-            batch = next(batches, None)
-        except RunInterruptedError:
-            _save(loop)
-            raise RunInterruptedError(f"stopped in stage {stage!r} after {state.step} steps") from None
-        except SslkitError:
-            _save(loop)
-            raise
-        except (Exception, SystemExit) as error:
-            if blame_of(error):  # of who reads images: nothing was drawn yet
-                _save(loop)
-            raise
-        if batch is None:
-            return
-        yield batch
+    def roll_back(self, error: DivergedError) -> None:
+        """Go back to the beginning of the epoch, and continue at a lower rate.
 
+        Where that is depends on no clock: runs that diverge stay reproducible, interrupted or not.
 
-def _step(loop: _Loop, phase: str, views: dict[str, Tensor], num_images: int, *, logged: bool) -> None:
-    """One phase: forward, backward, optimiser."""
-    state, context, max_norm = loop.state, loop.context, loop.training.clip_grad_norm
-    objective, optimizer = state.objective, state.optimizers[phase]
-    objective.on_before_step(phase, state)
-    for parameter in loop.parameters:  # of every phase: a GAN's generator leaves gradients in its discriminator
-        parameter.grad = None
-    with autocast_of(context):
-        output = loop.forward(views, phase, state.schedule_tensors, num_images=num_images)
-    check_output(objective, output, phase, context.stage, training=True)
-    output.loss.backward()
-    norm = gradient_norm(optimizer, context.device) if logged or max_norm is not None else None  # else nobody looks at it
-    if norm is not None and max_norm is not None:
-        clip_gradients(optimizer, max_norm, norm)
-    optimizer.step()
-    with torch.no_grad():
-        objective.on_after_step(phase, state)
-    loop.log.note(phase, output, norm)
+        Raises:
+            DivergedError: the one that is handled; no retry is left.
+        """
+        state, context, on_nan = self.state, self.context, self.training.on_nan
+        retry = state.rollbacks + 1
+        if retry > on_nan.retries or (point := self.checkpoints.load_rollback_point()) is None:
+            raise error
+        state.restore(point)
+        state.rollbacks = retry
+        self.checkpoints.save_rollback_point(state.step, *state.capture())
+        continued = f"Back to step {state.step}, and on at {state.lr_factor:.3g} of the learning rate: retry {retry} of {on_nan.retries}"
+        context.emit(Notice(stage=context.stage, message=f"{error.what}. {continued}"))
+        self.log.begin_again()
+
+    def _progress(self) -> str:
+        state, part = self.state, self.context.part
+        if state.step and state.batch in (0, state.num_batches) and not state.begins_epoch:
+            where = f"after step {state.step:,}"
+        else:
+            where = f"step {state.step + 1:,} (batch {state.batch + 1:,} of epoch {state.epoch + 1:,})"
+        return f"part {part!r}, {where}" if part else where
+
+    def _kept(self) -> str:
+        latest = self.checkpoints.latest()
+        return f"{latest} is kept" if latest else "there is no checkpoint yet"
 
 
-def _roll_back(loop: _Loop, error: DivergedError) -> None:
-    """Go back to the beginning of the epoch, and on at a lower rate.
+class ForwardPass:
+    """Calls ``Objective.forward`` in training: compiled on full batches alone, so that an epoch's smaller last ones compile nothing again.
 
-    Where that is depends on no clock: runs that diverge stay reproducible, interrupted or not.
+    Which of the two depends on the number of images alone, so that a resumed epoch computes what an uninterrupted one does.
 
-    Raises:
-        DivergedError: the one that is handled; no retry is left.
+    Args:
+        objective: on the context's device.
+        batch_size: images of a full batch.
+        context: whether to compile, and for CUDA graphs or not.
     """
-    state, context, on_nan = loop.state, loop.context, loop.training.on_nan
-    retry = state.rollbacks + 1
-    if retry > on_nan.retries or (retreat := loop.checkpoints.load_retreat()) is None:
-        raise error
-    state.restore(retreat)
-    state.rollbacks = retry
-    loop.checkpoints.save_retreat(state.step, *state.capture())
-    message = (
-        f"{error.what}. Back to step {state.step}, and on at {state.lr_factor:.3g} of the learning rate: retry {retry} of {on_nan.retries}"
-    )
-    context.emit(Notice(stage=context.stage, message=message))
-    loop.log.begin_again()
+
+    def __init__(self, objective: Objective, batch_size: int, context: RunContext) -> None:
+        self._objective = objective
+        self._batch_size = batch_size
+        compiled = context.runtime.resolve_compile(context.device)
+        self._graphs = compiled and context.runtime.cuda_graphs and context.device.type == "cuda"
+        self._device = context.device
+        self._checked = not compiled
+        self._full = compile_objective(objective, cuda_graphs=self._graphs) if compiled else objective
+
+    def __call__(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor], *, num_images: int) -> StepOutput:
+        """One phase's loss on the views of ``num_images`` images."""
+        if num_images != self._batch_size:
+            return self._objective(views, phase, schedule)
+        if not self._checked:  # uncompiled once, without effect: the backbone checks the range of float images, which a compiled one cannot
+            with torch.no_grad(), evaluating(self._objective), global_seed(0, self._device):
+                self._objective(views, phase, schedule)
+            self._checked = True
+        if self._graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # from here on the last call's outputs may be overwritten
+        return self._full(views, phase, schedule)
 
 
-def _pause(loop: _Loop, epoch: int) -> None:
-    """Between two epochs: keep the network and measure it, if it is time. What is measured after the last epoch is the fit's result."""
-    kept = epoch in loop.snapshots.epochs
-    if kept:
-        loop.snapshots.keep(epoch, loop.state.objective.exported_backbone())
-    if loop.state.progress < 1.0 and (kept or _is_measured(epoch, loop)):
-        try:
-            measure(loop.heldout, loop.state, loop.context)
-        except RunInterruptedError:
-            _save(loop)
-            raise
-        loop.log.restart_clock()
+def compile_objective(objective: Objective, *, cuda_graphs: bool) -> Any:
+    """``torch.compile``; with CUDA graphs the whole pass is recorded once and replayed, which needs fixed shapes.
 
-
-def _is_measured(epoch: int, loop: _Loop) -> bool:
-    """Whether held-out images are measured after so many epochs: of as many as there are, ten, the last one of them; or every so many."""
-    if loop.evaluate_every is None:
-        tenths = [10 * each // loop.training.epochs for each in (epoch - 1, epoch)]
-        return epoch > 0 and tenths[0] < tenths[1]
-    return epoch > 0 and epoch % loop.evaluate_every == 0
-
-
-def _save(loop: _Loop) -> None:
-    loop.log.check()
-    if loop.checkpoints.kept:
-        loop.checkpoints.save(loop.state.step, *loop.state.capture())
-
-
-def _to_channels_last(objective: Objective) -> None:
-    objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stub lacks this overload
+    Shapes are fixed in any case: those of full batches. Not told so, torch compiles a fit whose batches are of another size than an
+    earlier fit's for batches of any size, which is slower.
+    """
+    return torch.compile(objective, dynamic=False, mode="reduce-overhead" if cuda_graphs else "default")

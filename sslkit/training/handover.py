@@ -1,4 +1,4 @@
-"""What plugins hand over while a stage runs, checked when it arrives: later it would be a traceback far from its cause, or a wrong file.
+"""What plugins hand over, checked when it arrives: later it would be a traceback far from its cause, or a wrong file.
 
 A check that passes reads no value of a tensor on a GPU.
 """
@@ -11,12 +11,49 @@ from torch import Tensor, nn
 
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.class_address import provenance_of
-from sslkit.contract.errors import PluginError, RunFailedError
+from sslkit.contract.errors import PluginError, RunFailedError, did_you_mean
 from sslkit.contract.evaluator import Evaluation, Evaluator
 from sslkit.contract.images import LabeledData
+from sslkit.contract.misspelling import refuse_misspelt_attributes
 from sslkit.contract.objective import Mean, Objective, Prediction, StepOutput
 from sslkit.contract.training import Schedule
 from sslkit.storage.limits import finite_number
+
+
+def check_objective(objective: Objective) -> None:
+    """Refuse an objective whose phases, frozen parts or schedules are not what the contract says, or that exports no backbone; its parameter groups are looked at apart.
+
+    Raises:
+        PluginError: names the objective and what is wrong with it.
+    """
+    if not isinstance(objective, Objective):
+        raise PluginError("build_objective must return an Objective", found=objective)
+    refuse_misspelt_attributes(objective, Objective)
+    phases = objective.phases
+    if not isinstance(phases, tuple) or not phases or not all(isinstance(phase, str) for phase in phases) or len(set(phases)) < len(phases):
+        raise _wrong(objective, "phases must be a tuple of distinct names", found=phases)
+    if objective.heldout_phase not in (None, *phases):
+        raise _wrong(objective, "heldout_phase must be one of its phases, or None", found=objective.heldout_phase, allowed=phases)
+    modules = dict(objective.named_modules())
+    for name in objective.frozen:
+        if name not in modules or not name:
+            fix = did_you_mean(str(name), modules)
+            raise _wrong(objective, "frozen names what is no submodule of it", found=name, fix=fix or "register it as a submodule")
+    exported: object = objective.exported_backbone()
+    if not isinstance(exported, Backbone):
+        raise _wrong(objective, "exported_backbone must return a Backbone", found=type(exported).__name__)
+    schedules = objective.schedules()
+    if not isinstance(schedules, Mapping):
+        raise _wrong(objective, "schedules must return a mapping from names to functions of progress", found=schedules)
+    for name, value in schedules.items():
+        found = [value(progress) for progress in (0.0, 1.0)] if callable(value) else [value]
+        if not callable(value) or any(finite_number(number) is None for number in found):
+            raise _wrong(objective, f"schedules[{name!r}] must be a function of progress that returns finite numbers", found=found)
+
+
+def _wrong(objective: Objective, problem: str, **facts: Any) -> PluginError:
+    return PluginError(f"{provenance_of(type(objective))}: {problem}", **facts)
+
 
 RESERVED_METRICS = frozenset({"loss", "gradient_norm", "lr", "images_per_second", "split", "part", "step", "epoch"})
 """What stands beside an objective's metrics in a log."""
@@ -120,17 +157,6 @@ def checked_indices(objective: Objective, indices: object, num_images: int, stag
     return indices
 
 
-def check_exported(objective: Objective) -> None:
-    """Refuse, before anything is trained, an objective that exports no backbone.
-
-    Raises:
-        PluginError: names the class.
-    """
-    exported: object = objective.exported_backbone()
-    if not isinstance(exported, Backbone):
-        raise PluginError(f"{provenance_of(type(objective))}: exported_backbone must return a Backbone", found=type(exported).__name__)
-
-
 def scale_of(schedule: Schedule, epoch: float, num_epochs: float) -> float:
     """The factor on the learning rate.
 
@@ -151,7 +177,7 @@ def check_schedule(schedule: Schedule, num_epochs: float) -> None:
     Raises:
         PluginError: a factor is none, or changes from one call to the next.
     """
-    epochs = [num_epochs * place / (_NUM_PROBES - 1) for place in range(_NUM_PROBES)]
+    epochs = [num_epochs * probe / (_NUM_PROBES - 1) for probe in range(_NUM_PROBES)]
     try:
         forwards, backwards = ({epoch: scale_of(schedule, epoch, num_epochs) for epoch in order} for order in (epochs, epochs[::-1]))
     except RunFailedError as error:  # where nothing has run yet

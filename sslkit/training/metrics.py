@@ -1,126 +1,108 @@
-"""The log of a training loop: what observers hear of steps, and what is measured in them, read once in a while."""
+"""Means and predictions over many batches: what was measured waits on the device, and is read together."""
 
-import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from sslkit.contract.evaluator import RunContext
-from sslkit.contract.events import FitStart, StepEnd
-from sslkit.contract.objective import Mean, StepOutput
-from sslkit.training.divergence import LossWatch, StepFacts
-from sslkit.training.gradients import weight_norm
-from sslkit.training.handover import check_means
-from sslkit.training.state import TrainState
-
-MAX_WAITING = 1000
-"""Steps that may wait on the device to be read: with a huge ``log_every`` they would fill it."""
+from sslkit.contract.objective import Mean, Prediction
 
 
-class StepLog:
-    """Tells observers of steps, and reads what was measured in them every ``log_every`` of them.
+class Meters:
+    """Sums of totals and counts by metric name, in float64 on the host, in the order of the steps whenever they are read."""
 
-    Args:
-        state: of the loop.
-        context: where it runs.
-        watch: sees each step once it is read.
-    """
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, float]] = {}
+        self._waiting: list[_Row] = []
 
-    def __init__(self, state: TrainState, context: RunContext, watch: LossWatch) -> None:
-        self._state = state
-        self._context = context
-        self._watch = watch
-        self._waiting: list[tuple[str, int, float]] = []  # phase, step and learning rate
-        self._begun = False
-        self._images = 0
-        self._since = time.perf_counter()
-
-    def begin(self, num_epochs: int) -> None:
-        """Once the first epoch's length is known: announce the fit."""
-        if self._begun:
-            return
-        self._begun = True
-        state, context = self._state, self._context
-        context.emit(
-            FitStart(
-                stage=context.stage,
-                part=context.part,
-                step=state.step,
-                num_steps=state.step + (num_epochs - state.epoch) * state.num_batches - state.batch,
-                num_epochs=num_epochs,
-                measured=state.begins_epoch and state.step > 0,
-            )
-        )
-        self.restart_clock()
-
-    def begin_again(self) -> None:
-        """After a roll-back: what was told of later steps is void, and the next ``begin`` says from where it goes on."""
-        self._begun = False
-        self._waiting = []
-        self._watch.forget()
-
-    def restart_clock(self) -> None:
-        """Leave what was no training out of the throughput."""
-        self._images = 0
-        self._since = time.perf_counter()
-
-    @property
-    def due(self) -> bool:
-        """Whether metrics are read after the coming step. A short fit must leave a line too."""
-        return (self._state.step + 1) % self._context.runtime.log_every == 0 or self._state.ends_with_next_step
-
-    def note(self, phase: str, output: StepOutput, gradient_norm: Tensor | None) -> None:
-        """Add a step's loss and metrics to the means, without reading them."""
-        state = self._state
-        measured = {"loss": output.loss} if gradient_norm is None else {"loss": output.loss, "gradient_norm": gradient_norm}
-        metrics = {name: Mean(value, 1) for name, value in measured.items()} | output.metrics
-        if len(state.optimizers) > 1:
-            metrics = {f"{phase}_{name}": mean for name, mean in metrics.items()}
-        state.meters.add(metrics, watched=list(measured.values()))
-        self._waiting.append((phase, state.step + 1, state.learning_rate))
-
-    def check(self) -> None:
-        """Read what was noted, and look at it and at the weights; costs a host sync.
-
-        A gradient whose norm nobody asked for shows in the next step's loss, or in the weights if there was none.
-
-        Raises:
-            DivergedError: a step was bad.
-        """
-        waiting, self._waiting = self._waiting, []
-        watched = self._state.meters.settle()
-        if not waiting:
-            return
-        steps = [StepFacts(*noted, *values) for noted, values in zip(waiting, watched, strict=True)]
-        steps[-1] = steps[-1]._replace(weight_norm=float(weight_norm(self._state.optimizers.values())))
-        for facts in steps:
-            self._watch.see(facts)
-
-    def step(self, num_images: int, *, logged: bool) -> None:
-        """After an optimiser step.
+    def add(self, metrics: Mapping[str, Mean], watched: Sequence[Tensor] = ()) -> None:
+        """Add one step's means. Costs one operation, whose result waits for :meth:`settle`, and no host sync.
 
         Args:
-            num_images: that it was made with.
-            logged: whether metrics are read: what ``due`` said before it.
-
-        Raises:
-            DivergedError: out of ``check``, before the numbers of a diverged step are logged.
+            metrics: by name; other ones than in the step before, if need be.
+            watched: 0-dim tensors that are handed back as they are.
         """
-        state, context = self._state, self._context
-        self._images += num_images
-        metrics: dict[str, float] = {}
-        if logged or len(self._waiting) >= MAX_WAITING:
-            self.check()
-        if logged:
-            means = state.meters.read()
-            check_means(state.objective, means, context.stage, f"in the steps up to {state.step}")
-            metrics = {**means, "lr": state.learning_rate, "images_per_second": self._throughput()}
-            state.meters.clear()
-            self.restart_clock()
-        context.emit(
-            StepEnd(
-                stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, num_images=num_images, metrics=metrics
-            )
-        )
+        counts = {name: None if isinstance(mean.num, Tensor) else mean.num for name, mean in metrics.items()}
+        scalars = [_exact(part) for mean in metrics.values() for part in mean if isinstance(part, Tensor)]
+        with torch.no_grad():
+            values = torch.stack([*watched, *scalars])  # a copy: a CUDA graph writes the next step's into the same memory
+        self._waiting.append(_Row(len(watched), counts, values))
 
-    def _throughput(self) -> float:
-        return self._images / max(time.perf_counter() - self._since, 1e-9)
+    def settle(self) -> list[list[float]]:
+        """Read what waits, with one host sync, and sum it up.
+
+        Returns:
+            What was watched in each step since the last time.
+        """
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return []
+        values = iter(torch.cat([row.values for row in waiting]).tolist())
+        watched = []
+        for row in waiting:
+            watched.append([next(values) for _ in range(row.num_watched)])
+            for name, count in row.counts.items():
+                total, num = self._sums.get(name, (0.0, 0.0))
+                self._sums[name] = total + next(values), num + (next(values) if count is None else count)
+        return watched
+
+    def read(self) -> dict[str, float]:
+        """The means so far, by name; what was never counted is left out."""
+        self.settle()
+        return {name: total / num for name, (total, num) in self._sums.items() if num}
+
+    def clear(self) -> None:
+        """Begin a new mean."""
+        self._sums = {}
+        self._waiting = []
+
+    def state(self) -> dict[str, Tensor]:
+        """The sums by name, for a checkpoint: (2,) float64, total and count."""
+        self.settle()
+        return {name: torch.tensor(pair, dtype=torch.float64) for name, pair in self._sums.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from :meth:`state`."""
+        self.clear()
+        for name, pair in state.items():
+            total, num = pair.tolist()
+            self._sums[name] = total, num
+
+
+class _Row(NamedTuple):
+    """What one step measured.
+
+    Attributes:
+        num_watched: how many of the values are watched; they come first.
+        counts: by metric; None where the count is a tensor too, and follows upon its total.
+        values: (num_watched + totals and counts,) on the device.
+    """
+
+    num_watched: int
+    counts: Mapping[str, float | None]
+    values: Tensor
+
+
+def _exact(value: Tensor) -> Tensor:
+    """An integer beside losses would become float32, which cannot count beyond 16 million. Apple's GPUs have nothing longer."""
+    return value if value.is_floating_point() or value.device.type == "mps" else value.double()
+
+
+class Predictions:
+    """Gathers what classifiers predict, batch after batch."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[Prediction]] = {}
+
+    def add(self, predictions: Mapping[str, Prediction]) -> None:
+        """Add one batch's: copies, because a CUDA graph writes the next batch's into the same memory."""
+        for name, prediction in predictions.items():
+            self._parts.setdefault(name, []).append(Prediction(prediction.logits.detach().clone(), prediction.targets.clone()))
+
+    def read(self) -> dict[str, Prediction]:
+        """All of them by name, on the CPU: logits (M, K) float32, targets (M,) int64."""
+        return {
+            name: Prediction(torch.cat([part.logits for part in parts]).float().cpu(), torch.cat([part.targets for part in parts]).cpu())
+            for name, parts in self._parts.items()
+        }

@@ -1,14 +1,14 @@
-"""All that an optimiser's ``state_dict`` holds, for a checkpoint: state, parameter groups, and whatever a subclass adds."""
+"""All that an optimizer's ``state_dict`` holds, for a checkpoint: taken apart into tensors and JSON values, put together to the bit. No pickle."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sslkit.contract.class_address import provenance_of
-from sslkit.contract.errors import PluginError, RunFailedError
-from sslkit.training.nested import UnsavableError, put_together, same, take_apart
+from sslkit.contract.errors import PluginError, RunFailedError, SslkitError
 
 
 def capture_optimizer(optimizer: torch.optim.Optimizer, name: str) -> tuple[Any, dict[str, Tensor]]:
@@ -24,7 +24,7 @@ def capture_optimizer(optimizer: torch.optim.Optimizer, name: str) -> tuple[Any,
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, plain: Any, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-    """Give a new optimiser the state of one that was captured, to the bit.
+    """Give a new optimizer the state of one that was captured, to the bit.
 
     Args:
         optimizer: built as that one was.
@@ -40,7 +40,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, plain: Any, tensors: Map
     _undo_casts(optimizer, saved["state"])
     if not same(optimizer.state_dict(), saved):
         raise RunFailedError(
-            f"{provenance_of(type(optimizer))}: load_state_dict does not restore what state_dict gave, so a run with it cannot go on"
+            f"{provenance_of(type(optimizer))}: load_state_dict does not restore what state_dict gave, so a run with it cannot be resumed"
         )
 
 
@@ -62,3 +62,105 @@ def _as_saved(loaded: Any, saved: Any) -> Any:
     if isinstance(loaded, list | tuple) and isinstance(saved, list | tuple) and len(loaded) == len(saved):
         return type(loaded)(map(_as_saved, loaded, saved))
     return loaded
+
+
+class UnsavableError(SslkitError):
+    """A value that neither JSON nor safetensors can hold.
+
+    Args:
+        path: where it stands.
+        value: what it is.
+    """
+
+    def __init__(self, path: str, value: object) -> None:
+        allowed = "numbers, strings, None, plain tensors, and dicts, lists and tuples of them"
+        super().__init__(f"{path} is of the type {type(value).__module__}.{type(value).__qualname__}", allowed=allowed)
+
+
+def take_apart(value: Any, path: str) -> tuple[Any, dict[str, Tensor]]:
+    """Separate what JSON can hold from tensors.
+
+    Args:
+        value: nested as deep as you like.
+        path: of the value, which the tensors' names begin with.
+
+    Returns:
+        JSON values without NaN, and the tensors that they name.
+
+    Raises:
+        UnsavableError: names the value that cannot be held.
+    """
+    tensors: dict[str, Tensor] = {}
+    return _take_apart(value, path, path, tensors), tensors
+
+
+def _take_apart(value: Any, path: str, prefix: str, tensors: dict[str, Tensor]) -> Any:  # noqa: PLR0911 - one for each type
+    if value is None or isinstance(value, bool | str) or type(value) is int:
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"float": str(float(value))}
+    if isinstance(value, list):
+        return [_take_apart(inner, f"{path}[{index}]", prefix, tensors) for index, inner in enumerate(value)]
+    if isinstance(value, tuple):
+        return {"tuple": _take_apart(list(value), path, prefix, tensors)}
+    if isinstance(value, Mapping):  # in pairs, as JSON would make strings of keys that are numbers
+        return {"dict": [[_take_apart(part, f"{path}.{key}", prefix, tensors) for part in (key, inner)] for key, inner in value.items()]}
+    if type(value) is torch.dtype:
+        return {"dtype": str(value).removeprefix("torch.")}
+    if type(value) not in (Tensor, nn.Parameter) or value.layout is not torch.strided or value.is_quantized:
+        raise UnsavableError(path, value)
+    name = f"{prefix}.{len(tensors)}"  # keys may hold any characters, and two paths could read the same
+    tensors[name] = value.detach()
+    return {"tensor": name, "device": value.device.type, "order": _memory_order(value)}
+
+
+def put_together(plain: Any, tensors: Mapping[str, Tensor], device: torch.device) -> Any:  # noqa: PLR0911 - one for each type
+    """What :func:`take_apart` was given.
+
+    Args:
+        plain: the JSON values.
+        tensors: by name, on the CPU, contiguous.
+        device: where those tensors go that were not on the CPU.
+    """
+    if isinstance(plain, list):
+        return [put_together(inner, tensors, device) for inner in plain]
+    if not isinstance(plain, dict):
+        return plain
+    if "float" in plain:
+        return float(plain["float"])
+    if "tuple" in plain:
+        return tuple(put_together(plain["tuple"], tensors, device))
+    if "dict" in plain:
+        return {put_together(key, tensors, device): put_together(inner, tensors, device) for key, inner in plain["dict"]}
+    if "dtype" in plain:
+        return _DTYPES[plain["dtype"]]
+    order = plain["order"]
+    back = [order.index(dim) for dim in range(len(order))]
+    ordered = tensors[plain["tensor"]].permute(order).contiguous().permute(back)
+    return ordered if plain["device"] == "cpu" else ordered.to(device)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are equal to the bit, wherever their tensors are."""
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        alike = isinstance(one, Tensor) and isinstance(other, Tensor) and one.dtype == other.dtype and one.shape == other.shape
+        return alike and torch.equal(_bits(one), _bits(other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other or (one != one and other != other)  # noqa: PLR0124 - NaN
+
+
+_DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if type(value) is torch.dtype}
+
+
+def _memory_order(tensor: Tensor) -> list[int]:
+    """The dimensions from the outermost in memory to the innermost; as they are numbered where that will do, or there is no such order."""
+    numbered = list(range(tensor.ndim))
+    order = sorted(numbered, key=lambda dim: (tensor.shape[dim] == 1, -tensor.stride(dim)))  # the stride of a single entry says nothing
+    return order if not tensor.is_contiguous() and tensor.permute(order).is_contiguous() else numbered
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8)

@@ -1,9 +1,10 @@
-"""The optimisers that a recipe's ``optimizer`` table can name."""
+"""The optimizers that a recipe's ``optimizer`` table can name."""
 
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+from typing_extensions import override
 
 from sslkit.contract.errors import OptionError
 from sslkit.contract.training import OptimizerFactory
@@ -33,8 +34,8 @@ class SGD(OptimizerFactory):
         if self.nesterov and self.momentum == 0.0:
             raise OptionError("nesterov", "needs momentum", found=True, fix="set momentum above 0 or nesterov = false")
 
+    @override
     def build(self, groups: list[dict]) -> torch.optim.Optimizer:
-        """See :class:`OptimizerFactory`."""
         optimizer = torch.optim.SGD(
             groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay, fused=_fused(groups)
         )
@@ -67,8 +68,8 @@ class AdamW(OptimizerFactory):
         if self.eps <= 0.0:
             raise OptionError("eps", "must be positive", found=self.eps)
 
+    @override
     def build(self, groups: list[dict]) -> torch.optim.Optimizer:
-        """See :class:`OptimizerFactory`."""
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=_fused(groups))
 
 

@@ -1,4 +1,4 @@
-"""What can be said of training, the same in every stage that trains."""
+"""The options of training, the same in every stage that trains."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ MAX_SNAPSHOTS = 1000
 class OnNan(Checked):
     """What to do when the loss or its gradient is no longer finite, or explodes.
 
-    The fit goes back to the beginning of the epoch in which that happened, and on with a lower learning rate.
+    The fit goes back to the beginning of the epoch in which that happened, and continues with a lower learning rate.
 
     Attributes:
         retries: how many times; 0: stop at the first.
@@ -45,7 +45,7 @@ class TrainingOptions(Checked):
 
     Attributes:
         epochs: passes over the images.
-        batch_size: images an optimiser step, over all processes, before a task multiplies them into views.
+        batch_size: images per optimizer step, over all processes, before a task multiplies them into views.
         optimizer: one for all phases, or one for each phase by name.
         schedule: of the learning rate.
         augment: done once per image, on training images only.
@@ -85,7 +85,7 @@ class TrainingOptions(Checked):
             )
 
     def check_phases(self, phases: Sequence[str]) -> None:
-        """Refuse optimisers for other phases than there are.
+        """Refuse optimizers for other phases than there are.
 
         Raises:
             OptionError: names ``optimizer``.
@@ -99,15 +99,15 @@ class TrainingOptions(Checked):
                 self.optimizer_of(phase)
 
     def optimizer_of(self, phase: str) -> OptimizerFactory:
-        """The optimiser of one phase.
+        """The optimizer of one phase.
 
         Raises:
-            OptionError: optimisers are given per phase, and this phase has none.
+            OptionError: optimizers are given per phase, and this phase has none.
         """
         if isinstance(self.optimizer, OptimizerFactory):
             return self.optimizer
         if phase not in self.optimizer:
-            raise OptionError("optimizer", f"no optimiser for phase {phase!r}", found=list(self.optimizer))
+            raise OptionError("optimizer", f"no optimizer for phase {phase!r}", found=list(self.optimizer))
         return self.optimizer[phase]
 
 

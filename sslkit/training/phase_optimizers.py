@@ -1,4 +1,4 @@
-"""The optimisers of a fit, one a phase: that they train what the objective says, all of it and once."""
+"""The optimizers of a fit, one per phase: that they train what the objective says, all of it and once."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,12 +22,12 @@ _SHOWN = 5
 
 
 def build_optimizers(objective: Objective, training: TrainingOptions) -> dict[str, Optimizer]:
-    """One optimiser a phase; every parameter group knows its base rate.
+    """One optimizer per phase; every parameter group knows its base rate.
 
     Raises:
-        OptionError: optimisers are given by phase, and not for these phases.
-        PluginError: the objective's groups are not what they should be, or the optimiser is not what its factory was asked for;
-            parameters that are trained by no optimiser, or by several, are named.
+        OptionError: optimizers are given by phase, and not for these phases.
+        PluginError: the objective's groups are not what they should be, or the optimizer is not what its factory was asked for;
+            parameters that are trained by no optimizer, or by several, are named.
     """
     training.check_phases(objective.phases)
     groups = _groups_of(objective)
@@ -97,11 +97,11 @@ def _build(training: TrainingOptions, phase: str, groups: list[dict[str, Any]], 
         what = (
             f"{provenance_of(type(factory))}: {type(optimizer).__name__} computes the loss again within a step, which the loop does not do"
         )
-        raise PluginError(what, fix="build an optimiser whose step() needs no closure")
+        raise PluginError(what, fix="build an optimizer whose step() needs no closure")
     _check_keys(groups, optimizer, objective)
     scales = {id(parameter): float(group.get("lr_scale", 1.0)) for group in groups for parameter in map(_bare, group["params"])}
     _check_complete(scales, optimizer, phase, objective)
-    for group in optimizer.param_groups:  # an optimiser may divide groups further
+    for group in optimizer.param_groups:  # an optimizer may divide groups further
         base, found = finite_number(group.get("lr")), {scales[id(parameter)] for parameter in group["params"]}
         if base is None or len(found) > 1:
             problem = "puts parameters of different lr_scale into one group" if len(found) > 1 else "has a group without a number 'lr'"
@@ -138,7 +138,7 @@ def _check_complete(asked: Mapping[int, float], optimizer: Optimizer, phase: str
 
 
 def _check_coverage(objective: Objective, optimizers: Iterable[Optimizer]) -> None:
-    """Every parameter that can be trained is, by one optimiser, and no other."""
+    """Every parameter that can be trained is, by one optimizer, and no other."""
     trained = Counter(id(parameter) for optimizer in optimizers for parameter in parameters_of(optimizer))
     own = {id(parameter): parameter for parameter in objective.parameters()}
     frozen = {id(parameter) for name in objective.frozen for parameter in objective.get_submodule(name).parameters()}

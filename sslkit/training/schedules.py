@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import final
 
+from typing_extensions import override
+
 from sslkit.contract.errors import OptionError
 from sslkit.contract.training import Schedule
 
@@ -30,13 +32,13 @@ class Step(Schedule):
         if not 0.0 < self.gamma <= 1.0:
             raise OptionError("gamma", "is out of range", found=self.gamma, allowed="0 < gamma <= 1")
 
+    @override
     def scale(self, epoch: float, num_epochs: float) -> float:
-        """See :class:`Schedule`."""
         drops = sum(epoch >= milestone for milestone in self.milestones)
         return warmup(epoch, self.warmup_epochs) * self.gamma**drops
 
+    @override
     def notes(self, num_epochs: float) -> list[str]:
-        """See :class:`Schedule`."""
         late = [milestone for milestone in self.milestones if milestone >= num_epochs]
         unused = [f"milestones: {', '.join(f'{each:g}' for each in late)} of {num_epochs:g} epochs change nothing"] if late else []
         return [*_notes(self.warmup_epochs, num_epochs), *unused]
@@ -60,16 +62,16 @@ class Cosine(Schedule):
         if not 0.0 <= self.final <= 1.0:
             raise OptionError("final", "is out of range", found=self.final, allowed="0 <= final <= 1")
 
+    @override
     def scale(self, epoch: float, num_epochs: float) -> float:
-        """See :class:`Schedule`."""
         if epoch < self.warmup_epochs:
             return warmup(epoch, self.warmup_epochs)
         remaining = num_epochs - self.warmup_epochs
         progress = min(1.0, (epoch - self.warmup_epochs) / remaining) if remaining > 0 else 1.0
         return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
+    @override
     def notes(self, num_epochs: float) -> list[str]:
-        """See :class:`Schedule`."""
         return _notes(self.warmup_epochs, num_epochs)
 
 
@@ -87,12 +89,12 @@ class Constant(Schedule):
     def __post_init__(self) -> None:
         _check_warmup(self.warmup_epochs)
 
+    @override
     def scale(self, epoch: float, num_epochs: float) -> float:
-        """See :class:`Schedule`."""
         return warmup(epoch, self.warmup_epochs)
 
+    @override
     def notes(self, num_epochs: float) -> list[str]:
-        """See :class:`Schedule`."""
         return _notes(self.warmup_epochs, num_epochs)
 
 

@@ -1,38 +1,39 @@
 """Everything about a training loop that must survive an interruption."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from typing_extensions import override
 
 from sslkit.contract.errors import ArtifactError
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Notice
-from sslkit.contract.objective import Objective
-from sslkit.training.batch_source import BatchSource, training_batches
+from sslkit.contract.objective import Objective, TrainContext
 from sslkit.training.checkpoints import Checkpoint
-from sslkit.training.features import extract_features
+from sslkit.training.features import BatchSource, extract_features
 from sslkit.training.handover import check_schedule, checked_indices, scale_of, scheduled_value
-from sslkit.training.meters import Meters
+from sslkit.training.metrics import Meters
 from sslkit.training.optimizer_state import capture_optimizer, restore_optimizer
 from sslkit.training.options import TrainingOptions
 from sslkit.training.phase_optimizers import build_optimizers, rate_of, set_rates
 from sslkit.training.seeds import derive_seed, global_generators, make_generator
 
 
-class TrainState:
-    """The state of one fit; also the :class:`~sslkit.contract.objective.TrainContext` that an objective's hooks see.
+class TrainState(TrainContext):
+    """The state of one fit, which an objective's hooks see as a :class:`TrainContext`.
 
     Attributes:
         epoch: epochs completed.
         batch: batches of the current epoch completed.
-        step: optimiser steps completed.
+        step: optimizer steps completed.
         order: (M,) int64, the images of the current epoch in order; None between epochs.
         optimizers: by phase.
         meters: of the training steps since the last log.
-        rollbacks: how often the fit went back to the beginning of an epoch, and on at a lower rate.
+        rollbacks: how often the fit went back to the beginning of an epoch, to continue at a lower rate.
     """
 
     def __init__(self, objective: Objective, train: BatchSource, training: TrainingOptions, context: RunContext) -> None:
@@ -55,8 +56,8 @@ class TrainState:
         self._schedule: dict[str, float] = {}
 
     @property
+    @override
     def schedule(self) -> Mapping[str, float]:
-        """See :class:`~sslkit.contract.objective.TrainContext`."""
         return self._schedule
 
     @property
@@ -82,7 +83,7 @@ class TrainState:
 
     @property
     def lr_factor(self) -> float:
-        """On the schedule's learning rate: below 1 after a roll-back."""
+        """On the schedule's learning rate: below 1 after a rollback."""
         return self._training.on_nan.lr_factor**self.rollbacks
 
     @property
@@ -100,20 +101,20 @@ class TrainState:
         """Whether one step is left of the whole fit."""
         return self.batch + 1 == self.num_batches and self.epoch + 1 == self._training.epochs
 
+    @override
     def generator(self, purpose: str) -> Generator:
-        """See :class:`~sslkit.contract.objective.TrainContext`."""
         return self._generator(f"objective/{purpose}", torch.device("cpu"))  # apart from the loop's own
 
     def device_generator(self, purpose: str) -> Generator:
         """As ``generator``, on the compute device."""
         return self._generator(purpose, self._context.device)
 
+    @override
     def embed(self, layer: str) -> Tensor:
-        """See :class:`~sslkit.contract.objective.TrainContext`."""
         return extract_features(self.objective.exported_backbone(), self._train, [layer], self._context.autocast)[layer]
 
+    @override
     def reset_optimizer_state(self, module: nn.Module) -> None:
-        """See :class:`~sslkit.contract.objective.TrainContext`."""
         for optimizer in self.optimizers.values():
             for parameter in module.parameters():
                 optimizer.state.pop(parameter, None)
@@ -173,7 +174,7 @@ class TrainState:
         return {phase: plain for phase, (plain, _) in captured.items()}, tensors
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from what :meth:`capture` gave.
+        """Resume from what :meth:`capture` gave.
 
         Raises:
             ArtifactError: the checkpoint belongs to another model or to other data.
@@ -233,6 +234,22 @@ class TrainState:
             seed = derive_seed(self._context.seed, self._context.stage, self._context.part, purpose)
             self._generators[key] = make_generator(seed, device)
         return self._generators[key]
+
+
+@lru_cache(maxsize=16)
+def training_batches(num_images: int, batch_size: int) -> tuple[int, ...]:
+    """The sizes of an epoch's batches in training, where every image counts once.
+
+    All are full but the last. Where fewer images than half a batch would be left for that, the last two batches share theirs evenly: a
+    step on a handful weighs as much as any other and its BatchNorm statistics are noise, and one image has none at all. So no batch is
+    smaller than half of ``batch_size``, where there are that many images, and an objective may divide it further. The number of steps
+    stays the same; only of batches of two, a third image joins the last.
+    """
+    full, rest = divmod(num_images, batch_size)
+    if not full or not 0 < rest < max(2, batch_size / 2):
+        return (batch_size,) * full + (rest,) * (rest > 0)
+    shared = batch_size + rest
+    return (batch_size,) * (full - 1) + ((shared - shared // 2, shared // 2) if shared > 3 else (shared,))
 
 
 def _device_of(states: Mapping[str, Tensor]) -> str:

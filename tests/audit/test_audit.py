@@ -28,9 +28,8 @@ from sslkit import (
     TrainingOptions,
 )
 from sslkit.audit.finding import Finding
-from sslkit.audit.options import AuditOptions
 from sslkit.audit.sources import SOURCES
-from sslkit.audit.task_audit import audit_task
+from sslkit.audit.task_audit import AuditOptions, audit_task
 from sslkit.contract.runtime import Runtime
 from sslkit.testing.specimens import TinyBackbone
 from sslkit_rotnet import RotNet

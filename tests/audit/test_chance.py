@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sslkit.audit.intervals import Estimate, accuracy, groups_of, pairs
+from sslkit.audit.finding import Estimate, accuracy, groups_of, pairs
 from sslkit.contract.objective import Prediction
 
 

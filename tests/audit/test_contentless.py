@@ -13,13 +13,15 @@ from sslkit.audit.sources import (
     NOISE,
     SOURCES,
     Shape,
+    Spectrum,
+    frequencies,
     isotropic_noise,
     jpeg_noise,
+    measure_spectrum,
     patch_side,
     phase_scrambled,
     shuffled_patches,
 )
-from sslkit.audit.spectrum import Spectrum, frequencies, measure_spectrum
 
 
 def seeded(seed: int = 0) -> Generator:

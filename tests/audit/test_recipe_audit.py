@@ -14,13 +14,10 @@ from torch import Tensor, nn
 
 from sslkit import ArtifactError, Backbone, FeatureInfo, ImageSpec, Recipe, RecipeError, audit_recipe, load_recipe
 from sslkit.audit import recipe_audit
-from sslkit.audit.finding import Finding
-from sslkit.audit.intervals import Estimate, Pair
-from sslkit.audit.options import AuditOptions
+from sslkit.audit.finding import Estimate, Finding, Pair
 from sslkit.audit.recipe_audit import AuditReport
-from sslkit.audit.samples import MEASURED_IMAGES
 from sslkit.audit.sources import SOURCES
-from sslkit.audit.task_audit import BATCH_SIZE
+from sslkit.audit.task_audit import BATCH_SIZE, MEASURED_IMAGES, AuditOptions
 from sslkit.cli import commands as cli
 from sslkit.cli.console import print_audit
 from sslkit.recipe.stages import PretrainStage

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from sslkit import Arrays, DataError, Dataset, ImageSet, ImageSpec, Split
-from sslkit.audit.samples import MEASURED_IMAGES, draw_samples
 from sslkit.audit.sources import SOURCES
+from sslkit.audit.task_audit import MEASURED_IMAGES, draw_samples
 
 SPEC = ImageSpec(8, 8, "gray", (0.5,), (0.2,))
 
@@ -93,5 +93,5 @@ def test_both_kinds_of_noise_are_of_the_same_noise():
 
 
 def test_there_must_be_images():
-    with pytest.raises(DataError, match="the data set has no images to pretrain on"):
+    with pytest.raises(DataError, match="the dataset has no images to pretrain on"):
         draw_samples("isotropic_noise", NumberedData(splits={}), 20, 0)

@@ -18,8 +18,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from sslkit.backbones.from_timm import TimmBackbone
-from sslkit.backbones.hub_weights import file_name
+from sslkit.backbones.from_timm import TimmBackbone, hub_file
 from sslkit.contract.backbone import FeatureInfo
 from sslkit.contract.errors import BackboneError, OptionError
 from sslkit.contract.images import ImageSpec
@@ -374,7 +373,7 @@ def test_nothing_is_unpickled(hub_cache, tmp_path, monkeypatch):
 def test_every_model_with_weights_is_read_from_safetensors_or_refused():
     configs = {name: timm.get_pretrained_cfg(name) for name in timm.list_pretrained()}
     assert len(configs) > 1000
-    names = {name: file_name(config) for name, config in configs.items()}
+    names = {name: hub_file(config) for name, config in configs.items()}
     refused = {name for name, file in names.items() if not file}
     assert all(file.endswith(".safetensors") for file in names.values() if file)
     assert refused == {name for name, config in configs.items() if not config.hf_hub_id or str(config.hf_hub_filename).endswith(".npz")}
@@ -399,8 +398,8 @@ def test_every_model_with_weights_is_read_from_safetensors_or_refused():
 )
 def test_the_file_is_that_which_timm_prefers(given, file):
     config = timm.models.PretrainedCfg(hf_hub_id="timm/x", hf_hub_filename=given)
-    assert file_name(config) == file
-    assert file_name(dataclasses.replace(config, hf_hub_id=None)) == ""
+    assert hub_file(config) == file
+    assert hub_file(dataclasses.replace(config, hf_hub_id=None)) == ""
 
 
 @pytest.mark.parametrize("source", ["hf-hub:timm/resnet18.a1_in1k", "hf_hub:timm/resnet18.a1_in1k", "HF-HUB:a/b", "local-dir:{}", "{}"])

@@ -1,17 +1,15 @@
-import copy
 import math
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook
 
-from sslkit.backbones.blocks import ConvUnit, init_weights, nin_block
+from sslkit.backbones.blocks import init_weights, nin_block
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
-def test_conv_unit_is_convolution_batchnorm_relu(kernel_size):
-    unit = ConvUnit(2, 5, kernel_size).eval()
+def test_a_unit_is_convolution_batchnorm_relu(kernel_size):
+    (unit,) = nin_block(2, (5,), kernel_size).eval()
     conv, norm, _ = unit
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
@@ -26,54 +24,6 @@ def test_conv_unit_is_convolution_batchnorm_relu(kernel_size):
             expected[:, :, row, column] = torch.einsum("nchw,ochw->no", window, conv.weight)
     expected = (expected - norm.running_mean[:, None, None]) / (norm.running_var[:, None, None] + 1e-5).sqrt()
     torch.testing.assert_close(unit(x), expected.clamp_min(0))
-
-
-def test_a_conv_unit_in_training_equals_its_layers_one_by_one():
-    torch.manual_seed(0)
-    unit = ConvUnit(3, 24, 3).to(memory_format=torch.channels_last)
-    plain = copy.deepcopy(unit)
-    x = torch.randn(4, 3, 8, 8).to(memory_format=torch.channels_last)
-    weights = torch.randn(4, 24, 8, 8)
-    expected = x
-    for layer in plain:
-        expected = layer(expected)
-    actual = unit(x)
-    torch.testing.assert_close(actual, expected)
-    (actual * weights).sum().backward()
-    (expected * weights).sum().backward()
-    for ours, theirs in zip(unit.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)
-    for ours, theirs in zip(unit.buffers(), plain.buffers(), strict=True):
-        torch.testing.assert_close(ours, theirs)
-
-
-@pytest.mark.parametrize("which", [1, 2])
-def test_a_hook_on_a_layer_of_a_unit_is_heard(which):
-    unit = ConvUnit(3, 4, 1).to(memory_format=torch.channels_last)
-    heard = []
-    unit[which].register_forward_hook(lambda _layer, _inputs, output: heard.append(output))
-    y = unit(torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last))
-    assert len(heard) == 1
-    if which == 2:
-        assert heard[0] is y
-
-
-def test_a_hook_on_every_layer_is_heard_by_those_of_a_unit():
-    unit = ConvUnit(3, 4, 1).to(memory_format=torch.channels_last)
-    heard = []
-    handle = register_module_forward_hook(lambda layer, _inputs, _output: heard.append(layer))
-    try:
-        unit(torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last))
-    finally:
-        handle.remove()
-    assert heard == [*unit, unit]
-
-
-def test_a_layer_put_in_the_place_of_batchnorm_is_used():
-    unit = ConvUnit(3, 4, 1)
-    unit[1] = nn.GroupNorm(2, 4)
-    x = torch.randn(2, 3, 4, 4)
-    torch.testing.assert_close(unit(x), unit[1](unit[0](x)).relu())
 
 
 def test_nin_block_has_one_spatial_unit_then_1x1_units():

@@ -32,10 +32,9 @@ def lines() -> Iterator[tuple[str, ...]]:
             yield axis, point, shown(found["images_per_s"])
     for command, seconds in report("startup")["seconds"].items():
         yield command, shown(seconds)
-    for name in ("step_profile", "step_profile_unfused"):
-        for part, found in report(name)["groups"].items():
-            if found["ms"]:
-                yield part, number(found["ms"])
+    for part, found in report("step_profile")["groups"].items():
+        if found["ms"]:
+            yield part, number(found["ms"])
 
 
 @pytest.mark.parametrize("cells", list(lines()), ids="/".join)
@@ -49,8 +48,6 @@ def test_the_headline_ratios_are_those_of_the_reports() -> None:
     for spread in (
         pretraining["end_to_end_over_limit"],
         pretraining["end_to_end_over_common"],
-        report("kernels")["limit_over_unfused_limit"],
-        report("kernels_quarter_width")["limit_over_unfused_limit"],
         *report("scaling")["four_layers_over_deepest_alone"].values(),
     ):
         assert shown(spread) in TEXT

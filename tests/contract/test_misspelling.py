@@ -17,7 +17,7 @@ from sslkit import (
 from sslkit.catalog.catalog import KINDS
 from sslkit.contract.misspelling import _overridable
 from sslkit.data.cache import OpenedDataset
-from sslkit.training.objective_check import check_objective
+from sslkit.training.handover import check_objective
 from tests.contract.families import FAMILIES
 from tests.data.test_validation import Foreign, Lazy
 from tests.evaluators.labeled import network

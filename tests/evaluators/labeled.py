@@ -44,7 +44,7 @@ def training(**options: Any) -> TrainingOptions:
 
 
 class Steps:
-    """Counts optimiser steps, and asks to stop after so many of them.
+    """Counts optimizer steps, and asks to stop after so many of them.
 
     ``context(**steps.watch)`` makes it listen.
     """

@@ -15,7 +15,6 @@ from sslkit.data.loader import Loader
 from sslkit.evaluators import feature_cache as frozen_trunk
 from sslkit.evaluators.classifier import Classifier, Fitted, FrozenFeatures, build_heads, check_head, check_layers, fit_classifier
 from sslkit.storage.tensor_file import load_tensors
-from sslkit.training.conv_bn_folding import folded
 from sslkit.training.state import TrainState
 from tests.contract.miniatures.backbones import TinyConv
 from tests.evaluators.labeled import CPU, NUM_CLASSES, Steps, changed, context, copy_of, images_through, labeled, network, training
@@ -41,7 +40,7 @@ def fit(backbone: Backbone, layers: Iterable[str] = ("stem", "body"), *, freeze:
 
 def objective(*, freeze: bool = True, **options: Any) -> Classifier:
     backbone = network(dropout=0.0)
-    frozen = FrozenFeatures(backbone) if freeze else None
+    frozen = FrozenFeatures() if freeze else None
     return Classifier(backbone, build_heads("linear", ("stem", "body"), backbone, DATA, context()), DATA, frozen=frozen, **options)
 
 
@@ -174,8 +173,7 @@ def test_layers_side_by_side_equal_each_layer_alone():
         assert same(head[layer], heads[layer])
 
 
-def test_all_layers_share_one_forward_pass_that_stops_at_the_deepest(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(frozen_trunk, "folded", lambda backbone, _layers: backbone)  # a copy would write down its own calls
+def test_all_layers_share_one_forward_pass_that_stops_at_the_deepest():
     backbone = network(Counting)
     heads = build_heads("linear", ("stem", "body"), backbone, DATA, context())
     calls = backbone.__dict__["calls"]
@@ -297,7 +295,7 @@ def test_resuming_computes_the_features_that_are_still_needed(num_steps: int, bu
     backbone = network()
     sizes = images_through(backbone)
     fit(backbone, folder=tmp_path)
-    overhead = 3 * 2 + 1 + 1  # to fold the network, to learn the shapes, and their size in bytes
+    overhead = 1 + 1  # to learn the shapes, and their size in bytes
     left = 0 if num_steps == 8 else 30 if budget else 60 - 3 * 8
     assert sum(sizes) == overhead + left + 15
 
@@ -321,7 +319,7 @@ def test_kept_features_train_the_same_heads_as_computed_ones(
         surroundings = context(autocast=autocast)
         heads = build_heads(kind, ("stem", "body"), backbone, DATA, surroundings)
         fitted = fit_classifier(backbone, heads, DATA, settings, surroundings, freeze=True, subset=subset)
-        assert sum(sizes) == 8 + (54 if size else 90) + 15
+        assert sum(sizes) == 2 + (54 if size else 90) + 15
         found.append((fitted, copy_of(nn.ModuleDict(heads))))
     (kept, kept_heads), (computed, computed_heads) = found
     tolerance = 1e-4 if autocast is None else 0.05
@@ -332,26 +330,13 @@ def test_kept_features_train_the_same_heads_as_computed_ones(
         torch.testing.assert_close(tensor, computed_heads[name], rtol=tolerance, atol=tolerance)
 
 
-def test_the_copy_that_computes_features_is_no_part_of_the_classifier():
-    backbone = network()
-    heads = build_heads("linear", ("stem", "body"), backbone, DATA, context())
-    network_of_its_own = folded(backbone, ["stem", "body"])
-    assert network_of_its_own is not backbone
-    classifier = Classifier(backbone, heads, DATA, frozen=FrozenFeatures(network_of_its_own))
-    plain = Classifier(backbone, heads, DATA, frozen=FrozenFeatures(backbone))
-    assert list(classifier.state_dict()) == list(plain.state_dict())
-    assert [name for name, _ in classifier.named_parameters()] == [name for name, _ in plain.named_parameters()]
-    classifier.train()
-    assert not any(module.training for module in network_of_its_own.modules())
-
-
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_its_forward_pass_is_one_graph_that_holds_no_weights(autocast: torch.dtype | None):
     """What is compiled for the first network must serve the second as well."""
     for seed in (0, 1):
         backbone = network(seed=seed)
         heads = build_heads("linear", ("stem", "body"), backbone, DATA, context())
-        classifier = Classifier(backbone, heads, DATA, frozen=FrozenFeatures(folded(backbone, ["stem", "body"]))).train()
+        classifier = Classifier(backbone, heads, DATA, frozen=FrozenFeatures()).train()
         compiled = torch.compile(classifier, backend="aot_eager", fullgraph=True)
         views = classifier.make_views(Batch(DATA.train.read(range(9)), torch.arange(9)), Generator(), train=True)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast is not None):

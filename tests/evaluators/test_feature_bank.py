@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 from sslkit import Augment, RunInterruptedError
 from sslkit.data.augment import Draws, draw
 from sslkit.data.loader import Loader
-from sslkit.evaluators.feature_bank import FeatureBank, all_draws, copy_numbers, num_copies, plain_copy
+from sslkit.evaluators.feature_cache import FeatureBank, all_draws, copy_numbers, num_copies, plain_copy
 from tests.contract.miniatures.images import TinyImages
 from tests.evaluators.labeled import CPU, context
 

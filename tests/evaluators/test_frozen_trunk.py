@@ -115,7 +115,7 @@ def test_features_are_kept_as_the_trained_part_of_each_head_takes_them(kind: Hea
 def test_the_network_is_given_each_copy_once():
     backbone = network()
     found = trunk([[0, 1, 2], [0, 1, 2, 3]], augment=FLIP, backbone=backbone)
-    sizes = images_through(found.network)
+    sizes = images_through(backbone)
     train = found.train(torch.tensor([0, 1, 2]))
     assert train is not None
     assert found.test is not None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import sslkit.evaluators.few_labels as module
-from sslkit import Augment, DataError, FeatureInfo, LabeledData, OptionError, RunInterruptedError, SemiSupervised
+from sslkit import ArtifactError, Augment, DataError, FeatureInfo, LabeledData, OptionError, RunInterruptedError, SemiSupervised
 from sslkit.data.arrays import ArraySet
 from sslkit.evaluators import feature_cache as frozen_trunk
 from sslkit.evaluators.classifier import Fitted, fit_classifier
@@ -165,12 +165,27 @@ def test_it_goes_on_in_the_k_in_which_it_was_stopped(freeze: bool, tmp_path: Pat
     with pytest.raises(RunInterruptedError, match=r"after 3 steps$"):  # of the second K, whose fit counts anew
         semi(freeze=freeze).evaluate(network(), DATA, context(folder=tmp_path, **Steps(11).watch))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "checkpoint-k1-000000008.safetensors",
+        "checkpoint-k1-result.safetensors",
         "checkpoint-k4-000000003.safetensors",
     ]
+    assert (tmp_path / "checkpoint-k1-result.safetensors").stat().st_size < 10_000  # no weights
     again = Steps()
     assert semi(freeze=freeze).evaluate(network(), DATA, context(folder=tmp_path, **again.watch)) == expected
     assert again.taken == 5  # the steps that were left
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_finished_fit_is_repeated_only_if_its_result_is_damaged(damaged: bool, tmp_path: Path):
+    evaluator = semi(freeze=False)
+    expected = evaluator.evaluate(network(), DATA, context(folder=tmp_path))
+    result = tmp_path / "checkpoint-k4-result.safetensors"
+    if damaged:
+        result.write_bytes(result.read_bytes()[:-3])
+    again = Steps()
+    assert evaluator.evaluate(network(), DATA, context(folder=tmp_path, **again.watch)) == expected
+    assert again.taken == (8 if damaged else 0)
+    with pytest.raises(ArtifactError, match=r"is a checkpoint of another fit \(training\.epochs: \d -> 9\)"):
+        semi(freeze=False, epochs=9).evaluate(network(), DATA, context(folder=tmp_path))
 
 
 # ------------------------------------------------------------------------------------------------------------ kept features
@@ -191,7 +206,7 @@ def test_the_network_is_given_no_image_twice_that_can_be_kept(options: dict, num
     evaluator = semi(**{"augment": Augment(horizontal_flip=True), **options})
     evaluator.evaluate(backbone, DATA, context())
     num_fits = sum(evaluator.subset_counts.values())
-    overhead = 3 * 2 + 1 + 1 + num_fits  # to fold the network, to learn the shapes for the heads and the bytes of the features
+    overhead = 1 + 1 + num_fits  # to learn the shapes for the heads and the bytes of the features
     assert sum(sizes) == overhead + num_images + 15
 
 

@@ -258,7 +258,6 @@ def test_the_environment_says_what_a_figure_needs_beside_it(whole: Whole):
         "python",
         "platform",
         "device",
-        "cpu_kernels",
         "threads",
         "versions",
         "plugins",

@@ -1,4 +1,4 @@
-"""Optimisers that keep their state in unusual places, each as short as it can be, and one factory for all."""
+"""Optimizers that keep their state in unusual places, each as short as it can be, and one factory for all."""
 
 import math
 from collections.abc import Callable

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sslkit import RunFailedError
-from sslkit.training.breakdown import explaining_breakdown
+from sslkit.training.device import explaining_breakdown
 
 CUDA = torch.device("cuda")
 WORK = "stage 'probe' (batch_size 512, images of 32 x 32 pixels)"
@@ -72,6 +72,6 @@ def test_other_errors_pass(error: Exception):
 def test_the_worker_of_somebody_elses_loader_that_dies_is_one_line_wherever_torch_raises_it():
     """Its handler of SIGCHLD raises in the midst of anything, ``backward()`` for one."""
     died = "DataLoader worker (pid 7) is killed by signal: Killed. "
-    line = r"^a process of a torch DataLoader died, .* in stage 'pretrain'; the same command goes on"
+    line = r"^a process of a torch DataLoader died, .* in stage 'pretrain'; the same command resumes"
     with pytest.raises(RunFailedError, match=line), explaining_breakdown("stage 'pretrain'", torch.device("cpu")):
         raise RuntimeError(died)

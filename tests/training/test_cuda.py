@@ -37,8 +37,7 @@ from sslkit.backbones.from_timm import TimmBackbone
 from sslkit.contract.events import Event
 from sslkit.contract.runtime import Runtime
 from sslkit.data.loader import Loader
-from sslkit.training.breakdown import explaining_breakdown
-from sslkit.training.device import configured, describe_device
+from sslkit.training.device import configured, describe_device, explaining_breakdown
 from sslkit.training.features import extract_features
 from sslkit.training.seeds import global_seed, make_generator
 from sslkit_rotnet import RotNet
@@ -136,8 +135,7 @@ def test_features_are_those_of_a_cpu_and_are_waited_for_once(build_backbone: Cal
             on_waiting("default")
     for layer in layers:
         torch.testing.assert_close(found[layer], expected[layer], rtol=1e-4, atol=1e-4)
-    if build_backbone is TinyTokens:  # has no BatchNorms, which are folded on the CPU
-        assert len([warning for warning in told if "synchronizing" in str(warning.message)]) == 1 + len(layers)
+    assert len([warning for warning in told if "synchronizing" in str(warning.message)]) == 1 + len(layers)
 
 
 # -------------------------------------------------------------------------------------------------------------- randomness
@@ -204,7 +202,7 @@ def test_global_generators_are_seeded_and_put_back():
 @pytest.mark.parametrize("options", COMPILED.values(), ids=COMPILED)
 @pytest.mark.parametrize("name", ["rotation", "dino", "gan"])
 def test_compiled_training_is_eager_training(name: str, options: dict[str, bool]):
-    """The rate changes every step; DINO has a schedule and buffers that ``forward`` moves, the GAN two phases and two optimisers."""
+    """The rate changes every step; DINO has a schedule and buffers that ``forward`` moves, the GAN two phases and two optimizers."""
     family = FAMILIES[name]._replace(backbone=partial(TinyConv, dropout=0.0))  # compiled dropout draws other numbers
     losses: list[list[float]] = []
     for way in ({}, options):
@@ -284,7 +282,7 @@ def test_memory_that_does_not_suffice_is_said_in_one_line():
 
 BROKEN = """
 import torch
-from sslkit.training.breakdown import explaining_breakdown
+from sslkit.training.device import explaining_breakdown
 from sslkit.contract.runtime import Runtime
 from sslkit.training.device import configured
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+import sslkit.training.fit as fit_module
 from sslkit import (
     SGD,
     Augment,
@@ -20,7 +21,6 @@ from sslkit import (
     TrainingOptions,
 )
 from sslkit.contract.events import Event
-from sslkit.training import forward_pass
 from sslkit.training.seeds import derive_seed, make_generator
 from tests.contract.miniatures.images import tiny_images
 from tests.training.brightness import IMAGES, PLAIN_SGD, Brightness, assert_same_state, logged, run
@@ -123,7 +123,7 @@ class TwoPhases(Brightness):
         return {phase: [{"params": list(self.get_submodule(phase).parameters())}] for phase in self.phases}
 
 
-def test_each_phase_has_its_optimiser_and_starts_without_gradients():
+def test_each_phase_has_its_optimizer_and_starts_without_gradients():
     ours, theirs = TwoPhases(), TwoPhases()
     events: list[Event] = []
     head_sgd = SGD(lr=0.3, momentum=0.0, nesterov=False, weight_decay=0.0)
@@ -146,8 +146,8 @@ def test_each_phase_has_its_optimiser_and_starts_without_gradients():
     assert {"head_loss", "backbone_loss", "head_too_bright", "backbone_too_bright", "lr"} < set(step.metrics)
 
 
-def test_a_phase_without_optimiser_is_an_error():
-    with pytest.raises(OptionError, match=r"^optimizer: no optimiser for phase 'backbone'; found \['head'\]"):
+def test_a_phase_without_optimizer_is_an_error():
+    with pytest.raises(OptionError, match=r"^optimizer: no optimizer for phase 'backbone'; found \['head'\]"):
         run(TwoPhases(), TrainingOptions(epochs=1, batch_size=8, optimizer={"head": SGD()}))
 
 
@@ -256,7 +256,7 @@ def test_measuring_does_not_change_training():
 def traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace as on a GPU, but run the graph as it is: a CPU would compile for minutes."""
     torch.compiler.reset()
-    monkeypatch.setattr(forward_pass, "compile_objective", lambda objective, **_: torch.compile(objective, backend="eager", fullgraph=True))
+    monkeypatch.setattr(fit_module, "compile_objective", lambda objective, **_: torch.compile(objective, backend="eager", fullgraph=True))
 
 
 @pytest.mark.usefixtures("traced_only")
@@ -283,7 +283,7 @@ def test_only_full_batches_of_training_are_compiled(monkeypatch: pytest.MonkeyPa
 
         return call
 
-    monkeypatch.setattr(forward_pass, "compile_objective", compile_objective)
+    monkeypatch.setattr(fit_module, "compile_objective", compile_objective)
     run(Brightness(), heldout=tiny_images(20), compile=True)  # batches of 8, 8, 6 and, held out, 8, 8, 4
     assert set(calls) == {(True, 8)}
     assert len(graphs) == 1

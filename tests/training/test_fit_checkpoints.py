@@ -331,7 +331,7 @@ def test_an_interrupted_fit_that_rolls_back_ends_with_the_same_bits(stops: list[
 
 
 def test_a_kill_at_the_beginning_of_an_epoch_keeps_what_was_measured_before(tmp_path: Path):
-    """The retreat of the second epoch is the newest checkpoint: the measurement after the first one does not come again."""
+    """The rollback point of the second epoch is the newest checkpoint: the measurement after the first one does not come again."""
     (tmp_path / "parts").mkdir()
 
     def killed(event: Event) -> None:
@@ -524,7 +524,7 @@ def test_a_checkpoint_of_another_machine_is_used_with_a_word_of_warning(tmp_path
     (notice,) = [event for event in events if isinstance(event, Notice)]
     assert notice.message == (
         f"the checkpoint was written on another machine or version (torch: 2.0.1 -> {torch.__version__}): "
-        "figures may differ in the last digits"
+        "results may differ in the last digits"
     )
 
 

@@ -84,7 +84,7 @@ def bare_steps(objective: Objective, images: ImageSet, augment: Augment, autocas
 
 
 def of_one_step(totals: list[Counter[str]]) -> Counter[str]:
-    """Neither the first, in which an optimiser makes its state, nor the last, in which metrics are read."""
+    """Neither the first, in which an optimizer makes its state, nor the last, in which metrics are read."""
     assert len(totals) >= 5
     return totals[3] - totals[2]
 
@@ -120,7 +120,7 @@ def probe(*layers: str) -> Callable[[ImageSet], Objective]:
         data = labeled()
         backbone = NIN(images.image, num_blocks=4, width=0.02).eval()
         heads = build_heads("linear", layers, backbone, data, make_context())
-        return Classifier(backbone, heads, data, frozen=FrozenFeatures(backbone))
+        return Classifier(backbone, heads, data, frozen=FrozenFeatures())
 
     return build
 

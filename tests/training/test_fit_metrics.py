@@ -22,7 +22,7 @@ from sslkit import (
 )
 from sslkit.contract.events import Event
 from sslkit.data.loader import Loader
-from sslkit.training import metrics as step_log
+from sslkit.training import measuring as step_log
 from tests.contract.contexts import make_context
 from tests.contract.families import FAMILIES, build
 from tests.contract.miniatures.images import tiny_images

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sslkit.training.gradients import clip_gradients, gradient_norm
+from sslkit.training.divergence import clip_gradients, gradient_norm
 
 CPU = torch.device("cpu")
 

@@ -228,7 +228,7 @@ def test_every_family_of_methods_passes(family: Family):
     ids=lambda evaluator: evaluator["name"],
 )
 @pytest.mark.parametrize("optimizer", [{"mian": "sgd"}, {"main": "sgd", "mian": "sgd"}, {}], ids=["other", "more", "none"])
-def test_optimisers_that_no_phase_of_a_classifier_has_are_refused(evaluator: dict[str, Any], optimizer: dict[str, Any]):
+def test_optimizers_that_no_phase_of_a_classifier_has_are_refused(evaluator: dict[str, Any], optimizer: dict[str, Any]):
     mine = recipe({"probe": {"weights": "random", "evaluator": {**evaluator, "batch_size": 8, "optimizer": optimizer}}})
     with pytest.raises(RecipeError, match=r"^stages\.probe\.evaluator\.optimizer: "):
         check_recipe(mine)

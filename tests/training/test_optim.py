@@ -95,7 +95,7 @@ def train(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter]
     ],
     ids=["sgd", "sgd without momentum", "adamw"],
 )
-def test_fused_optimisers_do_what_the_plain_ones_do(factory: OptimizerFactory, plain: Callable, late: bool):
+def test_fused_optimizers_do_what_the_plain_ones_do(factory: OptimizerFactory, plain: Callable, late: bool):
     ours, theirs = make_parameters(), make_parameters()
     train(factory.build([{"params": ours}]), ours, late=late)
     train(plain(theirs), theirs, late=late)

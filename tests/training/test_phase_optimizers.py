@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sslkit import Augment, Constant, OptionError, PluginError, RunFailedError, RunInterruptedError, TrainingOptions
 from sslkit.catalog.source_code import SourceCode
 from sslkit.storage.tensor_file import load_tensors
-from sslkit.training.nested import UnsavableError, put_together, same, take_apart
+from sslkit.training.optimizer_state import UnsavableError, put_together, same, take_apart
 from sslkit.training.phase_optimizers import build_optimizers, parameters_of
 from sslkit.training.state import TrainState
 from tests.contract.families import FAMILIES, build
@@ -79,7 +79,7 @@ def strides(value: Any) -> list[tuple[int, ...]]:
 
 
 class Watching(Grouped):
-    """Keeps the state of the optimiser before the sixth step."""
+    """Keeps the state of the optimizer before the sixth step."""
 
     def __init__(self, kept: list[dict]) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def test_a_restored_state_is_equal_in_values_types_and_memory_layout(kind: str, 
 def test_an_optimizer_that_loads_less_than_it_saved_is_found_out(tmp_path: Path):
     with pytest.raises(RunInterruptedError):
         run(Brightness(), training("Forgetful"), folder=tmp_path, should_stop=stop_after(4))
-    message = rf"^Forgetful{HERE}: load_state_dict does not restore what state_dict gave, so a run with it cannot go on$"
+    message = rf"^Forgetful{HERE}: load_state_dict does not restore what state_dict gave, so a run with it cannot be resumed$"
     with pytest.raises(RunFailedError, match=message):
         run(Brightness(), training("Forgetful"), folder=tmp_path)
 
@@ -191,7 +191,7 @@ def test_what_differs_is_not_the_same(one: Any, other: Any):
         ("a stranger", r"^_Plain{here}: of phase 'main' it was not asked for a tensor that is no parameter of the objective$"),
         ("merged", r"^_Plain{here}: puts parameters of different lr_scale into one group; "),
         ("rateless", r"^_Plain{here}: has a group without a number 'lr'; the loop sets the rate of every group before each step$"),
-        ("closure", r"^Odd{here}: LBFGS computes the loss again within a step, which the loop does not do; build an optimiser whose step"),
+        ("closure", r"^Odd{here}: LBFGS computes the loss again within a step, which the loop does not do; build an optimizer whose step"),
         ("nothing", r"^Odd{here}: build must return a torch\.optim\.Optimizer; found None$"),
     ],
 )

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from sslkit.training.tf32 import tf32
+from sslkit.training.device import tf32
 
 BACKENDS: Any = torch.backends
 NEWER = hasattr(BACKENDS.cudnn, "conv")

@@ -12,7 +12,7 @@ def test_one_optimizer_serves_every_phase():
 def test_optimizers_by_phase():
     training = TrainingOptions(optimizer={"discriminator": SGD(), "generator": AdamW()})
     assert training.optimizer_of("generator") == AdamW()
-    with pytest.raises(OptionError, match=r"^optimizer: no optimiser for phase 'main'; found \['discriminator', 'generator'\]"):
+    with pytest.raises(OptionError, match=r"^optimizer: no optimizer for phase 'main'; found \['discriminator', 'generator'\]"):
         training.optimizer_of("main")
 
 

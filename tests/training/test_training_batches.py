@@ -22,9 +22,9 @@ from sslkit import (
 )
 from sslkit.contract.events import Event, FitStart
 from sslkit.data.loader import Loader
-from sslkit.training.batch_source import training_batches
 from sslkit.training.fit import FitResult
 from sslkit.training.seeds import global_seed
+from sslkit.training.state import training_batches
 from tests.contract.contexts import make_context
 from tests.contract.miniatures.byol import BYOL
 from tests.contract.miniatures.images import tiny_images

@@ -15,8 +15,8 @@ from sslkit.data.arrays import ArraySet
 from sslkit.data.augment import Draws, apply_draws
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures
 from sslkit.evaluators.heads import HeadKind, build_head
-from sslkit.training.gradients import clip_gradients, gradient_norm
-from sslkit.training.meters import Meters
+from sslkit.training.divergence import clip_gradients, gradient_norm
+from sslkit.training.metrics import Meters
 from sslkit_rotnet import RotNet
 from tests.training.transfers import NoTransfers
 
@@ -39,7 +39,7 @@ def classifier(kind: HeadKind, *, frozen: bool) -> Callable[[], Objective]:
         backbone = nin()
         shapes = {"conv1": torch.Size((10, 16, 16)), "conv2": torch.Size((19, 8, 8))}
         heads = {layer: build_head(kind, backbone.layer(layer), shapes[layer], SPEC, 2) for layer in LAYERS}
-        return Classifier(backbone, heads, LabeledData(DATA, DATA), frozen=FrozenFeatures(nin().to(META)) if frozen else None)
+        return Classifier(backbone, heads, LabeledData(DATA, DATA), frozen=FrozenFeatures() if frozen else None)
 
     return build
 
@@ -55,7 +55,7 @@ STEPS = {
 
 @pytest.mark.parametrize("build", STEPS.values(), ids=STEPS)
 def test_a_step_neither_sends_nor_reads_a_value(build: Callable[[], Objective]):
-    """Apart from the optimiser, whose fused kernels there are on real devices alone."""
+    """Apart from the optimizer, whose fused kernels there are on real devices alone."""
     objective = build().to(META).train()
     batch = Batch(torch.empty(4, 3, 32, 32, dtype=torch.uint8, device=META), torch.empty(4, dtype=torch.int64, device=META))
     [groups] = objective.parameter_groups().values()

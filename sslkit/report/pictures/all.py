@@ -20,7 +20,7 @@ from sslkit.report.pictures.networks import Network, line_up
 from sslkit.report.pictures.picture import Picture
 from sslkit.report.pictures.recipe_views import pretraining_stages, stage_views
 from sslkit.report.pictures.spread import spread
-from sslkit.training.tf32 import tf32
+from sslkit.training.device import tf32
 
 MAX_SHEETS = 6
 NUM_IMAGES = 6
