@@ -6,8 +6,7 @@ from .backbones.blocks import without_autocast as without_autocast
 from .backbones.from_timm import TimmBackbone as TimmBackbone
 from .backbones.nin import NIN as NIN
 from .catalog.catalog import Catalog as Catalog
-from .catalog.discovery import load_catalog as load_catalog
-from .catalog.hooks import hookimpl as hookimpl
+from .catalog.discovery import hookimpl as hookimpl, load_catalog as load_catalog
 from .contract.backbone import Backbone as Backbone, FeatureInfo as FeatureInfo
 from .contract.errors import (
     ArtifactError as ArtifactError,

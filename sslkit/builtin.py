@@ -2,7 +2,7 @@
 
 from sslkit.backbones.from_timm import TimmBackbone
 from sslkit.backbones.nin import NIN
-from sslkit.catalog.hooks import hookimpl
+from sslkit.catalog.discovery import hookimpl
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.images import Dataset

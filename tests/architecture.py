@@ -15,7 +15,7 @@ PLUGINS = {path.relative_to(ROOT).as_posix(): path for room in ("plugins", "exam
 ONLY_IN = {
     "typer": {"cli.commands"},
     "rich": {"cli.commands", "cli.console"},
-    "pluggy": {"catalog.hooks", "catalog.discovery"},
+    "pluggy": {"catalog.discovery"},
     "timm": {"backbones.from_timm"},
 }
 

@@ -1,23 +1,89 @@
-"""Entry points -> :class:`Catalog`: which plugins there are, what they offer, and what is wrong with those that do not load."""
+"""Entry points -> :class:`Catalog`: which plugins there are, what they offer, and what is wrong with those that do not load.
+
+A plugin is a module (or another object) behind an entry point of the group ``sslkit``. It offers classes by returning them::
+
+    from sslkit import hookimpl
+
+    @hookimpl
+    def pretext_tasks():
+        return {"flips": Flips}
+
+and in its ``pyproject.toml``::
+
+    [project.entry-points.sslkit]
+    flips = "sslkit_flips"
+
+No hook takes arguments, and each is called once, at start-up. A name consists of letters, digits, ``_`` and ``-``. It is what a recipe
+writes as ``name = "flips"``; the other keys of that table are the options of the class. Two plugins may offer the same name: using it
+is then an error that names both. ``@hookimpl(specname="pretext_tasks")`` lets a function have another name than its hook.
+"""
 
 import importlib.metadata
 import inspect
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 
 import pluggy
 
-from sslkit.catalog import hooks as hookspecs
 from sslkit.catalog.catalog import KINDS, Catalog, Classes, Offer, PluginInfo, checked
-from sslkit.catalog.plugin_lists import Entry, PluginLists
 from sslkit.catalog.shared_state import loading
+from sslkit.contract.backbone import Backbone
 from sslkit.contract.class_address import file_of, one_line, package_of
 from sslkit.contract.errors import PluginError, did_you_mean
+from sslkit.contract.evaluator import Evaluator
+from sslkit.contract.events import Observer
+from sslkit.contract.images import Dataset
+from sslkit.contract.objective import PretextTask
+from sslkit.contract.training import OptimizerFactory, Schedule
 
 GROUP = "sslkit"
-UNKNOWN = "unknown distribution"
+ALLOW, DISABLE, STRICT = "SSLKIT_ALLOW_PLUGINS", "SSLKIT_DISABLE_PLUGINS", "SSLKIT_STRICT_PLUGINS"
+
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
+"""Marks a function of a plugin as the implementation of the hook that it is named for."""
+
+
+class Hooks:
+    """What a plugin may offer: one hook for each kind of class that a recipe can name."""
+
+    @hookspec
+    def pretext_tasks(self) -> dict[str, type[PretextTask]]:
+        """Self-supervised methods, for ``task`` of a pretraining stage: final frozen dataclasses whose fields are the options."""
+        return {}
+
+    @hookspec
+    def backbones(self) -> dict[str, type[Backbone]]:
+        """Networks, for ``[backbone]``: modules whose constructor takes ``image`` first and the options as keyword-only parameters."""
+        return {}
+
+    @hookspec
+    def evaluators(self) -> dict[str, type[Evaluator]]:
+        """Measurements with labels, for ``evaluator`` of a stage: final frozen dataclasses whose fields are the options."""
+        return {}
+
+    @hookspec
+    def datasets(self) -> dict[str, type[Dataset]]:
+        """Sources of images, for ``[data]``: final frozen dataclasses whose fields are the options."""
+        return {}
+
+    @hookspec
+    def optimizers(self) -> dict[str, type[OptimizerFactory]]:
+        """Optimizers, for ``optimizer`` of a stage that trains: final frozen dataclasses with a field ``lr``."""
+        return {}
+
+    @hookspec
+    def schedules(self) -> dict[str, type[Schedule]]:
+        """Learning-rate schedules, for ``schedule`` of a stage that trains: final frozen dataclasses whose fields are the options."""
+        return {}
+
+    @hookspec
+    def observers(self) -> dict[str, type[Observer]]:
+        """Watchers of a run, which cannot change it: frozen dataclasses whose fields are the options."""
+        return {}
 
 
 def load_catalog(*, allow_code: bool = False) -> Catalog:
@@ -33,35 +99,43 @@ def load_catalog(*, allow_code: bool = False) -> Catalog:
     Raises:
         PluginError: with ``SSLKIT_STRICT_PLUGINS``, a list names what is not installed; nothing was imported.
     """
-    strict = os.environ.get("SSLKIT_STRICT_PLUGINS", "") not in ("", "0")
-    lists = PluginLists.of()
+    strict = os.environ.get(STRICT, "") not in ("", "0")
     found = [(point, _origin(point)) for point in importlib.metadata.entry_points(group=GROUP)]
-    notes = lists.notes([Entry(point.name, info.distribution) for point, info in found])
+    notes = list(_meaningless_items([info for _, info in found]))
     if strict and notes:
         raise PluginError("; ".join(notes))
     plugins: list[PluginInfo] = []
     offers: list[Offer] = []
     # Our own loop: pluggy's load_setuptools_entrypoints stops at the first plugin that fails and drops a second one of the same name.
     for point, info in found:
-        plugin, classes = _load(point, _judged(info, lists), strict=strict)
+        plugin, classes = _load(point, info, strict=strict)
         plugins.append(plugin)
         offers += [Offer(kind, name, cls, plugin) for kind, named in classes.items() for name, cls in named.items()]
     # The order of entry points is that of sys.path: it must not show.
     plugins.sort(key=str)
     offers.sort(key=lambda offer: (offer.kind, offer.name, str(offer.plugin)))
-    return Catalog(tuple(plugins), tuple(offers), (*notes, *_changes(plugins)), allow_code)
+    notes += [f"plugin {plugin} changed {', '.join(plugin.changed)} when it was loaded: put back" for plugin in plugins if plugin.changed]
+    return Catalog(tuple(plugins), tuple(offers), tuple(notes), allow_code)
 
 
-def _changes(plugins: Iterable[PluginInfo]) -> Iterator[str]:
-    """What plugins would have changed for everybody by being installed."""
-    for plugin in plugins:
-        if plugin.changed:
-            yield f"plugin {plugin} changed {', '.join(plugin.changed)} when it was loaded: put back"
+def _listed(variable: str) -> list[str]:
+    return [item.strip() for item in os.environ.get(variable, "").split(",") if item.strip()]
 
 
-def _judged(info: PluginInfo, lists: PluginLists) -> PluginInfo:
-    entry = Entry(info.name, info.distribution)
-    return replace(info, disabled=lists.disables(entry), allowed=lists.allows(entry, own=info.is_own))
+def _means(item: str, info: PluginInfo) -> bool:
+    """Whether an item of a list is the entry point's name, or ``distribution:name``, the distribution in any spelling that pip takes."""
+    distribution, _, name = item.rpartition(":")
+    normal = [re.sub(r"[-_.]+", "-", spelling).lower() for spelling in (distribution, info.distribution)]
+    return name == info.name and (not distribution or normal[0] == normal[1])
+
+
+def _meaningless_items(found: list[PluginInfo]) -> Iterator[str]:
+    """A sentence for each item that means nothing that is installed: it may be a typing error, and then something is not as wished."""
+    known = dict.fromkeys(name for info in found for name in (info.name, f"{info.distribution}:{info.name}"))
+    for variable in (DISABLE, ALLOW):
+        for item in _listed(variable):
+            if not any(_means(item, info) for info in found):
+                yield "; ".join(filter(None, (f"{variable} names {item!r}, which no installed plugin has", did_you_mean(item, known))))
 
 
 def _load(point: EntryPoint, info: PluginInfo, *, strict: bool) -> tuple[PluginInfo, Classes]:
@@ -84,12 +158,16 @@ def _load(point: EntryPoint, info: PluginInfo, *, strict: bool) -> tuple[PluginI
 
 
 def _origin(point: EntryPoint) -> PluginInfo:
-    """An entry point, and the distribution that declares it, whose metadata may be damaged."""
+    """An entry point, the distribution that declares it, whose metadata may be damaged, and whether it may be imported."""
     try:
-        distribution, version = (point.dist and point.dist.name) or UNKNOWN, (point.dist and point.dist.version) or ""
+        distribution, version = (point.dist and point.dist.name) or "", (point.dist and point.dist.version) or ""
     except Exception:
-        distribution, version = UNKNOWN, ""
-    return PluginInfo(name=point.name, distribution=distribution, version=version)
+        distribution, version = "", ""
+    info = PluginInfo(name=point.name, distribution=distribution or "unknown distribution", version=version)
+    disabled = any(_means(item, info) for item in _listed(DISABLE))
+    # An empty list of allowed plugins is a list too: of nothing but our own, which always are.
+    allowed = info.is_own or ALLOW not in os.environ or any(_means(item, info) for item in _listed(ALLOW))
+    return replace(info, disabled=disabled, allowed=allowed)
 
 
 def _classes_of(plugin: object, name: str) -> Classes:
@@ -99,7 +177,7 @@ def _classes_of(plugin: object, name: str) -> Classes:
     an unknown hook would be reported again for the next plugin, and one that raises would stop the call of the others.
     """
     manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(hookspecs)
+    manager.add_hookspecs(Hooks)
     manager.register(plugin, name)
     hooks = manager.get_hookcallers(plugin)
     if not hooks:
@@ -110,9 +188,12 @@ def _classes_of(plugin: object, name: str) -> Classes:
         unknown = next(hook.name for hook in hooks if hook.name not in KINDS)
         raise PluginError(f"unknown hook {unknown!r}", allowed=KINDS, fix=did_you_mean(unknown, KINDS)) from error
     classes: Classes = {}
-    for kind in KINDS:
+    for kind, meaning in KINDS.items():
         for offered in _results(getattr(manager.hook, kind)):
-            _merge(classes.setdefault(kind, {}), checked(kind, offered), kind)
+            named = classes.setdefault(kind, {})
+            if twice := named.keys() & checked(kind, offered).keys():
+                raise PluginError(f"{meaning.noun} {min(twice)!r} is offered twice by the same plugin")
+            named |= offered
     return {kind: named for kind, named in classes.items() if named}
 
 
@@ -125,10 +206,3 @@ def _results(hook: pluggy.HookCaller) -> Iterator[object]:
         if parameters := list(inspect.signature(impl.function).parameters):
             raise PluginError(f"hook {hook.name} takes no arguments", found=", ".join(parameters))
         yield impl.function()
-
-
-def _merge(classes: dict[str, type], offered: dict[str, type], kind: str) -> None:
-    for name, cls in offered.items():
-        if name in classes:
-            raise PluginError(f"{KINDS[kind].noun} {name!r} is offered twice by the same plugin")
-        classes[name] = cls

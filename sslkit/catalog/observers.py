@@ -33,7 +33,7 @@ class Observers(Record):
     @classmethod
     def of(cls, observers: "Iterable[Observer] | Observers") -> "Observers":
         """Those that are collected already, or observers that are not."""
-        return observers if isinstance(observers, cls) else cls(observers)
+        return observers if isinstance(observers, Observers) else cls(observers)
 
     @override
     def observe(self, event: Event) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HEAD = """
-from sslkit.catalog.hooks import hookimpl
+from sslkit.catalog.discovery import hookimpl
 from sslkit.contract.objective import PretextTask
 from sslkit.contract.training import Schedule
 

@@ -190,7 +190,7 @@ def test_what_a_stage_compiled_is_forgotten(compiles: bool, calls: int, monkeypa
 @pytest.mark.parametrize(("keep", "device", "calls"), [(True, CPU, 1), (False, CPU, 0), (True, CUDA, 0)])
 def test_the_allocator_is_set_on_a_cpu_alone(keep: bool, device: torch.device, calls: int, monkeypatch: pytest.MonkeyPatch):
     called: list[bool] = []
-    monkeypatch.setattr(module, "keep_freed_memory", lambda: called.append(True))
+    monkeypatch.setattr("sslkit.training.device.keep_freed_memory", lambda: called.append(True))
     with configured(Runtime(keep_memory=keep), device):
         pass
     assert len(called) == calls
