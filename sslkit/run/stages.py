@@ -14,10 +14,9 @@ from sslkit.contract.evaluator import Evaluator, RunContext
 from sslkit.contract.events import Notice, Observer
 from sslkit.contract.images import DataInfo, Dataset, ImageSet, LabeledData
 from sslkit.contract.objective import Objective, Prediction, PretextTask
-from sslkit.data.cache import OpenedDataset
+from sslkit.data.cache import OpenedDataset, class_counts
 from sslkit.data.duplicates import Duplicates
 from sslkit.data.loader import Loader
-from sslkit.data.subset import class_counts
 from sslkit.data.workers import decoding_with
 from sslkit.evaluators.accuracy import few_classes, recalls
 from sslkit.run.artifacts import save_module, weights_path

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import sslkit.data.resident as module
+import sslkit.data.cache as module
 from sslkit import DataError, Dataset, ImageSet, ImageSpec, Split
 from sslkit.data.arrays import Arrays
 from sslkit.data.cache import OpenedDataset
