@@ -25,7 +25,7 @@ from sslkit.run.recipe_record import RecipeKeeper, write_recipe
 from sslkit.run.results import Results
 from sslkit.run.stage_folder import Provenance, StageResult
 from sslkit.run.stages import evaluate, pretrain
-from sslkit.storage.atomic import make_folder, refuse_links, remove_temporary, writing
+from sslkit.storage.atomic import make_folder, refuse_links, remove_unfinished, writing
 from sslkit.storage.folder_lock import LOCK, RunLock
 from sslkit.storage.json_files import write_json
 from sslkit.training.stopping import StopRequest, stoppable
@@ -230,7 +230,7 @@ def _open_folder(folder: Path, recipe: Recipe, fresh: bool) -> None:
     if fresh:
         for stage in recipe.stages:
             _remove_stage(folder / stage.key)
-    remove_temporary(folder)
+    remove_unfinished(folder)
     if not (folder / "recipe.toml").exists():
         write_recipe(folder, recipe)
 

@@ -34,7 +34,7 @@ from sslkit.run.artifacts import (
     save_predictions,
 )
 from sslkit.run.environment import describe_environment, timestamp
-from sslkit.storage.atomic import make_folder, refuse_links, remove, remove_temporary
+from sslkit.storage.atomic import make_folder, refuse_links, remove, remove_unfinished
 from sslkit.storage.identity import CODE, differences, fingerprint, plain, state_hash
 from sslkit.storage.json_files import write_json
 from sslkit.storage.metrics_log import MetricsLog
@@ -169,7 +169,7 @@ class StageRun:
             return {}
         make_folder(self.folder)
         refuse_links(self.folder)
-        remove_temporary(self.folder)
+        remove_unfinished(self.folder)
         path = self.folder / ARTIFACT
         if not path.exists():
             # What has no artifact beside it is of nobody knows what: of another recipe, where a new start was cut short.
