@@ -16,8 +16,7 @@ from sslkit.contract.images import DataInfo, Dataset, ImageSet, LabeledData
 from sslkit.contract.objective import Objective, Prediction, PretextTask
 from sslkit.data.cache import OpenedDataset, class_counts
 from sslkit.data.duplicates import Duplicates
-from sslkit.data.loader import Loader
-from sslkit.data.workers import decoding_with
+from sslkit.data.loader import Loader, decoding_with
 from sslkit.evaluators.accuracy import few_classes, recalls
 from sslkit.run.artifacts import save_module, weights_path
 from sslkit.run.stage_folder import Outcome, Provenance, StageResult, StageRun

@@ -21,7 +21,7 @@ CUT_EXIF = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\x01"
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(library_warnings, "_TOLD", set())
+    monkeypatch.setattr(library_warnings, "_SHOWN", set())
     for index in range(6):
         path = tmp_path / "images" / "train" / f"class{index % 2}" / f"{index}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
