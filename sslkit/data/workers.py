@@ -119,6 +119,8 @@ class Decoders:
             self._thread.join(_FAREWELL)
         for worker in self._workers:
             _kill(worker)
+        if self._thread.is_alive():
+            self._thread.join(_FAREWELL)  # one that Python's end finds in torch's code would abort the process
 
     def _next(self, batch_size: int) -> tuple[Tensor, Tensor]:
         patience = _PATIENCE + _PATIENCE_AN_IMAGE * batch_size
