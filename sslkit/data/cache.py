@@ -44,6 +44,7 @@ class ResidentSet(ImageSet):
     def __init__(self, source: ImageSet, where: str, *, labeled: bool = True) -> None:
         self.source = source
         self._where = where
+        self._twin: ResidentSet | None = None
         refuse_misspelt_attributes(source, ImageSet)
         try:
             self._num_images = len(source)
@@ -79,6 +80,9 @@ class ResidentSet(ImageSet):
     @cached_property
     def pixels(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride] - read only, and computed late
         """See :class:`ImageSet`."""
+        if self._twin is not None:
+            self._lent["pixels"] = _checksum(self._twin.pixels)
+            return self._twin.pixels
         pixels = self.source.pixels
         size = len(self) * self.image.num_chs * self.image.height * self.image.width
         if pixels is not None:
@@ -88,6 +92,18 @@ class ResidentSet(ImageSet):
             pixels = torch.cat(map_chunks(lambda chunk: self.read(chunk.tolist()), chunks, f"decoding {len(self):,} images"))
         self._lent["pixels"] = _checksum(pixels)
         return pixels
+
+    def share(self, other: "ResidentSet") -> None:
+        """Let the images be decoded and kept once if they are those of another split, whatever the labels."""
+        mine, its = self.source, other.source
+        if isinstance(mine, FileSet) and isinstance(its, FileSet):
+            same = (mine.folder, mine.image) == (its.folder, its.image) and mine.files == its.files
+        elif isinstance(mine.pixels, Tensor) and isinstance(its.pixels, Tensor):
+            same = (mine.pixels.shape, mine.pixels.dtype) == (its.pixels.shape, its.pixels.dtype) and torch.equal(mine.pixels, its.pixels)
+        else:
+            same = (len(self), self.image, self.fingerprint) == (len(other), other.image, other.fingerprint)
+        if same:
+            self._twin, self.source = other, its
 
     def relabel(self, labels: Tensor, classes: tuple[str, ...]) -> None:
         """Count the classes in another order: (N,) int64 labels, and their names."""
@@ -155,7 +171,10 @@ class OpenedDataset(Dataset):
             DataError: what the data set returns is not what the contract says.
         """
         if split not in self._splits:
-            self._splits[split] = self._open(split)
+            opened = self._splits[split] = self._open(split)
+            for other in self._splits.values():
+                if opened is not None and other is not None and other is not opened:
+                    opened.share(other)
         return self._splits[split]
 
     def labeled(self) -> LabeledData:
