@@ -72,7 +72,6 @@ RUNS_CODE = re.compile(
 MAY_RUN_CODE = {
     "sslkit/catalog/import_path.py": {"importlib.import_module"},  # package.module:Class, which the catalog has allowed
     "sslkit/backbones/from_timm.py": {"importlib.import_module"},  # libraries that are heavy to import, by constant names
-    "sslkit/data/digits.py": {"importlib.import_module"},
     "sslkit/data/untrusted_archives.py": {"pickle"},  # CIFAR's files, arrays alone, after their checksum
     "sslkit/data/torchvision_sets.py": {"importlib.import_module"},
     "sslkit/training/device.py": {"ctypes.CDLL"},  # the C library of this very process

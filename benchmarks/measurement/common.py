@@ -13,7 +13,7 @@ from torchvision import transforms as T
 from measurement.gate import Gate
 from measurement.plain import PlainNIN, classifier
 from measurement.workload import CROP_PADDING, MEAN, NUM_CLASSES, NUM_FEATURES, STD, Workload
-from sslkit.data.workers import usable_cores
+from sslkit.data.loader import usable_cores
 
 Batches = Callable[[Workload], Iterator[tuple[Tensor, Tensor]]]
 """Endless: float images (M, 3, S, S), normalised, and int64 labels (M,), on the CPU. M = 4 * batch_size where a job needs rotations."""

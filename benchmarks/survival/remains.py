@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from sslkit.run.artifacts import ARTIFACT, METRICS
-from sslkit.storage.atomic import TEMPORARY
+from sslkit.storage.atomic import find_unfinished
 from sslkit.storage.metrics_log import read_metrics
 
 
 def moment_of(folder: Path) -> str:
     """What a run was doing when it was killed, as its folder tells."""
-    if list(folder.rglob(TEMPORARY)):
+    if find_unfinished(folder):
         return "while a file was written"
     if not (folder / "recipe.toml").exists():
         return "before the first stage"
@@ -27,7 +27,7 @@ def moment_of(folder: Path) -> str:
 
 def differences(found: Path, expected: Path) -> list[str]:
     """In what a run's folder differs from another's, bit by bit; empty if in nothing that counts."""
-    problems = [f"{path.relative_to(found)}: left behind" for path in found.rglob(TEMPORARY)]
+    problems = [f"{path.relative_to(found)}: left behind" for path in find_unfinished(found)]
     problems += _compare("weights", _tensors(found), _tensors(expected))
     problems += _compare("results.json", _json(found / "results.json"), _json(expected / "results.json"))
     problems += _compare("metrics", _metrics(found), _metrics(expected))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sslkit.cli import commands as cli
-from sslkit.data import resident
+from sslkit.data import cache
 
 
 class Bomb:
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--count-writes", type=Path)
     arguments = parser.parse_args(own)
     if arguments.streamed:
-        resident.MAX_RESIDENT_BYTES = 0
+        cache.MAX_RESIDENT_BYTES = 0
     bomb = Bomb(arguments.kill_at_write)
     bomb.wire()
     sys.argv = ["sslkit", *command]

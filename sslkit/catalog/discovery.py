@@ -189,9 +189,9 @@ def _classes_of(plugin: object, name: str) -> Classes:
         raise PluginError(f"unknown hook {unknown!r}", allowed=KINDS, fix=did_you_mean(unknown, KINDS)) from error
     classes: Classes = {}
     for kind, meaning in KINDS.items():
-        for offered in _results(getattr(manager.hook, kind)):
+        for offered in (checked(kind, result) for result in _results(getattr(manager.hook, kind))):
             named = classes.setdefault(kind, {})
-            if twice := named.keys() & checked(kind, offered).keys():
+            if twice := named.keys() & offered.keys():
                 raise PluginError(f"{meaning.noun} {min(twice)!r} is offered twice by the same plugin")
             named |= offered
     return {kind: named for kind, named in classes.items() if named}

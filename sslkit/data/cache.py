@@ -4,17 +4,123 @@ and stay in memory.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from sslkit.contract.errors import DataError, RunFailedError
 from sslkit.contract.images import Dataset, ImageSet, ImageSpec, LabeledData, Split
-from sslkit.data.class_names import same_class
+from sslkit.contract.misspelling import refuse_misspelt_attributes
+from sslkit.data.arrays import checksum
 from sslkit.data.duplicates import Duplicates, find_duplicates
 from sslkit.data.file_set import FileSet
-from sslkit.data.resident import ResidentSet
-from sslkit.data.subset import class_counts
-from sslkit.data.validation import valid_spec
+from sslkit.data.parallel import map_chunks
+from sslkit.data.validation import same_class, valid_classes, valid_fingerprint, valid_labels, valid_paths, valid_pixels, valid_spec
+
+MAX_RESIDENT_BYTES = 2 * 1024**3
+"""Image sets up to this size are kept in memory: CIFAR-10 takes 0.15 GiB. Larger ones are decoded as they are needed."""
+
+_CHUNK = 256
+
+
+class ResidentSet(ImageSet):
+    """Images whose every promise is checked when it is kept, and that are decoded all at once when their pixels are first asked for, if
+    they are small. It can tell whether somebody to whom they were lent has changed anything.
+
+    Args:
+        source: the images as the data set gave them.
+        where: what gave them, for messages.
+        labeled: keep the labels, if there are any.
+
+    Attributes:
+        source: as given.
+
+    Raises:
+        DataError: they are not what :class:`ImageSet` says.
+        PluginError: an attribute of theirs is misspelt.
+    """
+
+    def __init__(self, source: ImageSet, where: str, *, labeled: bool = True) -> None:
+        self.source = source
+        self._where = where
+        self._twin: ResidentSet | None = None
+        refuse_misspelt_attributes(source, ImageSet)
+        try:
+            self._num_images = len(source)
+        except (TypeError, ValueError, OverflowError) as error:  # Python's own rules
+            raise DataError(f"{where}: len() must be the number of images ({error})") from error
+        if self._num_images < 1:
+            raise DataError(f"{where}: there are no images")
+        self.image = valid_spec(getattr(source, "image", None), where)
+        if labeled and source.labels is not None:
+            self.classes = valid_classes(source.classes, where)
+            self.labels = valid_labels(source.labels, self._num_images, len(self.classes), where)
+        self.fingerprint = valid_fingerprint(source, where)
+        self.skipped = valid_paths(source.skipped, "skipped", where)
+        self.notes = valid_paths(source.notes, "notes", where)
+        self._lent = self._facts()
+
+    def __len__(self) -> int:
+        return self._num_images
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        """See :class:`ImageSet`; never decodes what is in memory, nor everything for the sake of a few.
+
+        Raises:
+            DataError: what the data set's own ``read`` returns is not what it promises.
+        """
+        decoded: Tensor | None = self.__dict__.get("pixels")
+        if decoded is not None:
+            return decoded[list(indices)]
+        return valid_pixels(
+            self.source.read(indices), len(indices), self.image, f"{self._where}: what {type(self.source).__name__}.read returns"
+        )
+
+    @cached_property
+    def pixels(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride] - read only, and computed late
+        """See :class:`ImageSet`."""
+        if self._twin is not None:
+            self._lent["pixels"] = _checksum(self._twin.pixels)
+            return self._twin.pixels
+        pixels = self.source.pixels
+        size = len(self) * self.image.num_chs * self.image.height * self.image.width
+        if pixels is not None:
+            pixels = valid_pixels(pixels, len(self), self.image, f"{self._where}: pixels")
+        elif size <= MAX_RESIDENT_BYTES:
+            chunks = torch.arange(len(self)).split(_CHUNK)
+            pixels = torch.cat(map_chunks(lambda chunk: self.read(chunk.tolist()), chunks, f"decoding {len(self):,} images"))
+        self._lent["pixels"] = _checksum(pixels)
+        return pixels
+
+    def share(self, other: "ResidentSet") -> None:
+        """Let the images be decoded and kept once if they are those of another split, whatever the labels."""
+        mine, its = self.source, other.source
+        if isinstance(mine, FileSet) and isinstance(its, FileSet):
+            same = (mine.folder, mine.image) == (its.folder, its.image) and mine.files == its.files
+        elif isinstance(mine.pixels, Tensor) and isinstance(its.pixels, Tensor):
+            same = (mine.pixels.shape, mine.pixels.dtype) == (its.pixels.shape, its.pixels.dtype) and torch.equal(mine.pixels, its.pixels)
+        else:
+            same = (len(self), self.image, self.fingerprint) == (len(other), other.image, other.fingerprint)
+        if same:
+            self._twin, self.source = other, its
+
+    def relabel(self, labels: Tensor, classes: tuple[str, ...]) -> None:
+        """Count the classes in another order: (N,) int64 labels, and their names."""
+        self.labels, self.classes = labels, classes
+        self._lent |= self._facts()
+
+    def changes(self) -> Iterator[str]:
+        """Name what is no longer as it was: ``labels``, ``classes``, ``pixels`` ..."""
+        facts = self._facts()
+        if "pixels" in self._lent:
+            facts["pixels"] = _checksum(self.__dict__.get("pixels"))
+        yield from (name for name, fact in facts.items() if fact != self._lent[name])
+
+    def _facts(self) -> dict[str, object]:
+        """All but the pixels, which may not be decoded yet."""
+        facts = {name: getattr(self, name) for name in ("image", "classes", "fingerprint", "skipped", "notes")}
+        return {"labels": _checksum(self.labels), **facts}
 
 
 class OpenedDataset(Dataset):
@@ -65,7 +171,10 @@ class OpenedDataset(Dataset):
             DataError: what the data set returns is not what the contract says.
         """
         if split not in self._splits:
-            self._splits[split] = self._open(split)
+            opened = self._splits[split] = self._open(split)
+            for other in self._splits.values():
+                if opened is not None and other is not None and other is not opened:
+                    opened.share(other)
         return self._splits[split]
 
     def labeled(self) -> LabeledData:
@@ -182,6 +291,15 @@ class OpenedDataset(Dataset):
 
     def _note(self, notes: Iterable[str]) -> None:
         self._notes += [note for note in notes if note not in self._notes]
+
+
+def class_counts(images: ImageSet) -> list[int]:
+    """How many images each class has; empty without labels."""
+    return [] if images.labels is None else images.labels.bincount(minlength=len(images.classes)).tolist()
+
+
+def _checksum(tensor: Tensor | None) -> object:
+    return None if tensor is None else checksum(tensor)
 
 
 def _named(images: ResidentSet, chosen: Callable[[int], bool]) -> list[str]:

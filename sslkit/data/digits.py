@@ -1,10 +1,9 @@
-"""scikit-learn's handwritten digits: small enough for a test, and there without a download."""
+"""Handwritten digits that ship with sslkit: small enough for a test, and there without a download. ``digits.txt`` says where they are from."""
 
-import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from sslkit.contract.errors import OptionError
 from sslkit.contract.images import Dataset, ImageSpec, Split
 from sslkit.data.arrays import ArraySet
+from sslkit.storage.tensor_file import load_tensors
 
 SIDE = 8  # pixels, as they come
 MAX_SIDE = 256  # pixels; all images are in memory at once
@@ -43,13 +43,12 @@ class Digits(Dataset):
         return ImageSpec(self.image_size, self.image_size, "gray", MEAN, STD)
 
     def load(self, split: Split) -> ArraySet:
-        """Read the digits from scikit-learn; every split exists."""
-        # Imported late: scikit-learn takes seconds, and this module is loaded at every start, for the list of data sets.
-        digits = importlib.import_module("sklearn.datasets").load_digits()
-        labels = torch.from_numpy(digits.target.astype(np.int64))
+        """Every split exists."""
+        digits, _ = load_tensors(Path(__file__).with_suffix(".safetensors"))
+        labels = digits["labels"].long()
         chosen = _every_fifth(labels) == (split == "test")
-        pixels = _resize(torch.from_numpy(digits.images)[chosen].unsqueeze(1), self.image_size)
-        images = ArraySet(pixels, self.image(), labels=labels[chosen], classes=tuple(str(name) for name in digits.target_names))
+        pixels = _resize(digits["images"][chosen].unsqueeze(1), self.image_size)
+        images = ArraySet(pixels, self.image(), labels=labels[chosen], classes=tuple("0123456789"))
         return images.without_labels() if split == "pretrain" else images
 
 

@@ -11,9 +11,8 @@ from torch import Tensor
 from sslkit.contract.errors import DataError
 from sslkit.contract.images import ImageSet
 from sslkit.data.file_set import FileSet
+from sslkit.data.image_file import open_regular
 from sslkit.data.parallel import map_chunks
-from sslkit.data.regular_file import open_regular
-from sslkit.data.resident import ResidentSet
 
 _EXAMPLES = 3
 _COMPARING = "comparing test images with training images"
@@ -56,7 +55,7 @@ def find_duplicates(train: ImageSet, test: ImageSet) -> Duplicates | None:
     """
     if train.pixels is not None and test.pixels is not None:
         return _pair(_pixel_hashes(train.pixels), _pixel_hashes(test.pixels), train, test, "pixels")
-    train_files, test_files = _source(train), _source(test)
+    train_files, test_files = (getattr(images, "source", images) for images in (train, test))  # what the cache has opened
     if isinstance(train_files, FileSet) and isinstance(test_files, FileSet):
         return _pair(*_file_hashes(train_files, test_files), train, test, "bytes")
     return None
@@ -80,12 +79,8 @@ def _pair(
     return Duplicates(len(found), examples, same)
 
 
-def _source(images: ImageSet) -> ImageSet:
-    return images.source if isinstance(images, ResidentSet) else images
-
-
 def _name(images: ImageSet, index: int) -> str:
-    source = _source(images)
+    source = getattr(images, "source", images)
     return str(source.folder / source.files[index].path) if isinstance(source, FileSet) else f"image {index:,}"
 
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from sslkit.contract.errors import DataError
 from sslkit.contract.images import ImageSet, ImageSpec
 from sslkit.data.folder_scan import ImageFile, ImageFiles
-from sslkit.data.image_file import decode
-from sslkit.data.image_header import MAX_PIXELS
+from sslkit.data.image_file import MAX_PIXELS, decode
 from sslkit.data.parallel import map_chunks
 
 _CHUNK = 64  # files a thread takes at once

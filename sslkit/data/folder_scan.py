@@ -60,6 +60,14 @@ class ImageFiles(Sequence[ImageFile]):
         place = range(len(self))[index]
         return ImageFile(os.fsdecode(self._text[self._ends[place] : self._ends[place + 1]]), int(self.num_bytes[place]))
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ImageFiles):
+            return NotImplemented
+        return self._text == other._text and np.array_equal(self._ends, other._ends) and np.array_equal(self.num_bytes, other.num_bytes)
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
     def __iter__(self) -> Iterator[ImageFile]:
         return (ImageFile(os.fsdecode(path), num_bytes) for path, num_bytes in self.encoded())
 

@@ -1,17 +1,33 @@
 """One image file -> one uint8 tensor, whatever the file's format, colour mode, bit depth and orientation."""
 
+import os
+import stat
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from sslkit.contract.errors import DataError
-from sslkit.data.image_header import MAX_PIXELS, open_image
 from sslkit.data.library_warnings import decoding
-from sslkit.data.regular_file import SKIP, open_regular
+
+MAX_PIXELS = 178_956_970
+"""Where PIL refuses an image as a decompression bomb: 0.7 GB as PIL holds it."""
+
+SKIP = 'set on_error = "skip" in [data]'
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+"""PIL has many more readers, some of which start programs."""
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def decode(path: Path, size: int, color: Literal["rgb", "gray"], *, max_pixels: int = MAX_PIXELS, num_bytes: int | None = None) -> Tensor:
@@ -39,15 +55,86 @@ def decode(path: Path, size: int, color: Literal["rgb", "gray"], *, max_pixels: 
         except DataError:
             raise
         except Exception as error:  # on a malformed file PIL raises nearly anything, not only OSError
-            raise DataError(f"{path} cannot be decoded ({_reason(error)})", fix=f"repair or delete the file, or {SKIP}") from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(f"{path} cannot be decoded ({reason})", fix=f"repair or delete the file, or {SKIP}") from error
     return torch.from_numpy(np.array(square)).reshape(size, size, -1).permute(2, 0, 1).contiguous()
+
+
+def open_regular(path: Path, num_bytes: int | None = None) -> BinaryIO:
+    """Open a file to read it, and only a file: reading a pipe would wait for ever, and opening a device may move it.
+
+    Args:
+        path: links are followed.
+        num_bytes: the length that it must have, as it had when the folder was scanned; None: any.
+
+    Raises:
+        DataError: the file is gone, has changed, may not be read, or is none; the message names it.
+    """
+    changed = "leave images alone during a run: put the {} back, or start over with --fresh"
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+            raise DataError(f"{path} is {kind}, not a file", fix=f"remove or rename it, or {SKIP}")
+        if num_bytes is not None and status.st_size != num_bytes:
+            found, allowed = f"{status.st_size:,} bytes", f"{num_bytes:,} bytes, as then"
+            raise DataError(
+                f"{path} has changed since the folder was scanned", found=found, allowed=allowed, fix=changed.format("old file")
+            )
+        without_waiting = getattr(os, "O_NONBLOCK", 0)  # Windows has none, and no pipes in its folders either
+        return open(path, "rb", opener=lambda name, flags: os.open(name, flags | without_waiting))
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise DataError(f"{path} is a link to nothing", fix=f"repair or delete it, or {SKIP}") from error
+        raise DataError(f"{path} is gone: it was there when the folder was scanned", fix=changed.format("file")) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})", fix=f"make it readable, delete it, or {SKIP}") from error
+
+
+def open_image(path: Path, file: BinaryIO, max_pixels: int) -> ImageFile.ImageFile:
+    """Let PIL read the header of an image, whatever the file is called. No pixel is decoded.
+
+    This is ``Image.open(file, formats=...)`` without its limit on pixels, which holds for the whole process: ``max_pixels`` may be larger.
+
+    Args:
+        path: for messages.
+        file: open, at its beginning.
+        max_pixels: width times height, at most.
+
+    Raises:
+        DataError: the image has more pixels.
+        Exception: the header is damaged or of another format: PIL raises nearly anything.
+    """
+    Image.init()  # fills Image.OPEN, once
+    start = file.read(16)
+    file.seek(0)
+    if not start:
+        raise ValueError("the file is empty")
+    kind = next((kind for kind in _FORMATS if (accepts := Image.OPEN[kind][1]) is not None and accepts(start)), None)
+    if kind is None:
+        raise ValueError("no JPEG, PNG, WebP, GIF, TIFF or BMP image")
+    try:
+        image = Image.OPEN[kind][0](file, "")  # of several pictures in one file it shows the first
+    except SyntaxError as error:  # PIL's way to say so, with whatever struct or zlib found
+        raise ValueError(f"damaged {kind} header") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        raise DataError(
+            f"{path} is too large",
+            found=f"{width:,} x {height:,}: {width * height:,} pixels",
+            allowed=f"{max_pixels:,} pixels, max_pixels in [data]",
+            fix=f"raise max_pixels if you trust the file, delete it, or {SKIP}",
+        )
+    return image
 
 
 def _square(image: Image.Image, size: int, mode: Literal["RGB", "L"]) -> Image.Image:
     # libjpeg decodes at 1/2, 1/4 or 1/8 for a fraction of the time; twice the size is left for our own filter.
     image.draft(None, (2 * size, 2 * size))
     ImageOps.exif_transpose(image, in_place=True)
-    return _fit(_convert(image, mode), size)
+    image = _convert(image, mode)
+    # This reads the central square alone: an image of 1,000,000 x 1 pixels takes no more memory than it has pixels.
+    return image if image.size == (size, size) else ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
 
 
 def _convert(image: Image.Image, mode: Literal["RGB", "L"]) -> Image.Image:
@@ -63,13 +150,3 @@ def _convert(image: Image.Image, mode: Literal["RGB", "L"]) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image if image.mode == mode else image.convert(mode)
-
-
-def _fit(image: Image.Image, size: int) -> Image.Image:
-    """Resizing reads the central square alone: an image of 1,000,000 x 1 pixels takes no more memory than it has pixels."""
-    return image if image.size == (size, size) else ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-
-
-def _reason(error: Exception) -> str:
-    """One line."""
-    return " ".join(str(error).split()) or type(error).__name__

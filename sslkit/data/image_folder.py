@@ -15,7 +15,7 @@ from sslkit.contract.images import Dataset, ImageSpec, Split
 from sslkit.data.arrays import check_statistics
 from sslkit.data.file_set import FileSet, undecodable
 from sslkit.data.folder_scan import FolderScan, first_folder
-from sslkit.data.image_header import MAX_PIXELS
+from sslkit.data.image_file import MAX_PIXELS
 from sslkit.data.layout import Layout, check_images, check_labels, describe_rest, find_layout, has_labels, why_unlabeled
 
 MAX_SIDE = 8192

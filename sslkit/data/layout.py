@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sslkit.contract.errors import DataError, OptionError, did_you_mean
-from sslkit.data.class_names import same_class
 from sslkit.data.folder_scan import SUFFIXES, FolderScan, find_folders, first_folder, holds_images
+from sslkit.data.validation import same_class
 
 KINDS = {
     "train": ("train", "training"),

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 _file: ContextVar[Path | None] = ContextVar("file", default=None)
 
 
-class Told(NamedTuple):
-    """A warning that was heard in another process."""
+class FileWarning(NamedTuple):
+    """A warning as it is sent to another process; the file that was being decoded, and where in a library's code it was raised."""
 
     file: Path | None
     text: str
@@ -20,7 +20,7 @@ class Told(NamedTuple):
 
 
 @contextmanager
-def decoding(file: Path) -> Iterator[None]:
+def decoding(file: Path | None) -> Iterator[None]:
     """Say which file is being decoded in this thread."""
     before = _file.set(file)
     try:
@@ -41,8 +41,8 @@ def naming_files() -> Iterator[None]:
         file = _file.get()
         if file is None:
             shown(message, category, filename, lineno, *rest, **options)
-        elif (text := str(message).strip()) not in _TOLD:
-            _TOLD.add(text)
+        elif (text := str(message).strip()) not in _SHOWN:
+            _SHOWN.add(text)
             shown(UserWarning(f"{file}: {text}"), UserWarning, filename, lineno, *rest, **options)
 
     warnings.showwarning = show
@@ -52,25 +52,21 @@ def naming_files() -> Iterator[None]:
         warnings.showwarning = shown
 
 
-_TOLD: set[str] = set()
+_SHOWN: set[str] = set()
 """In this process. Python forgets what it has shown whenever a library changes the filters."""
 
 
-def gather(heard: list[Told]) -> None:
+def gather(warned: list[FileWarning]) -> None:
     """In a process that decodes for another: note what libraries warn of from now on, instead of printing it."""
 
     def show(message: Warning | str, _category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
-        heard.append(Told(_file.get(), str(message), filename, lineno))
+        warned.append(FileWarning(_file.get(), str(message), filename, lineno))
 
     warnings.showwarning = show
 
 
-def tell(heard: Sequence[Told]) -> None:
-    """Warn here of what was heard there."""
-    for told in heard:
-        with naming_files():
-            before = _file.set(told.file)
-            try:
-                warnings.warn_explicit(told.text, UserWarning, told.filename, told.line)
-            finally:
-                _file.reset(before)
+def repeat_warnings(warned: Sequence[FileWarning]) -> None:
+    """Warn here of what another process has gathered."""
+    for warning in warned:
+        with naming_files(), decoding(warning.file):
+            warnings.warn_explicit(warning.text, UserWarning, warning.filename, warning.line)

@@ -1,23 +1,50 @@
 """Batches of images on the compute device: small data is kept there whole, large data is decoded by workers as it is needed."""
 
+import os
+import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from sslkit.contract.blame import blaming
+from sslkit.contract.events import warn
 from sslkit.contract.images import Augment, Batch, ImageSet
 from sslkit.data.augment import augment
 from sslkit.data.library_warnings import naming_files
-from sslkit.data.workers import choose_num_workers, decoded_by_workers
+from sslkit.data.workers import Decoders, describe_shared_memory, end_idle, num_fitting_workers, why_not_elsewhere
 
 _SHARE = 0.25
 """Of a GPU's free memory that one image set may take."""
 
+_MAX_WORKERS = 8
+"""Unless somebody asks for more."""
+
+_num_workers: ContextVar[int | Literal["auto"]] = ContextVar("num_workers", default="auto")
+
+
+@contextmanager
+def decoding_with(num_workers: int | Literal["auto"]) -> Iterator[None]:
+    """Let every loader without a number of its own use so many workers, for the time of the block, at the end of which they end; ``auto``: as many as fit the machine."""
+    before = _num_workers.set(num_workers)
+    try:
+        yield
+    finally:
+        _num_workers.reset(before)
+        end_idle()
+
+
+def usable_cores() -> int:
+    """Those that this process may use: a cluster often grants fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 class Loader:
-    """Draws batches from one image set.
+    """Draws batches from one image set. Workers that decode them stay from one epoch to the next.
 
     Args:
         images: where they come from.
@@ -41,6 +68,7 @@ class Loader:
         self.device = device
         self.options = Augment() if options is None else options
         self._wanted = num_workers
+        self._decoders: Decoders | None = None
         self._pixels = images.pixels.to(device) if images.pixels is not None and _fits(images.pixels, device) else None
 
     @property
@@ -81,10 +109,8 @@ class Loader:
 
     def _decoded(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
         """Workers only decode; what is random happens here, in order, so their number changes nothing."""
-        num_workers = self._num_workers
-        pinned = self.device.type == "cuda" and num_workers > 0
-        found = decoded_by_workers(self.images, chunks, num_workers=num_workers, device=self.device) if num_workers else self._read(chunks)
-        for decoded in found:
+        pinned = self.device.type == "cuda" and self._num_workers > 0
+        for decoded in self._decoded_by_workers(chunks) if self._num_workers else self._read(chunks):
             # Of pinned memory alone: torch keeps that from being used again before the copy is done.
             images, indices = (tensor.to(self.device, non_blocking=pinned) for tensor in decoded)
             yield Batch(images, indices)
@@ -95,9 +121,47 @@ class Loader:
                 images = self.images.read(chunk.tolist())
             yield images, chunk
 
+    def _decoded_by_workers(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        decoders, self._decoders = self._decoders, None  # a second pass at the same time has workers of its own
+        if decoders is None or decoders.ended:
+            decoders = Decoders(self.images, num_workers=self._num_workers, device=self.device)
+            weakref.finalize(self, decoders.end)
+        try:
+            yield from decoders.decode(chunks)
+        finally:
+            self._decoders = decoders
+
     @cached_property
     def _num_workers(self) -> int:
         return choose_num_workers(self.images, self.batch_size, self._wanted)
+
+
+def choose_num_workers(images: ImageSet, batch_size: int, wanted: int | None) -> int:
+    """How many workers decode: what is asked for, as far as shared memory holds their batches.
+
+    Args:
+        images: to be decoded.
+        batch_size: images a batch.
+        wanted: None: what the stage says, else one a core, 8 at most.
+
+    Returns:
+        0 to decode in this process.
+    """
+    given = _num_workers.get() if wanted is None else wanted
+    number = min(_MAX_WORKERS, usable_cores()) if given == "auto" else given
+    if number and (why := why_not_elsewhere(images)):
+        warn(f"images are decoded in the run's own process, which is slower: {why}")
+        return 0
+    batch_bytes = min(batch_size, len(images)) * images.image.num_chs * images.image.height * images.image.width
+    fitting = num_fitting_workers(batch_bytes)
+    if number <= fitting:
+        return number
+    where = f"{fitting} process{'es' * (fitting > 1)} instead of {number}" if fitting else "the run's own process"
+    warn(
+        f"images are decoded by {where}, which is slower, because shared memory is small ({describe_shared_memory()}, and a batch takes"
+        f" {batch_bytes / 2**20:,.0f} MiB): give it more, in Docker with --shm-size=8g; num_workers = {fitting} says that this is meant"
+    )
+    return fitting
 
 
 def _fits(pixels: Tensor, device: torch.device) -> bool:

@@ -18,8 +18,7 @@ from torch import Tensor
 from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.images import Dataset, ImageSpec, Split
 from sslkit.data.arrays import ArraySet
-from sslkit.data.safe_extraction import safe_extraction
-from sslkit.data.untrusted_archives import load_arrays
+from sslkit.data.untrusted_archives import load_arrays, safe_extraction
 
 DIGITS = tuple("0123456789")
 

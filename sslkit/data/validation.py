@@ -1,6 +1,7 @@
 """What a data set hands over, whoever wrote it, made into what the contract says; what cannot be is refused in one line."""
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -10,7 +11,6 @@ from torch import Tensor
 
 from sslkit.contract.errors import DataError
 from sslkit.contract.images import Color, ImageSet, ImageSpec
-from sslkit.data.class_names import check_distinct
 
 
 def valid_spec(image: object, where: str) -> ImageSpec:
@@ -87,8 +87,32 @@ def valid_classes(classes: Any, where: str) -> tuple[str, ...]:
     names = () if isinstance(classes, str) or not isinstance(classes, Sequence | np.ndarray) else tuple(classes)
     if not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where}: there are labels, so classes must be names, in the order of the labels", found=classes)
-    check_distinct(names, where)
+    _check_distinct(names, where)
     return tuple(map(str, names))
+
+
+def same_class(name: str) -> str:
+    """What two names of one class have in common: upper and lower case, and the ways to write an accent in Unicode, do not matter."""
+    return _composed(_composed(name).casefold())
+
+
+def _check_distinct(names: Sequence[str], where: str) -> None:
+    """Refuse names that stand for one class: file systems and people take them for the same, labels would not."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(same_class(name), name)
+        if other != name:
+            differ = "the form of Unicode" if _composed(name) == _composed(other) else "upper and lower case"
+            raise DataError(
+                f"{where} has two names for one class, which differ in {differ} alone: {other!a} and {name!a}",
+                fix="merge the two, or rename one if they mean different things",
+            )
+    if len(seen) < len(names):
+        raise DataError(f"{where} names a class twice: {next(name for name in names if names.count(name) > 1)}")
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def valid_fingerprint(images: ImageSet, where: str) -> str:

@@ -4,15 +4,16 @@ import atexit
 import multiprocessing
 import os
 import queue
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from contextvars import ContextVar
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -20,14 +21,9 @@ from torch.utils.data import DataLoader, Dataset as TorchDataset
 
 from sslkit.contract.blame import blaming, portable
 from sslkit.contract.errors import RunFailedError
-from sslkit.contract.events import warn
 from sslkit.contract.images import ImageSet
-from sslkit.data.library_warnings import Told, gather, tell
-from sslkit.data.shared_memory import describe_shared_memory, megabytes, num_fitting
+from sslkit.data.library_warnings import FileWarning, gather, repeat_warnings
 from sslkit.training.stopping import SIGNALS, stop_if_asked
-
-_ENOUGH = 8
-"""Workers, unless somebody asks for more."""
 
 _START = "fork" if sys.platform == "linux" else "spawn"
 """How a worker begins. A fork runs no script a second time and needs nothing that can be pickled; macOS and Windows do not have it."""
@@ -44,171 +40,175 @@ _PATIENCE, _PATIENCE_AN_IMAGE = 120.0, 2.0
 _FAREWELL = 3.0
 """Seconds for workers to leave by themselves."""
 
-_GO_ON = "the same command goes on from the last checkpoint"
+_RESUME = "the same command goes on from the last checkpoint"
 _OWN_PROCESS = "num_workers = 0 decodes in the run's own process"
 
-_num_workers: ContextVar[int | Literal["auto"]] = ContextVar("num_workers", default="auto")
+_MAX_IDLE = 2
+"""Workers of how many image sets stay while they have nothing to do: those of the training images and of the held-out ones."""
+
+_SHARED_MEMORY = Path("/dev/shm")
 
 
-@contextmanager
-def decoding_with(num_workers: int | Literal["auto"]) -> Iterator[None]:
-    """Let every loader that is not told otherwise use so many workers, for the time of the block; ``auto``: as many as fit the machine."""
-    before = _num_workers.set(num_workers)
-    try:
-        yield
-    finally:
-        _num_workers.reset(before)
-
-
-def usable_cores() -> int:
-    """Those that this process may use: a cluster often grants fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def choose_num_workers(images: ImageSet, batch_size: int, wanted: int | None) -> int:
-    """How many workers decode: what is asked for, as far as shared memory holds their batches.
-
-    Args:
-        images: to be decoded.
-        batch_size: images a batch.
-        wanted: None: what the stage says, else one a core, 8 at most.
-
-    Returns:
-        0 to decode in this process.
-    """
-    given = _num_workers.get() if wanted is None else wanted
-    number = min(_ENOUGH, usable_cores()) if given == "auto" else given
-    if number and (why := _why_not_elsewhere(images)):
-        warn(f"images are decoded in the run's own process, which is slower: {why}")
-        return 0
-    batch_bytes = min(batch_size, len(images)) * images.image.num_chs * images.image.height * images.image.width
-    fitting = max(0, (num_fitting(batch_bytes) - _ON_THE_WAY) // _AT_ONCE)
-    if number <= fitting:
-        return number
-    where = f"{fitting} process{'es' * (fitting > 1)} instead of {number}" if fitting else "the run's own process"
-    warn(
-        f"images are decoded by {where}, which is slower, for shared memory is small ({describe_shared_memory()}, and a batch takes"
-        f" {megabytes(batch_bytes)}): give it more, in Docker with --shm-size=8g; num_workers = {fitting} says that this is meant"
-    )
-    return fitting
-
-
-def decoded_by_workers(
-    images: ImageSet, chunks: Sequence[Tensor], *, num_workers: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Decode batches in other processes; they come in order, whatever the number of workers.
-
-    Args:
-        images: to be decoded.
-        chunks: the indices of each batch.
-        num_workers: 1 or more.
-        device: where they will go: for a GPU they come in pinned memory.
-
-    Yields:
-        Images, (N, C, H, W), and their indices, (N,) int64, on the CPU.
-
-    Raises:
-        DataError: as the image set raised it.
-        RunFailedError: a worker died, or no batch came in minutes.
-        RunInterruptedError: the run was asked to stop, and the next batch was not there yet.
-    """
-    decoders = _Decoders(images, chunks, num_workers=num_workers, device=device)
-    try:
-        for _ in chunks:
-            yield decoders.next()
-    finally:
-        decoders.end()
-
-
-class _Decoders:
-    """The workers of one pass over images.
+class Decoders:
+    """Processes that decode one image set, pass after pass; batches come in order, whatever the number of workers.
 
     A thread receives their batches: what comes from another process is received in pieces, and a worker that stalls between two of them
-    would hold whoever waits, with no limit. Here that is nobody who matters.
+    would hold whoever waits, with no limit. Here that is nobody who matters. Torch also raises errors of dying workers out of a signal
+    handler, in the midst of anything, if the main thread starts them.
 
-    Torch also raises errors of dying workers out of a signal handler, in the midst of anything, if the main thread starts them.
+    Args:
+        images: to be decoded.
+        num_workers: 1 or more.
+        device: where batches will go: for a GPU they come in pinned memory.
     """
 
-    def __init__(self, images: ImageSet, chunks: Sequence[Tensor], *, num_workers: int, device: torch.device) -> None:
-        self._batch_size = len(chunks[0]) if chunks else 0
-        self._device = device
-        self._loader = DataLoader(
-            _Reader(images),
-            batch_sampler=[chunk.tolist() for chunk in chunks],
-            num_workers=num_workers,
-            prefetch_factor=_AT_ONCE,
-            collate_fn=_keep,
-            worker_init_fn=_begin,
-            multiprocessing_context=_START,
-            pin_memory=device.type == "cuda",
-            generator=Generator(),  # torch seeds workers from the global generator otherwise: a resumed epoch would draw once more
-        )
-        self._ready: queue.Queue[Any] = queue.Queue(maxsize=1)
+    def __init__(self, images: ImageSet, *, num_workers: int, device: torch.device) -> None:
+        self._images, self._num_workers, self._device = images, num_workers, device
+        self._orders: queue.SimpleQueue[Sequence[Tensor] | None] = queue.SimpleQueue()
+        self._decoded: queue.Queue[Any] = queue.Queue(maxsize=1)
         self._ended = threading.Event()
         self._workers: tuple[BaseProcess, ...] = ()
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._receive, name="sslkit-decoded-images", daemon=True)
-        if chunks:
-            self._thread.start()
 
-    def next(self) -> tuple[Tensor, Tensor]:
-        """The next batch.
+    @property
+    def ended(self) -> bool:
+        """Whether they decode nothing any more."""
+        return self._ended.is_set()
+
+    def decode(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass. Whoever leaves it before its last batch, or on an error, ends the workers.
+
+        Args:
+            chunks: the indices of each batch.
+
+        Yields:
+            Images, (N, C, H, W), and their indices, (N,) int64, on the CPU.
 
         Raises:
-            RunFailedError: see :func:`decoded_by_workers`, as for the others.
+            DataError: as the image set raised it.
+            RunFailedError: a worker died, or no batch came in minutes.
+            RunInterruptedError: the run was asked to stop, and the next batch was not there yet.
         """
-        patience = _PATIENCE + _PATIENCE_AN_IMAGE * self._batch_size
+        waiting = len(chunks)
+        _IDLE.pop(self, None)
+        try:
+            if waiting and not self._thread.is_alive():
+                self._thread.start()
+            self._orders.put(chunks)
+            for chunk in chunks:
+                batch = self._next(len(chunk))
+                waiting -= 1
+                yield batch
+        finally:
+            if waiting:
+                self.end()
+            else:
+                _IDLE[self] = None
+                end_idle(_MAX_IDLE)
+
+    def end(self) -> None:
+        """Leave no process behind, also none that is stopped."""
+        if os.getpid() != self._process:
+            return  # a forked process has a copy of this, and no say in it
+        _IDLE.pop(self, None)
+        self._ended.set()
+        self._orders.put(None)
+        if self._thread.is_alive() and not any(worker.exitcode for worker in self._workers):
+            self._thread.join(_FAREWELL)
+        for worker in self._workers:
+            _kill(worker)
+        if self._thread.is_alive():
+            self._thread.join(_FAREWELL)  # one that Python's end finds in torch's code would abort the process
+
+    def _next(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        patience = _PATIENCE + _PATIENCE_AN_IMAGE * batch_size
         # Counted, not timed: a job that a scheduler suspends, workers and all, has waited for nobody.
         for _ in range(int(patience / _POLL)):
             with suppress(queue.Empty):
-                return self._checked(self._ready.get(timeout=_POLL))
+                received = self._decoded.get(timeout=_POLL)
+                if isinstance(received, BaseException):
+                    raise received
+                images, indices, warned = received
+                repeat_warnings(warned)
+                return images, indices
             stop_if_asked("while waiting for images")
             if dead := [worker for worker in self._workers if worker.exitcode]:
                 raise _died(dead[0].exitcode)
         raise RunFailedError(
             f"no batch of images came for {patience:.0f} seconds from the processes that decode them",
-            fix=f"is the disk slow, or shared memory full ({describe_shared_memory()})? {_OWN_PROCESS}; {_GO_ON}",
+            fix=f"is the disk slow, or shared memory full ({describe_shared_memory()})? {_OWN_PROCESS}; {_RESUME}",
         )
 
-    def end(self) -> None:
-        """Leave no process behind, also none that is stopped."""
-        self._ended.set()
-        if self._thread.is_alive() and not any(worker.exitcode for worker in self._workers):
-            self._thread.join(_FAREWELL)
+    def _explained(self, error: BaseException) -> BaseException:
+        """What keeps the thread from receiving more: a worker that has died, if one has, whatever torch makes of it."""
         for worker in self._workers:
-            _kill(worker)
-
-    def _checked(self, received: Any) -> tuple[Tensor, Tensor]:
-        if not isinstance(received, BaseException):
-            images, indices, heard = received
-            tell(heard)
-            return images, indices
-        if isinstance(received, RuntimeError) and "DataLoader worker" in str(received):
-            raise _died(next((worker.exitcode for worker in self._workers if worker.exitcode), None)) from received
-        raise received
+            worker.join(_POLL)  # it may be about to
+            if worker.exitcode:
+                return _died(worker.exitcode)
+        return _died(None) if "DataLoader worker" in str(error) else error
 
     def _receive(self) -> None:
         """What the thread does."""
+        on_device = torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()  # a thread has a GPU of its own
         try:
-            with _current(self._device):
-                with _STARTING:
-                    others = set(multiprocessing.active_children())
-                    with _script_not_run_again():
-                        batches = iter(self._loader)
-                    self._workers = tuple(set(multiprocessing.active_children()) - others)
-                    _ALIVE.update(self._workers)
-                for batch in batches:
-                    if not self._hand_over(batch):
-                        return
+            with on_device:
+                order = _Order()
+                loader = DataLoader(
+                    _Reader(self._images),
+                    batch_sampler=order,
+                    num_workers=self._num_workers,
+                    prefetch_factor=_AT_ONCE,
+                    persistent_workers=True,
+                    collate_fn=_keep,
+                    worker_init_fn=_begin,
+                    multiprocessing_context=_START,
+                    pin_memory=self._device.type == "cuda",
+                    generator=Generator(),  # torch seeds workers from the global generator otherwise: a resumed epoch would draw once more
+                )
+                while (chunks := self._orders.get()) is not None:
+                    order.chunks = chunks
+                    for batch in iter(loader) if self._workers else self._start(loader):
+                        if not self._hand_over(batch):
+                            return
         except BaseException as error:  # whatever it is, somebody waits for it
-            self._hand_over(error)
+            self._hand_over(self._explained(error))
+
+    def _start(self, loader: DataLoader[Any]) -> Iterator[Any]:
+        with _STARTING:
+            others = set(multiprocessing.active_children())
+            with _script_not_run_again():
+                batches = iter(loader)
+            self._workers = tuple(set(multiprocessing.active_children()) - others)
+            _ALIVE.update(self._workers)
+        return batches
 
     def _hand_over(self, item: Any) -> bool:
         """Whether anybody takes it."""
         while not self._ended.is_set():
             with suppress(queue.Full):
-                self._ready.put(item, timeout=_POLL)
+                self._decoded.put(item, timeout=_POLL)
                 return True
         return False
+
+
+class _Order:
+    """The batches of a pass, in place of a sampler: torch asks for them anew in every pass, and for each list of indices when it is due."""
+
+    chunks: Sequence[Tensor] = ()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (chunk.tolist() for chunk in self.chunks)
+
+
+_IDLE: dict[Decoders, None] = {}
+"""In the order of their last use."""
+
+
+def end_idle(remaining: int = 0) -> None:
+    """End workers that have nothing to do, but for those of the ``remaining`` image sets that were decoded last."""
+    for decoders in list(_IDLE)[: len(_IDLE) - remaining]:
+        decoders.end()
 
 
 _STARTING = threading.Lock()
@@ -236,30 +236,26 @@ class _Reader(TorchDataset):
     def __init__(self, images: ImageSet) -> None:
         self.images = images
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, list[Told]] | BaseException:
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, list[FileWarning]] | BaseException:
         try:
             with blaming("reading images"):
-                return self.images.read(indices), torch.tensor(indices), _heard()
+                pixels, warned, _WARNED[:] = self.images.read(indices), [*_WARNED], []
+                return pixels, torch.tensor(indices), warned
         # Handed over: raised in a worker, torch would wrap its message into the worker's traceback.
         except (Exception, SystemExit) as error:
             return portable(error)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, list[Told]] | BaseException:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, list[FileWarning]] | BaseException:
         return self.__getitems__([index])
 
 
-_HEARD: list[Told] = []
+_WARNED: list[FileWarning] = []
 """In a worker, what libraries have warned of since the last batch."""
-
-
-def _heard() -> list[Told]:
-    heard, _HEARD[:] = [*_HEARD], []
-    return heard
 
 
 def _begin(_worker: int) -> None:
     """A terminal and a scheduler signal every process of a run: a worker that died of it would keep the run from finishing its step."""
-    gather(_HEARD)
+    gather(_WARNED)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "SIGBUS"):
@@ -271,35 +267,36 @@ def _keep(batch: Any) -> Any:
     return batch
 
 
+def num_fitting_workers(batch_bytes: int) -> int:
+    """How many of them shared memory has room for now: tensors go through it, and containers often have little."""
+    if not _SHARED_MEMORY.is_dir():
+        return sys.maxsize  # macOS and Windows have no such limit
+    return max(0, (shutil.disk_usage(_SHARED_MEMORY).free // max(1, batch_bytes) - _ON_THE_WAY) // _AT_ONCE)
+
+
+def describe_shared_memory() -> str:
+    """How much there is, and how much of it is free."""
+    if not _SHARED_MEMORY.is_dir():
+        return "of unknown size"
+    usage = shutil.disk_usage(_SHARED_MEMORY)
+    return f"{_SHARED_MEMORY}: {usage.total / 2**20:,.0f} MiB, {usage.free / 2**20:,.0f} MiB free"
+
+
 def _died(exit_code: int | None) -> RunFailedError:
     if hasattr(signal, "SIGBUS") and exit_code == -signal.SIGBUS:
         return RunFailedError(
             f"shared memory is full: a process that decodes images died of it ({describe_shared_memory()})",
-            fix=f"give it more, in Docker with --shm-size=8g, or lower num_workers; {_OWN_PROCESS}; {_GO_ON}",
+            fix=f"give it more, in Docker with --shm-size=8g, or lower num_workers; {_OWN_PROCESS}; {_RESUME}",
         )
+    names = {-number: number.name for number in signal.Signals}
+    how = "" if exit_code is None else f" ({names.get(exit_code, f'exit code {exit_code}')})"
     return RunFailedError(
-        f"a process that decodes images died{_how(exit_code)}, as the system does to one when memory is short",
-        fix=f"{_GO_ON}; lower image_size, batch_size or num_workers if it happens again",
+        f"a process that decodes images died{how}, as the system does to one when memory is short",
+        fix=f"{_RESUME}; lower image_size, batch_size or num_workers if it happens again",
     )
 
 
-def _how(exit_code: int | None) -> str:
-    if exit_code is None:
-        return ""
-    with suppress(ValueError):
-        return f" ({signal.Signals(-exit_code).name})"
-    return f" (exit code {exit_code})"
-
-
-@contextmanager
-def _current(device: torch.device) -> Iterator[None]:
-    """Each thread has a GPU of its own; pinned memory belongs to it."""
-    on_gpu: AbstractContextManager[None] = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-    with on_gpu:
-        yield
-
-
-def _why_not_elsewhere(images: ImageSet) -> str:
+def why_not_elsewhere(images: ImageSet) -> str:
     """Why images cannot be decoded in another process; empty where they can. A fork has them already."""
     if _START == "fork":
         return ""

@@ -13,10 +13,10 @@ from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
 from sslkit.contract.images import LabeledData
-from sslkit.data.subset import Selection, select_per_class, smallest_class
 from sslkit.evaluators.classifier import build_heads, check_head, check_layers, check_training, fit_classifier
 from sslkit.evaluators.feature_cache import FrozenTrunk
 from sslkit.evaluators.heads import HeadKind
+from sslkit.evaluators.label_subsets import Selection, select_per_class, smallest_class
 from sslkit.training.options import TrainingOptions
 from sslkit.training.seeds import derive_seed, make_generator
 

@@ -10,8 +10,7 @@ from sslkit.contract.evaluator import Evaluator, RunContext
 from sslkit.contract.events import Notice
 from sslkit.contract.images import LabeledData
 from sslkit.contract.objective import Prediction
-from sslkit.data.cache import OpenedDataset
-from sslkit.data.subset import class_counts
+from sslkit.data.cache import OpenedDataset, class_counts
 from sslkit.evaluators.accuracy import few_classes, recalls
 from sslkit.run.stage_folder import Outcome, StageFolder, StageResult, begin
 from sslkit.run.surroundings import Surroundings

@@ -18,7 +18,7 @@ from sslkit.run.artifacts import ARTIFACT, BackboneRecord
 from sslkit.run.results import Results
 from sslkit.run.stage_folder import StageResult
 from sslkit.run.surroundings import Provenance
-from sslkit.storage.atomic import make_folder, refuse_links, remove_temporary, writing
+from sslkit.storage.atomic import make_folder, refuse_links, remove_unfinished, writing
 from sslkit.storage.folder_lock import LOCK, RunLock
 from sslkit.storage.json_files import write_json, write_text
 
@@ -64,7 +64,7 @@ class RunFolder:
             if fresh:
                 for stage in self._recipe.stages:
                     _remove_stage(self.path / stage.key)
-            remove_temporary(self.path)
+            remove_unfinished(self.path)
             if not (self.path / "recipe.toml").exists():
                 self.write_recipe()
             try:

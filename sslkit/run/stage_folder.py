@@ -22,7 +22,7 @@ from sslkit.contract.images import ImageSet
 from sslkit.contract.objective import Prediction
 from sslkit.data.cache import OpenedDataset
 from sslkit.data.duplicates import Duplicates
-from sslkit.data.workers import decoding_with
+from sslkit.data.loader import decoding_with
 from sslkit.run.artifacts import (
     ARTIFACT,
     BACKBONE,
@@ -39,7 +39,7 @@ from sslkit.run.artifacts import (
 )
 from sslkit.run.environment import describe_environment, timestamp
 from sslkit.run.surroundings import Surroundings
-from sslkit.storage.atomic import make_folder, refuse_links, remove, remove_temporary
+from sslkit.storage.atomic import make_folder, refuse_links, remove, remove_unfinished
 from sslkit.storage.identity import CODE, differences, fingerprint, plain, state_hash
 from sslkit.storage.json_files import write_json
 from sslkit.storage.metrics_log import MetricsLog
@@ -240,7 +240,7 @@ class StageFolder:
             return {}
         make_folder(folder)
         refuse_links(folder)
-        remove_temporary(folder)
+        remove_unfinished(folder)
         if not (folder / ARTIFACT).exists():
             # What has no artifact beside it is of nobody knows what: of another recipe, where a new start was cut short.
             _remove_checkpoints(folder)

@@ -25,8 +25,8 @@ _REASONS = {
 }
 """By the system's error number: what is wrong, and what to do about it."""
 
-TEMPORARY = f"*.tmp-{'[0-9a-f]' * 16}"
-"""What unfinished files are called; a kill leaves them behind."""
+_UNFINISHED = (f"*.tmp-{'[0-9a-f]' * 16}", f".tmp{'[0-9A-Za-z]' * 6}")
+"""What unfinished files are called, ours and those of safetensors' ``save_file``; a kill leaves them behind."""
 
 
 @contextmanager
@@ -86,9 +86,14 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
-def remove_temporary(folder: Path) -> None:
-    """Remove the unfinished files that a kill has left in a folder, at any depth. Only for who is alone in it."""
-    remove(folder.rglob(TEMPORARY))
+def find_unfinished(folder: Path) -> list[Path]:
+    """The unfinished files in a folder, at any depth: those that are being written, and those that a kill has left."""
+    return [path for pattern in _UNFINISHED for path in folder.rglob(pattern)]
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a kill has left in a folder, at any depth. Only for the process that is alone in it."""
+    remove(find_unfinished(folder))
 
 
 def remove(files: Iterable[Path]) -> None:

@@ -10,9 +10,6 @@ from typing import Any, NamedTuple
 MAX_DEPTH = 32
 """Tables and arrays inside each other. Whoever walks the values may then do so by recursion."""
 
-MAX_KEY_LENGTH = 1000
-"""Letters of a key; the longest in use are metrics of a sweep's variants."""
-
 _EATEN = re.compile(r"[A-Za-z]:[\b\t\n\f\r\x1b]")
 """``C:\\new`` in double quotes is ``C:``, a new line and ``ew``."""
 
@@ -58,8 +55,7 @@ def finite_number(value: object) -> float | None:
 
 
 def find_unfit(value: Any, path: str = "") -> Unfit | None:
-    """Look for a value that is nested too deeply, an integer of more than 64 bits, a path of Windows that lost its backslashes, or a key that
-    is too long.
+    """Look for a value that is nested too deeply, an integer of more than 64 bits, or a path of Windows that lost its backslashes.
 
     Args:
         value: tables, arrays and what is in them.
@@ -78,8 +74,6 @@ def find_unfit(value: Any, path: str = "") -> Unfit | None:
         if isinstance(value, Mapping | list):
             if depth == MAX_DEPTH:
                 return Unfit(path, "is nested too deeply", f"{MAX_DEPTH} levels of tables and arrays")
-            if long := next((key for key in value if isinstance(value, Mapping) and len(key) > MAX_KEY_LENGTH), ""):
-                return Unfit(dotted(path, f"{long[:40]}..."), "is too long a key", f"{MAX_KEY_LENGTH} letters")
             waiting.extend(reversed([(inner_path, inner, depth + 1) for inner_path, inner in _inside(value, path)]))
     return None
 

@@ -2,13 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sslkit.contract.errors import ArtifactError
@@ -29,14 +33,38 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, 
     Raises:
         StorageError: the disk refuses; an old file is untouched.
     """
-    # A copy each: safetensors refuses tensors that share memory, as tied weights do.
-    owned = {name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    owned = _apart(tensors)
     values = dict(state or {})
     entry = json.dumps({"sha256": _checksum(owned, values), "state": values}, allow_nan=False)
-    # Not safetensors' own save_file: it writes to a file of a name and with permissions of its own, which a kill would leave behind.
-    content = save(owned, metadata={_ENTRY: entry})
-    with written_whole(path) as file:
-        file.write_bytes(content)
+    with written_whole(path) as file, _errors_of_the_system():
+        mode = stat.S_IMODE(file.stat().st_mode)
+        save_file(owned, file, metadata={_ENTRY: entry})  # puts a file of its own here, which nobody but its owner may read
+        file.chmod(mode)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors contiguous and on the CPU. Copied where they are not, or share memory, as tied weights do: safetensors refuses these."""
+    apart: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        owned = tensor.detach().cpu().contiguous()
+        if owned.untyped_storage().data_ptr() in taken:
+            owned = owned.clone()
+        taken.add(owned.untyped_storage().data_ptr())
+        apart[name] = owned
+    return apart
+
+
+@contextmanager
+def _errors_of_the_system() -> Iterator[None]:
+    """Raise as ``OSError`` what safetensors has of the system: it hands on its words alone."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"(?:os error|code:) (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

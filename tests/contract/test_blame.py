@@ -212,7 +212,7 @@ def test_what_a_worker_could_not_read_names_its_plugin_and_leaves_a_checkpoint(
     method: str, error: str, command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ):
     """The traceback lies in another process, and the state is that of the steps before."""
-    monkeypatch.setattr("sslkit.data.resident.MAX_RESIDENT_BYTES", 0)
+    monkeypatch.setattr("sslkit.data.cache.MAX_RESIDENT_BYTES", 0)
     data = f"data={{ name = 'foo_tasks:Data', method = '{method}' }}"
     first, *frames = command(data, "num_workers=1", "stages.pretrain.batch_size=100")
     assert re.match(

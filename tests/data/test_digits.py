@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,10 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from sslkit.contract.errors import OptionError
+from sslkit.data import digits
 from sslkit.data.arrays import ArraySet, channel_statistics
 from sslkit.data.digits import Digits
+from sslkit.storage.tensor_file import load_tensors
 
 DIGITS: Any = load_digits()
 
@@ -60,6 +63,12 @@ def test_larger_digits_are_interpolated():
 def test_smaller_digits_are_refused():
     with pytest.raises(OptionError, match="image_size: the digits are not made smaller; found 7; allowed: 8 pixels or more"):
         Digits(image_size=7)
+
+
+def test_digits_are_those_of_scikit_learn():
+    tensors, _ = load_tensors(Path(digits.__file__).with_suffix(".safetensors"))
+    assert np.array_equal(tensors["images"].numpy(), DIGITS.images)
+    assert np.array_equal(tensors["labels"].numpy(), DIGITS.target)
 
 
 def test_digits_need_no_download():

@@ -9,12 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from sslkit.contract.images import ImageSet, ImageSpec
-from sslkit.data import resident
+from sslkit.data import cache
 from sslkit.data.arrays import ArraySet
+from sslkit.data.cache import ResidentSet
 from sslkit.data.duplicates import Duplicates, find_duplicates
 from sslkit.data.file_set import FileSet
 from sslkit.data.folder_scan import find_images
-from sslkit.data.resident import ResidentSet
 
 SPEC = ImageSpec(4, 4, "gray", (0.5,), (0.25,))
 
@@ -115,7 +115,7 @@ def test_decoded_files_are_compared_by_pixels_and_named(tmp_path):
 
 
 def test_files_too_many_to_decode_are_compared_as_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(resident, "MAX_RESIDENT_BYTES", 0)
+    monkeypatch.setattr(cache, "MAX_RESIDENT_BYTES", 0)
     found = find_duplicates(saved(tmp_path / "train", few_values(30, 1), "png"), saved(tmp_path / "test", few_values(20, 2), "png"))
     assert found is not None
     assert (found.num_test_images, found.same) == (len(naive(few_values(30, 1), few_values(20, 2))), "bytes")

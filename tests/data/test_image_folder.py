@@ -10,10 +10,9 @@ from PIL import Image
 
 from sslkit.contract.errors import DataError, OptionError
 from sslkit.data import file_set
-from sslkit.data.cache import OpenedDataset
+from sslkit.data.cache import OpenedDataset, class_counts
 from sslkit.data.file_set import FileSet
 from sslkit.data.image_folder import ImageFolder
-from sslkit.data.subset import class_counts
 from tests.data.other_user import as_nobody, shared_folder
 
 

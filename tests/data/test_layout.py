@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from sslkit.contract.errors import DataError, OptionError
-from sslkit.data.cache import OpenedDataset
+from sslkit.data.cache import OpenedDataset, class_counts
 from sslkit.data.image_folder import ImageFolder
-from sslkit.data.subset import class_counts
 from tests.data.test_image_folder import make
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from sslkit import ImageFolder, Loader
-from sslkit.data import library_warnings, resident
+from sslkit.data import cache, library_warnings
 from sslkit.data.cache import OpenedDataset
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ CUT_EXIF = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\x01"
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(library_warnings, "_TOLD", set())
+    monkeypatch.setattr(library_warnings, "_SHOWN", set())
     for index in range(6):
         path = tmp_path / "images" / "train" / f"class{index % 2}" / f"{index}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.filterwarnings("always")
 @pytest.mark.parametrize(("num_workers", "max_bytes"), [(0, 0), (1, 0), (0, 2**30)], ids=["here", "in a worker", "in threads"])
 def test_a_warning_names_its_file_and_comes_once(num_workers: int, max_bytes: int, root: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(resident, "MAX_RESIDENT_BYTES", max_bytes)
+    monkeypatch.setattr(cache, "MAX_RESIDENT_BYTES", max_bytes)
     images = OpenedDataset(ImageFolder(root=str(root), image_size=16)).load("pretrain")
     assert images is not None
     shown = warnings.showwarning

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -6,12 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-import sslkit.data.resident as module
+import sslkit.data.cache as module
 from sslkit import DataError, Dataset, ImageSet, ImageSpec, Split
+from sslkit.data import file_set
 from sslkit.data.arrays import Arrays
 from sslkit.data.cache import OpenedDataset
 from sslkit.data.duplicates import Duplicates
+from sslkit.data.image_folder import ImageFolder
 from tests.contract.miniatures.images import TinyImages, tiny_images
+from tests.data.test_image_folder import make
 
 PIXELS = np.arange(5 * 16, dtype=np.uint8).reshape(5, 4, 4)
 
@@ -101,6 +105,32 @@ def test_what_is_in_memory_is_not_decoded_again():
     data.read.clear()
     assert torch.equal(images.read([3, 1]), tiny_images(11).read([3, 1]))
     assert data.read == []
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_the_same_images_with_labels_and_without_are_decoded_and_kept_once(resident: bool):
+    data = Counting(resident=resident)
+    dataset = OpenedDataset(data)
+    pretrain, train = dataset.load("pretrain"), dataset.load("train")
+    assert pretrain is not None
+    assert train is not None
+    assert pretrain.pixels is train.pixels
+    assert pretrain.source is train.source
+    assert sorted(data.read) == ([] if resident else list(range(11)))
+    assert (pretrain.labels, train.classes) == (None, ("a", "b", "c"))
+    assert torch.equal(train.read([3, 1]), tiny_images(11).read([3, 1]))
+
+
+def test_files_of_both_splits_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    make(tmp_path, *(f"train/{name}/{number}.png" for name in ("cat", "dog") for number in range(3)), "unlabeled/1.png")
+    decoded: list[str] = []
+    monkeypatch.setattr(file_set, "decode", lambda path, *_, **__: decoded.append(path.name) or torch.zeros(3, 4, 4, dtype=torch.uint8))
+    for options, number in (({"train": "train", "unlabeled": "train"}, 6), ({}, 6 + 1)):
+        decoded.clear()
+        dataset = OpenedDataset(ImageFolder(root=str(tmp_path), image_size=4, **options))
+        splits = [dataset.load(split) for split in ("pretrain", "train")]
+        assert [images.pixels is not None for images in splits if images is not None] == [True, True]
+        assert len(decoded) == number
 
 
 @pytest.mark.parametrize(("limit", "resident"), [(11 * 3 * 16 * 16, True), (11 * 3 * 16 * 16 - 1, False)])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sslkit.contract.errors import DataError
-from sslkit.data.regular_file import open_regular
+from sslkit.data.image_file import open_regular
 from tests.data.other_user import as_nobody, shared_folder
 
 

@@ -162,7 +162,7 @@ def test_images_are_checked_when_they_arrive(make, found, monkeypatch):
     message = f"^Foreign, train images: what {kind}.read returns must be a tensor of pixels; found {re.escape(repr(found))}; allowed: torch.uint8 "
     with pytest.raises(DataError, match=message + re.escape("(12, 3, 8, 8) on the CPU")):
         evaluate(KNN(layers=("stem",), k=1), network(), Foreign(make), runtime=CPU)
-    monkeypatch.setattr("sslkit.data.resident.MAX_RESIDENT_BYTES", 0)  # decoded by workers
+    monkeypatch.setattr("sslkit.data.cache.MAX_RESIDENT_BYTES", 0)  # decoded by workers
     with pytest.raises(DataError, match=message + re.escape("(12, 3, 8, 8) on the CPU")):
         evaluate(KNN(layers=("stem",), k=1), network(), Foreign(make), runtime=CPU)
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import sslkit.data.loader as loader_module
 import sslkit.data.workers as module
 from sslkit import DataError, Loader, RunFailedError, RunInterruptedError
 from sslkit.contract.errors import SslkitWarning
-from sslkit.data.workers import choose_num_workers, decoding_with
+from sslkit.data.loader import choose_num_workers, decoding_with
 from sslkit.training.stopping import stoppable
 from tests.contract.miniatures.images import TinyImages, tiny_images
 
@@ -81,6 +82,41 @@ def test_a_wait_for_a_stalled_worker_ends(monkeypatch: pytest.MonkeyPatch):
     assert multiprocessing.active_children() == []
 
 
+def test_workers_stay_from_pass_to_pass_and_end_with_the_loader():
+    images, shuffled = source(num_workers=2), torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    assert len(list(images.in_order())) == 3
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for order, start in ((shuffled, 0), (shuffled.flip(0), 1), (shuffled[:5], 0), (shuffled[:0], 0)):
+        batches = images.batches(order, start=start)
+        found = [next(batches) for _ in order.split(4)[start:] if len(order)]  # no further than to the last batch
+        batches.close()
+        assert torch.equal(torch.cat([order[:0], *(batch.indices for batch in found)]), order[4 * start :])
+        assert all(torch.equal(batch.images, tiny_images(12).read(batch.indices.tolist())) for batch in found)
+        assert multiprocessing.active_children() == workers
+    del images, batches
+    assert multiprocessing.active_children() == []
+
+
+def test_workers_of_the_last_two_image_sets_stay_and_end_with_the_block():
+    with decoding_with(1):
+        loaders = [source() for _ in range(3)]
+        for loader in (*loaders, loaders[0]):
+            assert len(list(loader.in_order())) == 3
+        assert len(multiprocessing.active_children()) == 2
+    assert multiprocessing.active_children() == []
+
+
+def test_two_passes_at_the_same_time_do_not_mix():
+    images = source(num_workers=1)
+    orders = torch.arange(12), torch.arange(12).flip(0)
+    for one, two in zip(*(images.batches(order) for order in orders), strict=True):
+        assert torch.equal(one.indices, 11 - two.indices)
+    assert len(multiprocessing.active_children()) == 2
+    del images
+    assert multiprocessing.active_children() == []
+
+
 def test_who_leaves_early_leaves_no_process():
     batches = source(num_workers=2).in_order()
     next(batches)
@@ -133,6 +169,15 @@ def test_a_death_is_heard_of_with_the_next_batch_and_not_in_the_midst_of_somethi
         next(batches)
 
 
+def test_a_death_between_two_passes_is_heard_of_in_the_second():
+    images = source(num_workers=2)
+    list(images.in_order())
+    multiprocessing.active_children()[0].kill()
+    with pytest.raises(RunFailedError, match=r"^a process that decodes images died( \(SIGKILL\))?, "):
+        list(images.in_order())
+    assert multiprocessing.active_children() == []
+
+
 class Leaving(TinyImages):
     def read(self, indices):
         os._exit(3)
@@ -160,7 +205,7 @@ def test_a_damaged_image_is_the_same_error_with_workers_and_without(num_workers:
 def choose(free: int, wanted: int | None, monkeypatch: pytest.MonkeyPatch, *, batch_size: int = 128) -> int:
     """With batches of 98,304 bytes, on 4 cores."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: USAGE(64 * 2**20, 0, free))
-    monkeypatch.setattr(module, "usable_cores", lambda: 4)
+    monkeypatch.setattr(loader_module, "usable_cores", lambda: 4)
     return choose_num_workers(tiny_images(200), batch_size, wanted)
 
 
@@ -182,7 +227,7 @@ def test_workers_are_fewer_where_shared_memory_is_small(
         assert choose(free, wanted, monkeypatch) == expected
     (warning,) = caught
     assert str(warning.message) == (
-        f"images are decoded by {who}, which is slower, for shared memory is small (/dev/shm: 64 MiB, {free / 2**20:.0f} MiB free, and a batch takes 0 MiB):"
+        f"images are decoded by {who}, which is slower, because shared memory is small (/dev/shm: 64 MiB, {free / 2**20:.0f} MiB free, and a batch takes 0 MiB):"
         f" give it more, in Docker with --shm-size=8g; num_workers = {expected} says that this is meant"
     )
 

@@ -210,6 +210,6 @@ def test_the_wheel_holds_recipes_weights_plugins_and_templates(tmp_path):
     assert {"sslkit/cli/commands.py", "sslkit/testing/__init__.py", "sslkit_rotnet/task.py"} <= names
     templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sslkit" / "report" / "templates").iterdir()}
     assert "sslkit/report/templates/page.html.jinja" in templates
-    assert "sslkit/run/model_card.md.jinja" in names
+    assert {"sslkit/run/model_card.md.jinja", "sslkit/data/digits.safetensors", "sslkit/data/digits.txt"} <= names
     assert templates <= names
     assert not [name for name in names if name.startswith(("tests/", "plugins/", "benchmarks/")) or name.endswith(".pyc")]

@@ -31,7 +31,7 @@ from sslkit import (
 )
 from sslkit.contract.events import Record
 from sslkit.contract.images import Split
-from sslkit.data import resident
+from sslkit.data import cache
 from sslkit.data.cache import OpenedDataset
 from sslkit.data.digits import Digits
 from sslkit.recipe.recipe import Recipe
@@ -144,7 +144,7 @@ def test_a_report_that_finds_the_disk_full_does_not_take_the_run_down(recipe: Re
 
 
 def test_an_image_that_vanishes_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(resident, "MAX_RESIDENT_BYTES", 0)  # images are decoded as they are needed, as those of a large folder are
+    monkeypatch.setattr(cache, "MAX_RESIDENT_BYTES", 0)  # images are decoded as they are needed, as those of a large folder are
     for split, number in (("train", 40), ("test", 4)):
         for index in range(number):
             path = tmp_path / "images" / split / f"class{index % 2}" / f"{index}.png"

@@ -71,7 +71,7 @@ def test_a_signal_leaves_a_checkpoint_a_code_and_the_command_to_go_on(
         assert weights(folder) == weights(whole)
 
 
-STREAMED = "from sslkit.data import resident\nresident.MAX_RESIDENT_BYTES = 0\nfrom sslkit.cli.commands import main\nmain()\n"
+STREAMED = "from sslkit.data import cache\ncache.MAX_RESIDENT_BYTES = 0\nfrom sslkit.cli.commands import main\nmain()\n"
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sslkit import ArtifactError, StorageError
-from sslkit.storage.atomic import TEMPORARY, append_line, refuse_links, remove_temporary, writing, written_whole
+from sslkit.storage.atomic import append_line, find_unfinished, refuse_links, remove_unfinished, writing, written_whole
 from tests.run.disks import file_sizes_limited, fill, make_read_only, small_disk
 
 
@@ -143,13 +143,13 @@ def test_links_are_refused(tmp_path: Path):
 
 def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path: Path):
     (tmp_path / "tables").mkdir()
-    kept = {"results.json", "mine.tmp", "mine.tmp-1", "tables"}
-    for name in (*kept - {"tables"}, "results.json.tmp-0123456789abcdef", "tables/results.csv.tmp-0123456789abcdef"):
+    kept = {"results.json", "mine.tmp", "mine.tmp-1", ".tmp", ".tmp-mine", "tables"}
+    for name in (*kept - {"tables"}, "results.json.tmp-0123456789abcdef", "tables/results.csv.tmp-0123456789abcdef", "tables/.tmpUclZ0z"):
         (tmp_path / name).touch()
-    remove_temporary(tmp_path)
+    remove_unfinished(tmp_path)
     assert {path.name for path in tmp_path.rglob("*")} == kept
 
 
 def test_what_is_being_written_is_called_so(tmp_path: Path):
     with written_whole(tmp_path / "file") as file:
-        assert list(tmp_path.glob(TEMPORARY)) == [file]
+        assert find_unfinished(tmp_path) == [file]

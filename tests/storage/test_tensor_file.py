@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from sslkit import ArtifactError, StorageError
-from sslkit.storage.atomic import remove_temporary
+from sslkit.storage.atomic import remove_unfinished
 from sslkit.storage.tensor_file import load_tensors, save_tensors
 from tests.run.disks import small_disk
 
@@ -91,7 +91,7 @@ def test_a_kill_leaves_nothing_that_the_next_start_does_not_remove(tmp_path: Pat
         process.kill()
         process.wait()
     assert [path for path in tmp_path.iterdir() if path.name != "file"], "killed in mid-write"
-    remove_temporary(tmp_path)
+    remove_unfinished(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} <= {"file"}
 
 

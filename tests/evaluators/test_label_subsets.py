@@ -3,7 +3,7 @@ import torch
 from torch import Generator
 
 from sslkit import DataError
-from sslkit.data.subset import select_per_class, smallest_class
+from sslkit.evaluators.label_subsets import select_per_class, smallest_class
 
 LABELS = torch.randint(0, 3, (60,), generator=Generator().manual_seed(0))
 

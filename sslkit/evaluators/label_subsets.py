@@ -6,7 +6,6 @@ import torch
 from torch import Generator, Tensor
 
 from sslkit.contract.errors import DataError
-from sslkit.contract.images import ImageSet
 
 Selection = Literal["first", "random"]
 
@@ -28,11 +27,6 @@ def select_per_class(labels: Tensor, labels_per_class: int, selection: Selection
     """
     chosen = [_of_one_class(labels, int(label), labels_per_class, selection, generator) for label in labels.unique()]
     return torch.cat(chosen).sort().values
-
-
-def class_counts(images: ImageSet) -> list[int]:
-    """How many images each class has; empty without labels."""
-    return [] if images.labels is None else images.labels.bincount(minlength=len(images.classes)).tolist()
 
 
 def smallest_class(labels: Tensor) -> int:
