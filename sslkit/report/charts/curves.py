@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from sslkit.recipe.stage_key import labels
 from sslkit.report.charts.chart import Series, draw_chart, whole_epochs
 from sslkit.report.pictures.picture import Picture
-from sslkit.report.pictures.spread import spread
+from sslkit.report.pictures.sample import spread
 from sslkit.report.run_folder import RunFolder, StageFolder
 
 MAX_POINTS = 400

@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from sslkit.report.charts.chart import INK, drawing_style
+from sslkit.report.charts.chart import INK
+from sslkit.report.pictures.picture import drawing_style
 
 _POINTS_TO_PIXELS = 4 / 3
 _REFERENCE = re.compile(r"#([\w-]+)")

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sslkit.report.charts.svg import inline_svg
-from sslkit.report.pictures.picture import Picture
+from sslkit.report.pictures.picture import Picture, drawing_style
 
 PAGE_PIXELS_PER_INCH = 96
 
@@ -58,10 +59,11 @@ def embed(picture: Picture, *, prefix: str, max_bytes: int) -> Embedded:
     return Embedded(picture.title, picture.caption, image, "panorama" if width > _PANORAMA else "picture")
 
 
-def png(figure: Figure, max_bytes: int) -> bytes:
+def png(figure: Figure, max_bytes: float = math.inf) -> bytes:
     """Render at the figure's own resolution; as a last resort at less."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with drawing_style():
+        canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     data = _compressed(image)
     if len(data) <= max_bytes:
