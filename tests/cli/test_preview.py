@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sslkit.report.pictures.grid import Sheet
 from typer.testing import CliRunner
 
 from sslkit import OptionError
 from sslkit.cli import preview
 from sslkit.cli.commands import app
 from sslkit.cli.preview import write_preview
+from sslkit.report.pictures.grid import Sheet
 
 RECIPE = """
 name = "tiny"

@@ -1,8 +1,7 @@
 from pathlib import Path
 
-from sslkit.report.pictures.all import Pictures
-
 from sslkit.report.page.sections import Section, run_sections
+from sslkit.report.pictures.all import Pictures
 from sslkit.report.run_folder import read_run
 from tests.report.run_folders import make_run
 

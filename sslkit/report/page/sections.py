@@ -3,19 +3,17 @@
 from collections.abc import Iterator
 from typing import NamedTuple, TypeVar
 
-from sslkit.report.charts.curves import draw_curves
-from sslkit.report.charts.few_labels import draw_few_labels, few_labels_table
-from sslkit.report.charts.layers import draw_layers
-from sslkit.report.charts.trajectory import draw_trajectory
+from sslkit.report.charts.accuracy import draw_few_labels, draw_layers, few_labels_table
+from sslkit.report.charts.epochs import draw_curves, draw_trajectory
 from sslkit.report.pictures.all import Pictures
 from sslkit.report.pictures.picture import Picture
 from sslkit.report.run_folder import RunFolder
-from sslkit.report.tables.pivots import pivot_tables
 from sslkit.report.tables.run_tables import (
     classes_table,
     environment_table,
     facts_table,
     margins_table,
+    pivot_tables,
     recall_table,
     results_table,
     stages_table,

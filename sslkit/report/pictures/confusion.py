@@ -130,7 +130,8 @@ def _draw_matrix(axes: Axes, matrix: Matrix) -> None:
         im_kw={"norm": PowerNorm(0.5, 0, 100)},
         text_kw=TEXT,
     )
-    for text, percent in zip(display.text_.flat, matrix.percent.flat, strict=True) if numbered else ():
+    texts = [] if display.text_ is None else display.text_.flat
+    for text, percent in zip(texts, matrix.percent.flat, strict=False):
         text.set(visible=percent > 0, color=INK if percent > _LIGHT else "white")
     axes.spines[:].set_visible(False)
     axes.tick_params(which="both", length=0)

@@ -2,13 +2,15 @@
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from sslkit.recipe.stage_key import parse_key
 from sslkit.report.formatting import duration
 from sslkit.report.run_folder import RunFolder, StageFolder
 from sslkit.report.tables.table import Cell, Column, Layout, Table
+from sslkit.run.results import Row
 
 _MANY_CLASSES = 12
 """Beyond so many the table of classes is folded."""
@@ -134,6 +136,17 @@ def stages_table(run: RunFolder) -> Table | None:
     return Table("stages", "Stages", columns, rows, note=note) if rows else None
 
 
+def pivot_tables(run: RunFolder) -> Iterator[Table]:
+    """A row a variant and a column a metric, or a column an epoch, of each stage that several variants or snapshots have."""
+    rows = run.results.rows()
+    for name in dict.fromkeys(parse_key(row.stage).name for row in rows):
+        own = [row for row in rows if parse_key(row.stage).name == name]
+        if len({parse_key(row.stage).epoch for row in own}) > 1:
+            yield _by_epoch(name, own)
+        elif len({parse_key(row.stage).variant for row in own}) > 1:
+            yield _by_variant(name, own)
+
+
 def _facts(key: str, title: str, facts: Iterator[tuple[str, str]]) -> Table:
     rows = tuple((Cell(name), Cell(text)) for name, text in facts if text)
     return Table(key, title, (Column("fact"), Column("value")), rows, layout="facts")
@@ -240,3 +253,42 @@ def _backbone(stage: StageFolder) -> str:
     if "frozen_backbone" in stage.artifact:
         return f"unchanged, {stage.artifact['frozen_backbone']['sha256_after'][:12]}"
     return "trained" if "seconds" in stage.artifact else ""
+
+
+def _by_variant(name: str, rows: Sequence[Row]) -> Table:
+    variants = dict.fromkeys(parse_key(row.stage).variant for row in rows)
+    metrics = dict.fromkeys(row.metric for row in rows)
+    by_place = {(parse_key(row.stage).variant, row.metric): row for row in rows}
+    with_paper = any(row.paper is not None for row in rows)
+    lines = []
+    for variant in variants:
+        own = [by_place.get((variant, metric)) for metric in metrics]
+        lines.append((Cell(variant), *([Cell("ours")] if with_paper else []), *(Cell(row.value if row else None) for row in own)))
+        if any(row is not None and row.paper is not None for row in own):
+            lines.append((Cell(variant), Cell("paper"), *(Cell(row.paper if row else None) for row in own)))
+    return Table(
+        f"{name}_by_variant",
+        f"{name}, by variant",
+        (Column("variant"), *([Column("figures")] if with_paper else []), *(Column(metric, "figure") for metric in metrics)),
+        tuple(lines),
+    )
+
+
+def _by_epoch(name: str, rows: Sequence[Row]) -> Table:
+    epochs = sorted({parse_key(row.stage).epoch or 0 for row in rows})
+    lines = dict.fromkeys((parse_key(row.stage).variant, row.metric) for row in rows)
+    by_place = {(parse_key(row.stage).variant, row.metric, parse_key(row.stage).epoch): row.value for row in rows}
+    swept = any(variant for variant, _ in lines)
+    return Table(
+        f"{name}_by_epoch",
+        f"{name}, by epoch of pretraining",
+        (*([Column("variant")] if swept else []), Column("metric", "code"), *(Column(str(epoch), "figure") for epoch in epochs)),
+        tuple(
+            (
+                *([Cell(variant)] if swept else []),
+                Cell(metric),
+                *(Cell(by_place.get((variant, metric, epoch))) for epoch in epochs),
+            )
+            for variant, metric in lines
+        ),
+    )
