@@ -109,7 +109,7 @@ def _lines(values: Sequence[tuple[StageFolder, str, float]]) -> dict[str, Points
 
 def _pretext(run: RunFolder) -> dict[str, Points]:
     """The pretext task's accuracy on held-out images, of the stages that kept snapshots."""
-    stages = [stage for stage in run.stages if stage.pretrains and stage.artifact.get("snapshot_epochs")]
+    stages = [stage for stage in run.stages if stage.pretrains and stage.artifact.snapshot_epochs]
     names = labels(stage.key for stage in stages)
     found: dict[str, Points] = {}
     for stage in stages:
