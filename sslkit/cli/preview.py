@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sslkit.catalog.catalog import Catalog
 from sslkit.catalog.discovery import load_catalog
@@ -17,13 +16,10 @@ from sslkit.recipe.build import build, build_backbone_options
 from sslkit.recipe.bundled import bundled_recipes, find_recipe
 from sslkit.recipe.recipe import Recipe, load_recipe
 from sslkit.recipe.toml import apply_override
-from sslkit.report.pictures.contact_sheet import Sheet, draw_sheets
-from sslkit.report.pictures.recipe_views import pretraining_stages, stage_views
-from sslkit.report.pictures.views import Views, make_views
+from sslkit.report.page.embedded import png
+from sslkit.report.pictures.grid import Sheet, draw_sheets
+from sslkit.report.pictures.views import Views, make_views, pretraining_stages, stage_views, views_sheet
 from sslkit.run.preflight import Preflight
-
-if TYPE_CHECKING:  # at run time the report's package is the first to import it
-    from matplotlib.figure import Figure
 
 NUM_IMAGES = 6
 
@@ -78,7 +74,7 @@ def write_preview(
         folders = [Path(value) for value in vars(recipe.data).values() if isinstance(value, str | Path)]
     path = Path("runs") / f"{name}-views.png" if output is None else output
     _refuse_data(path, folders)
-    _save(draw_sheets(sheets).figure(), path)
+    _save(png(draw_sheets(*sheets)), path)
     return path
 
 
@@ -106,12 +102,12 @@ def _task_sheet(what: str, settings: Sequence[str], data: str | None, num_images
     task, title = build(PretextTask, table, "", catalog), " ".join([what, *settings])
     if data is not None:
         dataset = build(Dataset, {"name": "image_folder", "root": data} if Path(data).is_dir() else data, "data", catalog)
-        return Sheet(title, _views(task, dataset, num_images, catalog))
+        return views_sheet(_views(task, dataset, num_images, catalog), title)
     try:
-        return Sheet(title, _views(task, build(Dataset, "digits", "data", catalog), num_images, catalog))
+        return views_sheet(_views(task, build(Dataset, "digits", "data", catalog), num_images, catalog), title)
     except Exception:  # of whatever kind a task wants colours, or larger images: there are none that every machine has
         title = f"{title} (digits at {_LARGE} x {_LARGE}, in three equal channels)"
-        return Sheet(title, _views(task, _enlarged_digits(catalog), num_images, catalog))
+        return views_sheet(_views(task, _enlarged_digits(catalog), num_images, catalog), title)
 
 
 def _views(task: PretextTask, dataset: Dataset, num_images: int, catalog: Catalog) -> Views:
@@ -144,7 +140,7 @@ def _recipe_sheets(what: str, recipe: Recipe, num_images: int) -> list[Sheet]:
     preflight = Preflight(recipe, data)
     for stage in stages:
         preflight.check_backbone(stage)
-    return [Sheet(f"{recipe.name}: {stage.key}", stage_views(recipe, stage, data, num_images)) for stage in stages]
+    return [views_sheet(stage_views(recipe, stage, data, num_images), f"{recipe.name}: {stage.key}") for stage in stages]
 
 
 def _refuse_data(path: Path, folders: Iterable[Path]) -> None:
@@ -154,9 +150,9 @@ def _refuse_data(path: Path, folders: Iterable[Path]) -> None:
             raise OptionError("output", f"lies inside the data, {folder}", found=str(path), fix="name a file elsewhere with --output")
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def _save(picture: bytes, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png", metadata={"Software": None})
+        path.write_bytes(picture)
     except OSError as error:
         raise OptionError("output", f"cannot be written ({error.strerror or error})", found=str(path), fix="name another file") from error

@@ -12,7 +12,7 @@ from sslkit.recipe.stage_key import StageKey, parse_key
 from sslkit.recipe.toml import parse_table, read_text
 from sslkit.run.artifacts import ARTIFACT, METRICS
 from sslkit.run.results import Results
-from sslkit.storage.json_files import SavedArtifact, SavedFigures, SavedFile, SavedResults, check_form, read_saved
+from sslkit.storage.json_files import Form, SavedArtifact, SavedEnvironment, SavedFigures, SavedResults, check_form, read_saved
 from sslkit.storage.metrics_log import read_metrics
 
 _FOLDER = re.compile(r"(?:(?!\.{1,2}(?:/|$))[^/\\\0]{1,255}(?:/(?!$)|$))+")
@@ -26,13 +26,13 @@ class StageFolder:
     Attributes:
         key: unique in the run, and its folder in the run's.
         folder: where that is.
-        artifact: the content of artifact.json; empty where there is none.
+        artifact: the content of artifact.json; all defaults where there is none.
         metrics: what it measured; empty while it is not finished.
     """
 
     key: str
     folder: Path
-    artifact: Mapping[str, Any]
+    artifact: SavedArtifact
     metrics: Mapping[str, float]
 
     @property
@@ -43,12 +43,12 @@ class StageFolder:
     @property
     def pretrains(self) -> bool:
         """Whether it pretrains rather than evaluates."""
-        return self.artifact.get("kind") == "pretrain"
+        return self.artifact.kind == "pretrain"
 
     @property
-    def environments(self) -> list[dict[str, Any]]:
+    def environments(self) -> list[SavedEnvironment]:
         """Hardware, versions, command and date: of what finished it, after those that an earlier start had."""
-        return self.artifact.get("environments", [])
+        return self.artifact.environments
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:
@@ -92,16 +92,16 @@ def read_run(folder: Path) -> RunFolder:
     """
     text = _recipe_text(folder)
     recipe = _recipe(text, folder / "recipe.toml")
-    figures = SavedFigures.model_validate(recipe)
-    saved = _optional(folder / "results.json", SavedResults)
+    figures = check_form(recipe, SavedFigures, folder / "recipe.toml")
+    saved = _read(folder / "results.json", SavedResults)
     stages = _stages(folder, saved)
-    pending = [stage.key for stage in stages if stage.artifact.get("status", "finished") != "finished"]
-    pending += [key for key in saved.get("pending", []) if key not in {stage.key for stage in stages}]
+    pending = [stage.key for stage in stages if stage.artifact.status not in {"", "finished"}]
+    pending += [key for key in saved.pending if key not in {stage.key for stage in stages}]
     margins = {label: (first, second) for label, (first, second) in figures.margins.items()}
     results = Results(
         figures.name, figures.paper, margins, {stage.key: dict(stage.metrics) for stage in stages if stage.key not in pending}, pending
     )
-    finished = bool(saved) and not pending
+    finished = bool(saved.model_fields_set) and not pending
     variants = tuple(sorted(path.stem for path in folder.glob("variants/*.toml")))
     return RunFolder(folder, results, stages, finished, recipe, text, variants)
 
@@ -122,11 +122,9 @@ def _recipe_text(folder: Path) -> str:
 
 def _recipe(text: str, path: Path) -> dict[str, Any]:
     try:
-        recipe = parse_table(text, path.name)
+        return parse_table(text, path.name)
     except RecipeError as error:
         raise ArtifactError(f"{path}: damaged ({error})", fix="run the recipe again") from error
-    check_form(recipe, SavedFigures, path)
-    return recipe
 
 
 def _advice(folder: Path) -> str:
@@ -138,10 +136,10 @@ def _advice(folder: Path) -> str:
     return "name a folder that sslkit run wrote"
 
 
-def _stages(folder: Path, saved: Mapping[str, Any]) -> tuple[StageFolder, ...]:
-    """The stages that results.json knows of, and then those that it lacks: a run that goes on writes it anew, stage by stage."""
-    measured = saved.get("stages", {})
-    rest = saved["pending"] if "pending" in saved else _on_disk(folder)
+def _stages(folder: Path, saved: SavedResults) -> tuple[StageFolder, ...]:
+    """The stages that results.json knows of, and then those that it lacks: a run that is resumed writes it anew, stage by stage."""
+    measured = saved.stages
+    rest = saved.pending if "pending" in saved.model_fields_set else _on_disk(folder)
     for key in (*measured, *rest):
         if not _FOLDER.fullmatch(key):
             raise ArtifactError(f"{folder / 'results.json'}: damaged (not a stage's key)", found=key, fix="run the recipe again")
@@ -150,8 +148,8 @@ def _stages(folder: Path, saved: Mapping[str, Any]) -> tuple[StageFolder, ...]:
 
 
 def _stage(folder: Path, key: str, metrics: Mapping[str, float] | None) -> StageFolder:
-    artifact = _optional(folder / key / ARTIFACT, SavedArtifact)
-    return StageFolder(key, folder / key, artifact, artifact.get("metrics", {}) if metrics is None else metrics)
+    artifact = _read(folder / key / ARTIFACT, SavedArtifact)
+    return StageFolder(key, folder / key, artifact, artifact.metrics if metrics is None else metrics)
 
 
 def _on_disk(folder: Path) -> list[str]:
@@ -160,5 +158,5 @@ def _on_disk(folder: Path) -> list[str]:
     return sorted(keys, key=lambda key: (parse_key(key).series, parse_key(key).epoch or 0))
 
 
-def _optional(path: Path, form: type[SavedFile]) -> dict[str, Any]:
-    return read_saved(path, form) if path.exists() else {}
+def _read(path: Path, form: type[Form]) -> Form:
+    return check_form(read_saved(path) if path.exists() else {}, form, path)

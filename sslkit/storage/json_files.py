@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
@@ -28,6 +28,9 @@ class SavedFile(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
 
 
+Form = TypeVar("Form", bound=SavedFile)
+
+
 class SavedImage(SavedFile):
     """The images that a backbone was built for."""
 
@@ -47,7 +50,9 @@ class SavedBackbone(SavedFile):
 
 
 class SavedTask(SavedFile):
-    """A pretext task, in a fingerprint."""
+    """A pretext task with its options, in a fingerprint."""
+
+    model_config = ConfigDict(extra="allow")
 
     cls: str = Field(alias="class")
 
@@ -151,14 +156,14 @@ def read_saved(path: Path, form: type[SavedFile] = SavedFile) -> dict[str, Any]:
     return value
 
 
-def check_form(value: object, form: type[SavedFile], path: Path) -> None:
-    """Refuse a file whose values have other types than ours.
+def check_form(value: object, form: type[Form], path: Path) -> Form:
+    """What a file says; one whose values have other types than ours is refused.
 
     Raises:
         ArtifactError: the message names the key.
     """
     try:
-        form.model_validate(value)
+        return form.model_validate(value)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
         key = ""

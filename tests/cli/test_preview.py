@@ -14,7 +14,7 @@ from sslkit import OptionError
 from sslkit.cli import preview
 from sslkit.cli.commands import app
 from sslkit.cli.preview import write_preview
-from sslkit.report.pictures.contact_sheet import Sheet
+from sslkit.report.pictures.grid import Sheet
 
 RECIPE = """
 name = "tiny"
@@ -163,9 +163,9 @@ def test_digits_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch):
     seen: list[tuple[str, tuple[int, ...]]] = []
     draw = preview.draw_sheets
 
-    def watching(sheets: list[Sheet]) -> object:
-        seen.extend((sheet.title, tuple(sheet.views.images.shape[1:])) for sheet in sheets)
-        return draw(sheets)
+    def watching(*sheets: Sheet) -> object:
+        seen.extend((sheet.title, tuple(sheet.panels[0].images.shape[1:])) for sheet in sheets)
+        return draw(*sheets)
 
     monkeypatch.setattr(preview, "draw_sheets", watching)
     for arguments in (["rotnet"], ["tiny.toml"], ["preview_tasks:Mirror"], ["preview_tasks:Masked"]):

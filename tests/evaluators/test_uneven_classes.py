@@ -17,6 +17,7 @@ from sslkit.report.metric_name import better
 from sslkit.report.run_folder import RunFolder, StageFolder
 from sslkit.report.tables.run_tables import recall_table
 from sslkit.run.results import Results
+from sslkit.storage.json_files import SavedArtifact
 from sslkit.training.seeds import global_seed
 from tests.contract.miniatures.backbones import TinyConv
 
@@ -134,7 +135,9 @@ def test_the_report_has_a_column_for_each_stages_best_classifier():
         "pretrain": {},
     }
     metrics = {"probe": {"conv1.top1": 50.0, "conv2.top1": 75.0}}
-    stages = tuple(StageFolder(key, Path(key), artifact, metrics.get(key, {})) for key, artifact in artifacts.items())
+    stages = tuple(
+        StageFolder(key, Path(key), SavedArtifact.model_validate(artifact), metrics.get(key, {})) for key, artifact in artifacts.items()
+    )
     table = recall_table(RunFolder(Path(), Results("x"), stages, True, {}, ""))
     assert table is not None
     assert [column.name for column in table.columns] == ["class", "probe, conv2", "knn, conv2"]

@@ -1,8 +1,9 @@
-"""What a chart shows, read from its axes."""
+"""What a figure shows, read from its axes."""
 
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from sslkit.report.pictures.picture import Picture
 
@@ -39,3 +40,13 @@ def legend_of(picture: Picture) -> list[str]:
 def ticks_of(picture: Picture) -> list[str]:
     picture.figure.draw_without_rendering()
     return [label.get_text() for label in axes_of(picture).get_xticklabels()]
+
+
+def words_of(figure: Figure) -> list[str]:
+    """All that is written: titles, notes, names of columns and rows, and what stands in the pictures."""
+    found = [text.get_text() for text in figure.texts]
+    for axes in figure.axes:
+        labels = [label.get_text() for label in (*axes.get_xticklabels(), *axes.get_yticklabels())]
+        texts = [text.get_text() for text in axes.texts if text.get_visible()]
+        found += [axes.get_title(loc="left"), *axes.get_xlabel().splitlines(), axes.get_ylabel(), *labels, *texts]
+    return [word for word in found if word]

@@ -1,12 +1,13 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from sslkit import Prediction
-from sslkit.report.pictures.confusion import MAX_CLASSES, confusion_matrix, draw_confusion, read_matrices, row_percent
+from sslkit.report.pictures.confusion import MAX_CLASSES, Matrix, draw_confusion, read_matrices
 from sslkit.run.artifacts import ARTIFACT, Predicted, save_predictions
+from tests.report.drawn import words_of
 from tests.report.stages import STAGES, finish, recipe_of
 
 RECIPE = recipe_of()
@@ -20,30 +21,30 @@ def predicted(num_classes: int, num_images: int = 60, *, right: float = 0.7, see
 
 
 def leave(folder: Path, key: str, classes: tuple[str, ...], **classifiers: Predicted) -> None:
-    """A finished stage with what its classifiers said."""
+    """A finished stage with what its classifiers given."""
     finish(folder, key, classes=classes)
-    logits = {name: torch.nn.functional.one_hot(said.classes).float() for name, said in classifiers.items()}
-    save_predictions(folder / key, {name: Prediction(logits[name], said.targets) for name, said in classifiers.items()})
+    logits = {name: torch.nn.functional.one_hot(given.classes).float() for name, given in classifiers.items()}
+    save_predictions(folder / key, {name: Prediction(logits[name], given.targets) for name, given in classifiers.items()})
 
 
-def naive_matrix(said: Predicted, num_classes: int) -> list[list[int]]:
-    pairs = list(zip(said.targets.tolist(), said.classes.tolist(), strict=True))
+def naive_matrix(given: Predicted, num_classes: int) -> list[list[int]]:
+    pairs = list(zip(given.targets.tolist(), given.classes.tolist(), strict=True))
     return [[pairs.count((true, chosen)) for chosen in range(num_classes)] for true in range(num_classes)]
 
 
 @pytest.mark.parametrize("num_classes", [2, 5])
-def test_a_matrix_counts_pairs(num_classes: int):
-    said = predicted(num_classes)
-    found = confusion_matrix(said, num_classes)
-    assert found.tolist() == naive_matrix(said, num_classes)
-    assert int(found.sum()) == 60
-    assert confusion_matrix(said, num_classes + 1)[-1].tolist() == [0] * (num_classes + 1)
+def test_a_matrix_counts_pairs(num_classes: int, tmp_path: Path):
+    leave(tmp_path, "pretrain", DIGITS[: num_classes + 1], transform=predicted(num_classes))
+    (found,) = read_matrices(tmp_path, RECIPE)
+    assert found.counts[:-1, :-1].tolist() == naive_matrix(predicted(num_classes), num_classes)
+    assert int(found.counts.sum()) == 60
+    assert found.counts[-1].tolist() == [0] * (num_classes + 1)
 
 
 def test_rows_add_up_to_a_hundred():
-    counts = torch.tensor([[3, 1, 0], [0, 0, 0], [2, 2, 4]])
+    counts = np.array([[3, 1, 0], [0, 0, 0], [2, 2, 4]])
     naive = [[100 * count / (sum(row) or 1) for count in row] for row in counts.tolist()]
-    assert row_percent(counts).tolist() == naive
+    assert Matrix("", "", (), counts).percent.tolist() == naive
 
 
 def test_the_best_classifier_of_each_stage_is_taken(tmp_path: Path):
@@ -54,8 +55,8 @@ def test_the_best_classifier_of_each_stage_is_taken(tmp_path: Path):
     found = list(read_matrices(tmp_path, RECIPE))
     assert [(matrix.stage, matrix.name) for matrix in found] == [("pretrain", "transform"), ("probe", "conv2")]
     assert found[0].classes == ("0°", "90°")
-    said = predicted(10, right=0.9, seed=1)
-    assert found[1].top1 == pytest.approx(100 * float((said.classes == said.targets).float().mean()))
+    given = predicted(10, right=0.9, seed=1)
+    assert found[1].top1 == pytest.approx(100 * float((given.classes == given.targets).float().mean()))
 
 
 def test_names_that_are_too_few_are_replaced_by_numbers(tmp_path: Path):
@@ -79,18 +80,14 @@ def test_at_most_six_are_drawn(tmp_path: Path):
 def texts(folder: Path) -> list[str]:
     picture = draw_confusion(folder, RECIPE)
     assert picture is not None
-    return [text.get_text() for text in picture.figure.texts]
-
-
-def numbers(found: list[str], matrix: Tensor) -> bool:
-    return all(f"{value:.0f}" in found for value in matrix.flatten().tolist() if value)
+    return words_of(picture.figure)
 
 
 def test_few_classes_have_numbers_in_their_cells(tmp_path: Path):
-    said = predicted(3)
-    leave(tmp_path, "pretrain", ("upright", "upside down", "$x$"), transform=said)
+    leave(tmp_path, "pretrain", ("upright", "upside down", "$x$"), transform=predicted(3))
     found = texts(tmp_path)
-    assert numbers(found, row_percent(confusion_matrix(said, 3)))
+    (matrix,) = read_matrices(tmp_path, RECIPE)
+    assert {f"{value:.0f}" for value in matrix.percent.flat if value} <= set(found)
     assert found.count("upside down") == 2
     assert {"pretrain", "true", "chosen", "$x$"} <= set(found)
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from sslkit.report.charts.curves import MAX_POINTS, draw_curves
+from sslkit.report.charts.epochs import MAX_POINTS, draw_curves
 from sslkit.report.pictures.picture import Picture
 from sslkit.report.run_folder import read_run
 from tests.report.drawn import axes_of, legend_of, lines_of

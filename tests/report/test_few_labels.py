@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from sslkit.report.charts.few_labels import draw_few_labels, few_labels_table
+from sslkit.report.charts.accuracy import draw_few_labels, few_labels_table
 from sslkit.report.run_folder import read_run
 from tests.report.drawn import axes_of, legend_of, lines_of, ticks_of
 from tests.report.run_folders import make_run

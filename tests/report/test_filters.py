@@ -4,6 +4,7 @@ from torch import nn
 
 from sslkit.report.pictures.filters import draw_filters, filter_tiles, first_kernels
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
+from tests.report.drawn import words_of
 from tests.report.networks import IMAGE, Flat, network
 
 GRAY = IMAGE._replace(color="gray", mean=(0.5,), std=(0.25,))
@@ -38,7 +39,7 @@ def test_each_filter_is_scaled_by_its_own_largest_weight():
 def test_networks_stand_side_by_side_in_one_layout():
     picture = draw_filters([network(seed=1), network("supervised", Flat), network("untrained", seed=2)])
     assert picture is not None
-    assert [text.get_text() for text in picture.figure.texts] == ["pretrained", "stage 1", "untrained", "stage 2"]
+    assert words_of(picture.figure) == ["pretrained", "stage 1", "untrained", "stage 2"]
     assert "3 x 3 kernels" in picture.caption
     assert "supervised" not in picture.alt
 

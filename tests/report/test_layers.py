@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from sslkit.report.charts.layers import draw_layers
+from sslkit.report.charts.accuracy import draw_layers
 from sslkit.report.run_folder import read_run
 from tests.report.drawn import legend_of, lines_of, ticks_of
 from tests.report.run_folders import make_run

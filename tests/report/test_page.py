@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from sslkit.report.comparison import compare
 from sslkit.report.page.page import Report, RunReport, render_markdown, render_page
 from sslkit.report.page.sections import run_sections
-from sslkit.report.pictures.album import Album
+from sslkit.report.pictures.all import Pictures
 from sslkit.report.pictures.picture import Picture
 from sslkit.report.run_folder import read_run
 from tests.report.page_tags import Tags
@@ -35,18 +35,18 @@ def run_folder(folder: Path, *, paper: dict[str, float] | None = None, text: str
     return make_run(folder, stages, paper=paper, margins=margins, logs={"pretrain": LOG}, recipe=recipe, artifacts=artifacts)
 
 
-def report_of(*folders: Path, album: Album | None = None) -> Report:
+def report_of(*folders: Path, pictures: Pictures | None = None) -> Report:
     runs = [read_run(folder) for folder in folders]
-    told = [RunReport(folder.name, run, run_sections(run, album or Album())) for folder, run in zip(folders, runs, strict=True)]
-    return Report(told, compare(runs) if len(runs) > 1 else None)
+    reports = [RunReport(folder.name, run, run_sections(run, pictures or Pictures())) for folder, run in zip(folders, runs, strict=True)]
+    return Report(reports, compare(runs) if len(runs) > 1 else None)
 
 
-def page_of(*folders: Path, album: Album | None = None) -> Tags:
-    return Tags(render_page(report_of(*folders, album=album)))
+def page_of(*folders: Path, pictures: Pictures | None = None) -> Tags:
+    return Tags(render_page(report_of(*folders, pictures=pictures)))
 
 
 def test_every_section_is_there_and_in_the_contents(tmp_path: Path):
-    page = page_of(run_folder(tmp_path), album=Album((Picture("p", "Filters", "Caption.", "Alt", noise(20, 10), raster=True),)))
+    page = page_of(run_folder(tmp_path), pictures=Pictures((Picture("p", "Filters", "Caption.", "Alt", noise(20, 10), raster=True),)))
     sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
     assert sections == ["run", "margins", "results", "charts", "curves", "pictures", "stages", "environment", "recipe"]
     assert [attributes["href"] for tag, attributes in page.tags if tag == "a"] == [f"#{section}" for section in sections]
@@ -112,9 +112,9 @@ def test_a_run_that_measured_nothing_says_so(tmp_path: Path):
 
 
 def test_why_there_are_no_pictures(tmp_path: Path):
-    album = Album(note="There are no pictures, for the data is not on this machine.")
-    assert album.note in page_of(run_folder(tmp_path), album=album).text
-    assert album.note in render_markdown(report_of(tmp_path, album=album))
+    pictures = Pictures(note="There are no pictures, for the data is not on this machine.")
+    assert pictures.note in page_of(run_folder(tmp_path), pictures=pictures).text
+    assert pictures.note in render_markdown(report_of(tmp_path, pictures=pictures))
 
 
 def test_several_runs_are_compared_first(tmp_path: Path):
@@ -132,7 +132,7 @@ def test_several_runs_are_compared_first(tmp_path: Path):
 
 def test_the_page_is_self_contained(tmp_path: Path):
     """Nothing is fetched: it opens offline, and tells nobody that it was opened."""
-    report = report_of(run_folder(tmp_path), album=Album((Picture("p", "Filters", "Caption.", "Alt", noise(20, 10), raster=True),)))
+    report = report_of(run_folder(tmp_path), pictures=Pictures((Picture("p", "Filters", "Caption.", "Alt", noise(20, 10), raster=True),)))
     source = render_page(report)
     page = Tags(source)
     assert not {tag for tag, _ in page.tags} & {"iframe", "object", "embed", "video", "audio", "source", "base", "form"}
@@ -166,7 +166,7 @@ def test_names_are_text_and_never_markup(tmp_path: Path):
 def test_a_page_stays_small(tmp_path: Path):
     """However many pictures there are, and however little they can be compressed."""
     pictures = tuple(Picture(f"p{i}", "Noise", "Caption.", "Alt", noise(800, 600), raster=True) for i in range(8))
-    assert len(render_page(report_of(run_folder(tmp_path), album=Album(pictures)))) < 5_000_000
+    assert len(render_page(report_of(run_folder(tmp_path), pictures=Pictures(pictures)))) < 5_000_000
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path):
@@ -175,5 +175,5 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path):
 
 
 def test_an_empty_figure_is_no_obstacle(tmp_path: Path):
-    album = Album((Picture("p", "Nothing", "Caption.", "Alt", Figure(), raster=True),))
-    assert "Nothing." in page_of(run_folder(tmp_path), album=album).text
+    pictures = Pictures((Picture("p", "Nothing", "Caption.", "Alt", Figure(), raster=True),))
+    assert "Nothing." in page_of(run_folder(tmp_path), pictures=pictures).text

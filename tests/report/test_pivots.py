@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from sslkit.report.run_folder import read_run
-from sslkit.report.tables.pivots import pivot_tables
+from sslkit.report.tables.run_tables import pivot_tables
 from tests.report.run_folders import make_run
 
 SWEEP = {

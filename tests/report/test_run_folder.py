@@ -22,7 +22,7 @@ def test_a_finished_run(tmp_path: Path):
     assert [stage.key for stage in run.stages] == list(STAGES)
     assert [stage.pretrains for stage in run.stages] == [True, False]
     assert [len(stage.log) for stage in run.stages] == [1, 0]
-    assert [stage.environments for stage in run.stages] == [[ENVIRONMENT], [ENVIRONMENT]]
+    assert [[found.model_dump() for found in stage.environments] for stage in run.stages] == [[ENVIRONMENT], [ENVIRONMENT]]
     assert run.recipe["data"] == {"name": "digits"}
     assert 'name = "mine"' in run.recipe_text
 

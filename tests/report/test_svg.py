@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 from matplotlib.figure import Figure
 
 from sslkit.report.charts.chart import Series, draw_chart
-from sslkit.report.charts.svg import inline_svg
+from sslkit.report.page.embedded import inline_svg
 
 
 def figure_of(label: str = "a") -> Figure:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sslkit.report.charts.trajectory import draw_trajectory
+from sslkit.report.charts.epochs import draw_trajectory
 from sslkit.report.run_folder import RunFolder, read_run
 from tests.report.drawn import axes_of, lines_of
 from tests.report.run_folders import heldout_line, make_run, train_line

@@ -6,11 +6,40 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from sslkit import Augment, Backbone, Batch, DataInfo, Objective, PluginError, PretextTask, StepOutput
-from sslkit.report.pictures.views import Views, describe, is_image, make_views
+from sslkit import (
+    Augment,
+    Backbone,
+    Batch,
+    DataError,
+    DataInfo,
+    Dataset,
+    ImageSet,
+    ImageSpec,
+    Objective,
+    PluginError,
+    PretextTask,
+    Split,
+    StepOutput,
+)
+from sslkit.data.cache import OpenedDataset
+from sslkit.report.pictures.grid import MAX_WIDTH, draw_sheets
+from sslkit.report.pictures.views import (
+    MAX_COLUMNS,
+    View,
+    Views,
+    describe,
+    is_image,
+    make_views,
+    pretraining_stages,
+    stage_views,
+    views_note,
+    views_sheet,
+)
 from tests.contract.families import FAMILIES, Family, every_family
 from tests.contract.miniatures.backbones import TinyConv
-from tests.contract.miniatures.images import tiny_images
+from tests.contract.miniatures.images import TinyImages, tiny_images
+from tests.report.drawn import words_of
+from tests.report.stages import STAGES, recipe_of
 
 IMAGES = tiny_images(22)
 BACKBONE = TinyConv(IMAGES.image)
@@ -53,16 +82,10 @@ def view_after_view(images: Tensor, _: Generator) -> dict[str, Tensor]:
     return {"both": torch.cat([images, images.flip(-1)])}
 
 
-def image_after_image(images: Tensor, _: Generator) -> dict[str, Tensor]:
-    return {"both": torch.stack([images, images.flip(-1)], dim=1).flatten(0, 1)}
-
-
-@pytest.mark.parametrize("make", [view_after_view, image_after_image])
 @pytest.mark.parametrize("num_images", [1, 2, 5])
-def test_views_come_image_after_image_whatever_their_order_was(make: Make, num_images: int):
-    views = views_of(make, num_images=num_images)
+def test_the_views_of_an_image_stand_together(num_images: int):
+    views = views_of(view_after_view, num_images=num_images)
     (both,) = views.views
-    assert both.by_image
     assert torch.equal(both.images, torch.stack([views.images, views.images.flip(-1)], dim=1).flatten(0, 1))
 
 
@@ -71,15 +94,10 @@ def test_captions_follow_their_images():
     assert views.views[0].captions == ("0", "4", "1", "5", "2", "6", "3", "7")
 
 
-def test_an_order_that_nobody_can_tell_is_left_as_it_is():
-    def noise(images: Tensor, generator: Generator) -> dict[str, Tensor]:
-        return {"noise": torch.rand(2 * len(images), 3, 8, 8, generator=generator), "odd": images[1:].repeat(2, 1, 1, 1)}
-
-    views = views_of(noise, words=lambda views: {"odd": ["a"] * len(views["odd"])})
-    assert [(view.name, view.by_image, len(view.images), len(view.captions)) for view in views.views] == [
-        ("noise", False, 8, 0),
-        ("odd", False, 6, 6),
-    ]
+def test_images_that_are_not_of_every_image_are_named_alone():
+    views = views_of(lambda images, _: {"images": images, "odd": images[1:].repeat(2, 1, 1, 1)})
+    assert [view.name for view in views.views] == ["images"]
+    assert views.others == {"odd": "(6, 3, 16, 16) uint8"}
 
 
 def test_what_is_no_image_is_told_by_its_shape():
@@ -118,7 +136,6 @@ def test_every_family_can_be_looked_at(family: Family):
     assert views.images.shape == (3, 3, 16, 16)
     assert views.views
     for view in views.views:
-        assert view.by_image
         assert len(view.images) % 3 == 0
 
 
@@ -153,3 +170,88 @@ def test_the_same_seed_makes_the_same_views():
 def test_a_caption_too_few_is_the_methods_fault():
     with pytest.raises(PluginError, match=r"FakeObjective\.captions: 'both' needs one caption an image; found 1; allowed: 8"):
         views_of(view_after_view, words=lambda _: {"both": ["alone"]})
+
+
+def shown(*views: View, others: dict[str, str] | None = None) -> Views:
+    return Views(IMAGES.read(range(3)), views, others or {})
+
+
+def view(num_views: int, captions: tuple[str, ...] = (), *, name: str = "images", side: int = 16) -> View:
+    return View(name, IMAGES.read(range(3))[:, :, :side, :side].repeat_interleave(num_views, dim=0), captions)
+
+
+def written(views: Views, title: str = "") -> list[str]:
+    return words_of(draw_sheets(views_sheet(views, title)))
+
+
+def test_a_caption_that_a_whole_column_shares_is_its_heading():
+    assert written(shown(view(2, ("left", "right") * 3))) == ["image", "images, 16 x 16", "left", "right"]
+
+
+def test_captions_that_differ_stand_under_their_images():
+    captions = tuple(f"no. {index}" for index in range(6))
+    assert written(shown(view(2, captions))) == ["image", "images, 16 x 16", *captions]
+    with_captions, without = (draw_sheets(views_sheet(shown(view(2, words)))).get_figheight() for words in (captions, ()))
+    assert with_captions > without
+
+
+def test_every_view_has_a_block_of_its_own():
+    assert written(shown(view(1, name="global"), view(2, name="local", side=4))) == ["image", "global, 16 x 16", "local, 4 x 4"]
+
+
+def test_the_title_and_what_is_not_shown_stand_above():
+    words = written(shown(view(2), others={"labels": "(3,) int64", "noise": "(3, 6) float32"}), "mine")
+    assert words[:2] == ["mine", "also made: labels (3,) int64, noise (3, 6) float32"]
+
+
+@pytest.mark.parametrize("captions", [(), tuple(map(str, range(40))) * 3, tuple(map(str, range(120)))])
+def test_more_columns_than_fit_are_cut_and_counted(captions: tuple[str, ...]):
+    many = shown(view(40, captions))
+    assert views_note(many) == f"shown of images, 16 x 16: {MAX_COLUMNS} of 40"
+    assert draw_sheets(views_sheet(many, "many")).get_figwidth() * 192 <= MAX_WIDTH
+    assert (
+        written(many)[2:]
+        == [caption for index, caption in enumerate(captions) if index % 40 < MAX_COLUMNS][: 16 if len(set(captions)) == 40 else 48]
+    )
+
+
+class Nothing(Dataset):
+    def __init__(self, images: ImageSet | None) -> None:
+        self._images = images
+
+    def image(self) -> ImageSpec:
+        return ImageSpec(8, 8, "gray", (0.5,), (0.25,))
+
+    def load(self, split: Split) -> ImageSet | None:
+        return self._images
+
+
+def test_variants_that_share_a_task_share_a_sheet():
+    same = recipe_of(STAGES + "[sweep]\n'stages.pretrain.epochs' = [2, 3]\n")
+    assert len(pretraining_stages(same)) == 1
+    different = recipe_of(
+        STAGES + "[sweep]\nhalves = { 'stages.pretrain.task.angles' = [0, 180] }\nquarters = { 'stages.pretrain.task.angles' = [0, 90] }\n"
+    )
+    assert [stage.key for stage in pretraining_stages(different)] == ["halves/pretrain", "quarters/pretrain"]
+
+
+def test_a_recipe_without_pretraining_has_none():
+    assert pretraining_stages(recipe_of("[stages.supervised]\nweights = 'random'\nevaluator = { name = 'supervised' }\n")) == []
+
+
+def test_a_stage_sees_its_augmented_images():
+    recipe = recipe_of(STAGES.replace("epochs = 2", "epochs = 2\naugment = { crop_padding = 4 }", 1))
+    data = OpenedDataset(recipe.data)
+    views = stage_views(recipe, pretraining_stages(recipe)[0], data, 3)
+    (turned,) = views.views
+    assert turned.captions == ("0°", "90°", "180°", "270°") * 3
+    assert torch.equal(turned.images[::4], views.images)
+    images = data.load("pretrain")
+    assert images is not None
+    assert not torch.equal(views.images, images.read([0, (len(images) - 1) // 2, len(images) - 1]))
+
+
+@pytest.mark.parametrize("images", [None, TinyImages(torch.zeros(0, 1, 8, 8, dtype=torch.uint8))])
+def test_without_images_there_is_nothing_to_see(images: ImageSet | None):
+    with pytest.raises(DataError, match="no images"):
+        stage_views(recipe_of(), pretraining_stages(recipe_of())[0], OpenedDataset(Nothing(images)), 3)

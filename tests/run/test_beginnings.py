@@ -14,7 +14,7 @@ from sslkit.audit.task_audit import small_backbone
 from sslkit.catalog.catalog import Offer
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe, parse_recipe
-from sslkit.report.pictures.networks import line_up
+from sslkit.report.pictures.networks import load_networks
 from sslkit.run.artifacts import read_artifact
 from sslkit.run.networks import begun_with, left_by
 from sslkit.run.preflight import check_recipe
@@ -138,7 +138,7 @@ def test_random_is_random_and_backbone_is_pretrained_through_a_whole_run(catalog
     Published.away = True  # what a run left is looked at without fetching anything
     monkeypatch.setattr("sslkit.run.artifacts.load_catalog", lambda **_options: catalog)
     assert state_hash(load_backbone(mine / "finetune")) == begun["tuned_probe"]
-    roles = {network.name for network in line_up(mine, recipe, data)}
+    roles = {network.name for network in load_networks(mine, recipe, data)}
     assert {"supervised (supervised)", "untrained (random weights)"} <= roles
     card = publish_backbone(mine / "pretrain", tmp_path, name="one", data=TrainingData("Digits", "Digits.", "Yours.")).card
     anew = publish_backbone(mine / "pretrain_anew", tmp_path, name="two", data=TrainingData("Digits", "Digits.", "Yours.")).card

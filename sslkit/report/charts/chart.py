@@ -7,15 +7,13 @@ who cannot tell the colours apart and for print. Whatever is black takes the col
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from sslkit.report.pictures.picture import Picture
+from sslkit.report.pictures.picture import Picture, drawing_style
 
 INK = "#000000"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", INK)
@@ -27,28 +25,6 @@ _WIDTH, _HEIGHT, _ROW = 5.2, 3.2, 0.19
 
 _LONGEST_LABEL = 64
 _MOST_IN_ALT = 8
-
-drawing_style = partial(
-    matplotlib.style.context,
-    [
-        "default",  # and not what a user's own matplotlibrc says
-        {
-            "font.size": 9.5,
-            "xtick.labelsize": 9,
-            "ytick.labelsize": 9,
-            "svg.fonttype": "none",
-            "svg.hashsalt": "sslkit",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.linewidth": 0.6,
-            "lines.linewidth": 1.5,
-            "lines.markersize": 4.5,
-            "legend.frameon": False,
-            "legend.fontsize": 9,
-        },
-    ],
-)
-"""A context in which charts are built and rendered."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from sslkit.recipe.recipe import Recipe
 from sslkit.report.comparison import PathLike, compare, read_runs, tell_apart
 from sslkit.report.page.page import Report, RunReport, render_markdown, render_page
 from sslkit.report.page.sections import run_sections
-from sslkit.report.pictures.album import Album, fill_album, open_album
+from sslkit.report.pictures.all import Pictures, run_pictures, saved_run_pictures
 from sslkit.report.run_folder import RunFolder, read_run
 from sslkit.storage.atomic import refuse_links
 from sslkit.storage.json_files import write_text
@@ -47,18 +47,18 @@ def write_report(folders: Sequence[PathLike], output: PathLike | None = None, *,
         ArtifactError: a folder is no run's, is damaged or given twice, or the report cannot be written.
     """
     runs = read_runs(folders)
-    report = _report(runs, [open_album(run, allow_code=allow_code) for run in runs])
+    report = _report(runs, [saved_run_pictures(run, allow_code=allow_code) for run in runs])
     return _write(report, _default_output(runs) if output is None else Path(output))
 
 
 def write_run_report(folder: Path, recipe: Recipe, data: OpenedDataset) -> ReportFiles:
     """Write the report of a run whose recipe and data are at hand, into its folder."""
-    return _write(_report([read_run(folder)], [fill_album(folder, recipe, data)]), folder)
+    return _write(_report([read_run(folder)], [run_pictures(folder, recipe, data)]), folder)
 
 
-def _report(runs: Sequence[RunFolder], albums: Sequence[Album]) -> Report:
-    told = [RunReport(label, run, run_sections(run, album)) for label, run, album in zip(tell_apart(runs), runs, albums, strict=True)]
-    return Report(told, compare(runs) if len(runs) > 1 else None)
+def _report(runs: Sequence[RunFolder], pictures: Sequence[Pictures]) -> Report:
+    reports = [RunReport(label, run, run_sections(run, own)) for label, run, own in zip(tell_apart(runs), runs, pictures, strict=True)]
+    return Report(reports, compare(runs) if len(runs) > 1 else None)
 
 
 def _default_output(runs: Sequence[RunFolder]) -> Path:

@@ -3,19 +3,17 @@
 from collections.abc import Iterator
 from typing import NamedTuple, TypeVar
 
-from sslkit.report.charts.curves import draw_curves
-from sslkit.report.charts.few_labels import draw_few_labels, few_labels_table
-from sslkit.report.charts.layers import draw_layers
-from sslkit.report.charts.trajectory import draw_trajectory
-from sslkit.report.pictures.album import Album
+from sslkit.report.charts.accuracy import draw_few_labels, draw_layers, few_labels_table
+from sslkit.report.charts.epochs import draw_curves, draw_trajectory
+from sslkit.report.pictures.all import Pictures
 from sslkit.report.pictures.picture import Picture
 from sslkit.report.run_folder import RunFolder
-from sslkit.report.tables.pivots import pivot_tables
 from sslkit.report.tables.run_tables import (
     classes_table,
     environment_table,
     facts_table,
     margins_table,
+    pivot_tables,
     recall_table,
     results_table,
     stages_table,
@@ -48,12 +46,12 @@ class Section(NamedTuple):
     source: str = ""
 
 
-def run_sections(run: RunFolder, album: Album) -> list[Section]:
+def run_sections(run: RunFolder, pictures: Pictures) -> list[Section]:
     """The sections of one run that have something to show."""
-    return [section for section in _all(run, album) if section.tables or section.pictures or section.source or section.note]
+    return [section for section in _all(run, pictures) if section.tables or section.pictures or section.source or section.note]
 
 
-def _all(run: RunFolder, album: Album) -> Iterator[Section]:
+def _all(run: RunFolder, pictures: Pictures) -> Iterator[Section]:
     summaries = _present(*pivot_tables(run), few_labels_table(run))
     results = results_table(run, "folded" if summaries and len(run.results.rows()) > _MANY_ROWS else "sortable")
     yield Section("run", "What was run", tables=(facts_table(run), *_present(classes_table(run))))
@@ -66,7 +64,7 @@ def _all(run: RunFolder, album: Album) -> Iterator[Section]:
     )
     yield Section("charts", "Charts", pictures=(*_present(draw_layers(run), draw_few_labels(run)), *draw_trajectory(run)))
     yield Section("curves", "Training curves", pictures=tuple(draw_curves(run)))
-    yield Section("pictures", "Pictures", note=album.note, pictures=album.pictures)
+    yield Section("pictures", "Pictures", note=pictures.note, pictures=pictures.pictures)
     yield Section("stages", "Stages", tables=_present(stages_table(run)))
     yield Section("environment", "Environment", tables=_present(environment_table(run)))
     yield Section("recipe", "Recipe", source=run.recipe_text)

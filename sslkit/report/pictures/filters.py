@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from sslkit.contract.backbone import Backbone
-from sslkit.report.pictures.canvas import MAX_WIDTH, Canvas, tile_side
-from sslkit.report.pictures.networks import LABEL_HEIGHT, Network, write_label
+from sslkit.report.pictures.grid import Panel, Sheet, draw_sheets
+from sslkit.report.pictures.networks import Network
 from sslkit.report.pictures.picture import Picture
 
 NUM_COLUMNS = 8
 MAX_FILTERS = 64
-MAX_TILE = 64
-_GAP, _MARGIN = 6, 40
+MAX_SIDE = 64
 
 
 def first_kernels(backbone: Backbone) -> Tensor | None:
@@ -43,6 +42,7 @@ def draw_filters(networks: Sequence[Network]) -> Picture | None:
     if not tiles:
         return None
     sizes = dict.fromkeys(f"{height} x {width}" for *_, height, width in (filters.shape for _, filters in tiles))
+    panels = [Panel(filters, NUM_COLUMNS, network.role, (network.origin,)) for network, filters in tiles]
     return Picture(
         key="filters",
         title="First-layer filters",
@@ -50,22 +50,6 @@ def draw_filters(networks: Sequence[Network]) -> Picture | None:
         f" scaled by its own largest weight, as BatchNorm makes the scale meaningless; mid-gray is zero. Smooth edges and colours are"
         f" learned, noise is what a filter began as.",
         alt=f"Grids of small squares side by side, one for each network: {', '.join(network.name for network, _ in tiles)}.",
-        figure=_draw(tiles).figure(),
+        figure=draw_sheets(Sheet(panels), max_side=MAX_SIDE),
         raster=True,
     )
-
-
-def _draw(tiles: Sequence[tuple[Network, Tensor]]) -> Canvas:
-    edge = max(max(filters.shape[-2:]) for _, filters in tiles)
-    limit = (MAX_WIDTH - _MARGIN * (len(tiles) + 1)) // (len(tiles) * NUM_COLUMNS) - _GAP
-    side = tile_side(edge, min(MAX_TILE, limit), len(tiles) * MAX_FILTERS)
-    num_rows = max(-(-len(filters) // NUM_COLUMNS) for _, filters in tiles)
-    step, top = side + _GAP, _MARGIN // 2 + LABEL_HEIGHT + _GAP
-    grid = NUM_COLUMNS * step - _GAP
-    canvas = Canvas(_MARGIN + (grid + _MARGIN) * len(tiles), top + num_rows * step + _MARGIN // 2)
-    for place, (network, filters) in enumerate(tiles):
-        left = _MARGIN + place * (grid + _MARGIN)
-        write_label(canvas, network, left, _MARGIN // 2, grid)
-        for index, tile in enumerate(filters):
-            canvas.paste(tile, left + index % NUM_COLUMNS * step, top + index // NUM_COLUMNS * step, side)
-    return canvas

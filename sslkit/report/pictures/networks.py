@@ -1,6 +1,6 @@
 """The networks that a report compares: pretrained ones, one trained with labels, and an untrained one of the same kind."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,16 +10,12 @@ from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import ArtifactError, OptionError
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe
-from sslkit.recipe.stages import AS_BUILT, RANDOM, PretrainStage, Stage
-from sslkit.report.pictures.canvas import FAINT, HEADING, LINE, SMALL, Canvas, elided
-from sslkit.report.pictures.spread import spread
+from sslkit.recipe.stages import AS_BUILT, RANDOM, EvaluateStage, PretrainStage, Stage
+from sslkit.report.pictures.sample import spread
 from sslkit.run.artifacts import BACKBONE, read_artifact
 from sslkit.run.networks import backbone_image, left_by, untrained
 
 MAX_NETWORKS = 4
-
-LABEL_HEIGHT = round(LINE * (HEADING + SMALL))
-"""Pixels that :func:`write_label` takes."""
 
 
 class Network(NamedTuple):
@@ -46,13 +42,13 @@ class Network(NamedTuple):
         return self.backbone.mean.device
 
 
-def line_up(folder: Path, recipe: Recipe, data: OpenedDataset) -> list[Network]:
+def load_networks(folder: Path, recipe: Recipe, data: OpenedDataset) -> list[Network]:
     """Read the networks of a run that are worth a comparison, at most four.
 
     Args:
         folder: the run's folder.
         recipe: the run's.
-        data: its data set; only the size and colour of its images are asked for.
+        data: its dataset; only the size and colour of its images are asked for.
 
     Returns:
         Pretrained ones first, then those trained with labels, then the untrained one; empty where no stage has left a network yet.
@@ -60,21 +56,15 @@ def line_up(folder: Path, recipe: Recipe, data: OpenedDataset) -> list[Network]:
     Raises:
         ArtifactError: weights are damaged.
     """
-    stages = choose([stage for stage in recipe.stages if _left_network(folder, stage)])
+    left = [stage for stage in recipe.stages if stage.snapshot is None and (folder / stage.key / BACKBONE).exists()]
+    stages = choose([stage for stage in left if finished(folder, stage)])
     if not stages:
         return []
     trained = [_network(_role(stage), stage, left_by(recipe, stage, data, folder)) for stage in stages]
     first = stages[0]
-    image = backbone_image(recipe, first, data.image())
-    beginning = untrained(first.backbone, image, first.seed)
+    beginning = untrained(first.backbone, backbone_image(recipe, first, data.image()), first.seed)
     origin = "random weights" if first.weights == AS_BUILT else f"before {first.key}"
     return [*trained, _network("untrained", first, beginning)._replace(origin=origin)]
-
-
-def write_label(canvas: Canvas, network: Network, x: float, y: float, width: float) -> None:
-    """Write what a network is, and where it comes from, above what shows it."""
-    canvas.write(elided(network.role, width, HEADING, bold=True), x, y + LINE * HEADING / 2, size=HEADING, bold=True)
-    canvas.write(elided(network.origin, width, SMALL), x, y + LINE * (HEADING + SMALL / 2), color=FAINT)
 
 
 def choose(stages: Sequence[Stage]) -> list[Stage]:
@@ -90,8 +80,8 @@ def shortlist(networks: Sequence[Network], num: int) -> list[Network]:
     """Fewer of them: of each role one, while there is room, and always the last, which is the untrained one."""
     *others, last = networks
     roles = [network.role for network in others]
-    by_turns = sorted(range(len(others)), key=lambda place: roles[:place].count(roles[place]))
-    return [*(others[place] for place in sorted(by_turns[: num - 1])), last]
+    by_turns = sorted(range(len(others)), key=lambda index: roles[:index].count(roles[index]))
+    return [*(others[index] for index in sorted(by_turns[: num - 1])), last]
 
 
 def finished(folder: Path, stage: Stage) -> bool:
@@ -102,8 +92,28 @@ def finished(folder: Path, stage: Stage) -> bool:
         return False
 
 
-def _left_network(folder: Path, stage: Stage) -> bool:
-    return stage.snapshot is None and finished(folder, stage) and (folder / stage.key / BACKBONE).exists()
+def best_layer(folder: Path, recipe: Recipe, layers: Sequence[str]) -> str | None:
+    """Where a frozen, trained network is most accurate; None where nothing has been measured.
+
+    Args:
+        folder: the run's folder.
+        recipe: the run's.
+        layers: the names to choose from.
+    """
+    found: dict[str, float] = {}
+    for stage in recipe.stages:
+        frozen = isinstance(stage, EvaluateStage) and stage.weights != RANDOM and stage.evaluator.frozen
+        if frozen and finished(folder, stage):
+            metrics: Mapping[str, float] = read_artifact(folder / stage.key).get("metrics", {})
+            measured = {layer: metrics[f"{layer}.top1"] for layer in layers if f"{layer}.top1" in metrics}
+            found = {layer: max(measured.get(layer, 0.0), found.get(layer, 0.0)) for layer in (*found, *measured)}
+    return max(found, key=lambda layer: found[layer], default=None)
+
+
+def layer_in(backbone: Backbone, best: str | None) -> str:
+    """The best layer where a network has it, else the middle one."""
+    names = backbone.layer_names
+    return best if best in names else names[len(names) // 2]
 
 
 def _role(stage: Stage) -> str:

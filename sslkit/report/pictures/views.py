@@ -7,12 +7,20 @@ import torch
 from torch import Tensor
 
 from sslkit.contract.backbone import Backbone
-from sslkit.contract.errors import PluginError
+from sslkit.contract.errors import DataError, PluginError
 from sslkit.contract.images import Augment, Batch, DataInfo, ImageSet
-from sslkit.contract.objective import Objective, PretextTask
+from sslkit.contract.objective import PretextTask
 from sslkit.data.augment import augment
-from sslkit.report.pictures.spread import spread
+from sslkit.data.cache import OpenedDataset
+from sslkit.recipe.recipe import Recipe
+from sslkit.recipe.stages import PretrainStage
+from sslkit.report.pictures.grid import Panel, Sheet
+from sslkit.report.pictures.sample import spread
+from sslkit.run.networks import backbone_image, untrained
 from sslkit.training.seeds import derive_seed, global_seed, make_generator
+
+MAX_COLUMNS = 16
+"""Of one view; more are left out."""
 
 
 class View(NamedTuple):
@@ -20,15 +28,13 @@ class View(NamedTuple):
 
     Attributes:
         name: the view's.
-        images: (N * K, C, h, w) uint8, or float in [0, 1]; image after image where ``by_image``, else as the method ordered them.
+        images: (N * K, C, h, w) uint8, or float in [0, 1]; image after image.
         captions: one an image; empty where the method gives none.
-        by_image: whether it is known which of them were made of which image.
     """
 
     name: str
     images: Tensor
     captions: tuple[str, ...]
-    by_image: bool
 
 
 class Views(NamedTuple):
@@ -65,12 +71,20 @@ def make_views(
     pixels = augment(images.read(indices.tolist()), options or Augment(), make_generator(derive_seed(seed, "views", "augment")))
     with global_seed(derive_seed(seed, "views", "objective")):
         objective = task.build_objective(backbone, DataInfo(images.image, len(images)))
-    made = _make(objective, Batch(pixels, indices), seed)
-    shown = {name: view for name, view in made.items() if is_image(view)}
-    captions = _captions(objective, made, shown)
-    origins = _origins(objective, Batch(pixels, indices), seed)
-    views = tuple(_sorted(name, view, captions.get(name, ()), origins.get(name), len(pixels)) for name, view in shown.items())
-    return Views(pixels, views, {name: describe(view) for name, view in made.items() if name not in shown})
+    with torch.no_grad(), global_seed(derive_seed(seed, "views")):
+        made = objective.train().make_views(Batch(pixels, indices), make_generator(derive_seed(seed, "views", "draws")), train=True)
+    captions, views, others = objective.captions(made), [], {}
+    for name, view in made.items():
+        if not is_image(view) or len(view) % len(pixels):
+            others[name] = describe(view)
+            continue
+        words = captions.get(name)
+        if words is not None and len(words) != len(view):
+            who = type(objective).__name__
+            raise PluginError(f"{who}.captions: {name!r} needs one caption an image", found=len(words), allowed=str(len(view)))
+        order = torch.arange(len(view)).reshape(-1, len(pixels)).T.flatten()  # the contract has view after view
+        views.append(View(name, view[order], () if words is None else tuple(words[int(index)] for index in order)))
+    return Views(pixels, tuple(views), others)
 
 
 def is_image(view: Tensor) -> bool:
@@ -83,48 +97,64 @@ def describe(view: Tensor) -> str:
     return f"{tuple(view.shape)} {str(view.dtype).removeprefix('torch.')}"
 
 
-def _make(objective: Objective, batch: Batch, seed: int) -> dict[str, Tensor]:
-    with torch.no_grad(), global_seed(derive_seed(seed, "views")):
-        return objective.train().make_views(batch, make_generator(derive_seed(seed, "views", "draws")), train=True)
+def views_note(views: Views) -> str:
+    """What :func:`views_sheet` does not show."""
+    others = ", ".join(f"{name} {shape}" for name, shape in views.others.items())
+    columns = {_heading(view): len(view.images) // len(views.images) for view in views.views}
+    cut = ", ".join(f"{heading}: {MAX_COLUMNS} of {num}" for heading, num in columns.items() if num > MAX_COLUMNS)
+    return "; ".join(part for part in (f"also made: {others}" if others else "", f"shown of {cut}" if cut else "") if part)
 
 
-def _captions(objective: Objective, made: Mapping[str, Tensor], shown: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
-    captions = {name: tuple(texts) for name, texts in objective.captions(made).items()}
-    for name, view in shown.items():
-        if name in captions and len(captions[name]) != len(view):
-            who = type(objective).__name__
-            raise PluginError(f"{who}.captions: {name!r} needs one caption an image", found=len(captions[name]), allowed=str(len(view)))
-    return captions
+def views_sheet(views: Views, title: str = "") -> Sheet:
+    """A few images, each in a row with the views that were made of it; below the title stands what is not shown."""
+    panels = [Panel(views.images, 1, notes=("image",)), *(_panel(view, len(views.images)) for view in views.views)]
+    return Sheet(panels, title, views_note(views) if title else "")
 
 
-def _origins(objective: Objective, batch: Batch, seed: int) -> dict[str, Tensor]:
-    """Which views were made of the first image, found by making them again with the same draws of one white and many black images.
+def pretraining_stages(recipe: Recipe) -> list[PretrainStage]:
+    """One stage for each distinct task: variants of a sweep often share theirs."""
+    distinct: list[PretrainStage] = []
+    for stage in recipe.stages:
+        if isinstance(stage, PretrainStage) and all(stage.task != other.task for other in distinct):
+            distinct.append(stage)
+    return distinct
 
-    The contract leaves the order of N * K views to the method: view after view, as ``torch.cat`` of K views has it, or image after
-    image, as tiles that were cut out have it.
 
-    Returns:
-        By name (M,) bool, all false where brightness does not tell.
+def stage_views(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, num_images: int) -> Views:
+    """What a stage's network is fed at the beginning of its training.
+
+    Args:
+        recipe: the stage's.
+        stage: that pretrains.
+        data: its dataset.
+        num_images: how many images to look at.
+
+    Raises:
+        DataError: there are no images.
+        PluginError: the task's captions are wrong.
     """
-    probe = torch.zeros_like(batch.images)
-    probe[0] = 255
-    brightness = {
-        name: view.float().mean(dim=(1, 2, 3))
-        for name, view in _make(objective, Batch(probe, batch.indices), seed).items()
-        if is_image(view)
-    }
-    return {name: light > light.aminmax().min.lerp(light.max(), 0.5) for name, light in brightness.items()}
+    images = data.load("pretrain")
+    if images is None:
+        raise DataError("the data set has no images to pretrain on")
+    backbone = untrained(stage.backbone, backbone_image(recipe, stage, data.image()), stage.seed)
+    return make_views(stage.task, backbone, images, num_images=num_images, seed=stage.seed, options=stage.training.augment)
 
 
-def _sorted(name: str, view: Tensor, captions: tuple[str, ...], of_first: Tensor | None, num_images: int) -> View:
-    """Put the views of each image one after the other, where that can be told."""
-    num_views, rest = divmod(len(view), num_images)
-    places = torch.arange(len(view))
-    if rest or of_first is None or len(of_first) != len(view):
-        return View(name, view, captions, by_image=False)
-    if num_images == 1 or num_views == 1 or torch.equal(of_first, places < num_views):
-        return View(name, view, captions, by_image=True)
-    if torch.equal(of_first, places % num_images == 0):
-        order = places.reshape(num_views, num_images).T.flatten()
-        return View(name, view[order], tuple(captions[int(place)] for place in order) if captions else (), by_image=True)
-    return View(name, view, captions, by_image=False)
+def _heading(view: View) -> str:
+    height, width = view.images.shape[-2:]
+    return f"{view.name}, {height} x {width}"
+
+
+def _panel(view: View, num_rows: int) -> Panel:
+    """A caption that all images of a column share is its heading."""
+    num_columns = min(MAX_COLUMNS, len(view.images) // num_rows)
+    images = view.images.unflatten(0, (num_rows, -1))[:, :num_columns].flatten(0, 1)
+    num_views = len(view.images) // num_rows
+    captions = [caption for index, caption in enumerate(view.captions) if index % num_views < num_columns]
+    shared = captions == captions[:num_columns] * num_rows
+    notes = (_heading(view),)
+    return (
+        Panel(images, num_columns, notes=notes, headings=captions[:num_columns])
+        if shared
+        else Panel(images, num_columns, notes=notes, captions=captions)
+    )

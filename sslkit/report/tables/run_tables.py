@@ -2,13 +2,15 @@
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from sslkit.recipe.stage_key import parse_key
 from sslkit.report.formatting import duration
 from sslkit.report.run_folder import RunFolder, StageFolder
 from sslkit.report.tables.table import Cell, Column, Layout, Table
+from sslkit.run.results import Row
 
 _MANY_CLASSES = 12
 """Beyond so many the table of classes is folded."""
@@ -21,10 +23,10 @@ def facts_table(run: RunFolder) -> Table:
 
 def classes_table(run: RunFolder) -> Table | None:
     """The classes of the labelled images, with how many each has; None where nothing was evaluated with labels."""
-    found = (stage.artifact for stage in run.stages if any(stage.artifact.get("images_per_class", {}).values()))
+    found = (stage.artifact for stage in run.stages if any(stage.artifact.images_per_class.values()))
     if (artifact := next(found, None)) is None:
         return None
-    names, counts = artifact.get("classes", []), artifact["images_per_class"]
+    names, counts = artifact.classes, artifact.images_per_class
     rows = zip_longest(names, counts.get("train", []), counts.get("test", []))
     return Table(
         "classes",
@@ -37,11 +39,11 @@ def classes_table(run: RunFolder) -> Table | None:
 
 def recall_table(run: RunFolder) -> Table | None:
     """How much of each class a stage's best classifier recognises; None where nothing was classified."""
-    stages = [stage for stage in run.stages if stage.artifact.get("recall")]
+    stages = [stage for stage in run.stages if stage.artifact.recall]
     if not stages:
         return None
-    classes = stages[0].artifact.get("classes", [])
-    best = {stage.key: _best_recall(stage) for stage in stages if stage.artifact.get("classes", []) == classes}
+    classes = stages[0].artifact.classes
+    best = {stage.key: _best_recall(stage) for stage in stages if stage.artifact.classes == classes}
     rows = zip_longest(classes, *(values for _, values in best.values()))
     return Table(
         "recall",
@@ -54,7 +56,7 @@ def recall_table(run: RunFolder) -> Table | None:
 
 
 def _best_recall(stage: StageFolder) -> tuple[str, list[float | None]]:
-    found: Mapping[str, list[float | None]] = stage.artifact["recall"]
+    found = stage.artifact.recall
     name = max(found, key=lambda name: stage.metrics.get(f"{name}.top1", 0.0))
     return name, found[name]
 
@@ -117,12 +119,12 @@ def stages_table(run: RunFolder) -> Table | None:
     rows = tuple(
         (
             Cell(stage.key),
-            Cell(str(stage.artifact.get("kind", ""))),
-            Cell(stage.artifact.get("num_images")),
-            Cell(stage.artifact.get("seconds")),
+            Cell(stage.artifact.kind),
+            Cell(stage.artifact.num_images or None),
+            Cell(stage.artifact.seconds or None),
             Cell(_throughput(stage)),
-            Cell(str(stage.artifact.get("device", ""))),
-            Cell(str(stage.artifact.get("finished", ""))[:16].replace("T", " ")),
+            Cell(stage.artifact.device),
+            Cell(stage.artifact.finished[:16].replace("T", " ")),
             Cell(_backbone(stage)),
         )
         for stage in run.stages
@@ -134,24 +136,39 @@ def stages_table(run: RunFolder) -> Table | None:
     return Table("stages", "Stages", columns, rows, note=note) if rows else None
 
 
+def pivot_tables(run: RunFolder) -> Iterator[Table]:
+    """A row a variant and a column a metric, or a column an epoch, of each stage that several variants or snapshots have."""
+    rows = run.results.rows()
+    for name in dict.fromkeys(parse_key(row.stage).name for row in rows):
+        own = [row for row in rows if parse_key(row.stage).name == name]
+        if len({parse_key(row.stage).epoch for row in own}) > 1:
+            yield _by_epoch(name, own)
+        elif len({parse_key(row.stage).variant for row in own}) > 1:
+            yield _by_variant(name, own)
+
+
 def _facts(key: str, title: str, facts: Iterator[tuple[str, str]]) -> Table:
     rows = tuple((Cell(name), Cell(text)) for name, text in facts if text)
     return Table(key, title, (Column("fact"), Column("value")), rows, layout="facts")
 
 
 def _facts_of(run: RunFolder) -> Iterator[tuple[str, str]]:
-    finished = [stage for stage in run.stages if "seconds" in stage.artifact]
+    finished = [stage for stage in run.stages if stage.artifact.seconds]
     environments = [environment for stage in run.stages for environment in stage.environments]
-    yield "data", _described(run.recipe.get("data"), "name")
+    data, identities = run.recipe.get("data"), [stage.artifact.identity for stage in run.stages]
+    tasks = [_described(identity.task.cls, identity.task.model_extra) for identity in identities if identity.task]
+    backbones = [_described(identity.backbone.spec, identity.backbone.options) for identity in identities if identity.backbone]
+    yield "data", _described(data.get("name"), data) if isinstance(data, Mapping) else str(data or "")
     yield "images", _images(finished)
-    yield "pretext task", "; ".join(_distinct(run, "task", "class"))
-    yield "backbone", "; ".join(_distinct(run, "backbone", "spec"))
+    yield "pretext task", "; ".join(dict.fromkeys(tasks))
+    yield "backbone", "; ".join(dict.fromkeys(backbones))
     yield "variants", ", ".join(run.variants)
     yield "stages", f"{len(finished)} finished" + ("" if run.finished else f", still to run: {', '.join(run.results.pending) or 'unknown'}")
-    yield "started", min((environment["started"] for environment in environments if "started" in environment), default="")
+    yield "started", min((environment.started for environment in environments if environment.started), default="")
     yield "device time", "; ".join(f"{duration(seconds)} on {device}" for device, seconds in _cost(finished).items())
-    yield "throughput", "; ".join(f"{stage.key} {_throughput(stage):,.0f} images/s" for stage in finished if _fast(stage))
-    yield "commit", ", ".join(dict.fromkeys(environment["commit"] for environment in environments if environment.get("commit")))
+    speeds = [(stage.key, _throughput(stage)) for stage in finished if stage.pretrains]
+    yield "throughput", "; ".join(f"{key} {speed:,.0f} images/s" for key, speed in speeds if speed is not None)
+    yield "commit", ", ".join(dict.fromkeys(environment.commit for environment in environments if environment.commit))
     yield "folder", str(run.folder)
 
 
@@ -174,7 +191,7 @@ def _environments_of(run: RunFolder) -> Iterator[tuple[str, str]]:
         stages: dict[str, dict[str, None]] = {}
         for stage in run.stages:
             for environment in stage.environments:
-                stages.setdefault(_one_line(environment.get(key, "")), {})[stage.key] = None
+                stages.setdefault(_one_line(getattr(environment, key) or ""), {})[stage.key] = None
         stages.pop("", None)
         if len(stages) == 1:
             yield name, next(iter(stages))
@@ -188,18 +205,10 @@ def _one_line(value: Any) -> str:
     return " ".join(value) if isinstance(value, list) else str(value)
 
 
-def _distinct(run: RunFolder, part: str, name: str) -> Iterator[str]:
-    """What the stages' artifacts say of their task or backbone, each once."""
-    tables = [stage.artifact.get("identity", {}).get(part) for stage in run.stages]
-    yield from dict.fromkeys(_described({name: table[name], **(table.get("options", table) or {})}, name) for table in tables if table)
-
-
-def _described(table: Any, name: str) -> str:
-    """``cifar10``, ``nin, num_blocks = 4, width = 0.25`` or ``RotNet, angles = [0, 90, 180, 270]``."""
-    if not isinstance(table, Mapping):
-        return str(table or "")
-    options = [f"{key} = {_toml(value)}" for key, value in table.items() if key != name and value is not None]
-    return ", ".join([str(table.get(name, "")).rpartition(":")[2], *options])
+def _described(name: Any, options: Mapping[str, Any] | None) -> str:
+    """``nin, num_blocks = 4, width = 0.25`` or ``RotNet, angles = [0, 90, 180, 270]``."""
+    given = {key: value for key, value in (options or {}).items() if key != "name" and value is not None}
+    return ", ".join([str(name or "").rpartition(":")[2], *(f"{key} = {_toml(value)}" for key, value in given.items())])
 
 
 def _toml(value: Any) -> str:
@@ -210,25 +219,20 @@ def _toml(value: Any) -> str:
 
 
 def _images(stages: list[StageFolder]) -> str:
-    counts = {
-        f"{stage.artifact[key]:,} {word}": None
+    counts = [
+        f"{count:,} {word}"
         for stage in stages
-        for key, word in (("num_images", "to train on"), ("num_test_images", "held out"))
-        if key in stage.artifact
-    }
-    return ", ".join(counts)
+        for count, word in ((stage.artifact.num_images, "to train on"), (stage.artifact.num_test_images, "held out"))
+        if count
+    ]
+    return ", ".join(dict.fromkeys(counts))
 
 
 def _cost(stages: list[StageFolder]) -> dict[str, float]:
     cost: dict[str, float] = {}
     for stage in stages:
-        device = str(stage.artifact.get("device", ""))
-        cost[device] = cost.get(device, 0.0) + stage.artifact["seconds"]
+        cost[stage.artifact.device] = cost.get(stage.artifact.device, 0.0) + stage.artifact.seconds
     return cost
-
-
-def _fast(stage: StageFolder) -> bool:
-    return stage.pretrains and _throughput(stage) is not None
 
 
 def _throughput(stage: StageFolder) -> float | None:
@@ -237,6 +241,45 @@ def _throughput(stage: StageFolder) -> float | None:
 
 
 def _backbone(stage: StageFolder) -> str:
-    if "frozen_backbone" in stage.artifact:
-        return f"unchanged, {stage.artifact['frozen_backbone']['sha256_after'][:12]}"
-    return "trained" if "seconds" in stage.artifact else ""
+    if stage.artifact.frozen_backbone is not None:
+        return f"unchanged, {stage.artifact.frozen_backbone.sha256_after[:12]}"
+    return "trained" if stage.artifact.seconds else ""
+
+
+def _by_variant(name: str, rows: Sequence[Row]) -> Table:
+    variants = dict.fromkeys(parse_key(row.stage).variant for row in rows)
+    metrics = dict.fromkeys(row.metric for row in rows)
+    by_column = {(parse_key(row.stage).variant, row.metric): row for row in rows}
+    with_paper = any(row.paper is not None for row in rows)
+    lines = []
+    for variant in variants:
+        own = [by_column.get((variant, metric)) for metric in metrics]
+        lines.append((Cell(variant), *([Cell("ours")] if with_paper else []), *(Cell(row.value if row else None) for row in own)))
+        if any(row is not None and row.paper is not None for row in own):
+            lines.append((Cell(variant), Cell("paper"), *(Cell(row.paper if row else None) for row in own)))
+    return Table(
+        f"{name}_by_variant",
+        f"{name}, by variant",
+        (Column("variant"), *([Column("figures")] if with_paper else []), *(Column(metric, "figure") for metric in metrics)),
+        tuple(lines),
+    )
+
+
+def _by_epoch(name: str, rows: Sequence[Row]) -> Table:
+    epochs = sorted({parse_key(row.stage).epoch or 0 for row in rows})
+    lines = dict.fromkeys((parse_key(row.stage).variant, row.metric) for row in rows)
+    by_column = {(parse_key(row.stage).variant, row.metric, parse_key(row.stage).epoch): row.value for row in rows}
+    swept = any(variant for variant, _ in lines)
+    return Table(
+        f"{name}_by_epoch",
+        f"{name}, by epoch of pretraining",
+        (*([Column("variant")] if swept else []), Column("metric", "code"), *(Column(str(epoch), "figure") for epoch in epochs)),
+        tuple(
+            (
+                *([Cell(variant)] if swept else []),
+                Cell(metric),
+                *(Cell(by_column.get((variant, metric, epoch))) for epoch in epochs),
+            )
+            for variant, metric in lines
+        ),
+    )

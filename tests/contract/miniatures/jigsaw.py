@@ -47,9 +47,10 @@ class PermutationPrediction(Objective):
         tiles = images.unfold(2, height, height).unfold(3, width, width).permute(0, 2, 3, 1, 4, 5).flatten(1, 2)  # (N, grid², C, h, w)
         labels = torch.randint(len(self.permutations), (len(images),), generator=generator, device=device)
         shuffled = tiles[torch.arange(len(images), device=device)[:, None], self.permutations[labels]]
-        return {"tiles": shuffled.flatten(0, 1), "labels": labels}
+        return {"tiles": shuffled.transpose(0, 1).flatten(0, 1), "labels": labels}  # place after place
 
     def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
-        logits = self.head(self.backbone.embed(views["tiles"]).reshape(len(views["labels"]), -1))
+        features = self.backbone.embed(views["tiles"]).unflatten(0, (self.grid**2, -1))  # (grid², N, D)
+        logits = self.head(features.transpose(0, 1).flatten(1))
         correct = logits.argmax(dim=1) == views["labels"]
         return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(correct * 100.0)})

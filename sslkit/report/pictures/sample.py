@@ -1,22 +1,23 @@
 """The images that a report looks at: a few of different classes to ask about, and many others to find their neighbours among."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from sslkit.contract.images import Dataset, ImageSet, ImageSpec
-from sslkit.report.pictures.spread import spread
 
 NUM_QUERIES = 8
 MAX_OTHERS = 2_000
 MAX_PIXELS = 50_000_000
 """Of all images together: they have to be decoded. 1,000 images of 224 x 224 pixels."""
 
+T = TypeVar("T")
 
-class Gallery(NamedTuple):
-    """Images of one data set, each decoded once.
+
+class ImageSample(NamedTuple):
+    """Images of one dataset, each decoded once.
 
     Attributes:
         images: (N, C, H, W) uint8 on the CPU; the queries come first.
@@ -37,24 +38,20 @@ class Gallery(NamedTuple):
         """(Q, C, H, W) uint8."""
         return self.images[: self.num_queries]
 
-    def class_of(self, index: int) -> str:
-        """The name of an image's class; empty without labels."""
-        return "" if self.labels is None else self.classes[int(self.labels[index])]
 
-
-def open_gallery(data: Dataset) -> Gallery | None:
-    """Choose and decode held-out images, or those of pretraining where nothing is held out.
-
-    Returns:
-        None if there are no images.
-    """
+def sample_images(data: Dataset) -> ImageSample | None:
+    """Choose and decode held-out images, or those of pretraining where nothing is held out; None where there are none."""
     images = data.load("test") or data.load("pretrain")
     if images is None or len(images) == 0:
         return None
     queries = choose_queries(images)
-    indices = [*queries, *_others(images, queries)]
+    others = torch.ones(len(images), dtype=torch.bool)
+    others[queries] = False
+    room = MAX_PIXELS // (images.image.height * images.image.width)
+    # Spread over the set, as folders of images are ordered by class.
+    indices = [*queries, *spread(others.nonzero().flatten().tolist(), min(MAX_OTHERS, room))]
     labels = None if images.labels is None else images.labels[indices]
-    return Gallery(images.read(indices), labels, images.classes, images.image, len(queries))
+    return ImageSample(images.read(indices), labels, images.classes, images.image, len(queries))
 
 
 def choose_queries(images: ImageSet) -> list[int]:
@@ -68,9 +65,10 @@ def choose_queries(images: ImageSet) -> list[int]:
     return by_turns[:num]
 
 
-def _others(images: ImageSet, queries: Sequence[int]) -> list[int]:
-    """Spread over the set, as folders of images are ordered by class."""
-    others = torch.ones(len(images), dtype=torch.bool)
-    others[list(queries)] = False
-    room = MAX_PIXELS // (images.image.height * images.image.width)
-    return spread(others.nonzero().flatten().tolist(), min(MAX_OTHERS, room))
+def spread(items: Sequence[T], num: int) -> list[T]:
+    """At most ``num`` of the items, from the first to the last, as far apart as can be; all of them where there are no more."""
+    if len(items) <= num:
+        return list(items)
+    if num <= 1:
+        return list(items[:num])
+    return [items[round(i * (len(items) - 1) / (num - 1))] for i in range(num)]

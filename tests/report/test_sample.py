@@ -1,11 +1,12 @@
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
 from sslkit import Dataset, ImageSet, ImageSpec, Split
-from sslkit.report.pictures import gallery as module
-from sslkit.report.pictures.gallery import NUM_QUERIES, choose_queries, open_gallery
+from sslkit.report.pictures import sample as module
+from sslkit.report.pictures.sample import NUM_QUERIES, choose_queries, sample_images, spread
 from tests.contract.miniatures.images import TinyImages, tiny_images
 
 
@@ -58,27 +59,45 @@ def test_without_labels_queries_lie_far_apart():
 def test_every_image_is_decoded_once(monkeypatch):
     monkeypatch.setattr(module, "MAX_OTHERS", 10)
     images = Counted([0, 1] * 20, 40)
-    gallery = open_gallery(Splits(test=images))
-    assert gallery is not None
+    sample = sample_images(Splits(test=images))
+    assert sample is not None
     assert len(images.decoded) == len(set(images.decoded)) == 18
-    assert gallery.num_queries == len(gallery.queries) == 8
-    assert torch.equal(gallery.images, tiny_images(40, size=8).read(images.decoded))
-    assert [gallery.class_of(index) for index in range(3)] == ["a", "b", "a"]
+    assert sample.num_queries == len(sample.queries) == 8
+    assert torch.equal(sample.images, tiny_images(40, size=8).read(images.decoded))
+    assert sample.labels is not None
+    assert sample.labels[:3].tolist() == [0, 1, 0]
+    assert sample.classes == ("a", "b")
     assert max(images.decoded) == 39, "others are spread over the whole set, for folders are ordered by class"
 
 
 def test_large_images_are_fewer(monkeypatch):
     monkeypatch.setattr(module, "MAX_PIXELS", 5 * 64)
-    gallery = open_gallery(Splits(test=Counted(None, 40)))
-    assert gallery is not None
-    assert len(gallery.images) == 8 + 5
-    assert gallery.class_of(0) == ""
+    sample = sample_images(Splits(test=Counted(None, 40)))
+    assert sample is not None
+    assert len(sample.images) == 8 + 5
+    assert (sample.labels, sample.classes) == (None, ())
 
 
 def test_without_held_out_images_those_of_pretraining_are_shown():
     pretraining = Counted(None, 4)
-    gallery = open_gallery(Splits(pretrain=pretraining))
-    assert gallery is not None
+    sample = sample_images(Splits(pretrain=pretraining))
+    assert sample is not None
     assert sorted(pretraining.decoded) == [0, 1, 2, 3]
-    assert open_gallery(Splits()) is None
-    assert open_gallery(Splits(test=Counted(None, 0))) is None
+    assert sample_images(Splits()) is None
+    assert sample_images(Splits(test=Counted(None, 0))) is None
+
+
+@pytest.mark.parametrize(
+    ("num_items", "num", "chosen"),
+    [(0, 3, []), (2, 3, [0, 1]), (3, 3, [0, 1, 2]), (5, 3, [0, 2, 4]), (10, 4, [0, 3, 6, 9]), (7, 1, [0]), (7, 0, [])],
+)
+def test_choices_reach_from_end_to_end(num_items: int, num: int, chosen: list[int]):
+    assert spread(range(num_items), num) == chosen
+
+
+def test_no_choice_is_made_twice():
+    for num_items in range(2, 40):
+        for num in range(1, num_items + 1):
+            chosen = spread(range(num_items), num)
+            assert len(set(chosen)) == num
+            assert chosen == sorted(chosen)

@@ -4,15 +4,17 @@ import pytest
 
 from sslkit import ArtifactError, Backbone
 from sslkit.data.cache import OpenedDataset
-from sslkit.report.pictures.networks import choose, finished, line_up, shortlist
+from sslkit.report.pictures.networks import best_layer, choose, finished, layer_in, load_networks, shortlist
 from sslkit.run.artifacts import BACKBONE, save_module
 from sslkit.run.networks import untrained
 from sslkit.storage.identity import state_hash
-from tests.report.networks import network
+from tests.contract.miniatures.backbones import TinyConv
+from tests.report.networks import IMAGE, network
 from tests.report.stages import STAGES, finish, recipe_of
 
 RECIPE = recipe_of()
 DATA = OpenedDataset(RECIPE.data)
+LAYERS = ("conv1", "conv2", "conv3")
 
 
 def built(seed: int) -> Backbone:
@@ -29,7 +31,7 @@ def leave(folder: Path, key: str, seed: int) -> str:
 
 def test_networks_come_with_their_yardsticks(tmp_path: Path):
     expected = {key: leave(tmp_path, key, seed) for seed, key in enumerate(("pretrain", "finetune", "supervised"), start=1)}
-    found = line_up(tmp_path, RECIPE, DATA)
+    found = load_networks(tmp_path, RECIPE, DATA)
     assert [network.name for network in found] == [
         "pretrained (pretrain)",
         "fine-tuned (finetune)",
@@ -41,13 +43,13 @@ def test_networks_come_with_their_yardsticks(tmp_path: Path):
 
 
 def test_only_finished_stages_count(tmp_path: Path):
-    assert line_up(tmp_path, RECIPE, DATA) == []
+    assert load_networks(tmp_path, RECIPE, DATA) == []
     leave(tmp_path, "pretrain", 1)
     finish(tmp_path, "pretrain", status="running")
     finish(tmp_path, "probe")
-    assert line_up(tmp_path, RECIPE, DATA) == []
+    assert load_networks(tmp_path, RECIPE, DATA) == []
     leave(tmp_path, "supervised", 2)
-    assert [network.role for network in line_up(tmp_path, RECIPE, DATA)] == ["supervised", "untrained"]
+    assert [network.role for network in load_networks(tmp_path, RECIPE, DATA)] == ["supervised", "untrained"]
     assert [finished(tmp_path, RECIPE.stage(key)) for key in ("pretrain", "probe", "finetune")] == [False, True, False]
 
 
@@ -55,13 +57,13 @@ def test_damaged_weights_are_told(tmp_path: Path):
     leave(tmp_path, "pretrain", 1)
     (tmp_path / "pretrain" / BACKBONE).write_bytes(b"nothing")
     with pytest.raises(ArtifactError, match=r"pretrain/backbone\.safetensors"):
-        line_up(tmp_path, RECIPE, DATA)
+        load_networks(tmp_path, RECIPE, DATA)
 
 
 def test_a_network_of_another_machine_is_shown_on_the_cpu(tmp_path: Path):
     recipe = recipe_of('device = "cuda:99"\n' + STAGES)
     leave(tmp_path, "pretrain", 1)
-    assert {network.device.type for network in line_up(tmp_path, recipe, DATA)} == {"cpu"}
+    assert {network.device.type for network in load_networks(tmp_path, recipe, DATA)} == {"cpu"}
 
 
 def test_a_sweep_leaves_room_for_a_network_trained_with_labels():
@@ -86,3 +88,22 @@ def test_a_sweep_leaves_room_for_a_network_trained_with_labels():
 def test_a_shortlist_has_many_roles(roles: list[str], kept: list[int]):
     networks = [network(role, seed=seed) for seed, role in enumerate(roles)]
     assert [network.origin for network in shortlist(networks, 3)] == [f"stage {seed}" for seed in kept]
+
+
+def test_the_layer_where_a_frozen_network_is_most_accurate(tmp_path: Path):
+    finish(tmp_path, "probe", {"conv1.top1": 50.0, "conv2.top1": 60.0, "conv2.k20.top1": 99.0, "conv9.top1": 98.0})
+    finish(tmp_path, "random_probe", {"conv3.top1": 97.0})  # of an untrained network
+    finish(tmp_path, "finetune", {"conv3.top1": 96.0})  # not frozen
+    assert best_layer(tmp_path, RECIPE, LAYERS) == "conv2"
+    finish(tmp_path, "snapshots/epoch=1", {"conv3.top1": 61.0})
+    assert best_layer(tmp_path, RECIPE, LAYERS) == "conv3"
+
+
+def test_without_a_measurement_there_is_no_best_layer(tmp_path: Path):
+    finish(tmp_path, "probe", {"conv1.top1": 50.0}, status="running")
+    assert best_layer(tmp_path, RECIPE, LAYERS) is None
+
+
+def test_the_middle_layer_stands_in():
+    backbone = TinyConv(IMAGE)
+    assert [layer_in(backbone, best) for best in ("stem", "conv2", None)] == ["stem", "body", "body"]

@@ -1,17 +1,55 @@
-"""Accuracy against labels per class: as a chart, and as a table."""
+"""Accuracy by layer, and against labels per class as a chart and as a table."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from sslkit.recipe.stage_key import labels
-from sslkit.report.charts.chart import Series, draw_chart
+from sslkit.report.charts.chart import Series, draw_chart, plain
 from sslkit.report.metric_name import parse_metric
 from sslkit.report.pictures.picture import Picture
 from sslkit.report.run_folder import RunFolder
 from sslkit.report.tables.table import Cell, Column, Table
+
+
+def draw_layers(run: RunFolder) -> Picture | None:
+    """How far each depth of a network serves a classifier: a line for each stage that measures several layers; None where none does."""
+    found = {stage.key: _by_layer(stage.metrics) for stage in run.stages if stage.parts.epoch is None}
+    found = {key: top1 for key, top1 in found.items() if len(top1) > 1}
+    if not found:
+        return None
+    published = [(key, metric, value) for key in found for metric, value in run.results.paper.items() if metric.startswith(f"{key}.")]
+    paper = {key: _by_layer({m.removeprefix(f"{key}."): value for own, m, value in published if own == key}) for key in found}
+    # The deepest network's layers first: a recipe names them from shallow to deep, and shallower networks have the first of them.
+    order = list(dict.fromkeys(layer for own in sorted([*found.values(), *paper.values()], key=len, reverse=True) for layer in own))
+
+    def points(top1: Mapping[str, float]) -> list[tuple[float, float]]:
+        return sorted((float(order.index(layer)), value) for layer, value in top1.items())
+
+    def finish(axes: Axes) -> None:
+        axes.set_xticks(range(len(order)), [plain(layer) for layer in order])
+
+    names, series = labels(found), list[Series]()
+    for style, (key, top1) in enumerate(found.items()):
+        series.append(Series(label=names[key], points=points(top1), style=style))
+        if paper[key]:
+            series.append(Series(label=f"{names[key]}, paper", points=points(paper[key]), style=style, line=0, hollow=True))
+    return draw_chart(
+        "layers",
+        "Accuracy by layer",
+        "Classifiers on the frozen features of each layer, shallow to deep." + (" Rings are the paper's results." if published else ""),
+        series,
+        x="layer",
+        y="top-1 accuracy (%)",
+        finish=finish,
+    )
+
+
+def _by_layer(metrics: Mapping[str, float]) -> dict[str, float]:
+    parsed = {parse_metric(metric): value for metric, value in metrics.items()}
+    return {name.layer: value for name, value in parsed.items() if name.measure == "top1" and name.labels is None and name.layer}
 
 
 class FewLabels(NamedTuple):
@@ -22,7 +60,7 @@ class FewLabels(NamedTuple):
         layer: where it was measured.
         top1: by labels per class.
         std: over several subsets, by labels per class; empty where there was one.
-        paper: published figures by labels per class.
+        paper: published results by labels per class.
     """
 
     stage: str
@@ -79,12 +117,18 @@ def draw_few_labels(run: RunFolder) -> Picture | None:
         axes.xaxis.set_major_formatter(FixedFormatter([f"{count:,}" for count in counts]))
         axes.xaxis.set_minor_locator(NullLocator())
 
+    names, series = labels(one.stage for one in found), list[Series]()
+    for style, one in enumerate(found):
+        label, points = f"{names[one.stage]}, {one.layer}", sorted(one.top1.items())
+        series.append(Series(label=label, points=points, style=style, std=[one.std.get(count, 0.0) for count, _ in points]))
+        if one.paper:
+            series.append(Series(label=f"{label}, paper", points=sorted(one.paper.items()), style=style, line=0, hollow=True))
     return draw_chart(
         "few-labels",
         "Few labels",
         "Each mark is a mean over random subsets where the recipe asks for several, with its standard deviation."
-        + (" Rings are the paper's figures." if any(one.paper for one in found) else ""),
-        list(_series(found)),
+        + (" Rings are the paper's results." if any(one.paper for one in found) else ""),
+        series,
         x="labels per class",
         y="top-1 accuracy (%)",
         finish=finish,
@@ -93,14 +137,3 @@ def draw_few_labels(run: RunFolder) -> Picture | None:
 
 def _counts(found: list[FewLabels]) -> list[int]:
     return sorted({count for one in found for count in (*one.top1, *one.paper)})
-
-
-def _series(found: list[FewLabels]) -> Iterator[Series]:
-    told = labels(one.stage for one in found)
-    for style, one in enumerate(found):
-        points = sorted(one.top1.items())
-        stds = [one.std.get(count, 0.0) for count, _ in points]
-        label = f"{told[one.stage]}, {one.layer}"
-        yield Series(label=label, points=points, style=style, std=stds)
-        if one.paper:
-            yield Series(label=f"{label}, paper", points=sorted(one.paper.items()), style=style, line=0, hollow=True)

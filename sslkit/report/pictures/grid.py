@@ -1,0 +1,245 @@
+"""Grids of images beside each other, with words around them: what most pictures of a report are.
+
+Lengths are in pixels of the figure, two for each pixel of a page, for sharp text. The ground is a light colour of its own: an embedded
+image cannot know whether it lies on a light or a dark page.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.patches import Rectangle
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from sslkit.report.pictures.picture import drawing_style
+
+DPI = 192
+MAX_WIDTH = 1920
+"""The width of a page's text, 960 of its own pixels."""
+
+_GROUND_LEVEL = 246
+GROUND = "#f6f6f6"
+INK, FAINT = "#1d1d1f", "#5f6368"
+BLUE, ORANGE = "#0072B2", "#D55E00"
+"""Okabe & Ito's blue and vermilion: distinguishable with any colour vision."""
+
+MAX_DETAIL = 170_000
+"""Pixels of all images in one picture, before they are enlarged: what makes a file large. These take less than 500 kB."""
+
+TITLE: dict[str, Any] = {"fontsize": 10, "fontweight": "bold", "color": INK, "parse_math": False}
+TEXT: dict[str, Any] = {"fontsize": 7.5, "color": INK, "parse_math": False}  # a class may well be called $5
+NOTE = {**TEXT, "color": FAINT}
+
+_LETTER, _TITLE_LETTER = 12, 17
+"""Width of a letter, on average."""
+
+_LINE, _TITLE_LINE = 28, 38
+_MARGIN, _SPACE, _GAP, _FRAME = 24, 28, 6, 4
+
+
+class Panel(NamedTuple):
+    """A grid of equally large images.
+
+    Attributes:
+        images: (M, C, h, w) uint8, or float in [0, 1], row by row; gray (C = 1) or rgb (C = 3).
+        num_columns: how many make a row.
+        title: above the grid, in bold.
+        notes: lines below the title.
+        headings: one above each column.
+        labels: one to the left of each row.
+        captions: one below each image.
+        agrees: (M,) bool, which images have a blue frame; the others have an orange one and a cross. None: no frames.
+    """
+
+    images: Tensor
+    num_columns: int
+    title: str = ""
+    notes: Sequence[str] = ()
+    headings: Sequence[str] = ()
+    labels: Sequence[str] = ()
+    captions: Sequence[str] = ()
+    agrees: Tensor | None = None
+
+    @property
+    def header(self) -> int:
+        """Height of the words above the grid."""
+        return _TITLE_LINE * bool(self.title) + _LINE * (len(self.notes) + bool(self.headings))
+
+    @property
+    def min_width(self) -> int:
+        """Width of the words above a single column, which may be wider than the column."""
+        return min(320, _LETTER * max(map(len, self.notes), default=0)) if self.num_columns == 1 else 0
+
+    @property
+    def label_width(self) -> int:
+        """Width of the words to the left of the grid."""
+        return min(160, _LETTER * max(map(len, self.labels), default=0))
+
+
+class Sheet(NamedTuple):
+    """Panels side by side, with their rows aligned.
+
+    Attributes:
+        panels: from left to right.
+        title: above all of them.
+        note: a line below the title.
+    """
+
+    panels: Sequence[Panel]
+    title: str = ""
+    note: str = ""
+
+
+def draw_sheets(*sheets: Sheet, max_side: int = 160) -> Figure:
+    """Draw sheets one below the other; no image is larger than ``max_side``."""
+    num_images = sum(len(panel.images) for sheet in sheets for panel in sheet.panels)
+    layouts = [_Layout(sheet, max_side, math.isqrt(MAX_DETAIL // num_images)) for sheet in sheets]
+    width, height = max(layout.width for layout in layouts), sum(layout.height for layout in layouts)
+    with drawing_style():
+        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=GROUND)
+        top = 0
+        for layout in layouts:
+            layout.draw(figure, (width, height), top)
+            top += layout.height
+    return figure
+
+
+class _Layout:
+    """The sizes of a sheet's parts.
+
+    Args:
+        sheet: to be drawn.
+        max_side: of an image.
+        detail: images with longer sides are shown with fewer pixels.
+    """
+
+    def __init__(self, sheet: Sheet, max_side: int, detail: int) -> None:
+        self.sheet, panels = sheet, sheet.panels
+        self.gap = 3 * _FRAME if any(panel.agrees is not None for panel in panels) else _GAP
+        num_columns = sum(panel.num_columns for panel in panels)
+        words = sum(panel.label_width + _SPACE for panel in panels) - _SPACE
+        tiles = [
+            enlarged(panel.images, min(max_side, (MAX_WIDTH - 2 * _MARGIN - words) // num_columns - self.gap), detail) for panel in panels
+        ]
+        self.side = max(max(images.shape[-2:]) for images in tiles)
+        below = _LINE if any(panel.captions for panel in panels) else 0
+        self.grids = [_grid(*pair, self.side, below, self.gap) for pair in zip(tiles, (panel.num_columns for panel in panels), strict=True)]
+        self.step = self.side + below + self.gap
+        self.top = _MARGIN + (_TITLE_LINE if sheet.title else 0) + (_LINE if sheet.note else 0) + max(panel.header for panel in panels)
+        self.widths = [max(grid.shape[2], panel.min_width) for grid, panel in zip(self.grids, panels, strict=True)]
+        columns = sum(panel.label_width + width + _SPACE for panel, width in zip(panels, self.widths, strict=True)) - _SPACE
+        longest = max(columns, _TITLE_LETTER * len(sheet.title), _LETTER * len(sheet.note))
+        self.width = min(MAX_WIDTH, longest + 2 * _MARGIN)
+        self.height = self.top + max(grid.shape[1] for grid in self.grids) + _MARGIN
+
+    def draw(self, figure: Figure, size: tuple[int, int], top: int) -> None:
+        """Draw it below ``top`` into a figure of this width and height."""
+        width, height = size
+        room, y = self.width - 2 * _MARGIN, top + _MARGIN
+        if self.sheet.title:
+            figure.text(_MARGIN / width, 1 - y / height, fit(self.sheet.title, room, _TITLE_LETTER), verticalalignment="top", **TITLE)
+            figure.text(_MARGIN / width, 1 - (y + _TITLE_LINE) / height, fit(self.sheet.note, room), verticalalignment="top", **NOTE)
+        left = _MARGIN
+        for panel, grid, extent in zip(self.sheet.panels, self.grids, self.widths, strict=True):
+            left += panel.label_width
+            rows, columns = grid.shape[1:]
+            axes = figure.add_axes((left / width, 1 - (top + self.top + rows) / height, columns / width, rows / height))
+            axes.imshow(grid.permute(1, 2, 0).numpy(), extent=(0, columns, rows, 0), interpolation="none")
+            self._write(axes, panel, extent)
+            self._frame(axes, panel)
+            left += extent + _SPACE
+
+    def _write(self, axes: Axes, panel: Panel, width: int) -> None:
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, pad=4, labeltop=True, labelbottom=False)
+        step = self.side + self.gap
+        axes.set_xticks(
+            [column * step + self.side / 2 for column in range(len(panel.headings))], [fit(text, step) for text in panel.headings], **TEXT
+        )
+        axes.set_yticks(
+            [row * self.step + self.side / 2 for row in range(len(panel.labels))],
+            [fit(text, panel.label_width) for text in panel.labels],
+            **TEXT,
+        )
+        axes.xaxis.set_label_position("top")
+        axes.set_xlabel("\n".join(fit(note, width) for note in panel.notes), loc="left", labelpad=3 if panel.agrees is None else 5, **NOTE)
+        axes.set_title(fit(panel.title, width, _TITLE_LETTER), loc="left", pad=5, **TITLE)
+        for index, caption in enumerate(panel.captions):
+            x, y = self._corner(panel, index)
+            axes.text(x + self.side / 2, y + self.side, fit(caption, step), horizontalalignment="center", verticalalignment="top", **TEXT)
+
+    def _frame(self, axes: Axes, panel: Panel) -> None:
+        for index, agrees in enumerate([] if panel.agrees is None else panel.agrees.tolist()):
+            x, y = self._corner(panel, index)
+            axes.add_patch(
+                Rectangle(
+                    (x - _FRAME / 2, y - _FRAME / 2),
+                    self.side + _FRAME,
+                    self.side + _FRAME,
+                    fill=False,
+                    edgecolor=BLUE if agrees else ORANGE,
+                    linewidth=_FRAME * 72 / DPI,
+                    clip_on=False,
+                )
+            )
+            if not agrees:  # a mark beside the colour: some readers see none, and some paper
+                box = {"facecolor": ORANGE, "edgecolor": "none", "pad": 0.5}
+                axes.text(
+                    x, y, "×", horizontalalignment="left", verticalalignment="top", bbox=box, **{**TITLE, "fontsize": 7, "color": "white"}
+                )
+
+    def _corner(self, panel: Panel, index: int) -> tuple[int, int]:
+        row, column = divmod(index, panel.num_columns)
+        return column * (self.side + self.gap), row * self.step
+
+
+def _grid(tiles: Tensor, num_columns: int, side: int, below: int, gap: int) -> Tensor:
+    """Put tiles into the middle of squares with room for a caption below, and these side by side: (3, H, W) uint8."""
+    height, width = tiles.shape[-2:]
+    top, left = (side - height) // 2, (side - width) // 2
+    squares = F.pad(tiles, (left, side - width - left, top, side - height - top + below), value=_GROUND_LEVEL)
+    grid = make_grid(squares, num_columns, padding=gap, pad_value=_GROUND_LEVEL)
+    return grid if len(tiles) == 1 else grid[:, gap:-gap, gap:-gap]  # a single one has no padding around it
+
+
+def enlarged(images: Tensor, limit: int, detail: int) -> Tensor:
+    """Scale images up by a whole factor, so that their pixels stay square; large ones down, to half the resolution.
+
+    Args:
+        images: (M, C, H, W) uint8, or float in [0, 1].
+        limit: of their sides.
+        detail: sides above this are shown with so many pixels at most.
+
+    Returns:
+        (M, 3, h, w) uint8.
+    """
+    pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float().clamp(0, 1)
+    longest = max(images.shape[-2:])
+    if longest > min(detail, limit // 2):
+        scale = min(detail, limit // 2) / longest
+        size = [max(1, round(edge * scale)) for edge in images.shape[-2:]]
+        pixels, factor = F.interpolate(pixels, size=size, mode="bilinear", antialias=True).clamp(0, 1), 2
+    else:
+        factor = limit // longest
+    levels = (pixels * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    return levels.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+
+
+def fit(text: str, width: float, letter: int = _LETTER) -> str:
+    """Cut the middle out of a line that is wider than ``width``; letters that the font lacks become question marks."""
+    room = max(3, int(width / letter))
+    shown = text if len(text) <= room else f"{text[: room // 2]}…{text[len(text) - (room - 1) // 2 :]}"
+    return "".join(letter if ord(letter) in _letters() else "?" for letter in shown)
+
+
+@cache
+def _letters() -> frozenset[int]:
+    """What the default font can draw: anything else would be a box, with a warning for each."""
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
