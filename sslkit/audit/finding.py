@@ -7,7 +7,6 @@ Shapes: M predictions, K classes, G groups.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import NormalDist
@@ -81,7 +80,14 @@ def pairs(prediction: Prediction, groups: Tensor) -> tuple[Pair, ...]:
     """
     chosen = list(combinations(prediction.targets.unique().tolist(), 2))
     level = 1 - (1 - LEVEL) / max(1, len(chosen))
-    return tuple(Pair(classes, accuracy) for classes, accuracy in zip(chosen, _compared(prediction, groups, chosen, level), strict=True))
+    found = []
+    for first, second in chosen:
+        rows = (prediction.targets == first) | (prediction.targets == second)
+        targets = prediction.targets[rows]
+        ahead = prediction.logits[rows, first] - prediction.logits[rows, second]
+        won = torch.where(targets == first, ahead, -ahead).sign().double() / 2 + 0.5
+        found.append(Pair((first, second), _estimate(won, targets, groups[rows], level)))
+    return tuple(found)
 
 
 def groups_of(num_predictions: int, num_images: int, images_per_group: int) -> Tensor:
@@ -92,15 +98,6 @@ def groups_of(num_predictions: int, num_images: int, images_per_group: int) -> T
     """
     assert num_predictions % num_images == 0
     return torch.arange(num_predictions) // (num_predictions // num_images * images_per_group)
-
-
-def _compared(prediction: Prediction, groups: Tensor, chosen: list[tuple[int, int]], level: float) -> Iterator[Estimate]:
-    for first, second in chosen:
-        rows = (prediction.targets == first) | (prediction.targets == second)
-        targets = prediction.targets[rows]
-        ahead = prediction.logits[rows, first] - prediction.logits[rows, second]
-        won = torch.where(targets == first, ahead, -ahead).sign().double() / 2 + 0.5
-        yield _estimate(won, targets, groups[rows], level)
 
 
 def _estimate(correct: Tensor, targets: Tensor, groups: Tensor, level: float) -> Estimate:

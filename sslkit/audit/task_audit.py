@@ -16,7 +16,7 @@ from sslkit.catalog.observers import Observers
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import DataError, OptionError, did_you_mean
 from sslkit.contract.evaluator import RunContext
-from sslkit.contract.events import Emit, Observer
+from sslkit.contract.events import Observer
 from sslkit.contract.images import DataInfo, Dataset, ImageSet, ImageSpec
 from sslkit.contract.objective import Objective, Prediction, PretextTask
 from sslkit.contract.runtime import Runtime
@@ -123,7 +123,8 @@ def audit_task(
     build = backbone or small_backbone(load_catalog()).build
     runtime = runtime or Runtime()
     context = _context(runtime, options.seed, name, Observers(observers))
-    fitted = _training(options, training or TrainingOptions())
+    schedule = Cosine(warmup_epochs=0.1 * options.epochs)
+    fitted = replace(training or TrainingOptions(), epochs=options.epochs, batch_size=BATCH_SIZE, schedule=schedule)
     with explaining_breakdown(f"the audit of {type(task).__name__}", context.device), configured(runtime, context.device):
         return tuple(
             finding
@@ -143,7 +144,13 @@ def _audit(
     """One source: untrained network, images, training, measurement, statistics."""
     started = time.perf_counter()
     objective = _objective(task, data, build, num_images, context)
-    samples = _checked(draw_samples(source, data, num_images, context.seed), source)
+    samples = draw_samples(source, data, num_images, context.seed)
+    for images, least in (
+        (samples.train, BATCH_SIZE),
+        (samples.heldout, MIN_HELDOUT),
+    ):  # a batch is filled, and a measurement means something
+        if len(images) < least:
+            raise DataError(f"too few images for {source}", found=len(images), allowed=f"{least} or more", fix="choose other sources")
     train, heldout = (ArraySet(pixels, data.image()) for pixels in samples)
     result = fit(
         objective,
@@ -155,11 +162,12 @@ def _audit(
     )
     _require_classes(bool(result.predictions), task)
     for classifier, prediction in result.predictions.items():
-        groups = _groups(prediction, len(heldout), task)
+        groups, num_classes = _groups(prediction, len(heldout), task), prediction.logits.shape[1]
         yield Finding(
             source=source,
             classifier=classifier,
-            classes=_class_names(objective, prediction),
+            # The objective's, unless this classifier is another than the one they are of.
+            classes=objective.classes if len(objective.classes) == num_classes else tuple(map(str, range(num_classes))),
             num_images=len(train),
             num_heldout=len(heldout),
             accuracy=accuracy(prediction, groups),
@@ -184,14 +192,6 @@ def _require_classes(given: bool, task: PretextTask) -> None:
         raise OptionError("task", "predicts no classes, so there is no chance to compare with", found=type(task).__name__, fix=fix)
 
 
-def _checked(samples: Samples, source: str) -> Samples:
-    """Refuse too small a measurement, and a batch that the images do not fill."""
-    for images, least in ((samples.train, BATCH_SIZE), (samples.heldout, MIN_HELDOUT)):
-        if len(images) < least:
-            raise DataError(f"too few images for {source}", found=len(images), allowed=f"{least} or more", fix="choose other sources")
-    return samples
-
-
 def _groups(prediction: Prediction, num_images: int, task: PretextTask) -> Tensor:
     if len(prediction.targets) % num_images:
         raise OptionError(
@@ -202,17 +202,6 @@ def _groups(prediction: Prediction, num_images: int, task: PretextTask) -> Tenso
     return groups_of(len(prediction.targets), num_images, IMAGES_PER_GROUP)
 
 
-def _class_names(objective: Objective, prediction: Prediction) -> tuple[str, ...]:
-    """The objective's, unless this classifier is another than the one they are of."""
-    num_classes = prediction.logits.shape[1]
-    return objective.classes if len(objective.classes) == num_classes else tuple(map(str, range(num_classes)))
-
-
-def _training(options: AuditOptions, given: TrainingOptions) -> TrainingOptions:
-    schedule = Cosine(warmup_epochs=0.1 * options.epochs)
-    return replace(given, epochs=options.epochs, batch_size=BATCH_SIZE, schedule=schedule)
-
-
 def _context(runtime: Runtime, seed: int, name: str, observers: Observers) -> RunContext:
     device = runtime.resolve_device()
     return RunContext(
@@ -220,12 +209,8 @@ def _context(runtime: Runtime, seed: int, name: str, observers: Observers) -> Ru
         seed=seed,
         device=device,
         runtime=replace(runtime, compile=False),
-        emit=_named(name, observers),
+        emit=lambda event: observers.observe(replace(event, stage=name)),
     )
-
-
-def _named(name: str, observers: Observers) -> Emit:
-    return lambda event: observers.observe(replace(event, stage=name))
 
 
 # ---------------------------------------------------------------------------------------------------------------- images

@@ -320,12 +320,11 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _timm()  # or importing it would configure its loggers afterwards
-        loggers = [logging.getLogger(name) for name in ("timm", "huggingface_hub")]
-        levels = [logger.level for logger in loggers]
-        for logger in loggers:
+        levels = {logger: logger.level for logger in map(logging.getLogger, ("timm", "huggingface_hub"))}
+        for logger in levels:
             logger.setLevel(logging.CRITICAL)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
+            for logger, level in levels.items():
                 logger.setLevel(level)

@@ -96,10 +96,15 @@ class Classifier(Objective):
 
     def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
         """Sum of the heads' cross-entropies, which do not touch each other under a frozen backbone; ``<layer>.top1`` of each."""
-        condensed = self._condensed(views)
+        layers = list(self.heads.keys())  # torch 2.6 cannot trace a list of the ModuleDict itself
+        if "images" in views:
+            features = self.backbone(views["images"], layers)
+            condensed = {layer: self._head(layer).condense(features[layer]) for layer in layers}
+        else:
+            condensed = {layer: views[f"features.{layer}"] for layer in layers}
         labels = views["labels"]
         losses, metrics, predictions = [], {}, {}
-        for layer in self.heads:
+        for layer in layers:
             logits = self._head(layer).classify(condensed[layer])
             losses.append(F.cross_entropy(logits, labels))
             metrics[f"{layer}.top1"] = Mean.of(100.0 * (logits.argmax(dim=1) == labels))
@@ -117,14 +122,6 @@ class Classifier(Objective):
         repeats, rest = divmod(self._images_per_epoch, len(self._subset))
         drawn = torch.randperm(len(self._subset), generator=context.generator("subset"))[:rest]
         return torch.cat([self._subset.repeat(repeats), self._subset[drawn]])
-
-    def _condensed(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What the trained part of each head takes."""
-        layers = list(self.heads.keys())  # torch 2.6 cannot trace a list of the ModuleDict itself
-        if "images" not in views:
-            return {layer: views[f"features.{layer}"] for layer in layers}
-        features = self.backbone(views["images"], layers)
-        return {layer: self._head(layer).condense(features[layer]) for layer in layers}
 
     def _head(self, layer: str) -> Head:
         return cast("Head", self.heads[layer])

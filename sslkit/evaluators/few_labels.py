@@ -2,7 +2,7 @@
 
 import copy
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -105,7 +105,11 @@ class SemiSupervised(TrainingOptions, Evaluator):
         """Reports ``<layer>.k<K>.top1``, and ``.top1_std`` where there are several subsets."""
         metrics: dict[str, float] = {}
         subsets = {num_labels: list(self._subsets(num_labels, data, context)) for num_labels in self.labels_per_class}
-        trunk = self._trunk(backbone, [subset for named in subsets.values() for _, subset in named], data, context)
+        trunk = None
+        if self.freeze:  # what all fits share
+            heads = build_heads(self.head, self.layers, backbone, data, context)
+            chosen = [subset for named in subsets.values() for _, subset in named]
+            trunk = FrozenTrunk(backbone, heads, data, self, context, subsets=chosen, images_per_epoch=self.images_per_epoch)
         for num_labels, named in subsets.items():
             runs = [self._fit(backbone, trunk, subset, data, replace(context, part=part)) for part, subset in named]
             for layer in self.layers:
@@ -125,13 +129,6 @@ class SemiSupervised(TrainingOptions, Evaluator):
             generator = make_generator(derive_seed(context.seed, "labels", num_labels, index))
             subset = select_per_class(_train_labels(data), num_labels, self.selection, generator)
             yield (f"k{num_labels}" if count == 1 else f"k{num_labels}-{index + 1}"), subset
-
-    def _trunk(self, backbone: Backbone, subsets: Sequence[Tensor], data: LabeledData, context: RunContext) -> FrozenTrunk | None:
-        """What all fits share, if the backbone is frozen."""
-        if not self.freeze:
-            return None
-        heads = build_heads(self.head, self.layers, backbone, data, context)
-        return FrozenTrunk(backbone, heads, data, self, context, subsets=subsets, images_per_epoch=self.images_per_epoch)
 
     def _fit(
         self, backbone: Backbone, trunk: FrozenTrunk | None, subset: Tensor, data: LabeledData, context: RunContext

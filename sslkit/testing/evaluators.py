@@ -48,7 +48,11 @@ def check_evaluator(evaluator: Evaluator, *, image: ImageSpec | None = None, bac
             evaluator.check(outline, without_images)
         train, test = labeled_set(image, NUM_TRAIN), labeled_set(image, NUM_TEST, seed=1)
         data = LabeledData(train, test) if labeled else LabeledData(train.without_labels(), test.without_labels())
-        evaluation = _check_frozen(evaluator, build_seeded(backbone, image), data)
+        network = build_seeded(backbone, image)
+        before = state_of(network)
+        evaluation = _evaluate(evaluator, network, data, seed=0)
+        if evaluator.frozen:
+            check_same(state_of(network), before, "the backbone must stay frozen")
         _check_metrics(evaluation)
         _check_predictions(evaluation, data)
         again = _evaluate(evaluator, build_seeded(backbone, image), data, seed=1)
@@ -79,14 +83,6 @@ def _copies(images: ImageSet) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in (("labels", images.labels), ("pixels", images.pixels)) if tensor is not None}
 
 
-def _check_frozen(evaluator: Evaluator, backbone: Backbone, data: LabeledData) -> Evaluation:
-    before = state_of(backbone)
-    evaluation = _evaluate(evaluator, backbone, data, seed=0)
-    if evaluator.frozen:
-        check_same(state_of(backbone), before, "the backbone must stay frozen")
-    return evaluation
-
-
 def _check_metrics(evaluation: Evaluation) -> None:
     require(evaluation.metrics, "evaluate must report a metric")
     for name, value in evaluation.metrics.items():
@@ -111,11 +107,7 @@ def _check_left(evaluator: Evaluator, evaluation: Evaluation, fresh: Backbone) -
     heads = evaluation.heads
     require(all(isinstance(head, nn.Module) for head in heads.values()), "heads must be modules by name")
     require(not any("." in name for name in heads), f"the name of a head must have no dot: {', '.join(heads)}")
-    left = evaluation.backbone is not None
-    require(left == evaluator.exports_backbone, f"exports_backbone is {evaluator.exports_backbone}, so evaluate must {_duty(evaluator)}")
+    left, exports = evaluation.backbone is not None, evaluator.exports_backbone
+    require(left == exports, f"exports_backbone is {exports}, so evaluate must return {'a backbone' if exports else 'none'}")
     if evaluation.backbone is not None:
         load_state(fresh, evaluation.backbone.state_dict(), "the backbone that evaluate returns must have the architecture it was given")
-
-
-def _duty(evaluator: Evaluator) -> str:
-    return "return a backbone" if evaluator.exports_backbone else "return none"

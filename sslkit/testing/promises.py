@@ -38,7 +38,10 @@ def promises_of(value: object) -> Iterator[None]:
 
 def check_options(cls: type) -> None:
     """Options are the annotated, keyword-only fields of a frozen dataclass."""
-    require(dataclasses.is_dataclass(cls) and _is_frozen(cls), "must be a @dataclass(frozen=True, kw_only=True)")
+    frozen = all(
+        vars(base)["__dataclass_params__"].frozen for base in cls.__mro__ if "__dataclass_params__" in vars(base)
+    )  # a base may be none
+    require(dataclasses.is_dataclass(cls) and frozen, "must be a @dataclass(frozen=True, kw_only=True)")
     annotated = {name for base in cls.__mro__ for name in inspect.get_annotations(base)}
     for name, value in vars(cls).items():
         hidden = name.startswith("_") or name in annotated or not isinstance(value, _PLAIN)
@@ -70,8 +73,3 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], promise: str) -> 
         module.load_state_dict(state)
     except RuntimeError as error:
         raise BrokenPromiseError(f"{promise}; {' '.join(str(error).split())}") from error
-
-
-def _is_frozen(cls: type) -> bool:
-    """Whether ``frozen=True``, also where a base class is not a dataclass."""
-    return all(vars(base)["__dataclass_params__"].frozen for base in cls.__mro__ if "__dataclass_params__" in vars(base))

@@ -40,19 +40,15 @@ def configured(runtime: Runtime, device: torch.device) -> Iterator[None]:
         if device.type == "cuda":
             _prepare_cuda(runtime, device, stack)
         stack.enter_context(tf32(allowed=runtime.precision == "tf32" and device.type == "cuda"))
-        _set_deterministic(runtime.deterministic, stack)
+        enabled, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        if runtime.deterministic or enabled:  # else left alone: torch would import its compiler to tell it
+            stack.callback(torch.use_deterministic_algorithms, enabled, warn_only=warn_only)
+            torch.use_deterministic_algorithms(runtime.deterministic)
         stack.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
         torch.backends.cudnn.benchmark = not runtime.deterministic
         if runtime.resolve_compile(device):
             stack.callback(_forget_compiled)
         yield
-
-
-def _set_deterministic(wanted: bool, stack: ExitStack) -> None:
-    enabled, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    if wanted or enabled:  # else left alone: torch would import its compiler to tell it
-        stack.callback(torch.use_deterministic_algorithms, enabled, warn_only=warn_only)
-        torch.use_deterministic_algorithms(wanted)
 
 
 def _forget_compiled() -> None:
@@ -90,11 +86,8 @@ def describe_device(device: torch.device) -> str:
     """A name that belongs beside every result: the GPU's, or the CPU's with its threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_cpu_name()}, {torch.get_num_threads()} threads"
-
-
-def _cpu_name() -> str:
-    return cpuinfo("model name") or platform.processor() or platform.machine()
+    name = cpuinfo("model name") or platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
 
 
 @contextmanager

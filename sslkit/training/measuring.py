@@ -120,7 +120,7 @@ class StepLog:
         if logged:
             means = state.meters.read()
             check_means(state.objective, means, context.stage, f"in the steps up to {state.step}")
-            metrics = {**means, "lr": state.learning_rate, "images_per_second": self._throughput()}
+            metrics = {**means, "lr": state.learning_rate, "images_per_second": self._images / max(time.perf_counter() - self._since, 1e-9)}
             state.meters.clear()
             self.restart_clock()
         context.emit(
@@ -128,9 +128,6 @@ class StepLog:
                 stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, num_images=num_images, metrics=metrics
             )
         )
-
-    def _throughput(self) -> float:
-        return self._images / max(time.perf_counter() - self._since, 1e-9)
 
 
 class Measured(NamedTuple):

@@ -225,7 +225,8 @@ class TrainState(TrainContext):
         for kind in generators.keys() & written_on.keys():
             generators[kind].set_state(written_on[kind])
         if generators.keys() != written_on.keys():
-            message = f"the checkpoint was written on {_device_of(written_on)}: what is drawn on {device.type} begins anew from its seed"
+            other = next((kind for kind in written_on if kind != "cpu"), "cpu")
+            message = f"the checkpoint was written on {other}: what is drawn on {device.type} begins anew from its seed"
             self._context.emit(Notice(stage=self._context.stage, message=message))
 
     def _generator(self, purpose: str, device: torch.device) -> Generator:
@@ -250,11 +251,6 @@ def training_batches(num_images: int, batch_size: int) -> tuple[int, ...]:
         return (batch_size,) * full + (rest,) * (rest > 0)
     shared = batch_size + rest
     return (batch_size,) * (full - 1) + ((shared - shared // 2, shared // 2) if shared > 3 else (shared,))
-
-
-def _device_of(states: Mapping[str, Tensor]) -> str:
-    """The kind of device that a checkpoint's global generators belong to, beside the CPU's."""
-    return next((kind for kind in states if kind != "cpu"), "cpu")
 
 
 def _below(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
