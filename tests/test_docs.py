@@ -15,9 +15,8 @@ import torch
 import sslkit
 from sslkit import Augment, Catalog, OptimizerFactory, Schedule, TrainingOptions, load_catalog
 from sslkit.catalog.catalog import KINDS
-from sslkit.recipe.build import build
+from sslkit.recipe.build import REQUIRED, Option, build, options_of
 from sslkit.recipe.recipe import parse_recipe
-from sslkit.recipe.schema import REQUIRED, Option, options_of
 from sslkit.training.device import Runtime
 
 ROOT = Path(__file__).parents[1]

@@ -22,7 +22,7 @@ from sslkit.contract.objective import Objective, Prediction, PretextTask
 from sslkit.data.arrays import ArraySet
 from sslkit.data.cache import OpenedDataset
 from sslkit.data.loader import Loader
-from sslkit.recipe.build import BackboneOptions, build_backbone_options
+from sslkit.recipe.describe import BackboneOptions, build_backbone_options
 from sslkit.run.stages import check_pretraining
 from sslkit.training.breakdown import explaining_breakdown
 from sslkit.training.device import Runtime, configured

@@ -13,8 +13,9 @@ from sslkit.contract.images import Dataset, ImageSpec
 from sslkit.contract.objective import PretextTask
 from sslkit.data.arrays import Arrays
 from sslkit.data.cache import OpenedDataset
-from sslkit.recipe.build import build, build_backbone_options
+from sslkit.recipe.build import build
 from sslkit.recipe.bundled import bundled_recipes, find_recipe
+from sslkit.recipe.describe import build_backbone_options
 from sslkit.recipe.recipe import Recipe, load_recipe
 from sslkit.recipe.toml import apply_override
 from sslkit.report.pictures.contact_sheet import Sheet, draw_sheets

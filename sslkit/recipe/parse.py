@@ -9,7 +9,8 @@ from sslkit.contract.errors import OptionError, RecipeError
 from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.images import Dataset
 from sslkit.contract.objective import PretextTask
-from sslkit.recipe.build import BackboneOptions, build, build_backbone_options, describe
+from sslkit.recipe.build import build
+from sslkit.recipe.describe import BackboneOptions, build_backbone_options, describe
 from sslkit.recipe.stages import AS_BUILT, BEGINNINGS, RANDOM, EvaluateStage, PretrainStage, Stage, Weights, check_weights
 from sslkit.recipe.toml import as_count, as_name, as_positive, as_table, check_keys, required
 from sslkit.training.device import Runtime
@@ -18,8 +19,8 @@ from sslkit.training.options import TrainingOptions, check_snapshots
 RUNTIME_KEYS = tuple(option.name for option in fields(Runtime))
 TRAINING_KEYS = tuple(option.name for option in fields(TrainingOptions))
 _COMMON_KEYS = ("weights", "backbone", *RUNTIME_KEYS)
-_PRETRAIN_KEYS = ("task", "evaluate_every", "snapshot_epochs", *TRAINING_KEYS, *_COMMON_KEYS)
-_EVALUATE_KEYS = ("evaluator", *_COMMON_KEYS)
+PRETRAIN_KEYS = ("task", "evaluate_every", "snapshot_epochs", *TRAINING_KEYS, *_COMMON_KEYS)
+EVALUATE_KEYS = ("evaluator", *_COMMON_KEYS)
 
 
 _TAKEN = ("tables", "variants")
@@ -69,7 +70,7 @@ class StageParser:
             raise RecipeError(f"{path}: needs a task, to pretrain, or an evaluator", found=sorted(table))
         inside = "" if "task" in table else f"{path}.evaluator"
         check_keys(
-            table, _EVALUATE_KEYS if inside else _PRETRAIN_KEYS, path, elsewhere=dict.fromkeys(TRAINING_KEYS, inside) if inside else {}
+            table, EVALUATE_KEYS if inside else PRETRAIN_KEYS, path, elsewhere=dict.fromkeys(TRAINING_KEYS, inside) if inside else {}
         )
         parse = self._pretrain_stage if "task" in table else self._evaluate_stage
         for stage in parse(name, table, path):

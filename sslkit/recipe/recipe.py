@@ -23,7 +23,7 @@ from sslkit.recipe.sweep import Variant, expand, merge
 from sslkit.recipe.toml import apply_override, as_name, as_table, check_keys, read_table, required
 from sslkit.training.handover import checked_notes
 
-_TOP_KEYS = ("name", "seed", "data", "backbone", "stages", "sweep", "paper", "margins", "observers", *RUNTIME_KEYS)
+TOP_KEYS = ("name", "seed", "data", "backbone", "stages", "sweep", "paper", "margins", "observers", *RUNTIME_KEYS)
 
 MAX_STAGES = 2000
 """Of all variants: each is a folder, and is checked before anything is computed."""
@@ -105,7 +105,7 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | No
     Raises:
         RecipeError: starts with the dotted path of the key at fault.
     """
-    check_keys(table, _TOP_KEYS, "")
+    check_keys(table, TOP_KEYS, "")
     name = as_name(required(table, "name", ""), "name")
     table = _placed(table, device)
     variants = [variant._replace(table=_placed(variant.table, device)) for variant in expand(table)]
@@ -176,7 +176,7 @@ def _stage_notes(stage: Stage) -> Iterator[str]:
 
 def _parsed(variant: Variant, data: Dataset, catalog: Catalog) -> StageParser:
     try:
-        check_keys(variant.table, _TOP_KEYS, "")  # again: a variant may have brought a key that no recipe has
+        check_keys(variant.table, TOP_KEYS, "")  # again: a variant may have brought a key that no recipe has
         return StageParser(variant.table, data, catalog)
     except RecipeError as error:
         if not variant.labels:

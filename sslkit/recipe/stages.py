@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sslkit.contract.errors import RecipeError, did_you_mean
 from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.objective import PretextTask
-from sslkit.recipe.build import BackboneOptions
+from sslkit.recipe.describe import BackboneOptions
 from sslkit.training.device import Runtime
 from sslkit.training.options import TrainingOptions
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.images import ImageSpec
 from sslkit.data.cache import OpenedDataset
-from sslkit.recipe.build import BackboneOptions
+from sslkit.recipe.describe import BackboneOptions
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import BEGINNINGS, Stage
 from sslkit.run.artifacts import load_weights, weights_path

@@ -12,7 +12,7 @@ from sslkit.contract.blame import blaming
 from sslkit.contract.errors import BackboneError, DataError, OptionError, PluginError, RecipeError
 from sslkit.contract.images import DataInfo, ImageSpec, Split
 from sslkit.data.cache import OpenedDataset
-from sslkit.recipe.build import BackboneOptions
+from sslkit.recipe.describe import BackboneOptions
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import AS_BUILT, BEGINNINGS, EvaluateStage, PretrainStage, Stage, training_of
 from sslkit.run.stages import check_pretraining, check_requirements, evaluation_data
