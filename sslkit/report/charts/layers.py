@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from sslkit.recipe.stage_key import labels
+from sslkit.recipe.stages import labels
 from sslkit.report.charts.chart import Series, draw_chart, plain
 from sslkit.report.metric_name import parse_metric
 from sslkit.report.pictures.picture import Picture

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from sslkit.recipe.stage_key import parse_key
+from sslkit.recipe.stages import parse_key
 from sslkit.report.run_folder import RunFolder
 from sslkit.report.tables.table import Cell, Column, Table
 from sslkit.run.results import Row
