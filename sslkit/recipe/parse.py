@@ -12,7 +12,7 @@ from sslkit.contract.objective import PretextTask
 from sslkit.recipe.build import build
 from sslkit.recipe.describe import BackboneOptions, build_backbone_options, describe
 from sslkit.recipe.stages import AS_BUILT, BEGINNINGS, RANDOM, EvaluateStage, PretrainStage, Stage, Weights, check_weights
-from sslkit.recipe.toml import as_count, as_name, as_positive, as_table, check_keys, required
+from sslkit.recipe.toml import as_integer, as_name, as_table, check_keys, required
 from sslkit.training.device import Runtime
 from sslkit.training.options import TrainingOptions, check_snapshots
 
@@ -39,7 +39,7 @@ class StageParser:
         self._table = table
         self._data = data
         self._catalog = catalog
-        self._seed = as_count(table.get("seed", 0), "seed")
+        self._seed = as_integer(table.get("seed", 0), "seed", 0)
         self._named: dict[str, Stage] = {}
         self.stages: dict[str, Stage] = {}
         self.pretrained: dict[str, bool] = {}
@@ -81,13 +81,15 @@ class StageParser:
         task = build(PretextTask, table["task"], f"{path}.task", self._catalog)
         weights = check_weights(name, table.get("weights", RANDOM), self._table["stages"], self._named)
         training = build(TrainingOptions, {key: table[key] for key in TRAINING_KEYS if key in table}, path, self._catalog)
-        for place in self._places(name, weights, table, path):
+        given = table.get("evaluate_every")
+        evaluate_every = None if given is None else as_integer(given, f"{path}.evaluate_every", 1)
+        for beginning in self._beginnings(name, weights, table, path):
             yield PretrainStage(
-                **place,
+                **beginning,
                 runtime=runtime,
                 task=task,
                 training=training,
-                evaluate_every=as_positive(table.get("evaluate_every"), f"{path}.evaluate_every"),
+                evaluate_every=evaluate_every,
                 snapshot_epochs=_epochs(table.get("snapshot_epochs", []), training, path),
             )
 
@@ -98,10 +100,10 @@ class StageParser:
         weights = check_weights(name, given, self._table["stages"], self._named)
         if evaluator.from_scratch and weights.stage != RANDOM:
             raise RecipeError(f"{path}.weights: this evaluator trains from scratch", found=given, allowed='"random"')
-        for place in self._places(name, weights, table, path):
-            yield EvaluateStage(**place, runtime=runtime, evaluator=evaluator)
+        for beginning in self._beginnings(name, weights, table, path):
+            yield EvaluateStage(**beginning, runtime=runtime, evaluator=evaluator)
 
-    def _places(self, name: str, weights: Weights, table: Mapping[str, Any], path: str) -> Iterator[dict[str, Any]]:
+    def _beginnings(self, name: str, weights: Weights, table: Mapping[str, Any], path: str) -> Iterator[dict[str, Any]]:
         """What a stage is called and begins with, once for each snapshot that it takes."""
         backbone = self._backbone(table, weights.stage, path)
         for snapshot in weights.snapshots:

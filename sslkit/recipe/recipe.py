@@ -24,7 +24,7 @@ from sslkit.recipe.sweep import Variant, expand, merge
 from sslkit.recipe.toml import apply_override, as_name, as_table, check_keys, required
 from sslkit.training.handover import checked_notes
 
-TOP_KEYS = ("name", *EXTENDS, "seed", "data", "backbone", "stages", "sweep", "paper", "margins", "observers", *RUNTIME_KEYS)
+TOP_KEYS = ("name", "seed", "data", "backbone", "stages", "sweep", "paper", "margins", "observers", *EXTENDS, *RUNTIME_KEYS)
 
 MAX_STAGES = 2000
 """Of all variants: each is a folder, and is checked before anything is computed."""
