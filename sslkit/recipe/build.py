@@ -193,12 +193,12 @@ def _arguments(cls: type, table: Mapping[str, Any], catalog: Catalog) -> dict[st
         return table_of(cls).validate_python(dict(table), context=catalog)
     except ValidationError as error:
         own = {problem["type"]: str(problem["loc"][0]) for problem in reversed(error.errors()) if len(problem["loc"]) == 1}
-        if key := own.get("extra_forbidden"):
+        if (key := own.get("extra_forbidden")) is not None:
             if dataclasses.is_dataclass(cls) and _lacks_annotation(cls, key):
                 raise PluginError(f"{cls.__name__}.{key}: the option has no annotation", fix="annotate it with its type") from None
             near = did_you_mean(key, options)
             raise OptionError(key, "unknown option", allowed="" if near else options or "no options", fix=near) from None
-        if key := own.get("missing"):
+        if (key := own.get("missing")) is not None:
             raise OptionError(key, "missing; required", allowed=words(options[key].annotation)) from None
         raise
 
