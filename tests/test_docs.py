@@ -16,9 +16,9 @@ import sslkit
 from sslkit import Augment, Catalog, OptimizerFactory, Schedule, TrainingOptions, load_catalog
 from sslkit.catalog.catalog import KINDS
 from sslkit.contract.runtime import Runtime
-from sslkit.recipe.build import build
+from sslkit.recipe.build import REQUIRED, Option, build, options_of
+from sslkit.recipe.extends import read_recipe
 from sslkit.recipe.recipe import parse_recipe
-from sslkit.recipe.schema import REQUIRED, Option, options_of
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {
@@ -156,14 +156,14 @@ def test_links_lead_somewhere():
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_toml_parses_and_whole_recipes_load(document, documented_plugin):
+def test_toml_parses_and_whole_recipes_load(document, documented_plugin, tmp_path):
     offered = {kind: {name: CATALOG.find(kind, name) for name in CATALOG.names(kind)} for kind in KINDS}
     for kind in ("pretext_tasks", "backbones", "evaluators"):
         offered[kind] |= getattr(documented_plugin, kind)()
     for block in blocks(document, "toml"):
-        table = tomllib.loads(block)
-        if "stages" in table:
-            parse_recipe(table, Catalog.of(**offered))
+        if "stages" in tomllib.loads(block):
+            (tmp_path / "documented.toml").write_text(block)
+            parse_recipe(read_recipe(tmp_path / "documented.toml")[0], Catalog.of(**offered))
 
 
 def test_there_are_recipes_to_load():

@@ -13,7 +13,8 @@ INSPECT = """
 import torch
 from torch import Generator
 from sslkit import Backbone, Batch, DataInfo, FeatureInfo, ImageSpec, PretextTask, RecipeError, load_catalog
-from sslkit.recipe.build import build, describe
+from sslkit.recipe.build import build
+from sslkit.recipe.describe import describe
 
 class Identity(Backbone):
     feature_info = (FeatureInfo("pixels", 3, 1),)

@@ -13,7 +13,7 @@ from sslkit.catalog.discovery import load_catalog
 from sslkit.contract.errors import ArtifactError, OptionError, RecipeError, StorageError, did_you_mean
 from sslkit.contract.events import Observer
 from sslkit.data.cache import OpenedDataset
-from sslkit.recipe.build import BackboneOptions
+from sslkit.recipe.describe import BackboneOptions
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import PretrainStage
 from sslkit.run.environment import describe_environment

@@ -23,7 +23,7 @@ from sslkit.contract.runtime import Runtime
 from sslkit.data.arrays import ArraySet
 from sslkit.data.cache import OpenedDataset
 from sslkit.data.loader import Loader
-from sslkit.recipe.build import BackboneOptions, build_backbone_options
+from sslkit.recipe.describe import BackboneOptions, build_backbone_options
 from sslkit.run.networks import check_pretraining
 from sslkit.training.device import configured, explaining_breakdown
 from sslkit.training.fit import fit

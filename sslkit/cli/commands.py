@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sslkit.cli.output import OutputError, command_output, quiet_stream
 from sslkit.contract.errors import OptionError, RunInterruptedError, SslkitError
 from sslkit.training.stopping import Terminated, name_of, terminable
+
+if TYPE_CHECKING:
+    from sslkit.recipe.recipe import Recipe
 
 app = typer.Typer(
     help="Self-supervised learning from recipes: pretrain, probe, fine-tune, few labels.", no_args_is_help=True, add_completion=False
@@ -26,7 +29,7 @@ app.add_typer(recipes_app, name="recipes")
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a bundled recipe.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE ...", help="Overrides, for example stages.pretrain.epochs=1")]
 AllowCode = Annotated[
-    bool, typer.Option("--allow-code", help="Import the classes that a recipe names as module:Class. Only for recipes you trust.")
+    bool, typer.Option("--allow-code", help="Import the classes that a run's folder names as module:Class. Only for runs you trust.")
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps, for every stage, whatever the recipe says.")]
 
@@ -49,14 +52,10 @@ def run(
 ) -> None:
     """Run a recipe's stages in order: skip finished ones, resume an interrupted one."""
     with _errors(resume=f"go on with: {_command_to_go_on()}", quiet=quiet) as out:
-        from sslkit.cli.console import make_console, print_code, print_results, progress_on_stderr
-        from sslkit.recipe.bundled import find_recipe
-        from sslkit.recipe.recipe import load_recipe
+        from sslkit.cli.console import make_console, print_results, progress_on_stderr
         from sslkit.report.run import run_recipe
 
-        loaded = load_recipe(find_recipe(recipe), overrides or (), device=device, allow_code=allow_code)
-        if not quiet:
-            print_code(make_console(sys.stderr), loaded.code)
+        loaded = _load(recipe, overrides, device=device, allow_code=allow_code, quiet=quiet)
         with progress_on_stderr(quiet=quiet) as observers:
             result = run_recipe(loaded, output=output, fresh=fresh, max_minutes=max_minutes, observers=observers)
         if not quiet:
@@ -72,11 +71,9 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = 
     with _errors() as out:
         from sslkit.cli.console import make_console, print_found, print_notes, progress_on_stderr
         from sslkit.data.cache import OpenedDataset
-        from sslkit.recipe.bundled import find_recipe
-        from sslkit.recipe.recipe import load_recipe
         from sslkit.run.preflight import check_recipe
 
-        loaded = load_recipe(find_recipe(recipe), overrides or (), device=device, allow_code=allow_code)
+        loaded = _load(recipe, overrides, device=device, allow_code=allow_code)
         data = OpenedDataset(loaded.data)
         with progress_on_stderr():
             unchecked = check_recipe(replace(loaded, data=data))
@@ -109,12 +106,10 @@ def audit(
         from sslkit.audit.recipe_audit import audit_recipe
         from sslkit.audit.task_audit import AuditOptions
         from sslkit.cli.console import make_console, print_audit, progress_on_stderr
-        from sslkit.recipe.bundled import find_recipe
-        from sslkit.recipe.recipe import load_recipe
 
         given = {"sources": tuple(source or ()), "num_images": num_images, "epochs": epochs, "seed": seed}
         options = AuditOptions(**{name: value for name, value in given.items() if value not in (None, ())})
-        loaded = load_recipe(find_recipe(recipe), overrides or (), device=device, allow_code=allow_code)
+        loaded = _load(recipe, overrides, device=device, allow_code=allow_code, quiet=quiet)
         with progress_on_stderr(quiet=quiet) as observers:
             report = audit_recipe(loaded, stages=stage or (), options=options, observers=observers)
         if as_json:
@@ -241,6 +236,18 @@ def options(
 def main() -> None:
     """The console script."""
     app()
+
+
+def _load(recipe: str, overrides: list[str] | None, *, device: str | None, allow_code: bool, quiet: bool = False) -> "Recipe":
+    """A recipe that was named by the person who runs it, so that it may bring code along; which, they are told."""
+    from sslkit.cli.console import make_console, print_code
+    from sslkit.recipe.bundled import find_recipe
+    from sslkit.recipe.recipe import load_recipe
+
+    loaded = load_recipe(find_recipe(recipe), overrides or (), device=device, allow_code=allow_code or None)
+    if not quiet:
+        print_code(make_console(sys.stderr), loaded.code)
+    return loaded
 
 
 def _command_to_go_on() -> str:

@@ -1,19 +1,22 @@
 """``sslkit show``: a picture of the views that a task makes, or each pretraining stage of a recipe, before anything is trained."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from sslkit.catalog.catalog import Catalog
 from sslkit.catalog.discovery import load_catalog
+from sslkit.cli.console import make_console, print_code
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import BackboneError, DataError, OptionError, RecipeError, did_you_mean
 from sslkit.contract.images import Dataset, ImageSpec
 from sslkit.contract.objective import PretextTask
 from sslkit.data.arrays import Arrays
 from sslkit.data.cache import OpenedDataset
-from sslkit.recipe.build import build, build_backbone_options
+from sslkit.recipe.build import build
 from sslkit.recipe.bundled import bundled_recipes, find_recipe
+from sslkit.recipe.describe import build_backbone_options
 from sslkit.recipe.recipe import Recipe, load_recipe
 from sslkit.recipe.toml import apply_override
 from sslkit.report.page.embedded import png
@@ -48,7 +51,7 @@ def write_preview(
             equal channels where the task cannot do with them as they are; the title says so.
         num_images: how many rows.
         output: the PNG file; None: ``runs/<name>-views.png``.
-        allow_code: import the classes that a recipe names as ``package.module:Class``. Whoever names one here needs no leave for that.
+        allow_code: import the classes that a recipe in a run's folder names as ``package.module:Class``; any other recipe may name them.
 
     Returns:
         The file.
@@ -69,7 +72,8 @@ def write_preview(
     else:
         if data is not None:
             raise OptionError("data", "a recipe has its own", found=data, fix="override that: data.root=FOLDER")
-        recipe = load_recipe(find_recipe(what), settings, catalog=catalog)
+        recipe = load_recipe(find_recipe(what), settings, catalog=catalog, allow_code=allow_code or None)
+        print_code(make_console(sys.stderr), recipe.code)
         name, sheets = recipe.name, _recipe_sheets(what, recipe, num_images)
         folders = [Path(value) for value in vars(recipe.data).values() if isinstance(value, str | Path)]
     path = Path("runs") / f"{name}-views.png" if output is None else output

@@ -1,18 +1,18 @@
 """What annotations of options mean, and whether a value that was given in Python is what they say."""
 
 import dataclasses
+import functools
 import math
 import types
 from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence, Set
 from enum import Enum
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
-from weakref import WeakKeyDictionary
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from sslkit.contract.errors import OptionError
 from sslkit.contract.misspelling import Contract
 
-ARRAYS: dict[Any, Callable[[list], Any]] = {
+ARRAYS: dict[Any, Any] = {
     tuple: tuple,
     Sequence: tuple,
     list: list,
@@ -32,21 +32,8 @@ WORDS: dict[Any, tuple[str, str]] = {
     Path: ("a path in quotes", "paths in quotes"),
 }
 
-
-class Misfit(NamedTuple):
-    """A value that is not what its annotation says.
-
-    Attributes:
-        path: of the option, with the place in it.
-        words: what is allowed.
-        found: the value.
-        fix: what to do about it, where it is a common mistake.
-    """
-
-    path: str
-    words: str
-    found: object
-    fix: str = ""
+_PYTHON_TYPES: dict[Any, Any] = {float: int | float, str: str | PurePath, Path: str | PurePath}
+"""What an annotation takes in Python beside itself: a recipe has no paths but in strings."""
 
 
 def unalias(annotation: Any) -> Any:
@@ -67,6 +54,16 @@ def members_of(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ()
 
 
+def is_fixed(annotation: Any) -> bool:
+    """Whether it is a tuple of so many values."""
+    return get_origin(annotation) is tuple and ... not in get_args(annotation)
+
+
+def is_plain(annotation: Any, value: object) -> bool:
+    """Whether a value is of a class, where no bool is a number."""
+    return isinstance(value, _PYTHON_TYPES.get(annotation, annotation)) and (annotation not in (int, float) or not isinstance(value, bool))
+
+
 def choices_of(annotation: Any) -> dict[Any, Any]:
     """What a ``Literal`` or an ``Enum`` allows: the value in a recipe -> the value in Python; empty for anything else."""
     if get_origin(annotation) is Literal:
@@ -76,40 +73,8 @@ def choices_of(annotation: Any) -> dict[Any, Any]:
     return {}
 
 
-def find_misfit(annotation: Any, value: object, path: str) -> Misfit | None:
-    """Look for what a recipe would refuse, in a value that was given in Python. Types that no recipe knows are left to whoever asks for them.
-
-    Args:
-        annotation: of the option.
-        value: as it was given; arrays may be tuples or lists.
-        path: the option's name.
-    """
-    annotation = bare(annotation)
-    origin = get_origin(annotation) or annotation
-    if members := members_of(annotation):
-        return _union_misfit(members, value, path)
-    if origin in ARRAYS:
-        return _array_misfit(annotation, value, path)
-    if origin in TABLES:
-        return _table_misfit(annotation, value, path)
-    words = _simple_words(annotation)
-    if not words or _fits(annotation, value):
-        return None
-    finite = not isinstance(value, float) or math.isfinite(value)
-    return Misfit(path, words if finite or annotation is not float else "finite", value, _remedy(annotation, value))
-
-
-def check_arguments(function: Callable[..., Any], **given: object) -> None:
-    """Refuse arguments of a function that their annotations do not allow.
-
-    Raises:
-        OptionError: names the argument.
-    """
-    _refuse_misfits(_hints(function), given)
-
-
 class Checked:
-    """Options that pass the same door in Python as in a recipe: what the annotation of an option does not allow is refused.
+    """Options that are checked in Python as in a recipe: what the annotation of an option does not allow is refused.
 
     Raises:
         OptionError: names the option.
@@ -117,74 +82,102 @@ class Checked:
 
     def __new__(cls, *_args: Any, **options: Any) -> Self:
         """Look at the options before the constructor does, which would compare a string with a number, or keep it."""
-        check_options(cls, options)
+        check_arguments(cls, **options)
         return super().__new__(cls)
 
 
-def check_options(cls: type, options: Mapping[str, object]) -> None:
-    """Refuse options that their annotations do not allow.
+def check_arguments(function: Callable[..., Any], /, **given: object) -> None:
+    """Refuse arguments of a function, or options of a class, that their annotations do not allow.
 
     Raises:
-        OptionError: names the option.
+        OptionError: names the argument.
     """
-    _refuse_misfits(_hints(cls), options)
+    hints = _hints(function)
+    for name, value in given.items():
+        if name in hints:
+            _check(hints[name], value, name)
 
 
-def _refuse_misfits(hints: Mapping[str, Any], options: Mapping[str, object]) -> None:
-    for name, value in options.items():
-        if name in hints and (misfit := find_misfit(hints[name], value, name)):
-            raise OptionError(misfit.path, f"must be {misfit.words}", found=misfit.found, fix=misfit.fix)
-
-
-_HINTS: WeakKeyDictionary[Callable[..., Any], dict[str, Any]] = WeakKeyDictionary()
-
-
+@functools.cache
 def _hints(source: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a class's options, or of a function; none where they cannot be read, which a recipe would say."""
-    if source not in _HINTS:
-        plain = not isinstance(source, type) or dataclasses.is_dataclass(source)
+    plain = not isinstance(source, type) or dataclasses.is_dataclass(source)
+    try:
+        return get_type_hints(source if plain else source.__init__, include_extras=True)
+    except Exception:
+        return {}
+
+
+def _check(annotation: Any, value: object, path: str) -> None:
+    """Refuse what a recipe would refuse; arrays may be tuples or lists. Types that no recipe knows are left to whoever asks for them."""
+    annotation = bare(annotation)
+    origin = get_origin(annotation) or annotation
+    items = get_args(annotation)
+    if members := members_of(annotation):
+        _check_union(members, value, path)
+    elif not _fits(annotation, value):
+        words = "finite" if annotation is float and isinstance(value, float) else _words(annotation)
+        raise OptionError(path, f"must be {words}", found=value, fix=_remedy(annotation, value))
+    elif origin in TABLES and isinstance(value, Mapping):
+        for key, entry in value.items():
+            _check((Any, *items)[-1], entry, f"{path}.{key}")
+    elif origin in ARRAYS and isinstance(value, Sequence | Set):
+        for index, entry in enumerate(value):
+            _check(items[index] if is_fixed(annotation) else (*items, Any)[0], entry, f"{path}[{index}]")
+
+
+def _check_union(members: Sequence[Any], value: object, path: str) -> None:
+    errors = []
+    for member in members:
         try:
-            _HINTS[source] = get_type_hints(source if plain else source.__init__, include_extras=True)
-        except Exception:
-            _HINTS[source] = {}
-    return _HINTS[source]
+            return _check(member, value, path)
+        except OptionError as error:
+            errors.append(error)
+    only = {member: error for member, error in zip(members, errors, strict=True) if member is not types.NoneType}
+    deeper = [error for error in only.values() if error.option != path]  # right but for something inside
+    if deeper or len(only) == 1:
+        raise next(iter(deeper or only.values()))
+    fixes = (_remedy(bare(member), value) for member in only)
+    raise OptionError(path, f"must be {' or '.join(map(_words, only))}", found=value, fix=next(filter(None, fixes), ""))
 
 
-def _union_misfit(members: Sequence[Any], value: object, path: str) -> Misfit | None:
-    misfits = [find_misfit(member, value, path) for member in members]
-    if any(misfit is None for misfit in misfits):
-        return None
-    only = [misfit for member, misfit in zip(members, misfits, strict=True) if member is not types.NoneType and misfit]
-    deeper = [misfit for misfit in only if misfit.path != path]  # right but for something inside
-    if len(only) == 1 or deeper:
-        return (deeper or only)[0]
-    return Misfit(path, " or ".join(misfit.words for misfit in only), value, next((misfit.fix for misfit in only if misfit.fix), ""))
+def _fits(annotation: Any, value: object) -> bool:
+    """Whether a value is of the type, whatever is inside."""
+    origin = get_origin(annotation) or annotation
+    if choices := choices_of(annotation):
+        return any(type(choice) is type(value) and choice == value for choice in choices.values())  # 1 == True
+    if origin in TABLES:
+        return isinstance(value, Mapping)
+    if origin in ARRAYS:
+        if isinstance(value, str | bytes) or not isinstance(value, Sequence | Set if issubclass(origin, Set) else Sequence):
+            return False
+        return not is_fixed(annotation) or len(value) == len(get_args(annotation))
+    if annotation is float and isinstance(value, float):
+        return math.isfinite(value)
+    return not _words(annotation) or is_plain(annotation, value)
 
 
-def _table_misfit(annotation: Any, value: object, path: str) -> Misfit | None:
-    if not isinstance(value, Mapping):
-        return Misfit(path, "a mapping", value)
-    inner = (get_args(annotation) or (Any, Any))[1]
-    return next(filter(None, (find_misfit(inner, entry, f"{path}.{key}") for key, entry in value.items())), None)
-
-
-def _array_misfit(annotation: Any, value: object, path: str) -> Misfit | None:
-    items = get_args(annotation) or (Any, ...)
-    fixed = get_origin(annotation) is tuple and ... not in items
-    unordered = (get_origin(annotation) or annotation) in (set, frozenset, Set)
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence | Set if unordered else Sequence):
-        noun = "strings" if bare(items[0]) is str else WORDS.get(bare(items[0]), ("", "values"))[1]
-        return Misfit(path, f"a tuple of {noun}", value, f"write ({value!r},)" if isinstance(value, str | int | float) else "")
-    if fixed and len(value) != len(items):
-        return Misfit(path, f"a tuple of {len(items)} values", value)
-    kinds = items if fixed else (items[0],) * len(value)
-    found = (find_misfit(kind, entry, f"{path}[{place}]") for place, (kind, entry) in enumerate(zip(kinds, value, strict=True)))
-    return next(filter(None, found), None)
+def _words(annotation: Any) -> str:
+    """What an annotation allows, in plain words; empty for types that no recipe knows."""
+    annotation = bare(annotation)
+    origin, items = get_origin(annotation) or annotation, get_args(annotation)
+    if choices := choices_of(annotation):
+        return " or ".join(map(repr, choices))
+    if origin in TABLES:
+        return "a mapping"
+    if origin in ARRAYS:
+        return f"a tuple of {f'{len(items)} values' if is_fixed(annotation) else WORDS.get(bare((*items, Any)[0]), ('', 'values'))[1]}"
+    if _is_class_of_ours(annotation):
+        return f"an object of the class {annotation.__name__}"
+    return "None" if annotation is types.NoneType else WORDS.get(annotation, ("",))[0]
 
 
 def _remedy(annotation: Any, value: object) -> str:
+    """What to do about a common mistake."""
     if type(value).__module__ == "numpy" and annotation in (int, float, bool):
         return f"write {annotation.__name__}(...) around a number of numpy"
+    if (get_origin(annotation) or annotation) in ARRAYS and not is_fixed(annotation) and isinstance(value, str | int | float):
+        return f"write ({value!r},)"
     if not _is_class_of_ours(annotation):
         return ""
     if isinstance(value, type) and issubclass(value, annotation):
@@ -195,28 +188,3 @@ def _remedy(annotation: Any, value: object) -> str:
 def _is_class_of_ours(annotation: Any) -> bool:
     """Whether a recipe writes such a value as a table."""
     return isinstance(annotation, type) and (dataclasses.is_dataclass(annotation) or issubclass(annotation, (Checked, Contract)))
-
-
-def _simple_words(annotation: Any) -> str:
-    """What is allowed by an annotation that is no container; empty for types that no recipe knows."""
-    if choices := choices_of(annotation):
-        return " or ".join(map(repr, choices))
-    if _is_class_of_ours(annotation):
-        return f"an object of the class {annotation.__name__}"
-    return "None" if annotation is types.NoneType else WORDS[annotation][0] if annotation in WORDS else ""
-
-
-def _fits(annotation: Any, value: object) -> bool:
-    if choices := choices_of(annotation):
-        return any(type(choice) is type(value) and choice == value for choice in choices.values())  # 1 == True
-    return _PLAIN[annotation](value) if annotation in _PLAIN else isinstance(value, annotation)
-
-
-_PLAIN: dict[Any, Callable[[Any], bool]] = {
-    int: lambda value: isinstance(value, int) and not isinstance(value, bool),
-    float: lambda value: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
-    bool: lambda value: isinstance(value, bool),
-    str: lambda value: isinstance(value, str | PurePath),  # a recipe has no paths but in strings
-    Path: lambda value: isinstance(value, str | PurePath),
-    types.NoneType: lambda value: value is None,
-}

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Self, final
 import torch
 from torch import Tensor, nn
 
-from sslkit.contract.annotations import check_options
+from sslkit.contract.annotations import check_arguments
 from sslkit.contract.errors import BackboneError
 from sslkit.contract.images import Color, ImageSpec
 from sslkit.contract.misspelling import Contract
@@ -57,7 +57,7 @@ class Backbone(nn.Module, Contract):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Remember what the constructor is given, so that a stage can write down how to build the network again."""
-        check_options(cls, kwargs)
+        check_arguments(cls, **kwargs)
         backbone = super().__new__(cls)
         object.__setattr__(backbone, "arguments", (args, kwargs))  # a module's own attributes wait for its constructor
         return backbone

@@ -1,42 +1,115 @@
-"""A class and a TOML table -> a checked value, and back.
+"""A class and a TOML table -> a checked value.
 
-There is no central schema: the typed constructor of each class is its own (:mod:`sslkit.recipe.schema`).
+There is no central schema: each class's typed constructor is its own, and pydantic checks it. Ours are names, dotted paths and words.
 """
 
 import dataclasses
+import functools
 import inspect
 import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import Enum
-from pathlib import PurePath
+import re
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, time
+from functools import partial
+from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, TypeVar, get_args, get_origin, overload
+from typing import Annotated, Any, NamedTuple, TypeGuard, TypeVar, get_args, get_origin, get_type_hints, overload
+
+import pydantic
+from pydantic import PlainValidator, TypeAdapter, ValidationError, ValidationInfo, WithJsonSchema
+from typing_extensions import TypedDict
 
 from sslkit.catalog.catalog import KINDS, Catalog
-from sslkit.contract.annotations import ARRAYS, TABLES, bare, choices_of, members_of, unalias
+from sslkit.contract.annotations import ARRAYS, TABLES, WORDS, bare, choices_of, is_fixed, is_plain, members_of, unalias
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.blame import blaming
 from sslkit.contract.errors import BackboneError, OptionError, PluginError, RecipeError, did_you_mean
-from sslkit.contract.images import ImageSpec
-from sslkit.recipe.schema import (
-    REQUIRED,
-    Option,
-    check,
-    check_constraints,
-    choose,
-    fits,
-    is_table,
-    kind_of,
-    options_of,
-    words,
-)
 from sslkit.storage.limits import dotted
 
-__all__ = ["BackboneOptions", "build", "build_backbone_options", "describe", "describe_backbone_options"]
-
 T = TypeVar("T")
+
+REQUIRED: Any = inspect.Parameter.empty
+"""The default of an option that has none."""
+
+_CONFIG = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+
+
+class Option(NamedTuple):
+    """One option of a class; ``default`` is ``REQUIRED`` where there is none."""
+
+    name: str
+    annotation: Any
+    default: Any
+
+
+class _ClassError(OptionError):
+    """No recipe could set the option: the class is wrong, not the recipe."""
+
+
+def options_of(cls: type) -> dict[str, Option]:
+    """The options of a class by name: the fields of a dataclass, or the parameters of a constructor, but for the ``image`` of a backbone.
+
+    Raises:
+        PluginError: the constructor cannot be checked: an option has no annotation, or it takes ``**kwargs``.
+    """
+    constructor, fields = cls.__init__, dataclasses.is_dataclass(cls) and not issubclass(cls, Backbone)
+    if constructor is object.__init__:
+        return {}
+    try:
+        hints = get_type_hints(cls if fields else constructor, include_extras=True)
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:
+        raise PluginError(f"{cls.__name__}: its annotations cannot be read ({error})", fix="import what they name at run time") from error
+    given = dataclasses.fields(cls) if fields else ()
+    defaults = {option.name: option.default_factory() for option in given if callable(option.default_factory)}
+    parameters = list(inspect.signature(constructor).parameters.values())[1:]
+    if issubclass(cls, Backbone):
+        if not parameters or parameters[0].name != "image" or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
+            what = f"{cls.__name__}: the constructor of a backbone must take 'image' first"
+            raise PluginError(what, fix="def __init__(self, image, *, ...)")
+        parameters = parameters[1:]
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+            problem = "options cannot be checked" if parameter.kind is not parameter.POSITIONAL_ONLY else "it has no name in a recipe"
+            what = f"{cls.__name__}: the constructor takes {parameter}, so {problem}"
+            raise PluginError(what, fix="name every option, annotated and keyword-only")
+        if parameter.name not in hints:
+            raise PluginError(f"{cls.__name__}.{parameter.name}: the option has no annotation", fix="annotate it with its type")
+        if parameter.name == "name":
+            raise PluginError(f"{cls.__name__}.name: an option cannot be called 'name', which chooses the class", fix="rename it")
+    return {each.name: Option(each.name, hints[each.name], defaults.get(each.name, each.default)) for each in parameters}
+
+
+def kind_of(annotation: Any) -> str | None:
+    """The kind of class that an annotation asks for, or None."""
+    if not isinstance(annotation, type):
+        return None
+    return next((kind for kind, (base, _) in KINDS.items() if issubclass(annotation, base)), None)
+
+
+def is_table(annotation: Any) -> TypeGuard[type]:
+    """Whether the annotation is a class that a table of options stands for."""
+    return isinstance(annotation, type) and (kind_of(annotation) is not None or dataclasses.is_dataclass(annotation))
+
+
+def words(annotation: Any, *, plural: bool = False) -> str:
+    """What an annotation allows, in plain words."""
+    annotation = bare(annotation)
+    origin, items = get_origin(annotation) or annotation, [item for item in get_args(annotation) if item is not ...]
+    if annotation in WORDS:
+        return WORDS[annotation][plural]
+    members = [words(member, plural=plural) for member in members_of(annotation) if member is not NoneType]
+    if alternatives := members or [repr(choice) for choice in choices_of(annotation)]:
+        return " or ".join(alternatives)
+    if kind := kind_of(annotation):
+        return f"{KINDS[kind].noun}s" if plural else f"{KINDS[kind].one} (its name, or a table with its name and options)"
+    if not (origin in ARRAYS or origin in TABLES or is_table(annotation)):
+        return "anything" if annotation in (Any, object) else str(getattr(annotation, "__name__", annotation))
+    noun = ("arrays" if plural else "an array") if origin in ARRAYS else "tables" if plural else "a table"
+    if is_fixed(annotation):
+        return f"{noun} of {len(items)} {words(items[0], plural=len(items) != 1) if len(set(items)) == 1 else 'values'}"
+    return f"{noun} of {words(items[-1], plural=True)}" if items and items[-1] is not Any else noun
 
 
 @overload
@@ -57,207 +130,77 @@ def build(target: type | str, table: object, path: str, catalog: Catalog) -> Any
         RecipeError: the table is wrong; the message begins with the dotted path of the option at fault.
         PluginError: the class is wrong: an option without annotation, for example.
     """
-    with blaming(path):
-        return _value(KINDS[target].cls if isinstance(target, str) else target, table, path, catalog)
+    cls = KINDS[target].cls if isinstance(target, str) else target
+    with blaming(path), refusing(path, cls.__name__):
+        return _instance(cls, table, catalog)
 
 
-def describe(value: object, catalog: Catalog) -> dict[str, Any]:
-    """Write a value as the table that it could have been built from, with every default, of plain values that TOML and JSON know.
-
-    Options that are None are left out, as TOML has no such value.
-
-    Args:
-        value: an instance of a dataclass, for example what ``build`` returned.
-        catalog: where the name of its class is looked up.
-
-    Raises:
-        PluginError: an option holds what no recipe can.
-    """
-    cls = type(value)
-    if not dataclasses.is_dataclass(cls):
-        raise PluginError(f"{cls.__name__} cannot be written into a recipe", fix="make it a frozen dataclass")
-    table = {"name": catalog.spec_of(cls)} if kind_of(cls) else {}
-    options = options_of(cls)
-    return table | _plain_options(cls, options, {name: getattr(value, name) for name in options}, catalog)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneOptions:
-    """How to build a backbone, as far as a recipe says. Only the stage knows the image.
-
-    Attributes:
-        cls: the class.
-        name: how a recipe names it: its name in the catalog, or ``package.module:Class``.
-        options: all of them, defaults included, as plain values that TOML and JSON know; None is left out.
-        path: where it stands in the recipe, dotted.
-        arguments: the options as the constructor takes them.
-    """
-
-    cls: type[Backbone]
-    name: str
-    options: dict[str, Any]
-    path: str = field(default="backbone", compare=False)
-    arguments: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-
-    @property
-    def pretrained(self) -> bool:
-        """Whether building it fetches weights."""
-        return bool(self.arguments.get("pretrained"))
-
-    def without_downloads(self) -> "BackboneOptions":
-        """The same network with ``pretrained`` off: its weights come from elsewhere, or are not wanted at all."""
-        if not self.pretrained:
-            return self
-        off = {"pretrained": False}
-        return dataclasses.replace(self, options=self.options | off, arguments=self.arguments | off)
-
-    def build(self, image: ImageSpec) -> Backbone:
-        """Build the network for images of this size and colour, with random weights, or pretrained ones where its options ask for them.
-
-        Raises:
-            RecipeError: the constructor refuses an option; the message begins with its dotted path.
-        """
-        with blaming(self.path):
-            return _construct(self.cls, (image,), self.arguments, self.path)
-
-
-def build_backbone_options(table: object, path: str, catalog: Catalog) -> BackboneOptions:
-    """Check the table of a backbone without building it.
-
-    Raises:
-        RecipeError: the table is wrong; the message begins with the dotted path of the option at fault.
-        PluginError: the constructor of the class cannot be checked.
-    """
-    cls, given = _class_and_options(Backbone, table, path, catalog)
-    options = options_of(cls)
-    arguments = {name: option.default for name, option in options.items()} | _option_values(cls, options, given, path, catalog)
-    plain = _plain_options(cls, options, arguments, catalog)
-    return BackboneOptions(cls=cls, name=catalog.spec_of(cls), options=plain, path=path, arguments=arguments)
-
-
-def describe_backbone_options(backbone: Backbone, catalog: Catalog) -> dict[str, Any] | None:
-    """The options that a backbone was built with, as :class:`BackboneOptions` has them; None where no recipe could hold them."""
-    cls, (args, kwargs) = type(backbone), backbone.arguments
+@contextmanager
+def refusing(path: str, name: str = "") -> Iterator[None]:
+    """Let what is refused inside be a recipe's error that begins with the dotted path of the option at fault, or with a name where it has none."""
     try:
-        options = options_of(cls)
-        given = inspect.signature(cls.__init__).bind(backbone, *args, **kwargs).arguments
-        return _plain_options(cls, options, {name: given.get(name, option.default) for name, option in options.items()}, catalog)
-    except (PluginError, TypeError):
-        return None
+        yield
+    except (ValidationError, OptionError) as error:
+        cause: Any = error
+        if isinstance(error, ValidationError):
+            problem: Any = error.errors()[0]
+            for part in problem["loc"]:
+                path = f"{path}[{part}]" if isinstance(part, int) else dotted(path, part)
+            cause = problem.get("ctx", {}).get("error")
+            if problem["type"] == "is_instance_of":
+                what = f"a recipe cannot hold values of the type {problem['ctx']['class']}"
+                cause = _ClassError("", what, fix="annotate the option otherwise")
+        if not isinstance(cause, OptionError):
+            raise cause from None  # an assertion of the class's own
+        path = dotted(path, cause.option) if cause.option else path
+        kind = PluginError if isinstance(cause, _ClassError) else RecipeError
+        raise kind(f"{path or name}: {cause.detail}") from cause.__cause__ or cause
 
 
-# ------------------------------------------------------------------------------------------------------- table -> value
-
-
-def _value(annotation: Any, raw: Any, path: str, catalog: Catalog) -> Any:
-    """Turn what stands in a recipe into what an annotation asks for."""
-    annotation = unalias(annotation)
-    origin = get_origin(annotation) or annotation
-    if origin is Annotated:
-        inner, *constraints = get_args(annotation)
-        return check_constraints(tuple(constraints), _value(inner, raw, path, catalog), path)
-    if members := members_of(annotation):
-        return _member(members, raw, path, catalog)
-    if is_table(annotation):
-        return _instance(annotation, raw, path, catalog)
-    if origin in ARRAYS:
-        return _array(annotation, raw, path, catalog)
-    if origin in TABLES:
-        return _mapping(annotation, raw, path, catalog)
-    return check(annotation, raw, path)
-
-
-def _member(members: tuple[Any, ...], raw: Any, path: str, catalog: Catalog) -> Any:
-    """A union: the member whose shape fits. Where several do, the first that takes the value; where one does, its error counts."""
-    only = [member for member in members if member is not NoneType]
-    fitting = only if len(only) == 1 and raw is not None else [member for member in members if fits(member, raw)]
-    if isinstance(raw, Mapping):  # one optimiser has a name; optimisers by phase have none
-        fitting = [member for member in fitting if kind_of(bare(member))] or fitting
-    if len(fitting) == 1 and (choices := choices_of(fitting[0])):
-        return choose(choices, raw, path, others=[words(member) for member in only if member is not fitting[0]])
-    if len(fitting) == 1:
-        return _value(fitting[0], raw, path, catalog)
-    for member in sorted(fitting, key=lambda member: member is not type(raw)):  # 1 stays an integer in float | int
-        try:
-            return _value(member, raw, path, catalog)
-        except RecipeError:
-            continue
-    nameless = isinstance(raw, Mapping) and "name" not in raw and any(kind_of(bare(member)) for member in only)
-    fix = "add its name" if nameless else ""
-    raise RecipeError(f"{path}: must be {' or '.join(map(words, only))}", found=raw, fix=fix)
-
-
-def _array(annotation: Any, raw: Any, path: str, catalog: Catalog) -> Any:
-    if not isinstance(raw, list | tuple):
-        fix = f"write [{json.dumps(raw)}]" if isinstance(raw, str | int | float) else ""
-        raise RecipeError(f"{path}: must be {words(annotation)}", found=raw, fix=fix)
-    origin = get_origin(annotation) or annotation
-    items = get_args(annotation) or (Any, ...)
-    if origin is tuple and ... not in items:
-        if len(raw) != len(items):
-            raise RecipeError(f"{path}: must be {words(annotation)}", found=raw)
-    else:
-        items = (items[0],) * len(raw)
-    return ARRAYS[origin]([_value(item, value, f"{path}[{i}]", catalog) for i, (item, value) in enumerate(zip(items, raw, strict=True))])
-
-
-def _mapping(annotation: Any, raw: Any, path: str, catalog: Catalog) -> dict[Any, Any]:
-    if not isinstance(raw, Mapping):
-        raise RecipeError(f"{path}: must be {words(annotation)}", found=raw)
-    key_type, value_type = get_args(annotation) or (str, Any)
-    return {_value(key_type, key, path, catalog): _value(value_type, value, dotted(path, key), catalog) for key, value in raw.items()}
-
-
-def _instance(annotation: type, raw: Any, path: str, catalog: Catalog) -> Any:
-    cls, table = _class_and_options(annotation, raw, path, catalog)
+def _instance(annotation: type, raw: Any, catalog: Catalog) -> Any:
+    cls, arguments = class_and_arguments(annotation, raw, catalog)
     if issubclass(cls, Backbone):
-        raise PluginError(f"{path}: a backbone cannot be an option, as it is built for an image", fix="use build_backbone_options")
-    return _construct(cls, (), _option_values(cls, options_of(cls), table, path, catalog), path)
+        raise _ClassError("", "a backbone cannot be an option, as it is built for an image", fix="use build_backbone_options")
+    return construct(cls, (), arguments)
 
 
-def _class_and_options(annotation: type, raw: Any, path: str, catalog: Catalog) -> tuple[Any, Mapping[str, Any]]:
-    """The class that a table is for, and the table without ``name``."""
-    kind = kind_of(annotation)
-    at = path
-    if kind is not None and isinstance(raw, str):
-        raw = {"name": raw}
-    elif not isinstance(raw, Mapping):
-        raise RecipeError(f"{path or annotation.__name__}: must be {words(annotation)}", found=raw)
-    else:
-        at = dotted(path, "name")
-    if kind is None:
-        return annotation, raw
-    if "name" not in raw:
-        if inspect.isabstract(annotation):
-            raise RecipeError(f"{at}: missing; required", allowed=catalog.names(kind) or "'package.module:Class'")
-        return annotation, raw
-    if not isinstance(raw["name"], str):
-        raise RecipeError(f"{at}: must be a string", found=raw["name"])
-    try:
-        cls = catalog.find(kind, raw["name"])
-    except PluginError as error:
-        raise RecipeError(f"{at}: {error}") from error
-    if not issubclass(cls, annotation):
-        raise RecipeError(f"{at}: must name a {annotation.__name__}", found=raw["name"])
-    return cls, {key: value for key, value in raw.items() if key != "name"}
+def class_and_arguments(annotation: type, raw: Any, catalog: Catalog) -> tuple[Any, dict[str, Any]]:
+    """The class that a table is for, and the options that are given, checked."""
+    kind, cls = kind_of(annotation), annotation
+    at = "" if isinstance(raw, str) else "name"
+    table = {"name": raw} if isinstance(raw, str) and kind else raw
+    if not isinstance(table, Mapping):
+        raise OptionError("", f"must be {words(annotation)}", found=raw)
+    if kind and "name" not in table and inspect.isabstract(annotation):
+        raise OptionError(at, "missing; required", allowed=catalog.names(kind) or "'package.module:Class'")
+    if kind and "name" in table:
+        name, table = table["name"], {key: value for key, value in table.items() if key != "name"}
+        if not isinstance(name, str):
+            raise OptionError(at, "must be a string", found=name)
+        try:
+            cls = catalog.find(kind, name)
+        except PluginError as error:
+            raise OptionError(at, str(error)) from error
+        if not issubclass(cls, annotation):
+            raise OptionError(at, f"must name a {annotation.__name__}", found=name)
+    return cls, _arguments(cls, table, catalog)
 
 
-def _option_values(cls: type, options: Mapping[str, Option], table: Mapping[str, Any], path: str, catalog: Catalog) -> dict[str, Any]:
+def _arguments(cls: type, table: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
     """The options given, checked. Unknown ones come first: a misspelt option is a better message than a missing one."""
-    for key in table:
-        if key not in options:
-            raise _unknown_option(cls, options, str(key), path)
-    for name, option in options.items():
-        if name not in table and option.default is REQUIRED:
-            raise RecipeError(f"{dotted(path, name)}: missing; required", allowed=words(option.annotation))
-    return {key: _value(options[key].annotation, value, dotted(path, key), catalog) for key, value in table.items()}
-
-
-def _unknown_option(cls: type, options: Mapping[str, Option], key: str, path: str) -> Exception:
-    if dataclasses.is_dataclass(cls) and _lacks_annotation(cls, key):
-        return PluginError(f"{cls.__name__}.{key}: the option has no annotation", fix="annotate it with its type")
-    near = did_you_mean(key, options)
-    return RecipeError(f"{dotted(path, key)}: unknown option", allowed="" if near else options or "no options", fix=near)
+    options = options_of(cls)
+    try:
+        return table_of(cls).validate_python(dict(table), context=catalog)
+    except ValidationError as error:
+        own = {problem["type"]: str(problem["loc"][0]) for problem in reversed(error.errors()) if len(problem["loc"]) == 1}
+        if (key := own.get("extra_forbidden")) is not None:
+            if dataclasses.is_dataclass(cls) and _lacks_annotation(cls, key):
+                raise PluginError(f"{cls.__name__}.{key}: the option has no annotation", fix="annotate it with its type") from None
+            near = did_you_mean(key, options)
+            raise OptionError(key, "unknown option", allowed="" if near else options or "no options", fix=near) from None
+        if (key := own.get("missing")) is not None:
+            raise OptionError(key, "missing; required", allowed=words(options[key].annotation)) from None
+        raise
 
 
 def _lacks_annotation(cls: type, key: str) -> bool:
@@ -267,43 +210,120 @@ def _lacks_annotation(cls: type, key: str) -> bool:
     return isinstance(value, bool | int | float | str | tuple | list | dict) and not annotated and not key.startswith("_")
 
 
-def _construct(cls: Any, positional: tuple[Any, ...], options: Mapping[str, Any], path: str) -> Any:
+def construct(cls: Any, positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> Any:
+    """Call a constructor; what it refuses is an ``OptionError``."""
     try:
-        return cls(*positional, **options)
-    except OptionError as error:
-        raise RecipeError(f"{dotted(path, error.option)}: {error.detail}") from error
+        return cls(*positional, **arguments)
+    except OptionError:
+        raise
     except (ValueError, TypeError, BackboneError) as error:
-        raise RecipeError(f"{path or cls.__name__}: {' '.join(str(error).split())}") from error
+        raise OptionError("", " ".join(str(error).split())) from error
 
 
-# ------------------------------------------------------------------------------------------------------- value -> table
+@functools.cache
+def table_of(cls: type) -> TypeAdapter[Any]:
+    """The table of a class's options, as pydantic checks it."""
+    options = options_of(cls).values()
+    entries = {
+        name: (typing.Required if default is REQUIRED else typing.NotRequired)[_typed(annotation)] for name, annotation, default in options
+    }
+    try:
+        return TypeAdapter(pydantic.with_config(_CONFIG)(TypedDict(cls.__name__, entries)))  # pyright: ignore
+    except (pydantic.PydanticUserError, NameError, TypeError) as error:
+        raise PluginError(f"{cls.__name__}: a recipe cannot hold its options", found=str(error), fix="annotate them otherwise") from error
 
 
-def _plain_options(cls: type, options: Mapping[str, Option], values: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
-    table = {}
-    for name, option in options.items():
-        if values[name] is not None:
-            table[name] = _plain(values[name], f"{cls.__name__}.{name}", catalog)
-        elif option.default is not None:  # leaving it out would bring the default back
-            raise PluginError(f"{cls.__name__}.{name}: None cannot be written into a recipe", fix="make None its default")
-    return table
+def _typed(annotation: Any) -> Any:
+    """An annotation as pydantic reads it in a recipe: arrays are what they are said to become, classes are tables."""
+    annotation = unalias(annotation)
+    origin, items = get_origin(annotation) or annotation, get_args(annotation)
+    if members := members_of(annotation):
+        adapters = [(member, TypeAdapter(_typed(member), config=_CONFIG)) for member in members]
+        return Annotated[Any, PlainValidator(partial(_member, adapters), json_schema_input_type=typing.Union[tuple(map(_typed, members))])]  # noqa: UP007
+    if choices := choices_of(annotation):
+        return Annotated[Any, PlainValidator(partial(_choice, choices)), WithJsonSchema({"enum": [*choices]})]
+    if is_table(annotation):
+        return Annotated[
+            Any, PlainValidator(lambda raw, info: _instance(annotation, raw, info.context)), WithJsonSchema({"table": annotation})
+        ]
+    typed = annotation
+    if origin is Annotated:
+        typed = Annotated[_typed(items[0]), *items[1:]]
+    elif origin in ARRAYS:
+        kind, entries = ARRAYS[origin], tuple(item if item is ... else _typed(item) for item in items or (Any, ...))
+        typed = kind[entries if origin is tuple else (entries[0], ...) if kind is tuple else entries[0]]
+    elif origin in TABLES:
+        key, value = items or (str, Any)
+        typed = dict[_typed(key), _typed(value)]
+    lax = [pydantic.Strict(False)] if origin in (*ARRAYS, *TABLES, Path) else []  # a list is a tuple, a string a path
+    return Annotated[typed, *lax, pydantic.WrapValidator(partial(_worded, annotation))]
 
 
-def _plain(value: Any, where: str, catalog: Catalog) -> Any:
-    """Plain values as they are, everything else as what it is built from."""
-    value = value.value if isinstance(value, Enum) else value
-    if isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    if isinstance(value, PurePath):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{where}.{key}", catalog) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(_plain(item, where, catalog) for item in value)
-    if isinstance(value, list | tuple):
-        return [_plain(item, f"{where}[{i}]", catalog) for i, item in enumerate(value)]
-    if dataclasses.is_dataclass(type(value)):
-        return describe(value, catalog)
-    raise PluginError(
-        f"{where}: cannot be written into a recipe", found=value, allowed="strings, finite numbers, true, false, arrays and tables"
-    )
+def _choice(choices: Mapping[Any, Any], raw: Any, *, others: Sequence[str] = ()) -> Any:
+    """The Python value of a choice; ``others`` says in words what else would have been right."""
+    for choice, value in choices.items():
+        if type(choice) is type(raw) and choice == raw:  # 1 == True, and hashing a list would fail
+            return value
+    near = did_you_mean(raw, [choice for choice in choices if isinstance(choice, str)]) if isinstance(raw, str) else ""
+    raise OptionError("", "unknown choice", found=raw, allowed=[*map(repr, choices), *others], fix=near)
+
+
+def _member(adapters: Sequence[tuple[Any, TypeAdapter[Any]]], raw: Any, info: ValidationInfo) -> Any:
+    """A union: the member whose shape fits. Where several do, the first that takes the value; where one does, its error counts."""
+    only = [member for member, _ in adapters if member is not NoneType]
+    single = len(only) == 1 and raw is not None
+    fitting = [(member, adapter) for member, adapter in adapters if (member in only if single else _fits(member, raw))]
+    if isinstance(raw, Mapping):  # one optimizer has a name; optimizers by phase have none
+        fitting = [(member, adapter) for member, adapter in fitting if kind_of(bare(member))] or fitting
+    if len(fitting) == 1 and (choices := choices_of(bare(fitting[0][0]))):
+        return _choice(choices, raw, others=[words(member) for member in only if member is not fitting[0][0]])
+    for _, adapter in sorted(fitting, key=lambda each: each[0] is not type(raw)):  # 1 stays an integer in float | int
+        try:
+            return adapter.validate_python(raw, context=info.context)
+        except ValidationError:
+            if len(fitting) == 1:
+                raise
+    nameless = isinstance(raw, Mapping) and "name" not in raw and any(kind_of(bare(member)) for member in only)
+    raise OptionError("", f"must be {' or '.join(map(words, only))}", found=raw, fix="add its name" if nameless else "")
+
+
+def _fits(annotation: Any, raw: object) -> bool:
+    """Whether a value has the shape that an annotation asks for, whatever is inside: what tells the members of a union apart."""
+    annotation = bare(annotation)
+    origin = get_origin(annotation) or annotation
+    if members := members_of(annotation):
+        return any(_fits(member, raw) for member in members)
+    if is_table(annotation):
+        table = isinstance(raw, Mapping) and ("name" in raw or not inspect.isabstract(annotation))
+        return table or (isinstance(raw, str) and kind_of(annotation) is not None)
+    if origin in TABLES:
+        tables = is_table((Any, *get_args(annotation))[-1])
+        return isinstance(raw, Mapping) and all(isinstance(value, Mapping | str) for value in raw.values() if tables)
+    if choices := choices_of(annotation):
+        return any(type(raw) is type(choice) for choice in choices)
+    return isinstance(raw, list | tuple) if origin in ARRAYS else annotation not in (*WORDS, NoneType) or is_plain(annotation, raw)
+
+
+def _worded(annotation: Any, raw: Any, handler: Callable[[Any], Any]) -> Any:
+    """Check a value that is no table of options, strictly: no ``"100"`` for 100, no ``true`` for 1, no inf and no nan."""
+    origin = get_origin(annotation) or annotation
+    if origin in ARRAYS and (not isinstance(raw, list | tuple) or (is_fixed(annotation) and len(raw) != len(get_args(annotation)))):
+        fix = f"write [{json.dumps(raw)}]" if isinstance(raw, str | int | float) else ""
+        raise OptionError("", f"must be {words(annotation)}", found=raw, fix=fix)
+    try:
+        return handler(raw)
+    except ValidationError as error:
+        problem: Any = next((problem for problem in error.errors() if not problem["loc"]), None)
+        if (
+            problem is None
+            or problem["type"] == "is_instance_of"
+            or isinstance(problem.get("ctx", {}).get("error"), OptionError | AssertionError)
+        ):
+            raise
+    # Pydantic's message in our words: "Input should be greater than 0" -> "must be greater than 0"
+    rule = re.sub(r"^\w+ should", "must", problem["msg"].removeprefix("Value error, ").replace(" after validation", ""))
+    rule = f"must be {words(annotation)}" if annotation in WORDS or origin in TABLES else rule
+    fix = ""
+    if annotation is str and isinstance(raw, bool | int | float | date | time):  # root = 2024 is a number, and a shell eats quotes
+        fix = f"""put it in quotes, "{raw}"; on a command line '"{raw}"'""" if type(raw) is int else "put it in quotes"
+    raise OptionError("", "must be finite" if problem["type"] == "finite_number" else rule, found=raw, fix=fix)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sslkit.catalog.catalog import CODE_FIX, Catalog, PluginInfo
@@ -40,6 +41,13 @@ class RecipeCode:
     def as_json(self) -> dict[str, Any]:
         """What belongs beside a result: every plugin, and every class from elsewhere."""
         return {"plugins": [_plain(plugin) for plugin in self.plugins], "imported": dict(self.imported), "notes": list(self.notes)}
+
+
+def lies_in_run(path: Path) -> bool:
+    """Whether a recipe was written by a run, which somebody else may have sent, and not by the person who names it."""
+    folder = path.resolve().parent
+    folders = (folder, folder.parent) if folder.name == "variants" else (folder,)
+    return any((folder / "results.json").exists() or any(folder.glob("*/artifact.json")) for folder in folders)
 
 
 def refuse_code(tables: Iterable[Mapping[str, Any]], catalog: Catalog) -> None:

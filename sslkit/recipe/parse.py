@@ -10,16 +10,17 @@ from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.images import Dataset
 from sslkit.contract.objective import PretextTask
 from sslkit.contract.runtime import Runtime
-from sslkit.recipe.build import BackboneOptions, build, build_backbone_options, describe
+from sslkit.recipe.build import build
+from sslkit.recipe.describe import BackboneOptions, build_backbone_options, describe
 from sslkit.recipe.stages import AS_BUILT, BEGINNINGS, RANDOM, EvaluateStage, PretrainStage, Stage, Weights, check_weights
-from sslkit.recipe.toml import as_count, as_name, as_positive, as_table, check_keys, required
+from sslkit.recipe.toml import as_integer, as_name, as_table, check_keys, required
 from sslkit.training.options import TrainingOptions, check_snapshots
 
 RUNTIME_KEYS = tuple(option.name for option in fields(Runtime))
 TRAINING_KEYS = tuple(option.name for option in fields(TrainingOptions))
 _COMMON_KEYS = ("weights", "backbone", *RUNTIME_KEYS)
-_PRETRAIN_KEYS = ("task", "evaluate_every", "snapshot_epochs", *TRAINING_KEYS, *_COMMON_KEYS)
-_EVALUATE_KEYS = ("evaluator", *_COMMON_KEYS)
+PRETRAIN_KEYS = ("task", "evaluate_every", "snapshot_epochs", *TRAINING_KEYS, *_COMMON_KEYS)
+EVALUATE_KEYS = ("evaluator", *_COMMON_KEYS)
 
 
 _TAKEN = ("tables", "variants")
@@ -38,7 +39,7 @@ class StageParser:
         self._table = table
         self._data = data
         self._catalog = catalog
-        self._seed = as_count(table.get("seed", 0), "seed")
+        self._seed = as_integer(table.get("seed", 0), "seed", 0)
         self._named: dict[str, Stage] = {}
         self.stages: dict[str, Stage] = {}
         self.pretrained: dict[str, bool] = {}
@@ -69,7 +70,7 @@ class StageParser:
             raise RecipeError(f"{path}: needs a task, to pretrain, or an evaluator", found=sorted(table))
         inside = "" if "task" in table else f"{path}.evaluator"
         check_keys(
-            table, _EVALUATE_KEYS if inside else _PRETRAIN_KEYS, path, elsewhere=dict.fromkeys(TRAINING_KEYS, inside) if inside else {}
+            table, EVALUATE_KEYS if inside else PRETRAIN_KEYS, path, elsewhere=dict.fromkeys(TRAINING_KEYS, inside) if inside else {}
         )
         parse = self._pretrain_stage if "task" in table else self._evaluate_stage
         for stage in parse(name, table, path):
@@ -80,13 +81,15 @@ class StageParser:
         task = build(PretextTask, table["task"], f"{path}.task", self._catalog)
         weights = check_weights(name, table.get("weights", RANDOM), self._table["stages"], self._named)
         training = build(TrainingOptions, {key: table[key] for key in TRAINING_KEYS if key in table}, path, self._catalog)
-        for place in self._places(name, weights, table, path):
+        given = table.get("evaluate_every")
+        evaluate_every = None if given is None else as_integer(given, f"{path}.evaluate_every", 1)
+        for beginning in self._beginnings(name, weights, table, path):
             yield PretrainStage(
-                **place,
+                **beginning,
                 runtime=runtime,
                 task=task,
                 training=training,
-                evaluate_every=as_positive(table.get("evaluate_every"), f"{path}.evaluate_every"),
+                evaluate_every=evaluate_every,
                 snapshot_epochs=_epochs(table.get("snapshot_epochs", []), training, path),
             )
 
@@ -97,10 +100,10 @@ class StageParser:
         weights = check_weights(name, given, self._table["stages"], self._named)
         if evaluator.from_scratch and weights.stage != RANDOM:
             raise RecipeError(f"{path}.weights: this evaluator trains from scratch", found=given, allowed='"random"')
-        for place in self._places(name, weights, table, path):
-            yield EvaluateStage(**place, runtime=runtime, evaluator=evaluator)
+        for beginning in self._beginnings(name, weights, table, path):
+            yield EvaluateStage(**beginning, runtime=runtime, evaluator=evaluator)
 
-    def _places(self, name: str, weights: Weights, table: Mapping[str, Any], path: str) -> Iterator[dict[str, Any]]:
+    def _beginnings(self, name: str, weights: Weights, table: Mapping[str, Any], path: str) -> Iterator[dict[str, Any]]:
         """What a stage is called and begins with, once for each snapshot that it takes."""
         backbone = self._backbone(table, weights.stage, path)
         for snapshot in weights.snapshots:

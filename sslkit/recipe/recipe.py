@@ -16,14 +16,15 @@ from sslkit.contract.errors import RecipeError, SslkitError, did_you_mean
 from sslkit.contract.events import Observer, warn
 from sslkit.contract.images import Dataset
 from sslkit.recipe.build import build
-from sslkit.recipe.code_policy import RecipeCode, code_of, refuse_code
+from sslkit.recipe.code_policy import RecipeCode, code_of, lies_in_run, refuse_code
+from sslkit.recipe.extends import EXTENDS, origin, read_recipe
 from sslkit.recipe.parse import RUNTIME_KEYS, StageParser
 from sslkit.recipe.stages import PretrainStage, Stage, training_of
 from sslkit.recipe.sweep import Variant, expand, merge
-from sslkit.recipe.toml import apply_override, as_name, as_table, check_keys, read_table, required
+from sslkit.recipe.toml import apply_override, as_name, as_table, check_keys, required
 from sslkit.training.handover import checked_notes
 
-_TOP_KEYS = ("name", "seed", "data", "backbone", "stages", "sweep", "paper", "margins", "observers", *RUNTIME_KEYS)
+TOP_KEYS = ("name", "seed", "data", "backbone", "stages", "sweep", "paper", "margins", "observers", *EXTENDS, *RUNTIME_KEYS)
 
 MAX_STAGES = 2000
 """Of all variants: each is a folder, and is checked before anything is computed."""
@@ -72,7 +73,7 @@ def load_recipe(
     *,
     device: str | None = None,
     catalog: Catalog | None = None,
-    allow_code: bool = False,
+    allow_code: bool | None = False,
 ) -> Recipe:
     """Read and check a recipe. Nothing is computed, no pixel is read.
 
@@ -81,17 +82,23 @@ def load_recipe(
         overrides: ``dotted.key=value``, the value as TOML (bare words are strings).
         device: of every stage, whatever the recipe says; None: as it says.
         catalog: where names are looked up; None: all installed plugins.
-        allow_code: import the classes that the recipe names as ``package.module:Class``. Only for recipes you trust.
+        allow_code: import the classes that the recipe names as ``package.module:Class``. Only for recipes you trust. None: unless it lies in
+            a run's folder, which others may have made.
 
     Raises:
         RecipeError: starts with the dotted path of the key at fault.
         PluginError: a class that the recipe names is in a broken plugin.
     """
-    table = read_table(Path(path))
+    table, files = read_recipe(Path(path))
     for override in overrides:
         apply_override(table, override)
     catalog = catalog or load_catalog()
-    return parse_recipe(table, replace(catalog, allow_code=True) if allow_code else catalog, device=device)
+    if allow_code or (allow_code is None and not any(map(lies_in_run, files))):
+        catalog = replace(catalog, allow_code=True)
+    try:
+        return parse_recipe(table, catalog, device=device)
+    except RecipeError as error:
+        raise RecipeError(f"{error}{origin(table, files, str(error))}") from error.__cause__
 
 
 def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | None = None) -> Recipe:
@@ -105,7 +112,9 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | No
     Raises:
         RecipeError: starts with the dotted path of the key at fault.
     """
-    check_keys(table, _TOP_KEYS, "")
+    if extending := [key for key in EXTENDS if key in table]:
+        raise RecipeError(f"{extending[0]}: is for a recipe's file", found=table[extending[0]], fix="load_recipe reads files")
+    check_keys(table, TOP_KEYS, "")
     name = as_name(required(table, "name", ""), "name")
     table = _placed(table, device)
     variants = [variant._replace(table=_placed(variant.table, device)) for variant in expand(table)]
@@ -176,7 +185,7 @@ def _stage_notes(stage: Stage) -> Iterator[str]:
 
 def _parsed(variant: Variant, data: Dataset, catalog: Catalog) -> StageParser:
     try:
-        check_keys(variant.table, _TOP_KEYS, "")  # again: a variant may have brought a key that no recipe has
+        check_keys(variant.table, TOP_KEYS, "")  # again: a variant may have brought a key that no recipe has
         return StageParser(variant.table, data, catalog)
     except RecipeError as error:
         if not variant.labels:

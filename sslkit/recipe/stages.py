@@ -1,6 +1,7 @@
-"""The stages of a recipe, and where each may take its weights from."""
+"""The stages of a recipe, what their keys mean, and where each may take its weights from."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ from sslkit.contract.errors import RecipeError, did_you_mean
 from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.objective import PretextTask
 from sslkit.contract.runtime import Runtime
-from sslkit.recipe.build import BackboneOptions
+from sslkit.recipe.describe import BackboneOptions
 from sslkit.training.options import TrainingOptions
 
 RANDOM = "random"
@@ -22,6 +23,8 @@ BEGINNINGS = (RANDOM, AS_BUILT)
 
 EACH = "each"
 """``<stage>@each``: every snapshot of a stage, one after the other."""
+
+_EPOCH = re.compile(r"epoch=(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,7 @@ class PretrainStage:
         backbone: how to build the network.
         runtime: device, precision and the like.
         task: the pretext task.
-        training: epochs, batch size, optimiser, schedule, augmentation.
+        training: epochs, batch size, optimizer, schedule, augmentation.
         evaluate_every: epochs between measurements on held-out images; None: ten times.
         snapshot_epochs: after which the network is kept too.
     """
@@ -164,3 +167,39 @@ def find_cycle(start: str, tables: Mapping[str, Any]) -> list[str]:
 def _leaves_backbone(stage: Stage) -> bool:
     """One network: a stage that is run on each snapshot of another leaves several."""
     return stage.key == stage.name and (isinstance(stage, PretrainStage) or stage.evaluator.exports_backbone)
+
+
+class StageKey(NamedTuple):
+    """A stage's key taken apart: ``blocks3/object/epoch=10`` is the stage ``object`` of a sweep's variant, on a snapshot.
+
+    Attributes:
+        variant: of the sweep; empty for a stage that all variants share.
+        name: what the recipe calls the stage.
+        epoch: of the snapshot that it measures; None for a final network.
+    """
+
+    variant: str
+    name: str
+    epoch: int | None = None
+
+    @property
+    def series(self) -> str:
+        """The key without the epoch: what the stages on one network's snapshots have in common."""
+        return f"{self.variant}/{self.name}" if self.variant else self.name
+
+
+def parse_key(key: str) -> StageKey:
+    """Take a key apart."""
+    rest, _, last = key.rpartition("/")
+    epoch = _EPOCH.fullmatch(last)
+    if epoch is None or not rest:
+        return StageKey(rest, last)
+    variant, _, name = rest.rpartition("/")
+    return StageKey(variant, name, int(epoch[1]))
+
+
+def labels(keys: Iterable[str]) -> dict[str, str]:
+    """What tells several stages apart: the variant if all have one name, else the whole key. Snapshots are not told apart."""
+    parsed = {key: parse_key(key) for key in keys}
+    one_name = len({stage.name for stage in parsed.values()}) == 1
+    return {key: stage.variant if one_name and stage.variant else stage.series for key, stage in parsed.items()}

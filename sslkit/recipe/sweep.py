@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from sslkit.contract.errors import RecipeError
+from sslkit.recipe.extends import EXTENDS
 from sslkit.recipe.stages import BEGINNINGS, Stage
 from sslkit.recipe.toml import set_key
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_FIXED = ("name", "data", "sweep", "paper", "margins", "observers")
+_FIXED = ("name", *EXTENDS, "data", "sweep", "paper", "margins", "observers")
 """What all variants of a recipe have in common."""
 
 MAX_VARIANTS = 500

@@ -62,9 +62,9 @@ def _loads(text: str, where: str) -> dict[str, Any]:
 
 def _cause(text: str, error: str) -> str:
     """What people who write TOML as they know other files mostly mean, by the line at which the parser gave up; empty where nobody knows."""
-    place = re.search(r"at line (\d+)", error)
+    found = re.search(r"at line (\d+)", error)
     lines = text.splitlines()
-    line = lines[min(int(place[1]), len(lines)) - 1] if place and lines else ""
+    line = lines[min(int(found[1]), len(lines)) - 1] if found and lines else ""
     value = line.partition("=")[2].strip()
     if "\\" in line and '"' in line:
         return "in double quotes a backslash begins an escape: write a path in single quotes, 'C:\\Users'"
@@ -200,15 +200,8 @@ def as_name(value: Any, path: str) -> str:
     return value
 
 
-def as_count(value: Any, path: str) -> int:
-    """An integer, 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise RecipeError(f"{path}: must be an integer, 0 or more", found=value)
-    return value
-
-
-def as_positive(value: Any, path: str) -> int | None:
-    """An integer, 1 or more, or None."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise RecipeError(f"{path}: must be an integer, 1 or more", found=value)
+def as_integer(value: Any, path: str, minimum: int) -> int:
+    """An integer that is not below a minimum, or an error."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise RecipeError(f"{path}: must be an integer, {minimum} or more", found=value)
     return value

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sslkit.contract.errors import ArtifactError, RecipeError
-from sslkit.recipe.stage_key import StageKey, parse_key
+from sslkit.recipe.stages import StageKey, parse_key
 from sslkit.recipe.toml import parse_table, read_text
 from sslkit.run.artifacts import ARTIFACT, METRICS
 from sslkit.run.results import Results

@@ -15,8 +15,8 @@ from sslkit.contract.class_address import address_of
 from sslkit.contract.errors import ArtifactError, PluginError, RecipeError, did_you_mean
 from sslkit.contract.images import ImageSpec
 from sslkit.contract.objective import Prediction
-from sslkit.recipe.build import build_backbone_options, describe_backbone_options
 from sslkit.recipe.bundled import bundled_weights
+from sslkit.recipe.describe import build_backbone_options, describe_backbone_options
 from sslkit.run.weights_file import read_weights
 from sslkit.storage.json_files import SavedArtifact, read_saved
 from sslkit.storage.tensor_file import load_tensors, save_tensors

@@ -10,7 +10,7 @@ from sslkit.contract.errors import BackboneError, DataError, OptionError, Plugin
 from sslkit.contract.images import Dataset, ImageSpec
 from sslkit.contract.objective import PretextTask
 from sslkit.data.cache import OpenedDataset
-from sslkit.recipe.build import BackboneOptions
+from sslkit.recipe.describe import BackboneOptions
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import BEGINNINGS, PretrainStage, Stage
 from sslkit.run.artifacts import load_weights, weights_path

@@ -10,7 +10,7 @@ from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import DataError
 from sslkit.contract.images import DataInfo, Split
 from sslkit.data.cache import OpenedDataset
-from sslkit.recipe.build import BackboneOptions
+from sslkit.recipe.describe import BackboneOptions
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import AS_BUILT, EvaluateStage, PretrainStage, Stage, training_of
 from sslkit.run.evaluation import evaluation_data

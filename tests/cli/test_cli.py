@@ -334,28 +334,34 @@ def test_what_cannot_be_reported_is_a_users_mistake(arguments, message, sslkit_c
     assert line.startswith(f"error: {message}")
 
 
-def test_code_outside_the_catalog_is_imported_on_request_alone(sslkit_command, tmp_path):
+def test_a_recipe_that_a_person_names_brings_its_code_and_a_run_of_others_does_not(sslkit_command, tmp_path):
     (tmp_path / "net_of_mine.py").write_text("from sslkit import NIN\n\n\nclass Net(NIN):\n    pass\n")
     recipe = (tmp_path / "tiny.toml").read_text().replace('name = "nin"', 'name = "net_of_mine:Net"')
     (tmp_path / "mine.toml").write_text(recipe)
-    source = tmp_path / "net_of_mine.py"
+    source, run = tmp_path / "net_of_mine.py", tmp_path / "runs" / "tiny"
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "recipe.toml").write_text(recipe)
+    (tmp_path / "theirs" / "results.json").write_text("{}")
+    (tmp_path / "extending.toml").write_text('extends = "theirs/recipe.toml"\nname = "mine"')
+    refused = f"'net_of_mine:Net' is code outside the catalog, from {source}; if you trust it: --allow-code, in Python allow_code=True"
     for command in ("run", "check", "audit", "show"):
-        assert sslkit_command(command, "mine.toml") == (
-            2,
-            "",
-            f"error: backbone.name: 'net_of_mine:Net' is code outside the catalog, from {source};"
-            " if you trust it: --allow-code, in Python allow_code=True\n",
-        )
+        assert sslkit_command(command, "theirs/recipe.toml") == (2, "", f"error: backbone.name: {refused}\n")
+    message = sslkit_command("check", "extending.toml").err
+    assert message == f"error: backbone.name: {refused} (in theirs/recipe.toml)\n"
     assert "net_of_mine" not in sys.modules
-    assert not (tmp_path / "runs").exists()
-    assert sslkit_command("run", "mine.toml", "--quiet", "--device", "cpu", "--allow-code") == (0, "", "")
-    again = sslkit_command("run", "mine.toml", "--device", "cpu", "--allow-code")
-    assert again.err.splitlines()[0] == f"imported: net_of_mine:Net from {source}"
-    artifact = json.loads((tmp_path / "runs" / "tiny" / "pretrain" / "artifact.json").read_text())
+    assert not run.exists()
+    assert sslkit_command("run", "mine.toml", "--quiet", "--device", "cpu") == (0, "", "")
+    for flag in ((), ("--allow-code",)):
+        again = sslkit_command("run", "mine.toml", "--device", "cpu", *flag)
+        assert again.err.splitlines()[0] == f"imported: net_of_mine:Net from {source}"
+    artifact = json.loads((run / "pretrain" / "artifact.json").read_text())
     assert artifact["environments"][0]["code"]["imported"] == {"net_of_mine:Net": str(source)}
-    assert sslkit_command("check", "mine.toml", "--allow-code").code == 0
-    assert sslkit_command("show", "mine.toml", "--allow-code").code == 0
-    page = tmp_path / "runs" / "tiny" / "report.html"
+    for command in ("check", "show"):
+        printed = sslkit_command(command, "mine.toml")
+        assert (printed.code, printed.err.splitlines()[0]) == (0, f"imported: net_of_mine:Net from {source}")
+    assert sslkit_command("check", "runs/tiny/recipe.toml").err == f"error: stages.pretrain.backbone.name: {refused}\n"
+    assert sslkit_command("check", "runs/tiny/recipe.toml", "--allow-code").code == 0
+    page = run / "report.html"
     with_pictures = page.read_text()
     assert "Attention maps" in with_pictures
     sslkit_command("report", "runs/tiny")

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import re
-import tomllib
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ from torch import Tensor
 from sslkit import Dataset, ImageSet, ImageSpec, OptionError, RecipeError, Split, load_backbone, load_recipe
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.bundled import BundledRecipe, bundled_recipes, bundled_weights, copy_recipe, find_recipe
+from sslkit.recipe.extends import read_recipe
+from sslkit.recipe.stages import training_of
 from sslkit.run.preflight import check
 from sslkit.run.weights_file import read_weights
 from tests.run.model_cards import FACTS, read_card
@@ -80,7 +81,21 @@ def test_each_says_what_it_is_and_how_to_run_it(bundled):
 def test_each_loads_under_the_name_of_its_file(bundled):
     recipe = load_recipe(bundled.path)
     assert recipe.name == bundled.name
-    assert list(dict.fromkeys(stage.name for stage in recipe.stages)) == list(tomllib.loads(text_of(bundled))["stages"])
+    assert list(dict.fromkeys(stage.name for stage in recipe.stages)) == list(read_recipe(bundled.path)[0]["stages"])
+
+
+@pytest.mark.parametrize("name", [recipe.name.removesuffix("_cpu") for recipe in BUNDLED if recipe.name.endswith("_cpu")])
+def test_a_recipe_for_the_cpu_is_the_large_one_but_for_its_size(name):
+    large, small = (load_recipe(ROOT / "recipes" / f"{name}{suffix}.toml") for suffix in ("", "_cpu"))
+    assert (small.data, small.margins, small.paper) == (large.data, large.margins, {})
+    pairs = {stage.name: stage for stage in large.stages}
+    assert {stage.name for stage in small.stages} == pairs.keys()
+    for stage in small.stages:
+        method = [type(vars(one).get("evaluator") or vars(one).get("task")) for one in (stage, pairs[stage.name])]
+        assert method[0] is method[1]
+        assert stage.backbone.options["width"] == 0.25
+        found = training_of(stage)
+        assert found is None or (found[1].batch_size == 64 and found[1].epochs <= 5)
 
 
 @every_recipe

@@ -20,7 +20,8 @@ from sslkit.contract.errors import BackboneError, OptionError, PluginError, Reci
 from sslkit.contract.images import Augment, ImageSpec
 from sslkit.contract.objective import PretextTask
 from sslkit.contract.training import OptimizerFactory, Schedule
-from sslkit.recipe.build import BackboneOptions, build, build_backbone_options, describe
+from sslkit.recipe.build import build
+from sslkit.recipe.describe import BackboneOptions, build_backbone_options, describe
 
 PATH = "stages.pretrain.task"
 NO_AUGMENT = Augment()
@@ -283,7 +284,7 @@ def test_only_the_first_error_is_reported():
         ("bare", 3, "k.bare: must be an array; found 3; write [3]"),
         ("bounded", 0, "k.bounded: must be greater than 0; found 0"),
         ("bounded", "1", "k.bounded: must be an integer; found '1'"),
-        ("filled", [], "k.filled: must have at least 1 item, not 0; found ()"),
+        ("filled", [], "k.filled: must have at least 1 item, not 0; found []"),
     ],
 )
 def test_a_value_of_the_wrong_type(option: str, raw: object, message: str):

@@ -15,7 +15,7 @@ import pytest
 
 from sslkit import Catalog, RecipeError, SslkitError, load_catalog, load_recipe
 from sslkit.catalog.catalog import PluginInfo
-from sslkit.recipe.code_policy import RecipeCode, named_classes
+from sslkit.recipe.code_policy import RecipeCode, lies_in_run, named_classes
 from sslkit.recipe.recipe import parse_recipe
 from tests.catalog.plugin_site import GOOD, Site
 
@@ -185,19 +185,36 @@ def sslkit(folder: Path, *arguments: str, **environment: str) -> subprocess.Comp
     )
 
 
-def test_a_strangers_recipe_imports_nothing_until_it_is_told_to(tmp_path: Path):
+def test_a_strangers_run_imports_nothing_until_it_is_told_to(tmp_path: Path):
     (tmp_path / "stranger.py").write_text(WATCHER)
-    (tmp_path / "tiny.toml").write_text(RECIPE + "[[observers]]\nname = 'stranger:Watcher'\n")
-    refused = sslkit(tmp_path, "run", "tiny.toml", "--device", "cpu")
+    (tmp_path / "theirs" / "pretrain").mkdir(parents=True)
+    (tmp_path / "theirs" / "pretrain" / "artifact.json").write_text("{}")
+    (tmp_path / "theirs" / "recipe.toml").write_text(RECIPE + "[[observers]]\nname = 'stranger:Watcher'\n")
+    refused = sslkit(tmp_path, "run", "theirs/recipe.toml", "--device", "cpu")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("error: observers[0].name: 'stranger:Watcher' is code outside the catalog, from ")
     assert refused.stderr.count("\n") == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"stranger.py", "tiny.toml"}
+    assert {path.name for path in tmp_path.iterdir()} == {"stranger.py", "theirs"}
 
-    run = sslkit(tmp_path, "run", "tiny.toml", "--device", "cpu", "--allow-code")
-    assert run.returncode == 0, run.stderr
-    assert run.stderr.splitlines()[0] == f"imported: stranger:Watcher from {tmp_path / 'stranger.py'}"
-    assert (tmp_path / "stranger.imported").exists()
+    (tmp_path / "tiny.toml").write_text((tmp_path / "theirs" / "recipe.toml").read_text())
+    for command in (("run", "theirs/recipe.toml", "--device", "cpu", "--allow-code"), ("check", "tiny.toml")):
+        run = sslkit(tmp_path, *command)
+        assert run.returncode == 0, run.stderr
+        assert run.stderr.splitlines()[0] == f"imported: stranger:Watcher from {tmp_path / 'stranger.py'}"
+        (tmp_path / "stranger.imported").unlink()
+
+
+@pytest.mark.parametrize("place", ["recipe.toml", "variants/a.toml", "link.toml"])
+def test_what_lies_in_a_run(tmp_path: Path, place: str):
+    run, path = tmp_path / "run", tmp_path / "run" / place
+    path.parent.mkdir(parents=True)
+    path.write_text(RECIPE)
+    assert not lies_in_run(path)
+    (run / "results.json").write_text("{}")
+    assert lies_in_run(path)
+    (tmp_path / "mine.toml").symlink_to(path)
+    assert lies_in_run(tmp_path / "mine.toml")
+    assert not lies_in_run(tmp_path / "other.toml")
 
 
 def test_a_run_says_and_records_which_plugins_it_loaded(site: Site):

@@ -7,8 +7,8 @@ import pytest
 from sslkit import KNN, Backbone, Dataset, Evaluator, ImageFolder, LinearProbe, evaluate, load_backbone
 from sslkit.catalog.discovery import load_catalog
 from sslkit.contract.runtime import Runtime
-from sslkit.recipe.build import build_backbone_options
 from sslkit.recipe.bundled import bundled_weights
+from sslkit.recipe.describe import build_backbone_options
 from sslkit.run.weights_file import read_weights
 from sslkit.training.seeds import global_seed
 

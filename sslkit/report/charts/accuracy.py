@@ -6,7 +6,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from sslkit.recipe.stage_key import labels
+from sslkit.recipe.stages import labels
 from sslkit.report.charts.chart import Series, draw_chart, plain
 from sslkit.report.metric_name import parse_metric
 from sslkit.report.pictures.picture import Picture

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from sslkit.recipe.stage_key import labels
+from sslkit.recipe.stages import labels
 from sslkit.report.charts.chart import INK, Series, draw_chart, whole_epochs
 from sslkit.report.metric_name import parse_metric
 from sslkit.report.pictures.picture import Picture

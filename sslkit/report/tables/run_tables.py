@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from sslkit.recipe.stage_key import parse_key
+from sslkit.recipe.stages import parse_key
 from sslkit.report.formatting import duration
 from sslkit.report.run_folder import RunFolder, StageFolder
 from sslkit.report.tables.table import Cell, Column, Layout, Table

@@ -1,6 +1,6 @@
 import pytest
 
-from sslkit.recipe.stage_key import StageKey, labels, parse_key
+from sslkit.recipe.stages import StageKey, labels, parse_key
 
 
 @pytest.mark.parametrize(

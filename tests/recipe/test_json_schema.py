@@ -1,0 +1,42 @@
+import json
+from typing import Any
+
+from sslkit.catalog.catalog import Catalog
+from sslkit.recipe.json_schema import json_schema
+from tests.recipe.test_options import CATALOG, Kinds, SomeTask as Task, Trained
+
+
+def options(schema: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
+    return next(table for table in schema["$defs"][kind]["anyOf"] if table.get("properties", {}).get("name") == {"const": name})
+
+
+def test_classes_are_told_apart_by_name():
+    schema = json_schema(CATALOG)
+    json.dumps(schema, allow_nan=False)
+    assert schema["properties"]["data"] == {"$ref": "#/$defs/datasets"}
+    assert schema["$defs"]["optimizers"]["anyOf"][0] == {"enum": ["adam", "sgd"]}
+    sgd = options(schema, "optimizers", "sgd")
+    assert sgd["required"] == ["name", "lr"]
+    assert sgd["additionalProperties"] is False
+    assert sgd["properties"]["lr"]["type"] == "number"
+    assert options(schema, "backbones", "net")["properties"]["act"]["enum"] == ["relu", "gelu"]
+    pretrain, evaluate = schema["properties"]["stages"]["additionalProperties"]["anyOf"]
+    assert pretrain["properties"]["task"] == {"$ref": "#/$defs/pretext_tasks"}
+    assert pretrain["properties"]["epochs"]["type"] == "integer"
+    assert "epochs" not in evaluate["properties"]
+
+
+def test_tables_inside_are_links():
+    class Nested(Task):
+        def __init__(self, *, trained: Trained, kinds: Kinds | None = None):
+            self.trained, self.kinds = trained, kinds
+
+    schema = json_schema(Catalog.of(pretext_tasks={"nested": Nested}))
+    assert options(schema, "pretext_tasks", "nested")["properties"]["trained"] == {"$ref": "#/$defs/Trained"}
+    trained, kinds = schema["$defs"]["Trained"]["properties"], schema["$defs"]["Kinds"]["properties"]
+    assert trained["optimizer"]["anyOf"] == [
+        {"$ref": "#/$defs/optimizers"},
+        {"type": "object", "additionalProperties": {"$ref": "#/$defs/optimizers"}},
+    ]
+    assert trained["chain"]["items"] == {"$ref": "#/$defs/schedules"}
+    assert (kinds["integer"]["type"], kinds["texts"]["items"]) == ("integer", {"type": "string"})
