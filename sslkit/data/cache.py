@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from sslkit.contract.errors import DataError, RunFailedError
 from sslkit.contract.images import Dataset, ImageSet, ImageSpec, LabeledData, Split
@@ -64,8 +65,9 @@ class ResidentSet(ImageSet):
     def __len__(self) -> int:
         return self._num_images
 
+    @override
     def read(self, indices: Sequence[int]) -> Tensor:
-        """See :class:`ImageSet`; never decodes what is in memory, nor everything for the sake of a few.
+        """Never decodes what is in memory, nor everything for the sake of a few.
 
         Raises:
             DataError: what the data set's own ``read`` returns is not what it promises.
@@ -79,7 +81,7 @@ class ResidentSet(ImageSet):
 
     @cached_property
     def pixels(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride] - read only, and computed late
-        """See :class:`ImageSet`."""
+        """None where they are too large to keep."""
         if self._twin is not None:
             self._lent["pixels"] = _checksum(self._twin.pixels)
             return self._twin.pixels
@@ -150,22 +152,23 @@ class OpenedDataset(Dataset):
         """The data set that was opened."""
         return self._dataset
 
+    @override
     def image(self) -> ImageSpec:
-        """See :class:`Dataset`; the second call costs nothing."""
         if self._image is None:
             self._image = valid_spec(self._dataset.image(), type(self._dataset).__name__)
         return self._image
 
+    @override
     def available(self) -> bool:
-        """See :class:`Dataset`."""
         return self._dataset.available()
 
+    @override
     def why_unlabeled(self, split: Split) -> str:
-        """See :class:`Dataset`."""
         return self._dataset.why_unlabeled(split)
 
+    @override
     def load(self, split: Split) -> ResidentSet | None:
-        """See :class:`Dataset`; the second call costs nothing. The images of ``pretrain`` have no labels, whatever the data set says.
+        """The second call costs nothing. The images of ``pretrain`` have no labels, whatever the data set says.
 
         Raises:
             DataError: what the data set returns is not what the contract says.

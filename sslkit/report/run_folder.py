@@ -12,7 +12,7 @@ from sslkit.recipe.stage_key import StageKey, parse_key
 from sslkit.recipe.toml import parse_table, read_text
 from sslkit.run.artifacts import ARTIFACT, METRICS
 from sslkit.run.results import Results
-from sslkit.storage.json_files import SavedArtifact, SavedFigures, SavedFile, SavedResults, check_form, read_saved
+from sslkit.storage.json_files import SavedArtifact, SavedFigures, SavedFile, SavedResults, check_form, read_json
 from sslkit.storage.metrics_log import read_metrics
 
 _FOLDER = re.compile(r"(?:(?!\.{1,2}(?:/|$))[^/\\\0]{1,255}(?:/(?!$)|$))+")
@@ -91,8 +91,7 @@ def read_run(folder: Path) -> RunFolder:
         ArtifactError: it is no run's folder, or a file in it is damaged.
     """
     text = _recipe_text(folder)
-    recipe = _recipe(text, folder / "recipe.toml")
-    figures = SavedFigures.model_validate(recipe)
+    recipe, figures = _recipe(text, folder / "recipe.toml")
     saved = _optional(folder / "results.json", SavedResults)
     stages = _stages(folder, saved)
     pending = [stage.key for stage in stages if stage.artifact.get("status", "finished") != "finished"]
@@ -120,13 +119,12 @@ def _recipe_text(folder: Path) -> str:
         raise ArtifactError(f"{path}: damaged ({error})", fix="run the recipe again") from error
 
 
-def _recipe(text: str, path: Path) -> dict[str, Any]:
+def _recipe(text: str, path: Path) -> tuple[dict[str, Any], SavedFigures]:
     try:
         recipe = parse_table(text, path.name)
     except RecipeError as error:
         raise ArtifactError(f"{path}: damaged ({error})", fix="run the recipe again") from error
-    check_form(recipe, SavedFigures, path)
-    return recipe
+    return recipe, check_form(recipe, SavedFigures, path)
 
 
 def _advice(folder: Path) -> str:
@@ -161,4 +159,4 @@ def _on_disk(folder: Path) -> list[str]:
 
 
 def _optional(path: Path, form: type[SavedFile]) -> dict[str, Any]:
-    return read_saved(path, form) if path.exists() else {}
+    return read_json(path, form) if path.exists() else {}

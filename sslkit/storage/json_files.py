@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
@@ -26,6 +26,9 @@ class SavedFile(BaseModel):
     """What is read of a file. Every key may be missing, as older versions lack some, and there may be others."""
 
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
+
+
+Form = TypeVar("Form", bound=SavedFile)
 
 
 class SavedImage(SavedFile):
@@ -132,7 +135,7 @@ class SavedFigures(SavedFile):
     margins: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]] = {}
 
 
-def read_saved(path: Path, form: type[SavedFile] = SavedFile) -> dict[str, Any]:
+def read_json(path: Path, form: type[SavedFile] = SavedFile) -> dict[str, Any]:
     """Read a JSON object.
 
     Args:
@@ -151,14 +154,14 @@ def read_saved(path: Path, form: type[SavedFile] = SavedFile) -> dict[str, Any]:
     return value
 
 
-def check_form(value: object, form: type[SavedFile], path: Path) -> None:
-    """Refuse a file whose values have other types than ours.
+def check_form(value: object, form: type[Form], path: Path) -> Form:
+    """What is read of a file, if its values have our types.
 
     Raises:
         ArtifactError: the message names the key.
     """
     try:
-        form.model_validate(value)
+        return form.model_validate(value)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
         key = ""
@@ -170,7 +173,7 @@ def check_form(value: object, form: type[SavedFile], path: Path) -> None:
 def _loads(path: Path) -> Any:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise ArtifactError(f"{path}: is no file", fix=_FIX)
+            raise ArtifactError(f"{path}: is not a file", fix=_FIX)
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > MAX_JSON_BYTES:  # asked first: reading up to the limit would reserve as much memory
                 raise ArtifactError(f"{path}: is too large", allowed=f"{MAX_JSON_BYTES:,} bytes")
@@ -181,15 +184,6 @@ def _loads(path: Path) -> Any:
         raise ArtifactError(f"{path}: damaged (is nested too deeply)", fix=_FIX) from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: damaged ({error})", fix=_FIX) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ArtifactError: it is missing or damaged.
-    """
-    return read_saved(path)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
