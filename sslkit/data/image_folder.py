@@ -1,4 +1,4 @@
-"""A folder of image files as a data set, with class folders or without."""
+"""A folder of image files as a dataset, with class folders or without."""
 
 import hashlib
 import os
