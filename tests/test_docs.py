@@ -111,7 +111,7 @@ def test_every_option_of_every_class_is_in_the_tables_with_its_default(heading, 
         assert_default(documented[key], option)
 
 
-@pytest.mark.parametrize(("heading", "cls"), [("TrainingOptions", TrainingOptions), ("Augmentation", Augment), ("Machine", Runtime)])
+@pytest.mark.parametrize(("heading", "cls"), [("Training", TrainingOptions), ("Augmentation", Augment), ("Machine", Runtime)])
 def test_options_that_stages_share_are_in_the_tables_with_their_defaults(heading, cls):
     documented = {row.option: row.default for row in rows(heading)}
     assert documented.keys() == options_of(cls).keys()

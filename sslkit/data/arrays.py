@@ -1,4 +1,4 @@
-"""Images in memory: a split as one uint8 tensor, and a data set made of Python arrays."""
+"""Images in memory: a split as one uint8 tensor, and a dataset made of Python arrays."""
 
 import hashlib
 import zlib

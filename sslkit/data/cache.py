@@ -1,4 +1,4 @@
-"""A data set opened for a run, the one door that images come in by: every split is loaded once, checked, and small ones are decoded once
+"""A dataset opened for a run, the one door that images come in by: every split is loaded once, checked, and small ones are decoded once
 and stay in memory.
 """
 
@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from sslkit.contract.errors import DataError, RunFailedError
 from sslkit.contract.images import Dataset, ImageSet, ImageSpec, LabeledData, Split
@@ -29,7 +30,7 @@ class ResidentSet(ImageSet):
     they are small. It can tell whether somebody to whom they were lent has changed anything.
 
     Args:
-        source: the images as the data set gave them.
+        source: the images as the dataset gave them.
         where: what gave them, for messages.
         labeled: keep the labels, if there are any.
 
@@ -64,11 +65,12 @@ class ResidentSet(ImageSet):
     def __len__(self) -> int:
         return self._num_images
 
+    @override
     def read(self, indices: Sequence[int]) -> Tensor:
-        """See :class:`ImageSet`; never decodes what is in memory, nor everything for the sake of a few.
+        """Never decodes what is in memory, nor everything for the sake of a few.
 
         Raises:
-            DataError: what the data set's own ``read`` returns is not what it promises.
+            DataError: what the dataset's own ``read`` returns is not what it promises.
         """
         decoded: Tensor | None = self.__dict__.get("pixels")
         if decoded is not None:
@@ -79,7 +81,7 @@ class ResidentSet(ImageSet):
 
     @cached_property
     def pixels(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride] - read only, and computed late
-        """See :class:`ImageSet`."""
+        """None where they are too large to keep."""
         if self._twin is not None:
             self._lent["pixels"] = _checksum(self._twin.pixels)
             return self._twin.pixels
@@ -124,10 +126,10 @@ class ResidentSet(ImageSet):
 
 
 class OpenedDataset(Dataset):
-    """Wraps a data set so that stages share what one of them has loaded, and get nothing that is not what the contract says.
+    """Wraps a dataset so that stages share what one of them has loaded, and get nothing that is not what the contract says.
 
     Args:
-        dataset: the data set.
+        dataset: the dataset.
 
     Raises:
         DataError: it is none.
@@ -142,33 +144,34 @@ class OpenedDataset(Dataset):
         self._splits: dict[Split, ResidentSet | None] = {}
         self._labeled: LabeledData | None = None
         self._notes: list[str] = []
-        self._told = 0
+        self._num_reported = 0
         self._duplicates: dict[tuple[ImageSet, ImageSet], Duplicates | None] = {}
 
     @property
     def source(self) -> Dataset:
-        """The data set that was opened."""
+        """The dataset that was opened."""
         return self._dataset
 
+    @override
     def image(self) -> ImageSpec:
-        """See :class:`Dataset`; the second call costs nothing."""
         if self._image is None:
             self._image = valid_spec(self._dataset.image(), type(self._dataset).__name__)
         return self._image
 
+    @override
     def available(self) -> bool:
-        """See :class:`Dataset`."""
         return self._dataset.available()
 
+    @override
     def why_unlabeled(self, split: Split) -> str:
-        """See :class:`Dataset`."""
         return self._dataset.why_unlabeled(split)
 
+    @override
     def load(self, split: Split) -> ResidentSet | None:
-        """See :class:`Dataset`; the second call costs nothing. The images of ``pretrain`` have no labels, whatever the data set says.
+        """The second call costs nothing. The images of ``pretrain`` have no labels, whatever the dataset says.
 
         Raises:
-            DataError: what the data set returns is not what the contract says.
+            DataError: what the dataset returns is not what the contract says.
         """
         if split not in self._splits:
             opened = self._splits[split] = self._open(split)
@@ -198,7 +201,7 @@ class OpenedDataset(Dataset):
         return self._labeled
 
     def check_fingerprints(self) -> None:
-        """Load the splits once more, to tell whether the data set knows them again.
+        """Load the splits once more, to tell whether the dataset knows them again.
 
         Raises:
             DataError: a fingerprint is another one, so that no finished or interrupted stage would ever be known again.
@@ -213,9 +216,9 @@ class OpenedDataset(Dataset):
                 )
 
     def untold(self) -> list[str]:
-        """What a user should know of the splits that were loaded, a sentence each, and has not been told before."""
-        told, self._told = self._told, len(self._notes)
-        return self._notes[told:]
+        """What a user should know of the splits that were loaded, a sentence each, and was not returned before."""
+        first, self._num_reported = self._num_reported, len(self._notes)
+        return self._notes[first:]
 
     def describe(self) -> dict[str, str]:
         """What the splits that were loaded hold, in words."""
@@ -238,7 +241,7 @@ class OpenedDataset(Dataset):
             self._duplicates.clear()
             self._labeled = None
             raise RunFailedError(
-                f"{type(borrower).__name__} has changed the {' and the '.join(changed)}, so its figures are void",
+                f"{type(borrower).__name__} has changed the {' and the '.join(changed)}, so its results are void",
                 fix="report the evaluator: it must copy what it writes into",
             )
 
@@ -311,8 +314,8 @@ def _describe(images: ResidentSet) -> str:
     counts = [count for count in class_counts(images) if count]
     each = f"{min(counts, default=0):,}" + (f" to {max(counts):,}" if counts and min(counts) < max(counts) else "")
     of = f" of {len(counts)} classes, {each} each" if counts else ""
-    place = f", in {images.source.folder}" if isinstance(images.source, FileSet) else ""
-    return f"{len(images):,} images{of}{place}"
+    folder = f", in {images.source.folder}" if isinstance(images.source, FileSet) else ""
+    return f"{len(images):,} images{of}{folder}"
 
 
 def _some(names: Sequence[str], limit: int = 8) -> str:

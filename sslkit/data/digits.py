@@ -24,7 +24,7 @@ MEAN, STD = (0.3052,), (0.3760,)  # of the training images
 class Digits(Dataset):
     """1,797 gray images of handwritten digits, 8 x 8 pixels (the test set of UCI's optical recognition of handwritten digits).
 
-    Every fifth image of each class, in the order of the data set, is in ``test``; the others are in ``train`` and ``pretrain``.
+    Every fifth image of each class, in the order of the dataset, is in ``test``; the others are in ``train`` and ``pretrain``.
 
     Attributes:
         image_size: height and width in pixels. Above 8, images are interpolated bilinearly.

@@ -1,4 +1,4 @@
-"""Test images that are training images too: figures on them flatter."""
+"""Test images that are training images too: results on them flatter."""
 
 import hashlib
 from collections.abc import Iterable, Sequence, Set
@@ -106,16 +106,16 @@ def _file_hashes(train: FileSet, test: FileSet) -> tuple[list[Key | None], list[
 
 def _refine(images: FileSet, keys: Sequence[Key | None], shared: Set[Key | None], num_bytes: int) -> list[Key | None]:
     """Tell files with ``shared`` keys apart by their first ``num_bytes``, or all; the others are of no more interest."""
-    places = [place for place, key in enumerate(keys) if key in shared]
+    indices = [index for index, key in enumerate(keys) if key in shared]
 
     def hashes(chunk: Sequence[int]) -> list[bytes | None]:
-        return [_file_hash(images.folder / images.files[place].path, num_bytes) for place in chunk]
+        return [_file_hash(images.folder / images.files[index].path, num_bytes) for index in chunk]
 
-    chunks = [places[start : start + _CHUNK] for start in range(0, len(places), _CHUNK)]
+    chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
     digests = [digest for digests in map_chunks(hashes, chunks, _COMPARING) for digest in digests]
     refined: list[Key | None] = [None] * len(keys)
-    for place, digest in zip(places, digests, strict=True):
-        refined[place] = None if digest is None else (int(images.files.num_bytes[place]), digest)
+    for index, digest in zip(indices, digests, strict=True):
+        refined[index] = None if digest is None else (int(images.files.num_bytes[index]), digest)
     return refined
 
 

@@ -83,7 +83,13 @@ def undecodable(folder: Path, files: Sequence[ImageFile], image: ImageSpec, *, m
     """
 
     def check(chunk: Sequence[ImageFile]) -> list[str]:
-        return [file.path for file in chunk if not _is_decodable(folder, file, image, max_pixels)]
+        failed: list[str] = []
+        for file in chunk:
+            try:
+                _decode(folder, file, image, max_pixels)
+            except DataError:
+                failed.append(file.path)
+        return failed
 
     chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
     return frozenset(path for paths in map_chunks(check, chunks, f"checking images in {folder}") for path in paths)
@@ -92,14 +98,6 @@ def undecodable(folder: Path, files: Sequence[ImageFile], image: ImageSpec, *, m
 def _decode(folder: Path, file: ImageFile, image: ImageSpec, max_pixels: int) -> Tensor:
     color: Literal["rgb", "gray"] = "rgb" if image.color == "rgb" else "gray"
     return decode(folder / file.path, image.height, color, max_pixels=max_pixels, num_bytes=file.num_bytes)
-
-
-def _is_decodable(folder: Path, file: ImageFile, image: ImageSpec, max_pixels: int) -> bool:
-    try:
-        _decode(folder, file, image, max_pixels)
-    except DataError:
-        return False
-    return True
 
 
 def _fingerprint(files: ImageFiles, image: ImageSpec, labels: Tensor | None, classes: tuple[str, ...]) -> str:

@@ -56,9 +56,9 @@ class ImageFiles(Sequence[ImageFile]):
     def __getitem__(self, index: slice) -> list[ImageFile]: ...
     def __getitem__(self, index: int | slice) -> ImageFile | list[ImageFile]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
-        return ImageFile(os.fsdecode(self._text[self._ends[place] : self._ends[place + 1]]), int(self.num_bytes[place]))
+            return [self[each] for each in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        return ImageFile(os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]]), int(self.num_bytes[index]))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ImageFiles):
@@ -135,7 +135,7 @@ def find_images(folder: Path) -> list[ImageFile]:
 
     What counts is the name: ``SUFFIXES`` in upper or lower case. Files and folders whose names start with a dot are left out. Links
     are followed, except into a folder that they are in, and except links to themselves. What is named like an image and cannot be
-    read, or is no file, is listed: reading it will say so.
+    read, or is not a file, is listed: reading it will say so.
 
     Raises:
         DataError: a folder cannot be read.

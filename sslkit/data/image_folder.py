@@ -1,4 +1,4 @@
-"""A folder of image files as a data set, with class folders or without."""
+"""A folder of image files as a dataset, with class folders or without."""
 
 import hashlib
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, final
 
 import torch
+from typing_extensions import override
 
 from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.images import Dataset, ImageSpec, Split
@@ -127,8 +128,8 @@ class ImageFolder(Dataset):
         labeled = layout.classes and has_labels(test, layout.classes, self._scan)
         return self._open(test, layout, self._scan.subfolders(test) if labeled else ())
 
+    @override
     def why_unlabeled(self, split: Split) -> str:
-        """See :class:`Dataset`."""
         layout = self._layout
         return why_unlabeled(layout.test, layout.classes, self._scan) if split == "test" and layout.test and layout.classes else ""
 

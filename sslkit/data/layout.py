@@ -98,9 +98,9 @@ def check_images(folder: Path, scan: FolderScan) -> None:
         DataError: says what counts as one.
     """
     if not scan.images(folder):
-        raise DataError(
-            f"{folder} holds no images{_instead(folder, scan)}", allowed=f"files that end in {', '.join(SUFFIXES)}, at any depth"
-        )
+        unread = scan.content(folder).unread
+        instead = f" of a type that is read, but {unread[0]}" if unread else ""
+        raise DataError(f"{folder} holds no images{instead}", allowed=f"files that end in {', '.join(SUFFIXES)}, at any depth")
 
 
 def check_labels(layout: Layout, scan: FolderScan) -> None:
@@ -189,7 +189,7 @@ def _only(root: Path, kind: str, folders: Sequence[str]) -> Path | None:
 
 
 def _check_unambiguous(root: Path, kinds: Sequence[str], folders: Sequence[str], scan: FolderScan) -> None:
-    """Refuse a folder whose subfolders may be splits or classes: either way, the wrong guess gives figures that mean something else."""
+    """Refuse a folder whose subfolders may be splits or classes: either way, the wrong guess gives results that mean something else."""
     others = [name for name in folders if KIND_OF.get(name.lower()) is None]
     if kinds in (["train"], ["unlabeled"]):
         beside = [name for name in others if holds_images(root / name)]
@@ -231,11 +231,6 @@ def _nested_splits(folders: set[str]) -> tuple[str, list[str]] | None:
             if kind := KIND_OF.get(parts[depth].lower()):
                 kinds.setdefault("/".join(parts[:depth]), {})[kind] = parts[depth]
     return next(((parent, sorted(found.values())) for parent, found in kinds.items() if found.keys() & {"train"} and len(found) > 1), None)
-
-
-def _instead(folder: Path, scan: FolderScan) -> str:
-    unread = scan.content(folder).unread
-    return f" of a type that is read, but {unread[0]}" if unread else ""
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:

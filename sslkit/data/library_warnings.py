@@ -1,4 +1,4 @@
-"""What libraries warn of while they decode a file, told with the file's name: on its own, ``Corrupt EXIF data`` helps nobody."""
+"""What libraries warn of while they decode a file, with the name of the file: on its own, ``Corrupt EXIF data`` helps nobody."""
 
 import warnings
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The usual small data sets, read by torchvision and kept in memory."""
+"""The usual small datasets, read by torchvision and kept in memory."""
 
 import hashlib
 import importlib
@@ -24,7 +24,7 @@ DIGITS = tuple("0123456789")
 
 
 class Files(NamedTuple):
-    """Where a data set's files belong and what they must be; one of the two groups is enough.
+    """Where a dataset's files belong and what they must be; one of the two groups is enough.
 
     Attributes:
         unpacked: the files that are read, each with its MD5 checksum, or None where torchvision knows none.
@@ -55,7 +55,7 @@ class Content(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TorchvisionSet(Dataset):
-    """What all of these data sets share: where the files are, and what is said when they are not there.
+    """What all of these datasets share: where the files are, and what is said when they are not there.
 
     Nothing is unpickled whose checksum is wrong, and archives are unpacked into their folder and nowhere else.
 
@@ -130,8 +130,8 @@ class TorchvisionSet(Dataset):
         if self.available():
             return DataError(f"{self._name}: the files cannot be read ({reason})", fix=self._afresh())
         files = self.files()
-        wanted = files.archives or files.unpacked
-        damaged = [path.name for path in (*files.unpacked, *files.archives) if path.exists() and not _all_intact({path: _sum(files, path)})]
+        wanted, checksums = files.archives or files.unpacked, {**files.unpacked, **files.archives}
+        damaged = [path.name for path in (*files.unpacked, *files.archives) if path.exists() and not _all_intact({path: checksums[path]})]
         return DataError(
             f"{self._name} is not in {self.folder}"
             + (f" ({', '.join(damaged)}: wrong checksum)" if damaged else "")
@@ -143,7 +143,7 @@ class TorchvisionSet(Dataset):
 
 def _torchvision(name: str) -> Any:
     """Something of ``torchvision.datasets``. Imported late: it takes seconds, and this module is loaded at every start, for the list
-    of data sets.
+    of datasets.
     """
     return getattr(importlib.import_module("torchvision.datasets"), name)
 
@@ -151,10 +151,6 @@ def _torchvision(name: str) -> Any:
 def _all_intact(files: Mapping[Path, str | None]) -> bool:
     check_integrity = _torchvision("utils").check_integrity
     return all(check_integrity(path, checksum) for path, checksum in files.items())
-
-
-def _sum(files: Files, path: Path) -> str | None:
-    return {**files.unpacked, **files.archives}[path]
 
 
 def _parent(files: Mapping[Path, str | None]) -> Path:

@@ -1,4 +1,4 @@
-"""What a data set hands over, whoever wrote it, made into what the contract says; what cannot be is refused in one line."""
+"""What a dataset hands over, whoever wrote it, made into what the contract says; what cannot be is refused in one line."""
 
 import math
 import unicodedata
@@ -17,7 +17,7 @@ def valid_spec(image: object, where: str) -> ImageSpec:
     """What images are, with their statistics as tuples of floats.
 
     Args:
-        image: as a data set says.
+        image: as a dataset says.
         where: what says so, for messages.
 
     Raises:
@@ -47,7 +47,7 @@ def valid_labels(labels: Any, num_images: int, num_classes: int, where: str) -> 
     """Labels as (N,) int64 on the CPU, a copy; integers of any kind are taken, as a tensor, an array or a sequence.
 
     Args:
-        labels: as a data set has them.
+        labels: as a dataset has them.
         num_images: N.
         num_classes: they must be smaller.
         where: what they belong to, for messages.

@@ -40,7 +40,7 @@ _PATIENCE, _PATIENCE_AN_IMAGE = 120.0, 2.0
 _FAREWELL = 3.0
 """Seconds for workers to leave by themselves."""
 
-_RESUME = "the same command goes on from the last checkpoint"
+_RESUME = "the same command resumes from the last checkpoint"
 _OWN_PROCESS = "num_workers = 0 decodes in the run's own process"
 
 _MAX_IDLE = 2

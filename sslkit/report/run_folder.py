@@ -12,7 +12,7 @@ from sslkit.recipe.stages import StageKey, parse_key
 from sslkit.recipe.toml import parse_table, read_text
 from sslkit.run.artifacts import ARTIFACT, METRICS
 from sslkit.run.results import Results
-from sslkit.storage.json_files import Form, SavedArtifact, SavedEnvironment, SavedFigures, SavedResults, check_form, read_saved
+from sslkit.storage.json_files import Form, SavedArtifact, SavedEnvironment, SavedFigures, SavedResults, check_form, read_json
 from sslkit.storage.metrics_log import read_metrics
 
 _FOLDER = re.compile(r"(?:(?!\.{1,2}(?:/|$))[^/\\\0]{1,255}(?:/(?!$)|$))+")
@@ -159,4 +159,4 @@ def _on_disk(folder: Path) -> list[str]:
 
 
 def _read(path: Path, form: type[Form]) -> Form:
-    return check_form(read_saved(path) if path.exists() else {}, form, path)
+    return check_form(read_json(path) if path.exists() else {}, form, path)

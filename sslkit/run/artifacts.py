@@ -18,7 +18,7 @@ from sslkit.contract.objective import Prediction
 from sslkit.recipe.bundled import bundled_weights
 from sslkit.recipe.describe import build_backbone_options, describe_backbone_options
 from sslkit.run.weights_file import read_weights
-from sslkit.storage.json_files import SavedArtifact, read_saved
+from sslkit.storage.json_files import SavedArtifact, read_json
 from sslkit.storage.tensor_file import load_tensors, save_tensors
 
 ARTIFACT = "artifact.json"
@@ -168,7 +168,7 @@ def read_artifact(folder: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: it is missing or damaged, or a value has another type than ours.
     """
-    return read_saved(folder / ARTIFACT, SavedArtifact)
+    return read_json(folder / ARTIFACT, SavedArtifact)
 
 
 def _find(text: str) -> Path:

@@ -65,7 +65,7 @@ class RunLock:
         try:
             self._identity = _identity(self._path)
             if (dead := _owner(self._folder)) is not None:
-                tell(f"{dead} left this run without finishing: going on in its place")
+                tell(f"{dead} left this run without finishing: resuming in its place")
             write_json(self._folder / OWNER, Owner(os.getpid(), socket.gethostname())._asdict())
             yield
         finally:

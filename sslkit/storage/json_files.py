@@ -137,7 +137,7 @@ class SavedFigures(SavedFile):
     margins: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]] = {}
 
 
-def read_saved(path: Path, form: type[SavedFile] = SavedFile) -> dict[str, Any]:
+def read_json(path: Path, form: type[SavedFile] = SavedFile) -> dict[str, Any]:
     """Read a JSON object.
 
     Args:
@@ -175,7 +175,7 @@ def check_form(value: object, form: type[Form], path: Path) -> Form:
 def _loads(path: Path) -> Any:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise ArtifactError(f"{path}: is no file", fix=_FIX)
+            raise ArtifactError(f"{path}: is not a file", fix=_FIX)
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > MAX_JSON_BYTES:  # asked first: reading up to the limit would reserve as much memory
                 raise ArtifactError(f"{path}: is too large", allowed=f"{MAX_JSON_BYTES:,} bytes")
@@ -186,15 +186,6 @@ def _loads(path: Path) -> Any:
         raise ArtifactError(f"{path}: damaged (is nested too deeply)", fix=_FIX) from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: damaged ({error})", fix=_FIX) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ArtifactError: it is missing or damaged.
-    """
-    return read_saved(path)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -88,4 +88,4 @@ def dotted(path: str, key: object) -> str:
 def _inside(value: Mapping[str, Any] | list[Any], path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         return ((dotted(path, key), inner) for key, inner in value.items())
-    return ((f"{path}[{place}]", inner) for place, inner in enumerate(value))
+    return ((f"{path}[{index}]", inner) for index, inner in enumerate(value))

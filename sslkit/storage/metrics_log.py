@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from sslkit.contract.errors import StorageError
 from sslkit.contract.events import Event, FitStart, HeldoutEnd, Record, StepEnd
 from sslkit.storage.atomic import append_line, written_whole
@@ -23,8 +25,8 @@ class MetricsLog(Record):
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    @override
     def observe(self, event: Event) -> None:
-        """See :class:`Observer`."""
         if isinstance(event, FitStart):
             self._drop_repeated(event)
         elif isinstance(event, StepEnd) and event.metrics:

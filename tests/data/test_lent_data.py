@@ -39,7 +39,7 @@ def recipe(tmp_path, way: str, when: str):
 def test_an_evaluator_that_writes_into_its_data_fails_by_name(way):
     what = f"{way.split()[-1]} of the test images"
     with pytest.raises(
-        RunFailedError, match=f"^Vandal has changed the {what}, so its figures are void; report the evaluator: it must copy"
+        RunFailedError, match=f"^Vandal has changed the {what}, so its results are void; report the evaluator: it must copy"
     ):
         evaluate(Vandal(way=way), network(), arrays(), runtime=CPU)
 

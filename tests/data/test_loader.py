@@ -114,7 +114,7 @@ class Deadly(TinyImages):
 def test_a_worker_that_dies_is_no_traceback():
     deadly = Deadly(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), resident=False)
     with pytest.raises(
-        RunFailedError, match=r"^a process that decodes images died \(SIGKILL\), .*; the same command goes on from the last checkpoint; "
+        RunFailedError, match=r"^a process that decodes images died \(SIGKILL\), .*; the same command resumes from the last checkpoint; "
     ):
         list(Loader(deadly, batch_size=2, device=CPU).in_order())
 

@@ -76,7 +76,7 @@ def test_a_wait_for_a_stalled_worker_ends(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(
         RunFailedError,
         match=r"^no batch of images came for 1 seconds from the processes that decode them; is the disk slow, or shared memory full "
-        r"\(/dev/shm: [\d,]+ MiB, [\d,]+ MiB free\)\? num_workers = 0 decodes in the run's own process; the same command goes on from ",
+        r"\(/dev/shm: [\d,]+ MiB, [\d,]+ MiB free\)\? num_workers = 0 decodes in the run's own process; the same command resumes from ",
     ):
         list(source(Stalled, num_workers=1).in_order())
     assert multiprocessing.active_children() == []
@@ -138,7 +138,7 @@ def test_full_shared_memory_is_named_and_torch_prints_nothing(capfd: pytest.Capt
     with pytest.raises(
         RunFailedError,
         match=r"^shared memory is full: a process that decodes images died of it \(/dev/shm: .*\); give it more, in Docker with "
-        r"--shm-size=8g, or lower num_workers; num_workers = 0 decodes in the run's own process; the same command goes on",
+        r"--shm-size=8g, or lower num_workers; num_workers = 0 decodes in the run's own process; the same command resumes",
     ):
         list(source(WithoutSharedMemory, num_workers=1).in_order())
     assert capfd.readouterr() == ("", "")

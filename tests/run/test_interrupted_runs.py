@@ -220,7 +220,7 @@ def test_the_claim_of_a_dead_process_is_taken_over(recipe: Path, tmp_path: Path)
     command = [sys.executable, "-m", "sslkit", "run", str(recipe), "--output", str(folder), "--max-minutes", "0"]
     second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert second.returncode == 75
-    assert f"process {first.pid} on {socket.gethostname()} left this run without finishing: going on in its place" in second.stderr
+    assert f"process {first.pid} on {socket.gethostname()} left this run without finishing: resuming in its place" in second.stderr
     assert not (folder / OWNER).exists()
 
 
