@@ -21,7 +21,7 @@ _JPEG = (
     "treats rows and columns differently, a small low-level cue for rotations that the original does not have"
 )
 _TERMS = (
-    "The images of CIFAR-10 come from the web and carry no licence of their own; the data set is in common use for research. The weights "
+    "The images of CIFAR-10 come from the web and carry no licence of their own; the dataset is in common use for research. The weights "
     "hold none of the images; whether what you do with a network trained on them is permitted is for you to judge."
 )
 DATA = {

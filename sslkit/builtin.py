@@ -57,7 +57,7 @@ def datasets() -> dict[str, type[Dataset]]:
 
 @hookimpl
 def optimizers() -> dict[str, type[OptimizerFactory]]:
-    """Optimisers of torch."""
+    """Optimizers of torch."""
     return {"adamw": AdamW, "sgd": SGD}
 
 

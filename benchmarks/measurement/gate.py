@@ -20,7 +20,7 @@ class Measured(NamedTuple):
 
     Attributes:
         images: source images that went through, before a task multiplies them into views.
-        steps: optimiser steps, or batches.
+        steps: optimizer steps, or batches.
         seconds: wall time, all work of a GPU included.
         peak_rss: bytes resident at most so far, of the job's own process: loader workers are not in it.
         peak_gpu: bytes of a GPU allocated at most so far; 0 on a CPU.

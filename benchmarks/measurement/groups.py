@@ -13,7 +13,7 @@ PYTHON = "Python, or waiting"
 
 _RULES: Mapping[str, str] = {
     DATA: rf"^{DATA}$",
-    "optimiser": r"^Optimizer\.",
+    "optimizer": r"^Optimizer\.",
     BACKWARD: r"onvolution.*backward|onvolution\w*Backward",
     "convolution, forward": r"conv2d|convolution",
     "BatchNorm": r"batch_norm|BatchNorm",

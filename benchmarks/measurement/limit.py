@@ -1,4 +1,4 @@
-"""The compute limit: sslkit's own forward, backward and optimiser in the best setting, on one batch that never changes."""
+"""The compute limit: sslkit's own forward, backward and optimizer in the best setting, on one batch that never changes."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

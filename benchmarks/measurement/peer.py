@@ -1,4 +1,4 @@
-"""lightly, as its examples use it: its data sets and transforms, torch's DataLoader, rotations of whole batches, float32."""
+"""lightly, as its examples use it: its datasets and transforms, torch's DataLoader, rotations of whole batches, float32."""
 
 from collections.abc import Iterator
 from importlib import import_module

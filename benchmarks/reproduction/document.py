@@ -20,7 +20,7 @@ def render(records: Mapping[Cell, Record], tables: Sequence[Table], cpu_tables: 
         records: all there are.
         tables: of the recipes at the paper's size.
         cpu_tables: of their CPU variants.
-        paper: the paper's figures, by cell.
+        paper: the paper's results, by cell.
     """
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, autoescape=False)
     return environment.get_template("results.md.jinja").render(

@@ -40,7 +40,7 @@ class Reproduction:
     Args:
         recipes: by the name that cells know them by.
         runs: the folder.
-        observers: told of every event.
+        observers: are notified of every event.
 
     Attributes:
         recipes: as given, with equal data opened once.

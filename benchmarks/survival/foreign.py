@@ -1,6 +1,6 @@
 # ruff: noqa: D101, D102 - its contract says what the methods are
 """A method as a stranger would write it, in every role at once: a task with an EMA teacher and hooks that draw, an optimizer whose state lies
-beside its parameters, a schedule, a data set that is decoded as it is needed, an evaluator that trains, and an observer.
+beside its parameters, a schedule, a dataset that is decoded as it is needed, an evaluator that trains, and an observer.
 """
 
 import copy
@@ -128,7 +128,7 @@ class Follower(Objective):
             self.center.add_(0.01 * torch.randn(self.center.shape, generator=context.generator("center")) + 0.01 * torch.rand(()))
 
     def epoch_indices(self, context: TrainContext) -> Tensor:
-        """Some images twice: every epoch is longer than the data set."""
+        """Some images twice: every epoch is longer than the dataset."""
         return torch.randint(60, (70,), generator=context.generator("indices"))
 
     def on_after_step(self, phase: str, context: TrainContext) -> None:

@@ -74,7 +74,7 @@ def audit_recipe(
         recipe: a loaded recipe.
         stages: keys of pretraining stages; by default all of them.
         options: how thorough to be.
-        observers: told of every event.
+        observers: are notified of every event.
 
     Raises:
         RecipeError: there is no such stage, it predicts no classes, or it does not fit the data or the machine.

@@ -108,7 +108,7 @@ def audit_task(
         backbone: builds a network for an image spec; None: a small convolutional one.
         training: only its optimizer and its augmentation are used.
         runtime: device, precision and the like; nothing is compiled.
-        observers: told of every event.
+        observers: are notified of every event.
         name: of the stage in these events.
 
     Returns:

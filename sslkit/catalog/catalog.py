@@ -41,7 +41,7 @@ KINDS: dict[str, Kind] = {
     "pretext_tasks": Kind(PretextTask, "pretext task"),
     "backbones": Kind(Backbone, "backbone"),
     "evaluators": Kind(Evaluator, "evaluator"),
-    "datasets": Kind(Dataset, "data set"),
+    "datasets": Kind(Dataset, "dataset"),
     "optimizers": Kind(OptimizerFactory, "optimizer"),
     "schedules": Kind(Schedule, "schedule"),
     "observers": Kind(Observer, "observer"),

@@ -173,7 +173,7 @@ def _origin(point: EntryPoint) -> PluginInfo:
 def _classes_of(plugin: object, name: str) -> Classes:
     """Ask one plugin for its classes.
 
-    Each has a manager of its own, thrown away afterwards: pluggy up to 1.6 leaves a plugin that failed validation half registered,
+    Each has a manager of its own, discarded afterwards: pluggy up to 1.6 leaves a plugin that failed validation half registered,
     an unknown hook would be reported again for the next plugin, and one that raises would stop the call of the others.
     """
     manager = pluggy.PluginManager(GROUP)

@@ -1,4 +1,4 @@
-"""Those who watch a run: told of everything, and kept from changing anything."""
+"""Those who watch a run: notified of everything, and kept from changing anything."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,10 +13,10 @@ from sslkit.contract.events import Event, Notice, Observer, Record, warn
 
 
 class Observers(Record):
-    """Passes events on to several observers. One that raises is left out from there on, and the run goes on.
+    """Passes events on to several observers. One that raises is left out from there on, and the run continues.
 
     Args:
-        observers: who is told; another ``Observers`` among them sees to its own notices.
+        observers: who is notified; another ``Observers`` among them sees to its own notices.
 
     Raises:
         OptionError: they are none.

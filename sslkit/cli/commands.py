@@ -45,13 +45,13 @@ def run(
     ] = False,
     max_minutes: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Stop after so many minutes, with a checkpoint and exit code 75; started again, it goes on."),
+        typer.Option(min=0.0, help="Stop after so many minutes, with a checkpoint and exit code 75; started again, it resumes."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     allow_code: AllowCode = False,
 ) -> None:
     """Run a recipe's stages in order: skip finished ones, resume an interrupted one."""
-    with _errors(resume=f"go on with: {_command_to_go_on()}", quiet=quiet) as out:
+    with _errors(resume=f"resume with: {_command_to_resume()}", quiet=quiet) as out:
         from sslkit.cli.console import make_console, print_results, progress_on_stderr
         from sslkit.report.run import run_recipe
 
@@ -168,7 +168,7 @@ def show(
     output: Annotated[Path | None, typer.Option(help="The PNG file; by default runs/<name>-views.png.")] = None,
     num_images: Annotated[int, typer.Option(help="How many images to show.")] = 6,
     data: Annotated[
-        str | None, typer.Option(help="For a task: a folder of images, or the name of a data set; by default the bundled digits.")
+        str | None, typer.Option(help="For a task: a folder of images, or the name of a dataset; by default the bundled digits.")
     ] = None,
     allow_code: AllowCode = False,
 ) -> None:
@@ -250,7 +250,7 @@ def _load(recipe: str, overrides: list[str] | None, *, device: str | None, allow
     return loaded
 
 
-def _command_to_go_on() -> str:
+def _command_to_resume() -> str:
     """This command, but for what would begin it from the start."""
     return shlex.join(["sslkit", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
 

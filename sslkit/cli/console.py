@@ -42,7 +42,7 @@ def make_console(stream: Any) -> Console:
 
 @contextmanager
 def progress_on_stderr(*, quiet: bool = False) -> Iterator[tuple[Observer, ...]]:
-    """Show what goes on meanwhile, also while images are scanned and decoded; leave no bar behind.
+    """Show what happens meanwhile, also while images are scanned and decoded; leave no bar behind.
 
     Args:
         quiet: show nothing.
@@ -201,7 +201,7 @@ def print_found(console: Console, splits: Mapping[str, str]) -> None:
 def print_results(console: Console, results: Results) -> None:
     """The results table: ours, the paper's where the recipe has it, and the margins."""
     if not results.rows():
-        console.print("no figures: nothing was measured on held-out images")
+        console.print("no results: nothing was measured on held-out images")
         return
     with_paper = any(row.paper is not None for row in results.rows())
     table = Table(title=results.recipe, title_justify="left")
@@ -223,11 +223,11 @@ def print_results(console: Console, results: Results) -> None:
             soft_wrap=True,
         )
     for key in results.missing():
-        console.print(f"[yellow]note:[/yellow] the paper's figure {escape(key)} has none of ours beside it", soft_wrap=True)
+        console.print(f"[yellow]note:[/yellow] the paper's result {escape(key)} has none of ours beside it", soft_wrap=True)
 
 
 def print_audit(console: Console, report: "AuditReport") -> None:
-    """How far each task gets on images without content, and the two classes that are told apart best."""
+    """How far each task gets on images without content, and the two classes that are distinguished best."""
     table = Table(title=f"{report.recipe}: pretext accuracy on images without content", title_justify="left")
     table.add_column("stage, images", overflow="fold")
     table.add_column("chance", justify="right", no_wrap=True)
@@ -259,7 +259,7 @@ def print_comparison(console: Console, comparison: "Comparison") -> None:
     if shown.rows:
         console.print(table)
     else:
-        console.print("no figures: none of these runs has measured anything yet")
+        console.print("no results: none of these runs has measured anything yet")
     for sentence in comparison.unfinished():
         console.print(f"[yellow]note:[/yellow] {escape(sentence)}", soft_wrap=True)
 

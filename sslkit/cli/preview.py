@@ -47,7 +47,7 @@ def write_preview(
     Args:
         what: a pretext task by its name or as ``package.module:Class``, or a recipe.
         settings: ``key=value``: options of the task, or overrides of the recipe.
-        data: for a task: a folder of images, or the name of a data set; None: the bundled digits, larger and with three
+        data: for a task: a folder of images, or the name of a dataset; None: the bundled digits, larger and with three
             equal channels where the task cannot do with them as they are; the title says so.
         num_images: how many rows.
         output: the PNG file; None: ``runs/<name>-views.png``.
@@ -117,7 +117,7 @@ def _task_sheet(what: str, settings: Sequence[str], data: str | None, num_images
 def _views(task: PretextTask, dataset: Dataset, num_images: int, catalog: Catalog) -> Views:
     images = OpenedDataset(dataset).load("pretrain")
     if images is None:
-        raise DataError("the data set has no images to pretrain on")
+        raise DataError("the dataset has no images to pretrain on")
     backbone = _backbone_for(task, task.image_spec(images.image), catalog)
     return make_views(task, backbone, images, num_images=num_images, seed=0)
 

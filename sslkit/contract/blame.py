@@ -154,7 +154,7 @@ def _culprit(trace: TracebackType | None) -> tuple[str, tuple[Frame, ...]]:
 
 
 def _failed_optimizer(stack: list[tuple[FrameType, int]]) -> str:
-    """An optimiser of torch's that a plugin may have built: sslkit has not called it wrongly. Empty for any other error."""
+    """An optimizer of torch's that a plugin may have built: sslkit has not called it wrongly. Empty for any other error."""
     for frame, _ in reversed(stack):
         optimizer = frame.f_locals.get("self")
         if isinstance(optimizer, Optimizer):

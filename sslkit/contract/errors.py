@@ -92,7 +92,7 @@ class StorageError(RunFailedError):
 
 
 class RunInterruptedError(SslkitError):
-    """A run was asked to stop; a checkpoint is on disk where it has a folder, and starting again goes on.
+    """A run was asked to stop; a checkpoint is on disk where it has a folder, and starting again resumes it.
 
     Args:
         what: see :class:`SslkitError`.

@@ -26,7 +26,7 @@ class _ReadOnly(dict[str, float]):
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened in a stage. Its values are read-only: an observer changes nothing that a run goes on with."""
+    """Something that happened in a stage. Its values are read-only: an observer changes nothing that a run continues with."""
 
     stage: str
 
@@ -45,7 +45,7 @@ class DataFound(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StageStart(Event):
-    """A stage begins, or goes on where it was interrupted."""
+    """A stage begins, or resumes where it was interrupted."""
 
     kind: str
     folder: Path | None
@@ -75,7 +75,7 @@ class FitStart(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StepEnd(Event):
-    """An optimiser step ended. ``metrics`` is empty except once every ``log_every`` steps."""
+    """An optimizer step ended. ``metrics`` is empty except once every ``log_every`` steps."""
 
     part: str
     step: int

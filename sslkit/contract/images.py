@@ -1,4 +1,4 @@
-"""What data sets hand over: images, labels, and what is known of them."""
+"""What datasets hand over: images, labels, and what is known of them."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Split = Literal["pretrain", "train", "test"]
 
 
 class ImageSpec(NamedTuple):
-    """What a backbone is built for, or what a data set holds.
+    """What a backbone is built for, or what a dataset holds.
 
     Attributes:
         height: rows, in pixels.
@@ -51,7 +51,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: (N, C, H, W) uint8.
-        indices: (N,) int64, each image's stable position in its data set.
+        indices: (N,) int64, each image's stable position in its dataset.
     """
 
     images: Tensor
@@ -59,7 +59,7 @@ class Batch(NamedTuple):
 
 
 class ImageSet(Contract):
-    """One split of a data set: an indexable collection of images of one size, with labels or without.
+    """One split of a dataset: an indexable collection of images of one size, with labels or without.
 
     Attributes:
         image: size, colour and statistics.
@@ -108,7 +108,7 @@ class LabeledData(NamedTuple):
 
 
 class Dataset(Checked, Contract):
-    """Where images come from. Concrete data sets are final frozen dataclasses; their fields are the options of ``[data]``."""
+    """Where images come from. Concrete datasets are final frozen dataclasses; their fields are the options of ``[data]``."""
 
     @abstractmethod
     def image(self) -> ImageSpec:

@@ -31,7 +31,7 @@ class Mean(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a classifier said and what would have been right. Gathered on held-out images, for confusion matrices and audits.
+    """What a classifier predicted and what would have been right. Gathered on held-out images, for confusion matrices and audits.
 
     Attributes:
         logits: (M, K), detached.
@@ -61,7 +61,7 @@ class TrainContext(Protocol):
 
     Attributes:
         epoch: epochs completed.
-        step: optimiser steps completed.
+        step: optimizer steps completed.
     """
 
     epoch: int
@@ -100,7 +100,7 @@ class Objective(nn.Module, Contract):
         backbone: the network to pretrain.
 
     Attributes:
-        phases: one optimiser each, stepped in this order on every batch; a GAN has ``("discriminator", "generator")``.
+        phases: one optimizer each, stepped in this order on every batch; a GAN has ``("discriminator", "generator")``.
         heldout_phase: the phase whose loss and metrics mean something on held-out images; None: there is none.
         frozen: names of submodules that training never changes. They stay in eval mode, so that their BatchNorm statistics stay
             put, and checkpoints leave them out.
@@ -163,7 +163,7 @@ class Objective(nn.Module, Contract):
         """Which parameters each phase trains: ``{phase: [{"params": [...], "lr_scale": 1.0, "weight_decay": 0.0}, ...]}``.
 
         ``lr_scale`` and ``weight_decay`` are optional. By default the single phase trains everything that requires a gradient and is
-        not ``frozen``. Every parameter that requires one must be trained by exactly one phase. The optimiser's own options may stand in a
+        not ``frozen``. Every parameter that requires one must be trained by exactly one phase. The optimizer's own options may stand in a
         group, too.
         """
         first, *others = self.phases
@@ -190,7 +190,7 @@ class Objective(nn.Module, Contract):
         """Before a phase's forward pass."""
 
     def on_after_step(self, phase: str, context: TrainContext) -> None:
-        """After a phase's optimiser step, without gradients: move an EMA teacher (its BatchNorm buffers too)."""
+        """After a phase's optimizer step, without gradients: move an EMA teacher (its BatchNorm buffers too)."""
 
     def exported_backbone(self) -> Backbone:
         """The network that later stages get; DINO exports its teacher."""

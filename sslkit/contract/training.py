@@ -10,18 +10,18 @@ from sslkit.contract.misspelling import Contract
 
 
 class OptimizerFactory(Checked, Contract):
-    """The options of an optimiser (``optimizer`` in a recipe); a final frozen dataclass with a field ``lr``."""
+    """The options of an optimizer (``optimizer`` in a recipe); a final frozen dataclass with a field ``lr``."""
 
     @abstractmethod
     def build(self, groups: list[dict]) -> torch.optim.Optimizer:
-        """Build the optimiser.
+        """Build the optimizer.
 
         Args:
             groups: torch's parameter groups. Start each at the base rate: the loop multiplies it by the group's ``lr_scale`` and
                 by the schedule before each step.
 
         Returns:
-            The optimiser of exactly these parameters. All that it remembers must be in its ``state_dict``: that is what a checkpoint holds.
+            The optimizer of exactly these parameters. All that it remembers must be in its ``state_dict``: that is what a checkpoint holds.
         """
 
 

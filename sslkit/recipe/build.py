@@ -288,7 +288,7 @@ def _member(adapters: Sequence[tuple[Any, TypeAdapter[Any]]], raw: Any, info: Va
 
 
 def _fits(annotation: Any, raw: object) -> bool:
-    """Whether a value has the shape that an annotation asks for, whatever is inside: what tells the members of a union apart."""
+    """Whether a value has the shape that an annotation asks for, whatever is inside: what distinguishes the members of a union."""
     annotation = bare(annotation)
     origin = get_origin(annotation) or annotation
     if members := members_of(annotation):

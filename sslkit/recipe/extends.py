@@ -41,16 +41,16 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], Files]:
     """
     files = {path: read_table(path)}
     while "extends" in files[path]:
-        other, place = files[path]["extends"], "" if len(files) == 1 else f" (in {path})"
+        other, where = files[path]["extends"], "" if len(files) == 1 else f" (in {path})"
         if not isinstance(other, str) or not other:
             raise RecipeError(
-                f"extends: must be a string{place}", found=other, allowed="the name of a bundled recipe, or the path of a file"
+                f"extends: must be a string{where}", found=other, allowed="the name of a bundled recipe, or the path of a file"
             )
         try:
             path = path.parent / other if Path(other).suffix else find_recipe(other)
             own = read_table(path)
         except (RecipeError, ValueError) as error:  # a null byte
-            raise RecipeError(f"extends: {error}{place}") from error
+            raise RecipeError(f"extends: {error}{where}") from error
         if any(path.resolve() == known.resolve() for known in files):
             raise RecipeError("extends: goes in a circle", found=" -> ".join(file.name for file in (*files, path)))
         files[path] = own

@@ -38,7 +38,7 @@ class Recipe:
         name: of the recipe and its run folder.
         data: where the images come from.
         stages: in order; those of all variants where there is a sweep, each once.
-        paper: published figures by ``<stage>.<metric>``, in percent, to stand beside ours.
+        paper: published results by ``<stage>.<metric>``, in percent, to stand beside ours.
         margins: named differences between two metrics, ``(<stage>.<metric>, <stage>.<metric>)``.
         observers: that the recipe asks for.
         table: the whole recipe as plain values; every default is filled in, but where there is a sweep.

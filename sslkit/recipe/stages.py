@@ -28,8 +28,8 @@ _EPOCH = re.compile(r"epoch=(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainStage:
-    """A stage that pretrains.
+class _Stage:
+    """What every stage has.
 
     Attributes:
         name: what the recipe calls it; part of its random seeds.
@@ -37,12 +37,8 @@ class PretrainStage:
         seed: of all randomness.
         weights: the key of an earlier stage, ``random`` or ``backbone``.
         snapshot: the epoch of that stage whose network is taken; None: the final one.
-        backbone: how to build the network.
+        backbone: how to build the network: the recipe's, that of the earlier stage, or the stage's own.
         runtime: device, precision and the like.
-        task: the pretext task.
-        training: epochs, batch size, optimizer, schedule, augmentation.
-        evaluate_every: epochs between measurements on held-out images; None: ten times.
-        snapshot_epochs: after which the network is kept too.
     """
 
     name: str
@@ -52,6 +48,19 @@ class PretrainStage:
     snapshot: int | None
     backbone: BackboneOptions
     runtime: Runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainStage(_Stage):
+    """A stage that pretrains.
+
+    Attributes:
+        task: the pretext task.
+        training: epochs, batch size, optimizer, schedule, augmentation.
+        evaluate_every: epochs between measurements on held-out images; None: ten times.
+        snapshot_epochs: after which the network is kept too.
+    """
+
     task: PretextTask
     training: TrainingOptions
     evaluate_every: int | None
@@ -59,27 +68,13 @@ class PretrainStage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateStage:
+class EvaluateStage(_Stage):
     """A stage that evaluates.
 
     Attributes:
-        name: see :class:`PretrainStage`, as for the four that follow.
-        key: see :class:`PretrainStage`.
-        seed: see :class:`PretrainStage`.
-        weights: see :class:`PretrainStage`.
-        snapshot: see :class:`PretrainStage`.
-        backbone: how to build the network: the recipe's, that of the earlier stage, or the stage's own.
-        runtime: device, precision and the like.
         evaluator: what to measure with.
     """
 
-    name: str
-    key: str
-    seed: int
-    weights: str
-    snapshot: int | None
-    backbone: BackboneOptions
-    runtime: Runtime
     evaluator: Evaluator
 
 
@@ -199,7 +194,7 @@ def parse_key(key: str) -> StageKey:
 
 
 def labels(keys: Iterable[str]) -> dict[str, str]:
-    """What tells several stages apart: the variant if all have one name, else the whole key. Snapshots are not told apart."""
+    """What distinguishes several stages: the variant if all have one name, else the whole key. Snapshots are not distinguished."""
     parsed = {key: parse_key(key) for key in keys}
     one_name = len({stage.name for stage in parsed.values()}) == 1
     return {key: stage.variant if one_name and stage.variant else stage.series for key, stage in parsed.items()}

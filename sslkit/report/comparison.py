@@ -38,7 +38,7 @@ class Comparison(NamedTuple):
     """Runs and what they measured.
 
     Attributes:
-        labels: tell the runs apart.
+        labels: distinguish the runs.
         runs: in the order given; the first is what the others are compared with.
         rows: every metric of any run.
     """
@@ -109,10 +109,10 @@ def compare(runs: Sequence[RunFolder]) -> Comparison:
     values = [{f"{row.stage}.{row.metric}": row.value for row in run.results.rows()} for run in runs]
     metrics = dict.fromkeys(metric for own in values for metric in own)
     rows = [_compared(metric, tuple(own.get(metric) for own in values)) for metric in metrics]
-    return Comparison(tell_apart(runs), tuple(runs), tuple(sorted(rows, key=lambda row: row.values.count(None))))
+    return Comparison(distinguishing_labels(runs), tuple(runs), tuple(sorted(rows, key=lambda row: row.values.count(None))))
 
 
-def tell_apart(runs: Sequence[RunFolder]) -> tuple[str, ...]:
+def distinguishing_labels(runs: Sequence[RunFolder]) -> tuple[str, ...]:
     """The recipes' names; the folders' where two have the same."""
     names = [run.name for run in runs]
     return tuple(name if names.count(name) == 1 else str(run.folder) for run, name in zip(runs, names, strict=True))

@@ -31,9 +31,9 @@ class MetricName(NamedTuple):
 
 def parse_metric(name: str) -> MetricName:
     """Take a name apart; a layer's own name may hold dots."""
-    place, _, measure = name.rpartition(".")
-    few = _FEW.fullmatch(place)
-    return MetricName(place, measure) if few is None else MetricName(few["layer"], measure, int(few["labels"]))
+    layer, _, measure = name.rpartition(".")
+    few = _FEW.fullmatch(layer)
+    return MetricName(layer, measure) if few is None else MetricName(few["layer"], measure, int(few["labels"]))
 
 
 def better(name: str) -> Literal["higher", "lower"] | None:

@@ -28,7 +28,7 @@ def run_recipe(
         recipe: a loaded recipe.
         output: the run's folder; None: ``runs/<name>``.
         fresh: remove what earlier starts of these stages left in the folder.
-        observers: are told of every event, beside the recipe's own.
+        observers: are notified of every event, beside the recipe's own.
         max_minutes: stop after so many minutes, at the end of a step; None: no limit.
         should_stop: asked after every step, and after every batch that is only measured; None: Ctrl-C stops after the step it falls in,
             and so do SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGXCPU where nobody else ignores or handles them.

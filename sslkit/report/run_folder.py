@@ -62,7 +62,7 @@ class RunFolder:
 
     Attributes:
         folder: where it is, as the user named it.
-        results: metrics by stage, with the paper's figures and the margins of its recipe.
+        results: metrics by stage, with the paper's results and the margins of its recipe.
         stages: those that are finished or begun, in the order of the recipe.
         finished: whether all stages are.
         recipe: the resolved recipe.

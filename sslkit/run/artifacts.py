@@ -42,7 +42,7 @@ class BackboneRecord(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """What a classifier said of the test images: (M,) int64 each.
+    """What a classifier predicted on the test images: (M,) int64 each.
 
     Attributes:
         classes: the class that it chose.
@@ -69,16 +69,16 @@ def load_backbone(
     Raises:
         ArtifactError: there is no backbone, it is damaged, or it cannot be built without ``backbone`` or ``allow_code``.
     """
-    place = _find(os.fspath(path))
-    if place.is_file():
+    found = _find(os.fspath(path))
+    if found.is_file():
         if snapshot is not None:
             raise ArtifactError(f"{path}: has no snapshots", found=snapshot, fix="leave snapshot out, or name a stage's folder")
-        weights = read_weights(place)
-        record, tensors, file = weights.backbone, weights.tensors, place
+        weights = read_weights(found)
+        record, tensors, file = weights.backbone, weights.tensors, found
     else:
-        record, file = _record(place), weights_path(place, snapshot)
+        record, file = _record(found), weights_path(found, snapshot)
         tensors, _ = load_tensors(file)
-    network = _rebuild(record, place, allow_code) if backbone is None else backbone
+    network = _rebuild(record, found, allow_code) if backbone is None else backbone
     _read_into(network, tensors, file)
     return network.eval()
 
@@ -98,7 +98,7 @@ def save_predictions(folder: Path, predictions: Mapping[str, Prediction]) -> Non
 
 
 def load_predictions(folder: Path) -> dict[str, Predicted]:
-    """What a stage's classifiers said, by name; empty where it has none.
+    """What a stage's classifiers predicted, by name; empty where it has none.
 
     Raises:
         ArtifactError: the file is damaged.

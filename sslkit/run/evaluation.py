@@ -41,7 +41,7 @@ def evaluation_data(evaluator: Evaluator, data: OpenedDataset) -> LabeledData:
         return data.labeled()
     images = data.load("pretrain")
     if images is None:
-        raise DataError("the data set has no images")
+        raise DataError("the dataset has no images")
     return LabeledData(images, data.load("test") or images)
 
 
@@ -65,7 +65,7 @@ def _work(stage: StageFolder, evaluator: Evaluator, data: LabeledData, opened: O
         facts["frozen_backbone"] = {"sha256_before": before, "sha256_after": (after := state_hash(backbone))}
         if before != after:  # a probe whose backbone moved measures something else: no metric of it may be kept
             raise RunFailedError(
-                f"stage {context.stage!r}: the backbone was to stay frozen and changed, so its figures are void",
+                f"stage {context.stage!r}: the backbone was to stay frozen and changed, so its metrics are void",
                 fix="report the evaluator: it trained the backbone or updated its BatchNorm statistics",
             )
     return Outcome(evaluation.metrics, evaluation.backbone, evaluation.heads, evaluation.predictions, facts)

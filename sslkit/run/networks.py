@@ -44,7 +44,7 @@ def begun_with(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path) 
     Args:
         recipe: the stage's.
         stage: that is to be run.
-        data: its data set.
+        data: its dataset.
         folder: the run's folder, where earlier stages left theirs.
 
     Raises:
@@ -62,7 +62,7 @@ def left_by(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path) -> 
     Args:
         recipe: the stage's.
         stage: that has pretrained or fine-tuned.
-        data: its data set.
+        data: its dataset.
         folder: the run's folder.
 
     Raises:

@@ -28,7 +28,7 @@ def check(recipe: Recipe, data: OpenedDataset) -> None:
 
     Args:
         recipe: a loaded recipe.
-        data: its data set; opened here, which downloads it if it has to.
+        data: its dataset; opened here, which downloads it if it has to.
 
     Raises:
         RecipeError: starts with the dotted path of the option at fault.
@@ -87,7 +87,7 @@ class Preflight:
 
     Args:
         recipe: a loaded recipe.
-        data: its data set.
+        data: its dataset.
     """
 
     def __init__(self, recipe: Recipe, data: OpenedDataset) -> None:
@@ -130,7 +130,7 @@ class Preflight:
             return
         images = self._data.load("pretrain")
         if images is None:
-            raise DataError(f"{path}: the data set has no images to pretrain on")
+            raise DataError(f"{path}: the dataset has no images to pretrain on")
         with located(path):
             stage.training.check_batch_size(len(images))
 

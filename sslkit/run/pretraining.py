@@ -54,7 +54,7 @@ def pretraining_images(data: OpenedDataset) -> ImageSet:
     """
     images = data.load("pretrain")
     if images is None:
-        raise DataError("the data set has no images to pretrain on")
+        raise DataError("the dataset has no images to pretrain on")
     return images
 
 

@@ -34,10 +34,10 @@ class TrainingData(NamedTuple):
     """What a network has seen, in words: no folder of a run tells.
 
     Attributes:
-        name: to stand beside every figure.
+        name: to stand beside every result.
         description: what it is, in a sentence.
         terms: under which the images may be used, in a sentence.
-        hub_name: of the data set on the Hugging Face hub; empty: it is not there.
+        hub_name: of the dataset on the Hugging Face hub; empty: it is not there.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The results of a run as one value: metrics by stage, the paper's figures, the recipe's margins."""
+"""The results of a run as one value: metrics by stage, the paper's results, the recipe's margins."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Row(NamedTuple):
-    """One line of the results table; figures in percent unless the metric is a loss."""
+    """One line of the results table; values in percent unless the metric is a loss."""
 
     stage: str
     metric: str
@@ -34,7 +34,7 @@ class Results:
 
     Attributes:
         recipe: its name.
-        paper: published figures by ``<stage>.<metric>``.
+        paper: published results by ``<stage>.<metric>``.
         margins: by label, the two metrics to subtract.
         stages: metrics by stage.
         pending: the stages that are still to run.

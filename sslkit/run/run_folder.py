@@ -31,7 +31,7 @@ class RunFolder:
     Args:
         path: of the folder.
         recipe: what is run.
-        observers: are told of every event, beside the recipe's own.
+        observers: are notified of every event, beside the recipe's own.
 
     Attributes:
         path: of the folder.

@@ -32,7 +32,7 @@ class Keywords(TypedDict, total=False):
         seed: of all randomness, 0 or more; by default 0.
         device: where to compute, as in a recipe: a short form of ``runtime``.
         runtime: device, precision and the like.
-        observers: are told of every event.
+        observers: are notified of every event.
         should_stop: asked after every step, and after every batch that is only measured.
     """
 

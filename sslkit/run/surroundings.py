@@ -40,7 +40,7 @@ class Surroundings(Checked):
             resumed. None keeps nothing.
         seed: of all randomness, 0 or more.
         runtime: device, precision and the like.
-        observers: are told of every event.
+        observers: are notified of every event.
         should_stop: asked after every step, and after every batch that is only measured.
         key: what events call the stage, where a sweep has several of one name; empty: its name.
         provenance: where the backbone comes from.

@@ -444,7 +444,7 @@ def nested(*names: str) -> FakeEvent:
         (["aten::relu_", "aten::clamp_min_"], "ReLU"),
         (["ReluBackward0", "aten::threshold_backward"], "ReLU"),
         (["aten::max_pool2d"], "pooling"),
-        (["Optimizer.step#SGD.step", "aten::_fused_sgd_"], "optimiser"),
+        (["Optimizer.step#SGD.step", "aten::_fused_sgd_"], "optimizer"),
         ([DATA, "aten::rot90", "aten::copy_"], DATA),
         (["aten::cross_entropy_loss", "aten::log_softmax"], "head and loss"),
         (["aten::copy_"], REST),

@@ -194,7 +194,7 @@ def test_an_interrupted_run_says_so_and_goes_on(sslkit_command, tmp_path):
     stopped = sslkit_command(*command)
     assert stopped.code == 130
     assert stopped.err.splitlines()[-1] == (
-        "Ctrl-C: stopped in stage 'pretrain' after 3 steps; go on with: sslkit run tiny.toml --allow-code --device cpu"
+        "Ctrl-C: stopped in stage 'pretrain' after 3 steps; resume with: sslkit run tiny.toml --allow-code --device cpu"
         " 'observers=[{ name = \"interrupt:CtrlC\", step = 3 }]'"
     )
     assert stopped.out == ""
@@ -212,7 +212,7 @@ def test_ctrl_c_outside_of_a_stage_is_no_traceback(sslkit_command, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sslkit.report.run, "run_recipe", impatient)
-    assert sslkit_command("run", "tiny.toml") == (130, "", "interrupted; go on with: sslkit run tiny.toml\n")
+    assert sslkit_command("run", "tiny.toml") == (130, "", "interrupted; resume with: sslkit run tiny.toml\n")
 
 
 def test_a_folder_of_another_recipe_is_refused(sslkit_command, tmp_path):

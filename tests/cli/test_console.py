@@ -273,7 +273,7 @@ def test_results_beside_the_papers_figures():
     assert ["stage", "metric", "ours", "paper", "difference"] in rows
     assert ["conv2.top1", "90.00", "91.16", "-1.16"] in rows
     assert ["conv_probe", "conv1.top1", "80.00"] in rows
-    assert lines_of(console)[-1] == "note: the paper's figure conv_probe.conv9.top1 has none of ours beside it"
+    assert lines_of(console)[-1] == "note: the paper's result conv_probe.conv9.top1 has none of ours beside it"
 
 
 def test_margins_are_printed_as_the_recipe_names_them():
@@ -333,7 +333,7 @@ def test_nothing_to_compare_is_said(tmp_path):
     folders = [make_run(tmp_path / name, {}, name=name) for name in ("a", "b")]
     console = plain()
     print_comparison(console, compare_runs(folders))
-    assert lines_of(console) == ["no figures: none of these runs has measured anything yet"]
+    assert lines_of(console) == ["no results: none of these runs has measured anything yet"]
 
 
 def test_plugins_with_brackets_in_their_errors():
@@ -358,4 +358,4 @@ def test_without_a_terminal_output_is_120_columns_wide(monkeypatch):
 def test_no_figure_is_said_in_words():
     console = plain()
     print_results(console, Results("mine"))
-    assert lines_of(console) == ["no figures: nothing was measured on held-out images"]
+    assert lines_of(console) == ["no results: nothing was measured on held-out images"]

@@ -230,7 +230,7 @@ def test_showing_draws_no_random_numbers():
         (["tiny.toml", "stages.pretrain.task.angels=[0, 90]"], "error: stages.pretrain.task.angels: unknown option"),
         (["supervised.toml"], "error: supervised.toml: no stage of it pretrains"),
         (["tiny.toml", "--data", "digits"], "error: data: a recipe has its own; found 'digits'"),
-        (["rotnet", "--data", "digts"], "error: data: no data set is called 'digts'"),
+        (["rotnet", "--data", "digts"], "error: data: no dataset is called 'digts'"),
         (["rotnet", "--num-images", "0"], "error: num_images: must be positive; found 0; allowed: 1 or more"),
         (["rotnet", "--output", "views.jpg"], "error: output: must be a PNG file; found 'views.jpg'"),
         (["rotnet", "--output", "tiny.toml/views.png"], "error: output: cannot be written"),

@@ -200,7 +200,7 @@ def test_a_plugin_that_fails_is_named_with_its_stage_and_its_own_frames(case: st
     override, place = CASES[case]
     first, *frames = command(override)
     assert re.match(f"error: {re.escape(place)}[:;] ", first)
-    assert first.endswith("; go on with: sslkit run small.toml " + first.rpartition("small.toml ")[2])
+    assert first.endswith("; resume with: sslkit run small.toml " + first.rpartition("small.toml ")[2])
     assert ("there is no checkpoint yet" in first) == ("step 1 " in place)
     files = {line.split('"')[1] for line in frames if line.startswith("  File ")}
     assert {Path(file).name for file in files} == {"foo_tasks.py"}
@@ -217,7 +217,7 @@ def test_what_a_worker_could_not_read_names_its_plugin_and_leaves_a_checkpoint(
     first, *frames = command(data, "num_workers=1", "stages.pretrain.batch_size=100")
     assert re.match(
         r"error: stage 'pretrain', step \d+ \(batch \d+ of epoch 1\), reading images: Images of sslkit-foo 1\.2 failed in read: "
-        rf"{error}; runs/small/pretrain/checkpoint-\d+\.safetensors is kept; go on with: ",
+        rf"{error}; runs/small/pretrain/checkpoint-\d+\.safetensors is kept; resume with: ",
         first,
     )
     assert any("boom()" in line for line in frames)

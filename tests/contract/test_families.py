@@ -60,7 +60,7 @@ def test_resumes_bit_exactly(family: Family, stops: list[int], tmp_path: Path) -
     assert_same(resumed.state_dict(), whole.state_dict())
     assert_same(resumed.exported_backbone().state_dict(), whole.exported_backbone().state_dict())
     checkpoints = [load_tensors(max((tmp_path / part).glob("checkpoint-*"))) for part in ("parts", "whole")]
-    assert_same(checkpoints[0][0], checkpoints[1][0])  # optimisers, generators, the global random state
+    assert_same(checkpoints[0][0], checkpoints[1][0])  # optimizers, generators, the global random state
     assert checkpoints[0][1] == checkpoints[1][1]
 
 

@@ -1,4 +1,4 @@
-"""Files of the well-known data sets that somebody has tampered with: nothing in them runs, and nothing leaves the folder."""
+"""Files of the well-known datasets that somebody has tampered with: nothing in them runs, and nothing leaves the folder."""
 
 import hashlib
 import io

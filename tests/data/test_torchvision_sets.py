@@ -1,4 +1,4 @@
-"""Every data set is read from small files in its true format, with torchvision's checksums replaced by theirs. Nothing is fetched."""
+"""Every dataset is read from small files in its true format, with torchvision's checksums replaced by theirs. Nothing is fetched."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""Data sets as their authors write them: what can be converted without loss is taken, all else is refused in one line."""
+"""Datasets as their authors write them: what can be converted without loss is taken, all else is refused in one line."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -206,7 +206,7 @@ def test_a_stage_that_is_not_known_again_says_that_its_data_is_to_blame(tmp_path
         (Foreign(Lazy, image="rgb"), "Foreign: image must be an ImageSpec; found 'rgb'"),
         ([torch.zeros(3, 8, 8)], "data must be an sslkit.Dataset; found 'list'; hand over images in memory as sslkit.Arrays"),
     ],
-    ids=["no image set", "no image spec", "no data set"],
+    ids=["no image set", "no image spec", "no dataset"],
 )
 def test_what_is_no_data_set_is_refused(data, message):
     with pytest.raises(DataError, match="^" + re.escape(message)):

@@ -163,7 +163,7 @@ def test_every_figure_is_seen_without_moving_the_page_sideways(size: tuple[int, 
     assert {
         "Accuracy by layer.",
         "Few labels.",
-        "Accuracy as pretraining goes on.",
+        "Accuracy during pretraining.",
         "Loss during pretraining.",
         "Attention maps.",
     } <= titles

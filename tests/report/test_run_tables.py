@@ -77,7 +77,7 @@ def test_the_papers_figures_stand_beside_ours(tmp_path: Path):
     table = results_table(read(tmp_path, paper={"probe.conv2.top1": 91.16, "probe.conv9.top1": 50.0}))
     assert lines(table)[1:3] == ["| pretrain | pretext_top1 | 93.46 |  |  |", "| probe | conv2.top1 | 90.50 | 91.16 | -0.66 |"]
     assert table is not None
-    assert table.note.endswith("The paper's figures that have none of ours beside them: probe.conv9.top1.")
+    assert table.note.endswith("The paper's results that have none of ours beside them: probe.conv9.top1.")
 
 
 def test_margins(tmp_path: Path):

@@ -51,7 +51,7 @@ def finish(recipe: Path, folder: Path, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)])
-def test_a_signal_leaves_a_checkpoint_a_code_and_the_command_to_go_on(
+def test_a_signal_leaves_a_checkpoint_a_code_and_the_command_to_resume(
     number: int, name: str, code: int, recipe: Path, whole: Path, tmp_path: Path
 ):
     folder = tmp_path / "run"
@@ -63,7 +63,7 @@ def test_a_signal_leaves_a_checkpoint_a_code_and_the_command_to_go_on(
     (line,) = err.splitlines()
     step = int(checkpoints(folder)[-1].stem.rpartition("-")[2])
     assert line == (
-        f"{name}: stopped in stage 'pretrain' after {step} steps; go on with: sslkit run {recipe} --quiet --output {folder} log_every=2"
+        f"{name}: stopped in stage 'pretrain' after {step} steps; resume with: sslkit run {recipe} --quiet --output {folder} log_every=2"
     )
     assert not (folder / OWNER).exists()
     if number == signal.SIGTERM:  # a start takes seconds, and what comes after does not depend on who asked
@@ -121,7 +121,7 @@ def test_a_run_whose_workers_are_stalled_stops_when_it_is_told_to(streamed: list
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (143, ""), err
-    assert re.fullmatch(r"SIGTERM: stopped in stage 'pretrain' after \d+ steps; go on with: .*\n", err)
+    assert re.fullmatch(r"SIGTERM: stopped in stage 'pretrain' after \d+ steps; resume with: .*\n", err)
     assert checkpoints(tmp_path / "run")
 
 
@@ -159,7 +159,7 @@ def test_sigterm_before_the_first_stage_is_told_as_well(tmp_path: Path):
     )
     command = [sys.executable, "early.py", "run", "small.toml", "--quiet"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (143, "", "SIGTERM; go on with: sslkit run small.toml --quiet\n")
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "SIGTERM; resume with: sslkit run small.toml --quiet\n")
 
 
 def test_a_second_sigterm_changes_nothing(recipe: Path, tmp_path: Path):

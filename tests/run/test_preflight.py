@@ -68,7 +68,7 @@ class Somewhere(Dataset):
     labels: bool = True
 
     def image(self) -> ImageSpec:
-        statistics = torch.full((3,), 0.5)  # a data set may compute; under the meta device there would be no values
+        statistics = torch.full((3,), 0.5)  # a dataset may compute; under the meta device there would be no values
         return ImageSpec(16, 16, "rgb", tuple(statistics.tolist()), (0.25,) * 3)
 
     def load(self, split: Split) -> ImageSet | None:
@@ -267,7 +267,7 @@ def test_a_device_that_is_not_there_is_named_where_it_is_written(top: dict, own:
 @pytest.mark.parametrize(
     ("data", "stages", "message"),
     [
-        ({"without": "pretrain"}, {"pretrain": pretrain()}, "stages.pretrain: the data set has no images to pretrain on"),
+        ({"without": "pretrain"}, {"pretrain": pretrain()}, "stages.pretrain: the dataset has no images to pretrain on"),
         ({"without": "test"}, {"probe": probe("random")}, "stages.probe: there are no labelled test images"),
         ({"labels": False}, {"probe": probe("random")}, "stages.probe: the training images have no labels"),
     ],

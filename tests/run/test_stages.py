@@ -311,7 +311,7 @@ class Cheat(Evaluator):
 @pytest.mark.parametrize("how", ["weights", "statistics"])
 def test_a_frozen_backbone_that_moved_voids_the_figures(how: Any, tmp_path: Path):
     with pytest.raises(
-        RunFailedError, match=r"^stage 'probe': the backbone was to stay frozen and changed, so its figures are void; report "
+        RunFailedError, match=r"^stage 'probe': the backbone was to stay frozen and changed, so its metrics are void; report "
     ):
         evaluated(Cheat(how=how), output=tmp_path, name="probe")
     found = artifact(tmp_path)
@@ -558,7 +558,7 @@ def test_without_a_good_checkpoint_training_begins_from_the_start(tmp_path: Path
 
 
 class Splits(Dataset):
-    """A data set of given splits."""
+    """A dataset of given splits."""
 
     def __init__(self, **splits: ImageSet | None) -> None:
         self.splits = splits
@@ -598,7 +598,7 @@ def test_an_evaluation_needs_labels(data: Dataset, message: str, tmp_path: Path)
 
 
 def test_pretraining_needs_images():
-    with pytest.raises(DataError, match=r"^the data set has no images to pretrain on$"):
+    with pytest.raises(DataError, match=r"^the dataset has no images to pretrain on$"):
         pretrained(data=Splits(train=images_of(3), test=images_of(3)))
 
 

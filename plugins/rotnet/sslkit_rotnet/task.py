@@ -30,7 +30,7 @@ class RotNet(PretextTask):
             horizontal_flip, vertical_flip, transpose (all exact), scale (larger by a half), translate (right and down by an eighth
             of the side). With either of the last two, all classes are interpolated from a common window of 3/4 of the side or less.
         interpolation: of a set that is not exact. ``common`` is as said above. The other two show what it is good for: they leave the
-            exact classes of the set as they are and interpolate the others alone, so that the network can tell them apart without
+            exact classes of the set as they are and interpolate the others alone, so that the network can distinguish them without
             looking at the picture. ``in_place``: in the image's frame, which leaves black corners or a black margin; ``one_sided``:
             each from its own largest window inside of the image, resized. For ``scale`` they are the same.
     """

@@ -2,7 +2,7 @@
 
 Quarter turns and flips are bit-exact copies of pixels. As soon as one class of a set needs interpolation, every class is cut from a
 window that contains no empty corner, of one size for all but ``scale``, and is interpolated back to the full size, once: otherwise the
-network could tell the classes apart by the crop, or by which of them are sharp. What stays is the pattern that interpolation leaves,
+network could distinguish the classes by the crop, or by which of them are sharp. What stays is the pattern that interpolation leaves,
 which is another one on a turned grid: docs/audit.md measures it. The two careless ways are here too, as controls.
 
 Shapes: N images, C channels, S the side of a square image, K transforms.

@@ -28,7 +28,7 @@ _WORDS = {
     "loss": ("Loss", "loss", _MEANS),
     "top1": ("Pretext accuracy", "top-1 accuracy (%)", _MEANS),
     "lr": ("Learning rate", "learning rate", "As the schedule sets it."),
-    "images_per_second": ("Throughput", "images per second", "Images of the data set, before a task makes several views of each."),
+    "images_per_second": ("Throughput", "images per second", "Images of the dataset, before a task makes several views of each."),
 }
 
 _ACCURACY = "top1"
@@ -123,7 +123,7 @@ def _pretext(run: RunFolder) -> dict[str, Points]:
 def _draw_accuracy(pretext: dict[str, Points], accuracies: dict[str, Points]) -> Picture:
     return draw_chart(
         "trajectory-accuracy",
-        "Accuracy as pretraining goes on",
+        "Accuracy during pretraining",
         "Object accuracy of classifiers on frozen snapshots"
         + (", and the pretext task's own, all on held-out images." if pretext else "."),
         _series({**pretext, **accuracies}),
@@ -143,7 +143,7 @@ def _draw_quality(measure: str, series: dict[str, Points]) -> Picture:
 
     return draw_chart(
         f"trajectory-{measure}",
-        f"{title} as pretraining goes on",
+        f"{title} during pretraining",
         caption,
         _series(series),
         x="epoch of pretraining",

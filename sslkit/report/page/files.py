@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sslkit.contract.errors import ArtifactError, StorageError
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe
-from sslkit.report.comparison import PathLike, compare, read_runs, tell_apart
+from sslkit.report.comparison import PathLike, compare, distinguishing_labels, read_runs
 from sslkit.report.page.page import Report, RunReport, render_markdown, render_page
 from sslkit.report.page.sections import run_sections
 from sslkit.report.pictures.all import Pictures, run_pictures, saved_run_pictures
@@ -57,7 +57,9 @@ def write_run_report(folder: Path, recipe: Recipe, data: OpenedDataset) -> Repor
 
 
 def _report(runs: Sequence[RunFolder], pictures: Sequence[Pictures]) -> Report:
-    reports = [RunReport(label, run, run_sections(run, own)) for label, run, own in zip(tell_apart(runs), runs, pictures, strict=True)]
+    reports = [
+        RunReport(label, run, run_sections(run, own)) for label, run, own in zip(distinguishing_labels(runs), runs, pictures, strict=True)
+    ]
     return Report(reports, compare(runs) if len(runs) > 1 else None)
 
 

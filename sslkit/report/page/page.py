@@ -30,7 +30,7 @@ class RunReport(NamedTuple):
     """What a report says of one run.
 
     Attributes:
-        label: tells the run apart from the others.
+        label: distinguishes the run from the others.
         run: the run.
         sections: those that have something to show.
     """
@@ -133,6 +133,6 @@ def _environment() -> Environment:
 
 
 def _breakable(text: str) -> Markup:
-    """Long keys may go on in the next line after a slash, a comma or a dot, figures may not."""
+    """Long keys may continue on the next line after a slash, a comma or a dot, numbers may not."""
     safe = escape(text)
     return safe if len(text) <= _WHOLE else Markup(re.sub(r"(?<=/)|(?<=[.,])(?=[A-Za-z])", "<wbr>", safe))

@@ -135,7 +135,7 @@ def stage_views(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, num_i
     """
     images = data.load("pretrain")
     if images is None:
-        raise DataError("the data set has no images to pretrain on")
+        raise DataError("the dataset has no images to pretrain on")
     backbone = untrained(stage.backbone, backbone_image(recipe, stage, data.image()), stage.seed)
     return make_views(stage.task, backbone, images, num_images=num_images, seed=stage.seed, options=stage.training.augment)
 

@@ -85,7 +85,7 @@ def results_table(run: RunFolder, layout: Layout = "sortable") -> Table | None:
     published = (Column("paper", "figure"), Column("difference", "signed")) if with_paper else ()
     note = "Accuracies (top1, top5, balanced) are in percent after the last epoch, from exact counts over all test images."
     if missing := run.results.missing():
-        note += f" The paper's figures that have none of ours beside them: {', '.join(missing)}."
+        note += f" The paper's results that have none of ours beside them: {', '.join(missing)}."
     return Table(
         "results",
         "Every metric",

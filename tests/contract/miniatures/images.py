@@ -14,7 +14,7 @@ class TinyImages(ImageSet):
 
     Args:
         pixels: (N, C, H, W) uint8.
-        resident: hand the tensor to the loader whole, as small data sets do; else the loader's workers ``read`` it in batches.
+        resident: hand the tensor to the loader whole, as small datasets do; else the loader's workers ``read`` it in batches.
     """
 
     def __init__(self, pixels: Tensor, *, resident: bool = True) -> None:
