@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.catalog.plugin_site import Site
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests run in as many processes as there are cores
+
 _COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 
 settings.register_profile("short", max_examples=150, derandomize=True, **_COMMON)
