@@ -92,5 +92,5 @@ _CLAIMS: dict[str, Callable[[Values], tuple[bool, str]]] = {
     ),
     "fine-tuned beats frozen, non-linear head": _ahead("mlp_finetune.conv2.top1", "mlp_probe.conv2.top1"),
     "fine-tuned beats frozen, conv head": _ahead("conv_finetune.conv2.top1", "conv_probe.conv2.top1"),
-    "RotNet beats the supervised network at 10 to 400 labels a class (margins by labels)": _few_labels,
+    "RotNet beats the supervised network at 10 to 400 labels per class (margins by labels)": _few_labels,
 }

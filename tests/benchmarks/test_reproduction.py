@@ -331,7 +331,7 @@ def test_the_document_shows_ours_the_papers_and_what_is_missing():
     assert "| 3 blocks | 80.13 ± 1.50 | – |" in cpu
     assert "| 3 blocks | – | 70.00 (88.26) |" in full
     assert "| none |  | – |" in cpu
-    assert "1 of 3 figures measured." in cpu
+    assert "1 of 3 results measured." in cpu
     assert "- CIFAR-10 (JPEG); a CPU, 2 threads; torch 2.9; 2026-01-02, commit abc; seed 0" in cpu
     assert "- `sslkit run recipes/rotnet_depths_cpu.toml`" in cpu
 
