@@ -6,12 +6,14 @@ import importlib.metadata
 import os
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from sslkit.cli import commands
 from tests.catalog.plugin_site import Site
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests run in as many processes as there are cores
@@ -21,6 +23,32 @@ _COMMON = {"deadline": None, "database": None, "suppress_health_check": list(Hea
 settings.register_profile("short", max_examples=150, derandomize=True, **_COMMON)
 settings.register_profile("campaign", max_examples=20_000, **_COMMON)
 settings.load_profile("short")
+
+
+class Printed(NamedTuple):
+    """What a command left in the terminal."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def sslkit_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Printed]:
+    """Runs one command in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # or loading `module:Class` would put it there for good
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+    def run(*arguments: str) -> Printed:
+        monkeypatch.setattr(sys, "argv", ["sslkit", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            commands.main()
+        return Printed(int(caught.value.code or 0), *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

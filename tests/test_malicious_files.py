@@ -254,6 +254,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_in(tmp_path_factory.mktemp("runs") / "run")
 
 
+@pytest.mark.slow
 @settings(max_examples=settings.default.max_examples // 5)  # each writes a report
 @given(file=st.sampled_from([*JSON_FILES, "pretrain/metrics.jsonl"]), data=st.data())
 def test_any_value_in_a_runs_files_is_shown_or_named(whole_run: Path, file: str, data: st.DataObject):

@@ -135,6 +135,7 @@ def test_a_task_that_leaks_on_purpose_is_caught(data, source, views, order):
     assert farthest.accuracy.above_chance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", ["one", "all"])
 def test_a_task_that_shows_nothing_is_at_chance(data, views):
     findings = [found for seed in range(3) for found in audited(Marked(leak="nothing", views=views), data, *SOURCES, epochs=1, seed=seed)]

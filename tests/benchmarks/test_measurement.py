@@ -129,6 +129,7 @@ def test_variants_take_turns_and_a_failing_one_does_not_stop_the_others(tmp_path
     assert not any(is_alive(int(pid)) for _, pid in lines)
 
 
+@pytest.mark.slow
 def test_variants_warm_up_together_and_who_is_late_is_left_out_and_stopped(tmp_path: Path) -> None:
     """The one that never gets ready is the first that is waited for: the others must not pay for it."""
     log = tmp_path / "log"
@@ -214,6 +215,7 @@ def test_overhead_is_set_against_a_step_and_the_interval() -> None:
     assert Overhead(None, None, "failed").as_json([])["problem"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_tiny_throughput_run_reports_every_key(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = tmp_path / "speed.json"
     sizes = ["--width", "0.05", "--batch-size", "4", "--images", "8", "--rounds", "1", "--seconds", "0"]
@@ -398,6 +400,7 @@ def test_syncs_are_counted_while_torch_is_asked_to_tell_of_them(waits: int, tiny
     assert mode == "default"
 
 
+@pytest.mark.slow
 def test_a_rehearsal_on_a_cpu_writes_what_it_has_after_each_round(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[dict] = []
     monkeypatch.setattr(gpu, "VARIANTS", ("eager", "limit"))

@@ -29,6 +29,7 @@ def whole(trial: Trial) -> Path:
     return trial.whole
 
 
+@pytest.mark.slow
 def test_a_handful_of_kills_loses_nothing(trial: Trial):
     trial.survive(times=2, writes=2)
     assert trial.toll.problems == []

@@ -65,19 +65,19 @@ def test_a_catalog_by_hand_is_checked():
 def test_a_class_is_imported_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "project"
     folder.mkdir()
-    (folder / "my_nets.py").write_text(HEAD + "class Outer:\n    class Inner(Task):\n        pass\n")
+    (folder / "nets_of_a_project.py").write_text(HEAD + "class Outer:\n    class Inner(Task):\n        pass\n")
     monkeypatch.setattr(sys, "path", list(sys.path))
     trusting = Catalog(allow_code=True)
     with pytest.raises(PluginError) as caught:
-        trusting.find("pretext_tasks", "my_nets:Task")
-    assert str(caught.value) == "'my_nets:Task' cannot be imported; it is neither installed nor in the current folder"
+        trusting.find("pretext_tasks", "nets_of_a_project:Task")
+    assert str(caught.value) == "'nets_of_a_project:Task' cannot be imported; it is neither installed nor in the current folder"
     monkeypatch.chdir(folder)
     importlib.invalidate_caches()
-    cls = trusting.find("pretext_tasks", "my_nets:Task")
-    assert (cls.__module__, cls.__name__) == ("my_nets", "Task")
-    assert Catalog().spec_of(cls) == "my_nets:Task"
-    inner = trusting.find("pretext_tasks", "my_nets:Outer.Inner")
-    assert Catalog().spec_of(inner) == "my_nets:Outer.Inner"
+    cls = trusting.find("pretext_tasks", "nets_of_a_project:Task")
+    assert (cls.__module__, cls.__name__) == ("nets_of_a_project", "Task")
+    assert Catalog().spec_of(cls) == "nets_of_a_project:Task"
+    inner = trusting.find("pretext_tasks", "nets_of_a_project:Outer.Inner")
+    assert Catalog().spec_of(inner) == "nets_of_a_project:Outer.Inner"
     assert sys.path.count(str(folder)) == 1
 
 

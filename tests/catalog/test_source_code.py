@@ -191,6 +191,7 @@ print(sorted(SourceCode().of(Task()).items()))
 """
 
 
+@pytest.mark.slow
 def test_of_a_script_only_what_it_defines_counts(project: Path):
     def run(**changes: object) -> str:
         write(project, {"experiment.py": SCRIPT.format(**{"factor": 1, "returned": 1, "epochs": 1, **changes}), "beside.py": ""})
@@ -208,6 +209,7 @@ def test_code_typed_into_an_interpreter_cannot_be_read():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "{}\n"
 
 
+@pytest.mark.slow
 def test_an_annotated_constant_of_a_script_counts(project: Path):
     def run(factor: int) -> str:
         write(project, {"annotated.py": f"FACTOR: int = {factor}\n{SCRIPT.format(factor=1, returned=1, epochs=1)}", "beside.py": ""})
@@ -216,6 +218,7 @@ def test_an_annotated_constant_of_a_script_counts(project: Path):
     assert run(1) != run(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [b"\xef\xbb\xbf", b"# -*- coding: latin-1 -*-\nNAME = '\xe9'\n"])
 def test_sources_in_other_encodings_are_read_as_python_reads_them(head: bytes, project: Path):
     write(project, {"beside.py": "X = 1\n"})
@@ -235,6 +238,7 @@ def test_what_editors_hide_in_a_package_is_none_of_its_code(project: Path):
     assert code_of("edited:A") == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoilt", [b"class A:\n    def", b"x = '\xe9'\n", b"x = 1\0\n"])
 def test_sources_that_python_would_not_read_any_more_are_taken_as_they_are(spoilt: bytes, project: Path):
     write(project, {"spoilt.py": "class A: ...\n"})

@@ -6,13 +6,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 
 import sslkit.report.run
 from sslkit.catalog.catalog import Catalog, PluginInfo
-from sslkit.cli import commands as cli
 from sslkit.recipe.bundled import bundled_recipes
 from tests.report.run_folders import make_run
 
@@ -62,32 +61,11 @@ class CtrlC(Observer):
 '''
 
 
-class Printed(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Sslkit = Callable[..., Printed]
-
-
 @pytest.fixture
-def sslkit_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Sslkit:
-    """Runs one command in this process, in a folder with the recipe ``tiny.toml``."""
+def sslkit_command(sslkit_command: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    """Runs one command in a folder with the recipe ``tiny.toml``."""
     (tmp_path / "tiny.toml").write_text(RECIPE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)  # or loading `module:Class` would put it there for good
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-
-    def run(*arguments: str) -> Printed:
-        monkeypatch.setattr(sys, "argv", ["sslkit", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return Printed(int(caught.value.code or 0), *capsys.readouterr())
-
-    return run
+    return sslkit_command
 
 
 def words(line: str) -> list[str]:
@@ -334,6 +312,7 @@ def test_what_cannot_be_reported_is_a_users_mistake(arguments, message, sslkit_c
     assert line.startswith(f"error: {message}")
 
 
+@pytest.mark.slow
 def test_a_recipe_that_a_person_names_brings_its_code_and_a_run_of_others_does_not(sslkit_command, tmp_path):
     (tmp_path / "net_of_mine.py").write_text("from sslkit import NIN\n\n\nclass Net(NIN):\n    pass\n")
     recipe = (tmp_path / "tiny.toml").read_text().replace('name = "nin"', 'name = "net_of_mine:Net"')

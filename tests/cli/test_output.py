@@ -98,6 +98,7 @@ def test_a_plugin_that_prints_does_not_print_into_results(site: Site, command: C
     assert err.splitlines() == ["at import", "note: old and slow (UserWarning of site_noisy)", "in the hook"]
 
 
+@pytest.mark.slow
 def test_nor_does_a_process_that_it_starts(site: Site, tmp_path: Path):
     site.install("noisy", NOISY)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd(), *sys.path])}  # noqa: PTH109
@@ -138,6 +139,7 @@ def watchers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("watchers", None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("watchers")
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("quiet", [False, True])

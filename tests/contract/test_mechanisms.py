@@ -66,7 +66,7 @@ def test_jigsaw_tiles_in_the_order_of_their_label_make_up_the_image():
     batch = first_batch()
     views = views_of(build(Family(Jigsaw())), batch)
     orders = list(permutations(range(4)))
-    for image, tiles, label in zip(batch.images, views["tiles"].reshape(8, 4, 3, 8, 8), views["labels"], strict=True):
+    for image, tiles, label in zip(batch.images, views["tiles"].reshape(4, 8, 3, 8, 8).transpose(0, 1), views["labels"], strict=True):
         for tile, position in zip(tiles, orders[label], strict=True):
             row, column = divmod(position, 2)
             assert torch.equal(tile, image[:, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8])

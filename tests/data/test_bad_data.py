@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,8 +42,6 @@ weights = "random"
 evaluator = {{ name = "semi_supervised", layers = ["conv1"], labels_per_class = [{}], epochs = 1, batch_size = 2 }}
 """
 
-Sslkit = Callable[..., subprocess.CompletedProcess[str]]
-
 
 @pytest.fixture
 def images(tmp_path) -> Path:
@@ -51,14 +50,13 @@ def images(tmp_path) -> Path:
 
 
 @pytest.fixture
-def sslkit_command(tmp_path) -> Sslkit:
-    """Runs one command in a process of its own, on a recipe."""
+def sslkit_command(sslkit_command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Runs one command on a recipe."""
+    monkeypatch.setenv("COLUMNS", "200")
 
-    def run(command: str, *arguments: str, data: str = "", stages: str = "") -> subprocess.CompletedProcess[str]:
+    def run(command: str, *arguments: str, data: str = "", stages: str = "") -> Any:
         (tmp_path / "tiny.toml").write_text(RECIPE.format(data=data, stages=stages))
-        process = [sys.executable, "-m", "sslkit", command, "tiny.toml", *arguments]
-        surroundings = {**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "200"}
-        return subprocess.run(process, cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=False, timeout=120)
+        return sslkit_command(command, "tiny.toml", *arguments)
 
     return run
 
@@ -128,8 +126,8 @@ def classes(split: str, *names: str, num_images: int = 2) -> list[str]:
 def test_check_says_what_is_wrong_with_images_and_labels(images, sslkit_command, paths, options, message):
     make(images, *paths)
     done = sslkit_command("check", **options)
-    assert done.stderr == f"error: {message.format(images=images)}\n"
-    assert (done.returncode, done.stdout) == (2, "")
+    assert done.err == f"error: {message.format(images=images)}\n"
+    assert (done.code, done.out) == (2, "")
 
 
 PRETRAIN = """name = "tiny"
@@ -242,14 +240,14 @@ def test_check_says_what_it_found(images, sslkit_command):
     make(images, *classes("Train", "cat", "dog", num_images=4), *classes("VALID", "cat", "dog"), "more/1.png")
     (images / "Train" / "cat" / "x.heic").write_bytes(b"")
     done = sslkit_command("check")
-    assert done.stdout == (
+    assert done.out == (
         f"train  8 images of 2 classes, 4 each, in {images}/Train\n"
         f"test   4 images of 2 classes, 2 each, in {images}/VALID\n"
         "tiny.toml: fine, 1 stages: probe\n"
     )
-    assert f"note: folders of images that no split takes: {images}/more\n" in done.stderr
-    assert f"note: {images}/Train has images of types that are not read (1 .heic); the first is" in done.stderr
-    assert done.returncode == 0
+    assert f"note: folders of images that no split takes: {images}/more\n" in done.err
+    assert f"note: {images}/Train has images of types that are not read (1 .heic); the first is" in done.err
+    assert done.code == 0
 
 
 # ------------------------------------------------------------------------------------------------------------------- files
@@ -262,9 +260,9 @@ def test_a_run_gets_through_with_class_folders_of_any_name(images, sslkit_comman
     bad = f"train/{strange[0]}/{os.fsdecode(bytes([233, 10, 27]))}[2J.png"
     (images / bad).write_bytes(b"")
     done = sslkit_command("run", data='on_error = "skip"')
-    assert (done.returncode, "could not be written" in done.stderr, "Traceback" in done.stderr) == (0, False, False), done.stderr
-    assert "note: skipped 1 file that cannot be decoded, listed in artifact.json; the first is \\x1b[31mred" in done.stderr
-    assert "\x1b" not in done.stdout + done.stderr
+    assert (done.code, "could not be written" in done.err, "Traceback" in done.err) == (0, False, False), done.err
+    assert "note: skipped 1 file that cannot be decoded, listed in artifact.json; the first is \\x1b[31mred" in done.err
+    assert "\x1b" not in done.out + done.err
     artifact = json.loads((tmp_path / "runs" / "tiny" / "probe" / "artifact.json").read_text())
     assert artifact["classes"] == strange
     assert artifact["skipped_files"] == [bad.removeprefix("train/")]
@@ -286,21 +284,22 @@ def test_a_bad_file_stops_a_run_in_one_line(images, sslkit_command, content, pro
     path = images / "train" / "cat" / "bad.jpg"
     os.mkfifo(path) if content is None else path.write_bytes(content)
     done = sslkit_command("run")
-    assert done.returncode == 2
-    assert re.search(rf"^error: {re.escape(f'{path} {problem}')}; .*on_error = \"skip\" in \[data\]$", done.stderr, flags=re.MULTILINE)
-    assert "Traceback" not in done.stderr
+    assert done.code == 2
+    assert re.search(rf"^error: {re.escape(f'{path} {problem}')}; .*on_error = \"skip\" in \[data\]$", done.err, flags=re.MULTILINE)
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.filterwarnings("default")  # as in a process of its own
 def test_what_a_library_says_of_a_file_is_a_note_that_names_it(quiet, images, sslkit_command):
     make(images, *classes("train", "cat", "dog"), *classes("test", "cat", "dog"))
     path = images / "train" / "cat" / "cut.jpg"
     Image.new("RGB", (8, 8)).save(path, exif=CUT_EXIF)
     done = sslkit_command("run", *(["--quiet"] if quiet else []))
-    assert done.returncode == 0
-    told = [line for line in done.stderr.splitlines() if "EXIF" in line]
+    assert done.code == 0
+    told = [line for line in done.err.splitlines() if "EXIF" in line]
     assert [line.split(": Corrupt EXIF data")[0].split("note: ")[-1] for line in told] == ([] if quiet else [str(path)])
-    assert not quiet or done.stderr == ""
+    assert not quiet or done.err == ""
 
 
 # -------------------------------------------------------------------------------------------------------------- duplicates
@@ -310,10 +309,10 @@ def test_test_images_that_are_training_images_are_told_of_once_and_counted(image
     make(images, *classes("train", "cat", "dog", num_images=4), *classes("test", "cat", "dog"))
     (images / "test" / "dog" / "0.png").write_bytes((images / "train" / "cat" / "3.png").read_bytes())
     done = sslkit_command("run", stages=SEMI_SUPERVISED.format("1"))
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     example = f"{images}/test/dog/0.png = {images}/train/cat/3.png"
-    assert done.stderr.count("also training images") == 1
-    assert f"  note: 1 of 4 test images are also training images (same pixels, for example {example})\n" in done.stderr
+    assert done.err.count("also training images") == 1
+    assert f"  note: 1 of 4 test images are also training images (same pixels, for example {example})\n" in done.err
     for stage in ("probe", "few"):
         assert json.loads((tmp_path / "runs" / "tiny" / stage / "artifact.json").read_text())["test_images_in_train"] == 1
 
@@ -321,8 +320,8 @@ def test_test_images_that_are_training_images_are_told_of_once_and_counted(image
 def test_nothing_is_said_of_images_without_duplicates(images, sslkit_command, tmp_path):
     make(images, *classes("train", "cat", "dog"), *(f"test/{name}/other{number}.png" for name in ("cat", "dog") for number in range(2)))
     done = sslkit_command("run")
-    assert done.returncode == 0, done.stderr
-    assert "also" not in done.stderr
+    assert done.code == 0, done.err
+    assert "also" not in done.err
     assert json.loads((tmp_path / "runs" / "tiny" / "probe" / "artifact.json").read_text())["test_images_in_train"] == 0
 
 
@@ -345,6 +344,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "check"])
 @pytest.mark.parametrize(("module", "name"), [("folder_scan", "_num_bytes"), ("file_set", "decode")])
 def test_ctrl_c_ends_a_scan_at_once(images, tmp_path, command, module, name):
@@ -371,6 +371,6 @@ def test_images_are_not_compared_with_themselves(images, sslkit_command, tmp_pat
     """An evaluation without labels, of a folder without a test split, has one set of images."""
     make(images, *(f"{number}.png" for number in range(40)))
     done = sslkit_command("run", 'stages.probe.evaluator={ name = "feature_quality", layers = ["conv1"] }')
-    assert done.returncode == 0, done.stderr
-    assert "also training images" not in done.stderr
+    assert done.code == 0, done.err
+    assert "also training images" not in done.err
     assert json.loads((tmp_path / "runs" / "tiny" / "probe" / "artifact.json").read_text())["test_images_in_train"] is None

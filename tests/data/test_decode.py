@@ -320,6 +320,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory in other units")
 @pytest.mark.parametrize("shape", [(1, 1_000_000), (1_000_000, 1)])
 def test_a_line_of_a_million_pixels_takes_the_memory_of_a_million_pixels(tmp_path, shape):

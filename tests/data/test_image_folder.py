@@ -390,6 +390,7 @@ def test_wrong_options_are_refused(options, message):
         ImageFolder(**{"root": "images", **options})
 
 
+@pytest.mark.slow
 def test_cifar10_as_files(cifar10_folder):
     data = ImageFolder(root=str(cifar10_folder), image_size=32)
     train, test = data.load("train"), data.load("test")

@@ -56,6 +56,7 @@ def test_what_is_no_file_of_ours_is_shown_as_ever():
         warnings.warn("odd", RuntimeWarning, stacklevel=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["module://backend_of.a_notebook", "nonsense"])
 def test_a_backend_of_somebody_elses_matplotlib_is_none_of_ours(backend: str, tmp_path: Path):
     code = (

@@ -170,6 +170,7 @@ def test_overrides_of_any_text(overrides: list[str]):
 # ------------------------------------------------------------------------------------------------------- the command line
 
 
+@pytest.mark.slow
 @given(table=spoilt_recipes())
 def test_the_command_prints_that_one_line(table: dict[str, Any]):
     assert_one_line(*in_process(tomli_w.dumps(table)))
@@ -199,6 +200,7 @@ def assert_one_line(code: int, out: str, err: str) -> None:
     assert err.endswith("\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [

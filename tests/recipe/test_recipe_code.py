@@ -116,6 +116,7 @@ def with_value(table: dict[str, Any], path: tuple[str | int, ...], value: object
     return changed
 
 
+@pytest.mark.slow
 def test_no_key_of_a_recipe_reaches_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "wicked.py").write_text(WATCHER)
     monkeypatch.chdir(tmp_path)
@@ -185,6 +186,7 @@ def sslkit(folder: Path, *arguments: str, **environment: str) -> subprocess.Comp
     )
 
 
+@pytest.mark.slow
 def test_a_strangers_run_imports_nothing_until_it_is_told_to(tmp_path: Path):
     (tmp_path / "stranger.py").write_text(WATCHER)
     (tmp_path / "theirs" / "pretrain").mkdir(parents=True)
@@ -217,6 +219,7 @@ def test_what_lies_in_a_run(tmp_path: Path, place: str):
     assert not lies_in_run(tmp_path / "other.toml")
 
 
+@pytest.mark.slow
 def test_a_run_says_and_records_which_plugins_it_loaded(site: Site):
     site.install("flips", GOOD, version="2.3")
     site.install("bad", "raise OSError('first\\x1b[31m\\nsecond')\n")

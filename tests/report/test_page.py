@@ -3,6 +3,7 @@ import hashlib
 import re
 from pathlib import Path
 
+import pytest
 from matplotlib.figure import Figure
 
 from sslkit.report.comparison import compare
@@ -163,6 +164,7 @@ def test_names_are_text_and_never_markup(tmp_path: Path):
     assert "<script" not in render_markdown(report_of(tmp_path / "evil")).replace("\\<script", "")
 
 
+@pytest.mark.slow
 def test_a_page_stays_small(tmp_path: Path):
     """However many pictures there are, and however little they can be compressed."""
     pictures = tuple(Picture(f"p{i}", "Noise", "Caption.", "Alt", noise(800, 600), raster=True) for i in range(8))

@@ -94,6 +94,7 @@ def test_a_finished_run_has_every_picture(pictures: dict[str, Picture]):
         assert (image[0, 0] > 240).all()  # a light ground of its own, on whichever page
 
 
+@pytest.mark.slow
 def test_the_same_run_is_drawn_with_the_same_bytes(finished_run: Path, pictures: dict[str, Picture]):
     assert list(map(png, drawn(finished_run).values())) == list(map(png, pictures.values()))
 

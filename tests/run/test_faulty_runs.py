@@ -112,6 +112,7 @@ def test_a_disk_that_becomes_read_only_stops_the_run(recipe: Recipe, whole: Path
         assert_goes_on(recipe, tmp_path / "copy", whole)
 
 
+@pytest.mark.slow
 def test_a_quota_stops_the_run(recipe: Recipe, whole: Path, tmp_path: Path):
     """A limit on the size of files: what can be had without an administrator."""
     folder = tmp_path / "run"
@@ -178,6 +179,7 @@ cli.main()
 """Address space, not memory, is what can be limited: each thread reserves tens of MiB of it, so there is one."""
 
 
+@pytest.mark.slow
 def test_memory_that_does_not_suffice_is_said_with_what_to_lower(tmp_path: Path):
     (tmp_path / "small.toml").write_text(
         SMALL.replace("width = 0.05", "width = 1.0").replace('name = "digits"', 'name = "digits"\nimage_size = 64')

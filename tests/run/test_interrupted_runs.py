@@ -21,6 +21,8 @@ from sslkit.storage.folder_lock import LOCK, OWNER
 from sslkit.storage.metrics_log import read_metrics
 from tests.recipes import LONG, SMALL, has_trained, start, steps_logged, wait_until, weights
 
+pytestmark = pytest.mark.slow  # processes of their own
+
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:

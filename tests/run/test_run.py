@@ -435,6 +435,7 @@ def test_a_folder_that_cannot_be_one_is_named(load: Callable[..., Recipe], tmp_p
 # -------------------------------------------------------------------------------------------------------------- stopped, killed
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_every_stage_ends_with_the_same_bits(whole: Whole, load: Callable[..., Recipe], tmp_path: Path):
     """Stopped after every fourth step, in mid-epoch, at the end of one, in the second of several fits, and started again."""
     recipe, stopped_in = load(RECIPE), []

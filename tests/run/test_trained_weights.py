@@ -39,6 +39,7 @@ def top1(evaluator: Evaluator, backbone: Backbone, images: Dataset) -> float:
     return evaluate(evaluator, backbone, images, runtime=Runtime(device="cpu", precision="float32")).metrics["conv2.top1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("evaluator", "margin"),

@@ -83,6 +83,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_nothing_that_the_next_start_does_not_remove(tmp_path: Path):
     for _ in range(3):
         process = subprocess.Popen([sys.executable, "-c", WRITES_FOR_EVER, str(tmp_path / "file")])

@@ -312,6 +312,7 @@ def test_retries_end(tmp_path: Path):
         run(Fragile(tolerated=0.0), forgiving(2), folder=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoint_minutes", [0, 1e9])
 @pytest.mark.parametrize("stops", [[1] * 12, [4, 1], [5, 2], [6]], ids=str)
 def test_an_interrupted_fit_that_rolls_back_ends_with_the_same_bits(stops: list[int], checkpoint_minutes: float, tmp_path: Path):
