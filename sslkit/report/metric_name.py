@@ -1,4 +1,4 @@
-"""A metric's name taken apart: ``conv2.k20.top1`` is the accuracy of layer ``conv2`` with 20 labels a class."""
+"""A metric's name taken apart: ``conv2.k20.top1`` is the accuracy of layer ``conv2`` with 20 labels per class."""
 
 import re
 from typing import Literal, NamedTuple
@@ -31,9 +31,9 @@ class MetricName(NamedTuple):
 
 def parse_metric(name: str) -> MetricName:
     """Take a name apart; a layer's own name may hold dots."""
-    place, _, measure = name.rpartition(".")
-    few = _FEW.fullmatch(place)
-    return MetricName(place, measure) if few is None else MetricName(few["layer"], measure, int(few["labels"]))
+    layer, _, measure = name.rpartition(".")
+    few = _FEW.fullmatch(layer)
+    return MetricName(layer, measure) if few is None else MetricName(few["layer"], measure, int(few["labels"]))
 
 
 def better(name: str) -> Literal["higher", "lower"] | None:

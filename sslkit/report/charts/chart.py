@@ -38,7 +38,7 @@ class Series:
         std: the standard deviation at each point, drawn as error bars.
         line: its width, 0 for points alone.
         marker: whether points are marked.
-        hollow: whether the marks are rings: somebody else's figures.
+        hollow: whether the marks are rings: somebody else's results.
     """
 
     label: str
@@ -119,9 +119,9 @@ def draw_chart(
         finish(axes)
         handles = [one.handle() for one in entries]
         figure.legend(handles, [plain(one.label) for one in entries], loc="outside lower left", ncols=columns)
-    told = "; ".join(one.summary() for one in series[:_MOST_IN_ALT])
+    summaries = "; ".join(one.summary() for one in series[:_MOST_IN_ALT])
     more = f"; and {len(series) - _MOST_IN_ALT} more" if len(series) > _MOST_IN_ALT else ""
-    return Picture(key, title, caption, f"Chart of {y} against {x}. {told}{more}.", figure)
+    return Picture(key, title, caption, f"Chart of {y} against {x}. {summaries}{more}.", figure)
 
 
 def whole_epochs(axes: Axes) -> None:
