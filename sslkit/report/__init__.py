@@ -1,4 +1,4 @@
-"""What a run shows for itself: tables and the HTML page."""
+"""What a run shows: tables, charts, pictures and the page with all of them."""
 
 import os
 import sys

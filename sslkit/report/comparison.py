@@ -20,7 +20,7 @@ class Compared(NamedTuple):
     Attributes:
         metric: ``<stage>.<metric>``.
         values: a run each; None where a run lacks it.
-        best: the places of the best values; empty where none is better than another.
+        best: the indices of the best values; empty where none is better than another.
     """
 
     metric: str
@@ -77,7 +77,7 @@ def read_runs(folders: Sequence[PathLike]) -> tuple[RunFolder, ...]:
     """Read several runs.
 
     Raises:
-        ArtifactError: a folder is no run's, or is given twice.
+        ArtifactError: a folder is not a run's, or is given twice.
     """
     paths = [Path(folder) for folder in folders]
     seen: dict[Path, Path] = {}
@@ -94,7 +94,7 @@ def compare_runs(folders: Sequence[PathLike]) -> Comparison:
         folders: the runs'; the first is what the others are compared with.
 
     Raises:
-        ArtifactError: there are not two, or a folder is no run's, or is given twice.
+        ArtifactError: there are not two, or a folder is not a run's, or is given twice.
     """
     if len(folders) < 2:
         fix = "name another run's folder, or look at this one alone: sslkit report"

@@ -1,4 +1,4 @@
-"""How numbers and times are written, the same in the terminal and in a report."""
+"""How numbers and durations are written, the same in the terminal and in a report."""
 
 
 def number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""A metric's name taken apart: ``conv2.k20.top1`` is the accuracy of layer ``conv2`` with 20 labels a class."""
+"""A metric's name taken apart: ``conv2.k20.top1`` is the accuracy of layer ``conv2`` with 20 labels per class."""
 
 import re
 from typing import Literal, NamedTuple

@@ -88,18 +88,22 @@ def read_run(folder: Path) -> RunFolder:
     """Read a run's folder. Nothing in it is executed or unpickled.
 
     Raises:
-        ArtifactError: it is no run's folder, or a file in it is damaged.
+        ArtifactError: it is not a run's folder, or a file in it is damaged.
     """
     text = _recipe_text(folder)
     recipe = _recipe(text, folder / "recipe.toml")
-    figures = check_form(recipe, SavedFigures, folder / "recipe.toml")
+    saved_recipe = check_form(recipe, SavedFigures, folder / "recipe.toml")
     saved = _read(folder / "results.json", SavedResults)
     stages = _stages(folder, saved)
     pending = [stage.key for stage in stages if stage.artifact.status not in {"", "finished"}]
     pending += [key for key in saved.pending if key not in {stage.key for stage in stages}]
-    margins = {label: (first, second) for label, (first, second) in figures.margins.items()}
+    margins = {label: (first, second) for label, (first, second) in saved_recipe.margins.items()}
     results = Results(
-        figures.name, figures.paper, margins, {stage.key: dict(stage.metrics) for stage in stages if stage.key not in pending}, pending
+        saved_recipe.name,
+        saved_recipe.paper,
+        margins,
+        {stage.key: dict(stage.metrics) for stage in stages if stage.key not in pending},
+        pending,
     )
     finished = bool(saved.model_fields_set) and not pending
     variants = tuple(sorted(path.stem for path in folder.glob("variants/*.toml")))
@@ -111,9 +115,9 @@ def _recipe_text(folder: Path) -> str:
         raise ArtifactError(f"{folder}: no such folder", fix="name a folder that sslkit run wrote")
     path = folder / "recipe.toml"
     if not path.exists():
-        raise ArtifactError(f"{folder}: not a run's folder, for it holds no recipe.toml", fix=_advice(folder))
+        raise ArtifactError(f"{folder}: not a run's folder, because it holds no recipe.toml", fix=_advice(folder))
     if not path.is_file():  # a pipe would be waited for
-        raise ArtifactError(f"{path}: is no file", fix="run the recipe again in another folder")
+        raise ArtifactError(f"{path}: is not a file", fix="run the recipe again in another folder")
     try:
         return read_text(path)
     except RecipeError as error:

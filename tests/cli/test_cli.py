@@ -296,12 +296,12 @@ def test_compare_prints_json_or_markdown_alone(sslkit_command):
     ("arguments", "message"),
     [
         (("report", "nowhere"), "nowhere: no such folder; name a folder that sslkit run wrote"),
-        (("report", "one/probe"), "one/probe: not a run's folder, for it holds no recipe.toml; name the whole run: "),
+        (("report", "one/probe"), "one/probe: not a run's folder, because it holds no recipe.toml; name the whole run: "),
         (("report", "one", "one"), "a run is given twice; found ['one', 'one']; name each run's folder once"),
         (("report", "one", "--output", "tiny.toml"), "tiny.toml: the report cannot be written ("),
         (("compare", "one"), "there is nothing to compare with; found ['one']; allowed: two runs or more; name another run's folder"),
         (("compare", "one", "two/../one"), "a run is given twice; found ['one', 'two/../one']; name each run's folder once"),
-        (("compare", "one", "."), ".: not a run's folder, for it holds no recipe.toml; name a run in it: one, two"),
+        (("compare", "one", "."), ".: not a run's folder, because it holds no recipe.toml; name a run in it: one, two"),
         (("compare", "one", "two", "--json", "--markdown"), "--markdown: cannot stand beside --json; choose one"),
     ],
 )
@@ -344,7 +344,7 @@ def test_a_recipe_that_a_person_names_brings_its_code_and_a_run_of_others_does_n
     with_pictures = page.read_text()
     assert "Attention maps" in with_pictures
     sslkit_command("report", "runs/tiny")
-    assert "There are no pictures, for the recipe cannot be loaded: stages.pretrain.backbone.name: " in page.read_text()
+    assert "There are no pictures, because the recipe cannot be loaded: stages.pretrain.backbone.name: " in page.read_text()
     sslkit_command("report", "runs/tiny", "--allow-code")
     assert page.read_text() == with_pictures
 

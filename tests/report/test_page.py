@@ -113,7 +113,7 @@ def test_a_run_that_measured_nothing_says_so(tmp_path: Path):
 
 
 def test_why_there_are_no_pictures(tmp_path: Path):
-    pictures = Pictures(note="There are no pictures, for the data is not on this machine.")
+    pictures = Pictures(note="There are no pictures, because the data is not on this machine.")
     assert pictures.note in page_of(run_folder(tmp_path), pictures=pictures).text
     assert pictures.note in render_markdown(report_of(tmp_path, pictures=pictures))
 

@@ -187,7 +187,7 @@ def test_pictures_of_a_folder(tmp_path: Path, asked: list[str]):
 
 def test_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str]):
     monkeypatch.setenv("SSLKIT_DATA", str(tmp_path / "empty"))
-    assert opened(tmp_path, data={"name": "cifar10"}) == Pictures(note="There are no pictures, for the data is not on this machine.")
+    assert opened(tmp_path, data={"name": "cifar10"}) == Pictures(note="There are no pictures, because the data is not on this machine.")
     assert asked == []
     assert not (tmp_path / "empty").exists()
 
@@ -210,7 +210,7 @@ def test_what_was_drawn_before_an_error_is_kept(tmp_path: Path, monkeypatch: pyt
 
 def test_a_recipe_that_no_longer_loads(tmp_path: Path):
     note = opened(tmp_path, backbone={"name": "gone"}).note
-    assert note.startswith("There are no pictures, for the recipe cannot be loaded: backbone")
+    assert note.startswith("There are no pictures, because the recipe cannot be loaded: backbone")
     assert "no backbone is called 'gone'" in note
 
 
@@ -222,7 +222,7 @@ def test_code_outside_the_catalog_is_not_imported(backbone: object, tmp_path: Pa
     found = (
         f"'wicked:Net' is code outside the catalog, from {tmp_path / 'wicked.py'}; if you trust it: --allow-code, in Python allow_code=True"
     )
-    assert note.startswith("There are no pictures, for the recipe cannot be loaded: backbone")
+    assert note.startswith("There are no pictures, because the recipe cannot be loaded: backbone")
     assert note.endswith(f": {found}")
 
 

@@ -82,9 +82,9 @@ def test_the_variants_of_a_sweep(tmp_path: Path):
     ("folder", "message"),
     [
         ("nowhere", "nowhere: no such folder; name a folder that sslkit run wrote"),
-        ("runs/mine/pretrain", "pretrain: not a run's folder, for it holds no recipe.toml; name the whole run: "),
-        ("runs", "runs: not a run's folder, for it holds no recipe.toml; name a run in it: mine"),
-        (".", "not a run's folder, for it holds no recipe.toml; name a folder that sslkit run wrote"),
+        ("runs/mine/pretrain", "pretrain: not a run's folder, because it holds no recipe.toml; name the whole run: "),
+        ("runs", "runs: not a run's folder, because it holds no recipe.toml; name a run in it: mine"),
+        (".", "not a run's folder, because it holds no recipe.toml; name a folder that sslkit run wrote"),
     ],
 )
 def test_what_is_no_run_is_refused(folder: str, message: str, tmp_path: Path):

@@ -27,7 +27,7 @@ def test_pretext_and_object_accuracy_share_a_chart(tmp_path: Path):
     assert {label: line.points for label, line in lines_of(accuracy).items()} == {
         "pretrain, pretext top1": [(0, 25.0), (2, 80.0)],
         "object, conv2": [(0, 40.0), (2, 60.0)],
-        "object, conv2, 5 labels a class": [(0, 20.0), (2, 30.0)],
+        "object, conv2, 5 labels per class": [(0, 20.0), (2, 30.0)],
     }
     assert "pretext" in accuracy.caption
 
@@ -56,7 +56,7 @@ def test_variants_are_told_apart(tmp_path: Path):
 
 def test_pretraining_without_snapshots_is_not_shown(tmp_path: Path):
     accuracy, *_ = draw_trajectory(trajectory_run(tmp_path, artifacts={}))
-    assert list(lines_of(accuracy)) == ["object, conv2", "object, conv2, 5 labels a class"]
+    assert list(lines_of(accuracy)) == ["object, conv2", "object, conv2, 5 labels per class"]
 
 
 def test_without_snapshots_there_is_nothing(tmp_path: Path):

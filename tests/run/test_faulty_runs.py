@@ -318,7 +318,7 @@ def test_a_pipe_in_the_place_of_a_runs_recipe_is_not_waited_for(whole: Path, tmp
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / "recipe.toml").unlink()
     os.mkfifo(tmp_path / "run" / "recipe.toml")
-    with pytest.raises(ArtifactError, match=r"recipe\.toml: is no file; run the recipe again in another folder$"):
+    with pytest.raises(ArtifactError, match=r"recipe\.toml: is not a file; run the recipe again in another folder$"):
         write_report([tmp_path / "run"])
 
 

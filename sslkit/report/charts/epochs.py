@@ -94,7 +94,7 @@ def _measured(run: RunFolder) -> dict[str, dict[str, Points]]:
         for metric, value in stage.metrics.items() if stage.parts.epoch is not None else ():
             name = parse_metric(metric)
             if not name.measure.endswith("_std"):
-                where = name.layer if name.labels is None else f"{name.layer}, {name.labels} labels a class"
+                where = name.layer if name.labels is None else f"{name.layer}, {name.labels} labels per class"
                 found.setdefault(name.measure, []).append((stage, where, value))
     return {measure: _lines(values) for measure, values in found.items()}
 

@@ -44,7 +44,7 @@ def write_report(folders: Sequence[PathLike], output: PathLike | None = None, *,
             trust.
 
     Raises:
-        ArtifactError: a folder is no run's, is damaged or given twice, or the report cannot be written.
+        ArtifactError: a folder is not a run's, is damaged or given twice, or the report cannot be written.
     """
     runs = read_runs(folders)
     report = _report(runs, [saved_run_pictures(run, allow_code=allow_code) for run in runs])

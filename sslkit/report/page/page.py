@@ -133,6 +133,6 @@ def _environment() -> Environment:
 
 
 def _breakable(text: str) -> Markup:
-    """Long keys may continue on the next line after a slash, a comma or a dot, numbers may not."""
+    """Long keys may break after a slash, a comma or a dot, numbers may not."""
     safe = escape(text)
     return safe if len(text) <= _WHOLE else Markup(re.sub(r"(?<=/)|(?<=[.,])(?=[A-Za-z])", "<wbr>", safe))

@@ -45,7 +45,7 @@ def run_pictures(folder: Path, recipe: Recipe, data: OpenedDataset) -> Pictures:
     pictures: list[Picture] = []
     try:
         if not data.available():
-            return Pictures(note="There are no pictures, for the data is not on this machine.")
+            return Pictures(note="There are no pictures, because the data is not on this machine.")
         data.load("pretrain")  # tells of a folder of images that is gone
         pictures.extend(draw_pictures(folder, recipe, data))
     except (SslkitError, OSError) as error:
@@ -64,7 +64,7 @@ def saved_run_pictures(run: RunFolder, *, allow_code: bool) -> Pictures:
     try:
         recipe = parse_recipe(table, load_catalog(allow_code=allow_code))
     except SslkitError as error:
-        return Pictures(note=f"There are no pictures, for the recipe cannot be loaded: {error}")
+        return Pictures(note=f"There are no pictures, because the recipe cannot be loaded: {error}")
     return run_pictures(run.folder, recipe, OpenedDataset(recipe.data))
 
 

@@ -51,7 +51,7 @@ def draw_attention(networks: Sequence[Network], sample: ImageSample) -> Picture 
         key="attention",
         title="Attention maps",
         caption=f"Where the features of a layer are strong: the sum of their squares over all channels (Zagoruyko & Komodakis 2017), enlarged"
-        f" over the image. Dark blue is the weakest and yellow the strongest place of each map by itself, so maps tell of places, not of"
+        f" over the image. Dark blue is the weakest and yellow the strongest position of each map by itself: maps compare positions, not"
         f" magnitudes. Layers from shallow to deep; {len(images)} held-out images, the same for all networks.",
         alt=f"A grid of {len(images)} images, each followed by heat maps of the networks {', '.join(network.name for network, _ in maps)}.",
         figure=draw_sheets(Sheet(panels)),

@@ -22,7 +22,7 @@ from sslkit.run.artifacts import Predicted, load_predictions, read_artifact
 
 MAX_MATRICES = 6
 MIN_PRETEXT = 2
-"""So many matrices of pretext tasks find a place beside any number of evaluations."""
+"""So many matrices of pretext tasks are drawn beside any number of evaluations."""
 
 MAX_CLASSES = 50
 MAX_NUMBERED = 12
