@@ -140,7 +140,7 @@ def test_small_shared_memory_is_said_and_the_run_ends_well(streamed: list[str]):
     if "unshare" in done.stderr or "mount" in done.stderr:
         pytest.skip("needs a private mount of /dev/shm")
     assert done.returncode == 0, done.stderr
-    assert "images are decoded by the run's own process, which is slower, for shared memory is small (/dev/shm: 1 MiB" in done.stderr
+    assert "images are decoded by the run's own process, which is slower, because shared memory is small (/dev/shm: 1 MiB" in done.stderr
 
 
 def test_a_signal_to_the_whole_process_group_lets_workers_finish_the_step(streamed: list[str], tmp_path: Path):
