@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,7 @@ from sslkit import ArtifactError, Backbone, FeatureInfo, ImageSpec, Recipe, Reci
 from sslkit.audit import recipe_audit
 from sslkit.audit.finding import Estimate, Finding, Pair
 from sslkit.audit.recipe_audit import AuditReport
-from sslkit.audit.sources import SOURCES
-from sslkit.audit.task_audit import BATCH_SIZE, MEASURED_IMAGES, AuditOptions
+from sslkit.audit.task_audit import AuditOptions
 from sslkit.cli.console import print_audit
 from sslkit.recipe.stages import PretrainStage
 from sslkit.run.environment import describe_environment
@@ -258,17 +256,3 @@ def test_mistakes_are_one_line_and_exit_code_2(sslkit_command, arguments, messag
     assert (code, out) == (2, "")
     assert err.startswith(message)
     assert err.count("\n") == 1
-
-
-# --------------------------------------------------------------------------------------------------------------- document
-
-
-def test_the_document_holds_every_source_and_default():
-    text = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE) == list(SOURCES)
-    default = AuditOptions()
-    assert f"makes `--num-images` images to train on ({default.num_images})" in text
-    assert f"for `--epochs` passes ({default.epochs})" in text
-    assert f"`--seed` ({default.seed}) decides all randomness" in text
-    assert f"batches of {BATCH_SIZE} images" in text
-    assert f"at most {MEASURED_IMAGES} images" in text

@@ -14,13 +14,17 @@ import torch
 
 import sslkit
 from sslkit import Augment, Catalog, OptimizerFactory, Schedule, TrainingOptions, load_catalog
+from sslkit.audit.sources import SOURCES
+from sslkit.audit.task_audit import BATCH_SIZE, MEASURED_IMAGES, AuditOptions
 from sslkit.catalog.catalog import KINDS
 from sslkit.contract.runtime import Runtime
 from sslkit.recipe.build import REQUIRED, Option, build, options_of
 from sslkit.recipe.extends import read_recipe
 from sslkit.recipe.recipe import parse_recipe
 
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.docs
+
+ROOT = Path(__file__).parents[2]
 DOCUMENTS = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
 }
@@ -130,6 +134,17 @@ def test_every_key_of_a_recipe_is_in_the_tables():
         keys = set(re.findall(r"^\| `(\w+)`", section(heading), flags=re.MULTILINE))
         assert set(allowed) - options_of(Runtime).keys() <= keys
     assert {"task", "evaluate_every"} <= set(re.findall(r"^\| `(\w+)`", section("Stages"), flags=re.MULTILINE))
+
+
+def test_the_audits_document_holds_every_source_and_default():
+    text = DOCUMENTS["docs/audit.md"]
+    assert re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE) == list(SOURCES)
+    default = AuditOptions()
+    assert f"makes `--num-images` images to train on ({default.num_images})" in text
+    assert f"for `--epochs` passes ({default.epochs})" in text
+    assert f"`--seed` ({default.seed}) decides all randomness" in text
+    assert f"batches of {BATCH_SIZE} images" in text
+    assert f"at most {MEASURED_IMAGES} images" in text
 
 
 def test_every_hook_and_variable_is_named_for_authors():

@@ -8,6 +8,8 @@ import pytest
 
 from measurement.results import Spread, cell, number
 
+pytestmark = pytest.mark.docs
+
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "performance.md").read_text(encoding="utf-8")
 

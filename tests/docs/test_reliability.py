@@ -4,6 +4,10 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.docs
+
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "reliability.md").read_text(encoding="utf-8")
 REPORTS = [json.loads((DOCS / "reliability" / name).read_text(encoding="utf-8")) for name in ("kills.json", "kills_foreign.json")]
