@@ -75,24 +75,21 @@ class ResidentSet(ImageSet):
         decoded: Tensor | None = self.__dict__.get("pixels")
         if decoded is not None:
             return decoded[list(indices)]
-        return valid_pixels(
-            self.source.read(indices), len(indices), self.image, f"{self._where}: what {type(self.source).__name__}.read returns"
-        )
+        where = f"{self._where}: what {type(self.source).__name__}.read returns"
+        return valid_pixels(self.source.read(indices), len(indices), self.image, where)
 
     @cached_property
     def pixels(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride] - read only, and computed late
         """None where they are too large to keep."""
-        if self._twin is not None:
-            self._lent["pixels"] = _checksum(self._twin.pixels)
-            return self._twin.pixels
-        pixels = self.source.pixels
         size = len(self) * self.image.num_chs * self.image.height * self.image.width
-        if pixels is not None:
+        if self._twin is not None:
+            pixels = self._twin.pixels
+        elif (pixels := self.source.pixels) is not None:
             pixels = valid_pixels(pixels, len(self), self.image, f"{self._where}: pixels")
         elif size <= MAX_RESIDENT_BYTES:
             chunks = torch.arange(len(self)).split(_CHUNK)
             pixels = torch.cat(map_chunks(lambda chunk: self.read(chunk.tolist()), chunks, f"decoding {len(self):,} images"))
-        self._lent["pixels"] = _checksum(pixels)
+        self._lent["pixels"] = checksum(pixels)
         return pixels
 
     def share(self, other: "ResidentSet") -> None:
@@ -110,19 +107,16 @@ class ResidentSet(ImageSet):
     def relabel(self, labels: Tensor, classes: tuple[str, ...]) -> None:
         """Count the classes in another order: (N,) int64 labels, and their names."""
         self.labels, self.classes = labels, classes
-        self._lent |= self._facts()
+        self._lent |= {"labels": checksum(labels), "classes": classes}
 
     def changes(self) -> Iterator[str]:
         """Name what is no longer as it was: ``labels``, ``classes``, ``pixels`` ..."""
-        facts = self._facts()
-        if "pixels" in self._lent:
-            facts["pixels"] = _checksum(self.__dict__.get("pixels"))
-        yield from (name for name, fact in facts.items() if fact != self._lent[name])
+        return (name for name, fact in self._facts().items() if fact != self._lent[name])
 
     def _facts(self) -> dict[str, object]:
-        """All but the pixels, which may not be decoded yet."""
         facts = {name: getattr(self, name) for name in ("image", "classes", "fingerprint", "skipped", "notes")}
-        return {"labels": _checksum(self.labels), **facts}
+        # Not `self.pixels`: they may not be decoded yet.
+        return {"labels": checksum(self.labels), **facts, "pixels": checksum(self.__dict__.get("pixels"))}
 
 
 class OpenedDataset(Dataset):
@@ -194,7 +188,7 @@ class OpenedDataset(Dataset):
             if test is None or test.labels is None:
                 fix = "give a test split, or set val_fraction where the data has that option"
                 raise DataError(self.why_unlabeled("test") or "there are no labelled test images", fix=fix)
-            if empty := _named(train, lambda count: count == 0):
+            if empty := _empty_classes(train):
                 raise DataError(f"no training images of {_some(empty)}", fix="every class needs some: add images, or leave the class out")
             self._adopt_classes(train, test)
             self._labeled = LabeledData(train, test)
@@ -279,7 +273,8 @@ class OpenedDataset(Dataset):
         """Count the classes of the test images as the training images do: they are the same by their names."""
         assert test.labels is not None
         known = {same_class(name): label for label, name in enumerate(train.classes)}
-        if unknown := [name for name in _named(test, lambda count: count > 0) if same_class(name) not in known]:
+        counted = zip(test.classes, class_counts(test), strict=True)
+        if unknown := [name for name, count in counted if count and same_class(name) not in known]:
             raise DataError(
                 f"test images are of classes that no training image has: {_some(unknown)}",
                 allowed=_some(train.classes),
@@ -287,10 +282,8 @@ class OpenedDataset(Dataset):
             )
         number = torch.tensor([known.get(same_class(name), -1) for name in test.classes])  # -1: a name without images
         test.relabel(number[test.labels], train.classes)
-        if missing := _named(test, lambda count: count == 0):
-            self._note(
-                [f"{len(missing)} of {len(train.classes)} classes have no test images, so that nothing measures them: {_some(missing)}"]
-            )
+        if empty := _empty_classes(test):
+            self._note([f"{len(empty)} of {len(train.classes)} classes have no test images, so that nothing measures them: {_some(empty)}"])
 
     def _note(self, notes: Iterable[str]) -> None:
         self._notes += [note for note in notes if note not in self._notes]
@@ -301,13 +294,8 @@ def class_counts(images: ImageSet) -> list[int]:
     return [] if images.labels is None else images.labels.bincount(minlength=len(images.classes)).tolist()
 
 
-def _checksum(tensor: Tensor | None) -> object:
-    return None if tensor is None else checksum(tensor)
-
-
-def _named(images: ResidentSet, chosen: Callable[[int], bool]) -> list[str]:
-    """The names of the classes whose number of images is so."""
-    return [name for name, count in zip(images.classes, class_counts(images), strict=True) if chosen(count)]
+def _empty_classes(images: ResidentSet) -> list[str]:
+    return [name for name, count in zip(images.classes, class_counts(images), strict=True) if not count]
 
 
 def _describe(images: ResidentSet) -> str:

@@ -15,7 +15,7 @@ from sslkit.contract.blame import blaming
 from sslkit.contract.events import warn
 from sslkit.contract.images import Augment, Batch, ImageSet
 from sslkit.data.augment import augment
-from sslkit.data.library_warnings import naming_files
+from sslkit.data.image_file import naming_files
 from sslkit.data.workers import Decoders, describe_shared_memory, end_idle, num_fitting_workers, why_not_elsewhere
 
 _SHARE = 0.25

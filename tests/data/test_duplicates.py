@@ -14,7 +14,7 @@ from sslkit.data.arrays import ArraySet
 from sslkit.data.cache import ResidentSet
 from sslkit.data.duplicates import Duplicates, find_duplicates
 from sslkit.data.file_set import FileSet
-from sslkit.data.folder_scan import find_images
+from tests.data.folders import find_images
 
 SPEC = ImageSpec(4, 4, "gray", (0.5,), (0.25,))
 

@@ -9,8 +9,9 @@ from PIL import Image
 
 from sslkit.contract.errors import DataError
 from sslkit.contract.images import ImageSpec
-from sslkit.data.file_set import FileSet, undecodable
-from sslkit.data.folder_scan import ImageFile, find_images
+from sslkit.data.file_set import FileSet
+from sslkit.data.folder_scan import ImageFile
+from tests.data.folders import find_images
 
 SPEC = ImageSpec(8, 8, "rgb", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
@@ -80,18 +81,15 @@ def test_max_pixels_refuses_larger_files_and_is_no_part_of_the_fingerprint(folde
     with pytest.raises(DataError, match="8 x 8: 64 pixels'; allowed: 63 pixels"):
         small.read([0])
     assert small.fingerprint == enough.fingerprint == FileSet(folder, find_images(folder), SPEC).fingerprint
-    assert len(undecodable(folder, find_images(folder), SPEC, max_pixels=63)) == 5
+    assert (len(small.undecodable()), len(enough.undecodable())) == (5, 0)
 
 
 def test_undecodable_files_are_found(folder):
-    assert undecodable(folder, find_images(folder), SPEC) == set()
+    assert FileSet(folder, find_images(folder), SPEC).undecodable() == set()
     (folder / "é" / "2.png").write_bytes((folder / "é" / "2.png").read_bytes()[:60])
     (folder / "é" / "4.png").unlink()
-    assert undecodable(folder, [*find_images(folder), ImageFile("é/4.png", 1), ImageFile("é/5.png", -1)], SPEC) == {
-        "é/2.png",
-        "é/4.png",
-        "é/5.png",
-    }
+    files = [*find_images(folder), ImageFile("é/4.png", 1), ImageFile("é/5.png", -1)]
+    assert FileSet(folder, files, SPEC).undecodable() == {"é/2.png", "é/4.png", "é/5.png"}
 
 
 def test_fingerprint_follows_files_labels_and_options_but_not_the_place(folder):

@@ -78,10 +78,11 @@ def test_a_pickle_in_place_of_a_file_is_not_unpickled(tmp_path, monkeypatch, spr
     WRITERS[dataset](root, monkeypatch)
     (root / "cifar-10-python.tar.gz").unlink(missing_ok=True)
     set_trap(root / place, sprung)
-    messages = [outcome(dataset(root=str(root), download=download), split) for split in ("train", "test", "pretrain")]
-    refused = [message for message in messages if message]
+    data = dataset(root=str(root), download=download)
+    assert not data.available()
+    refused = [message for split in ("train", "test", "pretrain") if (message := outcome(data, split))]
     assert refused
-    assert all(f"{Path(place).name}: wrong checksum" in message for message in refused)
+    assert all(re.match(rf"{dataset.__name__} is not in .* \({Path(place).name}: wrong checksum\), and ", message) for message in refused)
     assert not sprung.exists()
 
 

@@ -15,7 +15,7 @@ from sslkit.data.cache import OpenedDataset
 from sslkit.data.duplicates import Duplicates
 from sslkit.data.image_folder import ImageFolder
 from tests.contract.miniatures.images import TinyImages, tiny_images
-from tests.data.test_image_folder import make
+from tests.data.folders import make
 
 PIXELS = np.arange(5 * 16, dtype=np.uint8).reshape(5, 4, 4)
 

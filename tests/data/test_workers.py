@@ -18,7 +18,7 @@ import sslkit.data.workers as module
 from sslkit import DataError, Loader, RunFailedError, RunInterruptedError
 from sslkit.contract.errors import SslkitWarning
 from sslkit.data.loader import choose_num_workers, decoding_with
-from sslkit.training.stopping import stoppable
+from sslkit.training.stopping import SIGNALS, stoppable
 from tests.contract.miniatures.images import TinyImages, tiny_images
 
 CPU = torch.device("cpu")
@@ -165,7 +165,8 @@ def test_a_death_is_heard_of_with_the_next_batch_and_not_in_the_midst_of_somethi
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)  # torch's handler would raise here
     assert signal.getsignal(signal.SIGCHLD) == before
-    with pytest.raises(RunFailedError, match=r"^a process that decodes images died \(SIGKILL\), "):
+    died = r"^a process that decodes images died \(SIGKILL\), .*; the same command resumes from the last checkpoint; "
+    with pytest.raises(RunFailedError, match=died):
         next(batches)
 
 
@@ -186,6 +187,19 @@ class Leaving(TinyImages):
 def test_a_worker_that_ends_by_itself_is_told_from_one_that_is_killed():
     with pytest.raises(RunFailedError, match=r"^a process that decodes images died \(exit code 3\), "):
         list(source(Leaving, num_workers=1).in_order())
+
+
+class Signalled(TinyImages):
+    """Sends its reader the signals of a terminal and of a scheduler."""
+
+    def read(self, indices):
+        for number in SIGNALS:
+            os.kill(os.getpid(), number)
+        return super().read(indices)
+
+
+def test_a_worker_leaves_signals_to_the_run():
+    assert sum(len(batch.indices) for batch in source(Signalled, num_workers=2).in_order()) == 12
 
 
 class Broken(TinyImages):
