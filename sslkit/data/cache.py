@@ -115,8 +115,8 @@ class ResidentSet(ImageSet):
 
     def _facts(self) -> dict[str, object]:
         facts = {name: getattr(self, name) for name in ("image", "classes", "fingerprint", "skipped", "notes")}
-        # Not `self.pixels`: they may not be decoded yet.
-        return {"labels": checksum(self.labels), **facts, "pixels": checksum(self.__dict__.get("pixels"))}
+        pixels = self.__dict__.get("pixels")  # which may not be decoded yet
+        return {"labels": checksum(self.labels), **facts, "pixels": checksum(pixels)}
 
 
 class OpenedDataset(Dataset):
@@ -124,6 +124,9 @@ class OpenedDataset(Dataset):
 
     Args:
         dataset: the dataset.
+
+    Attributes:
+        source: the dataset that was opened.
 
     Raises:
         DataError: it is none.
@@ -133,7 +136,7 @@ class OpenedDataset(Dataset):
         if not isinstance(dataset, Dataset):
             fix = "hand over images in memory as sslkit.Arrays, or write a class of it"
             raise DataError("data must be an sslkit.Dataset", found=type(dataset).__name__, fix=fix)
-        self._dataset = dataset
+        self.source = dataset
         self._image: ImageSpec | None = None
         self._splits: dict[Split, ResidentSet | None] = {}
         self._labeled: LabeledData | None = None
@@ -141,24 +144,19 @@ class OpenedDataset(Dataset):
         self._num_reported = 0
         self._duplicates: dict[tuple[ImageSet, ImageSet], Duplicates | None] = {}
 
-    @property
-    def source(self) -> Dataset:
-        """The dataset that was opened."""
-        return self._dataset
-
     @override
     def image(self) -> ImageSpec:
         if self._image is None:
-            self._image = valid_spec(self._dataset.image(), type(self._dataset).__name__)
+            self._image = valid_spec(self.source.image(), type(self.source).__name__)
         return self._image
 
     @override
     def available(self) -> bool:
-        return self._dataset.available()
+        return self.source.available()
 
     @override
     def why_unlabeled(self, split: Split) -> str:
-        return self._dataset.why_unlabeled(split)
+        return self.source.why_unlabeled(split)
 
     @override
     def load(self, split: Split) -> ResidentSet | None:
@@ -254,10 +252,10 @@ class OpenedDataset(Dataset):
         return self._duplicates[train, test]
 
     def _where(self, split: Split) -> str:
-        return f"{type(self._dataset).__name__}, {split} images"
+        return f"{type(self.source).__name__}, {split} images"
 
     def _open(self, split: Split) -> ResidentSet | None:
-        images = self._dataset.load(split)
+        images = self.source.load(split)
         if images is None:
             return None
         where = self._where(split)

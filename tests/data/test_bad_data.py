@@ -152,12 +152,12 @@ class Told(Observer):
                 self.notes.append(event.message)
 
 
-def run(images: Path, *, probe: bool = False) -> tuple[Told, dict[str, dict]]:
+def run(images: Path, *, probe: bool = False, report: bool = False) -> tuple[Told, dict[str, dict]]:
     """A recipe in this process: what it told, and the artifacts of its stages."""
     folder = images.parent
     (folder / "tiny.toml").write_text(DATA.format(root=images, data="") + PRETRAIN + (PROBE.format(weights="pretrain") if probe else ""))
     told = Told()
-    run_recipe(load_recipe(folder / "tiny.toml"), output=folder / "run", observers=[told])
+    run_recipe(load_recipe(folder / "tiny.toml"), output=folder / "run", observers=[told], report=report)
     return told, {path.parent.name: json.loads(path.read_text()) for path in (folder / "run").glob("*/artifact.json")}
 
 
@@ -198,7 +198,7 @@ def test_test_images_among_the_pretraining_images_are_told_of_and_counted(images
 def test_a_test_split_that_lacks_classes_is_measured_by_name_with_a_note(images):
     """The test split has the last of three classes and one by another form of its name; the report and the artifact count them."""
     make(images, *in_classes("train", "bee", "cat", "dog", num=4), *in_classes("test", "DOG", "cat"), "extra/1.png")
-    told, artifacts = run(images, probe=True)
+    told, artifacts = run(images, probe=True, report=True)
     assert told.splits == {
         "pretrain": f"12 images, in {images}/train",
         "train": f"12 images of 3 classes, 4 each, in {images}/train",

@@ -18,6 +18,11 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
 
 
 @pytest.fixture
+def images(folder):
+    return FileSet(folder, find_images(folder), SPEC)
+
+
+@pytest.fixture
 def folder(tmp_path):
     for index, pixels in enumerate(PIXELS):
         (tmp_path / "é").mkdir(exist_ok=True)
@@ -29,17 +34,13 @@ def expected(*indices: int) -> torch.Tensor:
     return torch.from_numpy(PIXELS[list(indices)].transpose(0, 3, 1, 2))
 
 
-def test_read_decodes_images_in_any_order(folder):
-    images = FileSet(folder, find_images(folder), SPEC)
+def test_read_decodes_images_in_any_order(folder, images):
     assert len(images) == 5
     assert images.pixels is None
     assert torch.equal(images.read([3, 0, 3]), expected(3, 0, 3))
     assert images.read([]).shape == (0, 3, 8, 8)
-    assert torch.equal(FileSet(folder, find_images(folder), SPEC._replace(color="gray")).read([1])[0, 0], _luma(PIXELS[1]))
-
-
-def _luma(pixels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(Image.fromarray(pixels).convert("L")))
+    gray = FileSet(folder, find_images(folder), SPEC._replace(color="gray")).read([1])
+    assert np.array_equal(gray[0, 0], Image.fromarray(PIXELS[1]).convert("L"))
 
 
 def test_a_set_can_be_read_by_another_process_and_by_threads(folder):
@@ -51,8 +52,7 @@ def test_a_set_can_be_read_by_another_process_and_by_threads(folder):
             assert torch.equal(pixels, expected(index % 5))
 
 
-def test_a_bad_file_is_named(folder):
-    images = FileSet(folder, find_images(folder), SPEC)
+def test_a_bad_file_is_named(folder, images):
     path = folder / "é" / "2.png"
     path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(DataError, match=re.escape(f"{path} cannot be decoded")):
@@ -60,8 +60,7 @@ def test_a_bad_file_is_named(folder):
     assert len(images.read([1, 3])) == 2
 
 
-def test_a_file_that_vanishes_or_changes_after_the_scan_is_named(folder):
-    images = FileSet(folder, find_images(folder), SPEC)
+def test_a_file_that_vanishes_or_changes_after_the_scan_is_named(folder, images):
     path = folder / "é" / "2.png"
     content = path.read_bytes()
     for changed in (content[:-1], content + b"?", b""):
@@ -75,17 +74,17 @@ def test_a_file_that_vanishes_or_changes_after_the_scan_is_named(folder):
     assert torch.equal(images.read([2]), expected(2))
 
 
-def test_max_pixels_refuses_larger_files_and_is_no_part_of_the_fingerprint(folder):
+def test_max_pixels_refuses_larger_files_and_is_no_part_of_the_fingerprint(folder, images):
     small, enough = (FileSet(folder, find_images(folder), SPEC, max_pixels=limit) for limit in (63, 64))
     assert torch.equal(enough.read([0]), expected(0))
     with pytest.raises(DataError, match="8 x 8: 64 pixels'; allowed: 63 pixels"):
         small.read([0])
-    assert small.fingerprint == enough.fingerprint == FileSet(folder, find_images(folder), SPEC).fingerprint
+    assert small.fingerprint == enough.fingerprint == images.fingerprint
     assert (len(small.undecodable()), len(enough.undecodable())) == (5, 0)
 
 
-def test_undecodable_files_are_found(folder):
-    assert FileSet(folder, find_images(folder), SPEC).undecodable() == set()
+def test_undecodable_files_are_found(folder, images):
+    assert images.undecodable() == set()
     (folder / "é" / "2.png").write_bytes((folder / "é" / "2.png").read_bytes()[:60])
     (folder / "é" / "4.png").unlink()
     files = [*find_images(folder), ImageFile("é/4.png", 1), ImageFile("é/5.png", -1)]

@@ -39,7 +39,6 @@ def test_a_class_may_be_called_like_a_split(tmp_path):
     everything = opened(tmp_path, train=".")
     assert sizes(everything) == {"pretrain": 4, "train": 4}
     train = everything.load("train")
-    assert train is not None
     assert (train.classes, class_counts(train)) == (("bus", "car", "train"), [1, 1, 2])
     alone = opened(tmp_path, train="train")
     assert len(alone.load("pretrain") or ()) == 2
@@ -179,7 +178,6 @@ def test_a_class_of_a_rarer_type_is_read(tmp_path, suffix):
         source = tmp_path / f"dog/{number}.png"
         source.rename(source.with_suffix(f".{suffix}"))  # what counts is what is in it
     train = opened(tmp_path).load("train")
-    assert train is not None
     assert (train.classes, class_counts(train)) == (("cat", "dog"), [2, 2])
     assert train.read(range(4)).shape == (4, 3, 4, 4)
 

@@ -112,8 +112,6 @@ def test_the_same_images_with_labels_and_without_are_decoded_and_kept_once(resid
     data = Counting(resident=resident)
     dataset = OpenedDataset(data)
     pretrain, train = dataset.load("pretrain"), dataset.load("train")
-    assert pretrain is not None
-    assert train is not None
     assert pretrain.pixels is train.pixels
     assert pretrain.source is train.source
     assert sorted(data.read) == ([] if resident else list(range(11)))
@@ -163,25 +161,15 @@ def test_a_file_that_cannot_be_decoded_is_named():
         assert opened(Folder()).pixels is None
 
 
-def test_splits_are_compared_once_and_told_of_once():
-    dataset = OpenedDataset(Arrays(train_images=PIXELS, train_labels=range(5), test_images=PIXELS[[1, 3]], test_labels=(1, 3)))
-    train, test = dataset.load("train"), dataset.load("test")
-    assert train is not None
-    assert test is not None
+@pytest.mark.parametrize(("train", "test", "num"), [([0, 1, 2, 3, 4], [1, 3], 2), ([0, 1, 2], [3, 4], 0)], ids=["some", "none"])
+def test_splits_are_compared_once_and_duplicates_told_of_once(train: list[int], test: list[int], num: int):
+    data = Arrays(train_images=PIXELS[train], train_labels=range(len(train)), test_images=PIXELS[test], test_labels=range(len(test)))
+    dataset = OpenedDataset(data)
+    splits = dataset.load("train"), dataset.load("test")
     told: list[Duplicates] = []
-    found = [dataset.duplicates(train, test, told.append) for _ in range(2)]
+    found = [dataset.duplicates(*splits, told.append) for _ in range(2)]
     assert found[0] is found[1]
-    assert told == [found[0]]
-    assert told[0].num_test_images == 2
-    assert dataset.duplicates(train, train, told.append) is None
-    assert len(told) == 1
-
-
-def test_nothing_is_told_where_there_is_nothing():
-    dataset = OpenedDataset(Arrays(train_images=PIXELS[:3], train_labels=range(3), test_images=PIXELS[3:], test_labels=(1, 2)))
-    train, test = dataset.load("train"), dataset.load("test")
-    assert train is not None
-    assert test is not None
-    told: list[Duplicates] = []
-    assert dataset.duplicates(train, test, told.append) == (0, (), "pixels")
-    assert told == []
+    assert (found[0].num_test_images, found[0].same) == (num, "pixels")
+    assert told == found[:1] * bool(num)
+    assert dataset.duplicates(splits[0], splits[0], told.append) is None
+    assert len(told) == bool(num)

@@ -25,6 +25,12 @@ CPU = torch.device("cpu")
 USAGE = namedtuple("USAGE", "total used free")
 
 
+@pytest.fixture(autouse=True)
+def _short_farewell(monkeypatch: pytest.MonkeyPatch):
+    """Torch's thread looks for dead workers every five seconds only."""
+    monkeypatch.setattr(module, "_FAREWELL", 0.5)
+
+
 def source(cls: type[TinyImages] = TinyImages, *, number: int = 12, num_workers: int | None = None) -> Loader:
     images = cls(tiny_images(number).read(range(number)), resident=False)
     return Loader(images, batch_size=4, device=CPU, num_workers=num_workers)
@@ -60,8 +66,7 @@ class Stalled(TinyImages):
         return super().read(indices)
 
 
-def test_a_stop_is_heard_while_a_worker_is_stalled_and_leaves_no_process(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_FAREWELL", 0.5)
+def test_a_stop_is_heard_while_a_worker_is_stalled_and_leaves_no_process():
     batches = source(Stalled, num_workers=2).in_order()
     assert len(next(batches).indices) == 4
     with stoppable(lambda: True), pytest.raises(RunInterruptedError, match=r"^stopped while waiting for images$"):
@@ -70,7 +75,6 @@ def test_a_stop_is_heard_while_a_worker_is_stalled_and_leaves_no_process(monkeyp
 
 
 def test_a_wait_for_a_stalled_worker_ends(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_FAREWELL", 0.5)
     monkeypatch.setattr(module, "_PATIENCE", 1.0)
     monkeypatch.setattr(module, "_PATIENCE_AN_IMAGE", 0.0)
     with pytest.raises(
