@@ -2,14 +2,17 @@
 
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision.datasets as tv
+from numpy.exceptions import VisibleDeprecationWarning
 
 from sslkit.contract.errors import DataError, OptionError
+from sslkit.data import torchvision_sets
 from sslkit.data.torchvision_sets import CIFAR10, CIFAR100, DIGITS, MNIST, STL10, SVHN, FashionMNIST, TorchvisionSet
 from tests.data.torchvision_files import GRAY, LABELS, RGB, SIZES, STL, WRITERS, write_cifar10, write_cifar100, write_mnist
 
@@ -47,6 +50,17 @@ def test_every_set_is_read_from_its_files(tmp_path, monkeypatch, dataset, downlo
     (tmp_path / "cifar-10-python.tar.gz").unlink(missing_ok=True)
     assert_holds(dataset(root=str(tmp_path), download=download))
     assert downloads == []
+
+
+def test_what_numpy_says_of_pickles_of_python_2_is_not_shown(tmp_path, monkeypatch):
+    class Unpickler(torchvision_sets._ArrayUnpickler):
+        def load(self):
+            warnings.warn("dtype(): align should be passed as Python or NumPy boolean", VisibleDeprecationWarning, stacklevel=2)
+            return super().load()
+
+    write_cifar10(tmp_path, monkeypatch)
+    monkeypatch.setattr(torchvision_sets, "_ArrayUnpickler", Unpickler)
+    assert len(CIFAR10(root=str(tmp_path)).load("train")) == 4
 
 
 @pytest.mark.parametrize("dataset", [MNIST, FashionMNIST])

@@ -39,8 +39,8 @@ def write_cifar10(root: Path, monkeypatch) -> Path:
     batches |= {"data_batch_5": (RGB["train"][4:], []), "test_batch": (RGB["test"], LABELS["test"])}
     for name, (images, labels) in batches.items():
         content = pickle.dumps({"data": images.reshape(-1, 3072), "labels": labels}, protocol=2)
-        assert b"\x89\x88\x87" in content
-        (folder / name).write_bytes(content.replace(b"\x89\x88\x87", b"K\x00K\x01\x87"))  # 0 and 1, as Python 2 wrote them: NumPy warns
+        assert b"\x89\x88\x87" in content  # False and True; Python 2 wrote 0 and 1
+        (folder / name).write_bytes(content.replace(b"\x89\x88\x87", b"K\x00K\x01\x87"))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}, protocol=2))
     monkeypatch.setattr(tv.CIFAR10, "train_list", [[f"data_batch_{n}", md5(folder / f"data_batch_{n}")] for n in range(1, 6)])
     monkeypatch.setattr(tv.CIFAR10, "test_list", [["test_batch", md5(folder / "test_batch")]])
