@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, final, overload
@@ -108,14 +108,17 @@ class FolderScan(dict[Path, Content]):
     """
 
     def __missing__(self, folder: Path) -> Content:
-        folders: set[str] = set()
+        images, unread, folders = list[ImageFile](), list[str](), set[str]()
         with counting(f"scanning images in {folder}") as count, _readable():
-            found = sorted(_walk(folder, folders, count))
-        images = [file for file in found if _is_read(file.path)]
-        unread = tuple(file.path for file in found if not _is_read(file.path)) if len(images) < len(found) else ()
-        filled = tuple(sorted({first_folder(file.path) for file in images}))
-        content = self[folder] = Content(ImageFiles(images), unread, tuple(sorted(folders)), filled)
-        return content
+            for file in _walk(folder, folders):
+                if _is_read(file.path):
+                    images.append(file)
+                else:
+                    unread.append(file.path)
+                count(1)
+        filled = {first_folder(file.path) for file in images}
+        self[folder] = Content(ImageFiles(sorted(images)), *(tuple(sorted(names)) for names in (unread, folders, filled)))
+        return self[folder]
 
 
 def first_folder(path: str) -> str:
@@ -137,7 +140,7 @@ def find_folders(folder: Path) -> tuple[str, ...]:
 def holds_images(folder: Path) -> bool:
     """Whether there is an image in a folder, at any depth; it is searched no further than to the first."""
     with _readable():
-        return any(_is_read(file.path) for file in _walk(folder, set(), lambda _: None))
+        return any(_is_read(file.path) for file in _walk(folder, set()))
 
 
 def _is_read(name: str) -> bool:
@@ -152,7 +155,7 @@ def _readable() -> Iterator[None]:
         raise DataError(f"{error.filename} cannot be read", found=error.strerror, fix="make it readable or move it away") from error
 
 
-def _walk(root: Path, folders: set[str], count: Callable[[int], None]) -> Iterator[ImageFile]:
+def _walk(root: Path, folders: set[str]) -> Iterator[ImageFile]:
     """All images, also of types that are not read, in the order of the disk; ``folders`` gets the names of the subfolders. With each
     folder go the folders that it is in, against links that go round in circles.
     """
@@ -168,7 +171,6 @@ def _walk(root: Path, folders: set[str], count: Callable[[int], None]) -> Iterat
                 if not prefix:
                     folders.add(entry.name)
             elif _is_image(entry.name):
-                count(1)
                 try:
                     num_bytes = entry.stat().st_size
                 except OSError:

@@ -131,20 +131,25 @@ def test_who_leaves_early_leaves_no_process():
 # -------------------------------------------------------------------------------------------------------------------- deaths
 
 
-class WithoutSharedMemory(TinyImages):
-    """What the system does to whoever writes into shared memory that is full."""
+@pytest.mark.parametrize(
+    ("die", "message"),
+    [
+        (
+            lambda: os.kill(os.getpid(), signal.SIGBUS),  # what the system does to whoever writes into shared memory that is full
+            r"^shared memory is full: a process that decodes images died of it \(/dev/shm: .*\); give it more, in Docker with "
+            r"--shm-size=8g, or lower num_workers; num_workers = 0 decodes in the run's own process; the same command resumes",
+        ),
+        (lambda: os._exit(3), r"^a process that decodes images died \(exit code 3\), "),
+    ],
+    ids=["full shared memory", "exit"],
+)
+def test_what_a_worker_died_of_is_named_and_torch_prints_nothing(die, message, capfd: pytest.CaptureFixture[str]):
+    class Dying(TinyImages):
+        def read(self, indices):
+            die()
 
-    def read(self, indices):
-        os.kill(os.getpid(), signal.SIGBUS)
-
-
-def test_full_shared_memory_is_named_and_torch_prints_nothing(capfd: pytest.CaptureFixture[str]):
-    with pytest.raises(
-        RunFailedError,
-        match=r"^shared memory is full: a process that decodes images died of it \(/dev/shm: .*\); give it more, in Docker with "
-        r"--shm-size=8g, or lower num_workers; num_workers = 0 decodes in the run's own process; the same command resumes",
-    ):
-        list(source(WithoutSharedMemory, num_workers=1).in_order())
+    with pytest.raises(RunFailedError, match=message):
+        list(source(Dying, num_workers=1).in_order())
     assert capfd.readouterr() == ("", "")
 
 
@@ -181,16 +186,6 @@ def test_a_death_between_two_passes_is_heard_of_in_the_second():
     with pytest.raises(RunFailedError, match=r"^a process that decodes images died( \(SIGKILL\))?, "):
         list(images.in_order())
     assert multiprocessing.active_children() == []
-
-
-class Leaving(TinyImages):
-    def read(self, indices):
-        os._exit(3)
-
-
-def test_a_worker_that_ends_by_itself_is_told_from_one_that_is_killed():
-    with pytest.raises(RunFailedError, match=r"^a process that decodes images died \(exit code 3\), "):
-        list(source(Leaving, num_workers=1).in_order())
 
 
 class Signalled(TinyImages):
