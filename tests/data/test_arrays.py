@@ -46,16 +46,14 @@ def test_rgb_images_of_any_form_become_the_same_tensor(images):
     assert Arrays(train_images=images).image()[:3] == (5, 4, "rgb")
 
 
-@pytest.mark.parametrize("images", [GRAY, GRAY[:, None], GRAY[..., None], torch.from_numpy(GRAY), torch.from_numpy(GRAY / 255)])
+@pytest.mark.parametrize(
+    "images",
+    [GRAY, GRAY[:, None], GRAY[..., None], np.broadcast_to(GRAY, GRAY.shape), torch.from_numpy(GRAY), torch.from_numpy(GRAY / 255)],
+    ids=["array", "channels-first", "channels-last", "read-only", "tensor", "float tensor"],
+)
 def test_gray_images_of_any_form_become_the_same_tensor(images):
     assert torch.equal(pixels(images), torch.from_numpy(GRAY)[:, None])
     assert Arrays(train_images=images).image()[:3] == (5, 4, "gray")
-
-
-def test_read_only_images_are_taken():
-    images = GRAY.copy()
-    images.flags.writeable = False
-    assert torch.equal(pixels(images), torch.from_numpy(GRAY)[:, None])
 
 
 def test_floats_are_rounded():

@@ -91,11 +91,6 @@ WRONG: dict[str, tuple[list[str], dict[str, str], str]] = {
         {},
         "data: {images}/train has one class folder only: cat; an evaluation needs two classes or more, each in a folder of its own",
     ),
-    "stray image": (
-        [*CLASSES, "train/stray.png"],
-        {},
-        "data: {images}/train/stray.png lies beside folders of images, so that these are no classes; move it into one",
-    ),
     "no test split": (
         CLASSES,
         {},
@@ -110,12 +105,6 @@ WRONG: dict[str, tuple[list[str], dict[str, str], str]] = {
         BOTH,
         {"stages": SEMI_SUPERVISED.format("1, 3")},
         "stages.few.evaluator.labels_per_class: more than the smallest class has; found 3; allowed: at most 2",
-    ),
-    "no folder": ([], {}, "data: {images} is not a folder; set root in [data] to the folder of the images"),
-    "no images": (
-        ["train/.hidden.png"],
-        {},
-        "data: {images}/train holds no images; allowed: files that end in .bmp, .gif, .jfif, .jpe, .jpeg, .jpg, .png, .tif, .tiff, .webp, at any depth",
     ),
     "no pixels": (BOTH, {"data": "max_pixels = 0"}, "data.max_pixels: must be positive; found 0; allowed: 1 pixel or more"),
 }

@@ -150,14 +150,16 @@ def test_names_of_one_class_are_refused_in_a_split_and_matched_between_splits(tm
 # ---------------------------------------------------------------------------------------------- images that are not read
 
 
-def test_images_of_other_types_are_counted_and_named(tmp_path):
+def test_images_of_other_types_are_counted_and_named_and_an_empty_class_folder_is_mentioned(tmp_path):
     make(tmp_path, *in_classes("train", "cat", "dog"), *in_classes("test", "cat", "dog"))
     for name in ("train/cat/a.heic", "train/dog/b.HEIC", "train/dog/c.ppm", "test/cat/d.avif"):
         (tmp_path / name).write_bytes(b"")
+    (tmp_path / "train" / "eel").mkdir()
     data = opened(tmp_path)
     data.labeled()
     assert data.untold() == [
         f"{tmp_path}/train has images of types that are not read (2 .heic, 1 .ppm); the first is {tmp_path}/train/cat/a.heic",
+        f"no class, for want of images that are read: {tmp_path}/train/eel",
         f"{tmp_path}/test has images of types that are not read (1 .avif); the first is {tmp_path}/test/cat/d.avif",
     ]
 
@@ -180,11 +182,3 @@ def test_a_class_of_a_rarer_type_is_read(tmp_path, suffix):
     train = opened(tmp_path).load("train")
     assert (train.classes, class_counts(train)) == (("cat", "dog"), [2, 2])
     assert train.read(range(4)).shape == (4, 3, 4, 4)
-
-
-def test_an_empty_class_folder_is_mentioned(tmp_path):
-    make(tmp_path, *in_classes("train", "cat", "dog"), *in_classes("test", "cat", "dog"))
-    (tmp_path / "train" / "eel").mkdir()
-    data = opened(tmp_path)
-    data.labeled()
-    assert data.untold() == [f"no class, for want of images that are read: {tmp_path}/train/eel"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import sslkit.data.cache as module
-from sslkit import DataError, Dataset, ImageSet, ImageSpec, Split
+from sslkit import Dataset, ImageSet, ImageSpec, Split
 from sslkit.data import file_set
 from sslkit.data.arrays import Arrays
 from sslkit.data.cache import OpenedDataset
@@ -146,19 +146,6 @@ def test_images_that_are_in_memory_already_are_not_copied():
     images = opened(data)
     assert images.pixels is images.source.pixels
     assert data.read == []
-
-
-def test_a_file_that_cannot_be_decoded_is_named():
-    class Broken(TinyImages):
-        def read(self, indices: Sequence[int]) -> Tensor:
-            raise DataError(f"images/{indices[0]}.png: cannot be decoded")
-
-    class Folder(Counting):
-        def load(self, split: Split) -> ImageSet | None:
-            return Broken(torch.zeros(3, 3, 16, 16, dtype=torch.uint8), resident=False)
-
-    with pytest.raises(DataError, match=r"^images/0\.png: cannot be decoded$"):
-        assert opened(Folder()).pixels is None
 
 
 @pytest.mark.parametrize(("train", "test", "num"), [([0, 1, 2, 3, 4], [1, 3], 2), ([0, 1, 2], [3, 4], 0)], ids=["some", "none"])

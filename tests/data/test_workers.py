@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import namedtuple
 from pathlib import Path
 
@@ -215,34 +216,29 @@ def test_a_damaged_image_is_the_same_error_with_workers_and_without(num_workers:
 # ------------------------------------------------------------------------------------------------------------- shared memory
 
 
-def choose(free: int, wanted: int | None, monkeypatch: pytest.MonkeyPatch, *, batch_size: int = 128) -> int:
-    """With batches of 98,304 bytes, on 4 cores."""
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: USAGE(64 * 2**20, 0, free))
-    monkeypatch.setattr(loader_module, "usable_cores", lambda: 4)
-    return choose_num_workers(tiny_images(200), batch_size, wanted)
-
-
-@pytest.mark.parametrize(("batches", "wanted", "expected"), [(11, None, 4), (100, None, 4), (100, 40, 40), (100, 0, 0), (0, 0, 0)], ids=str)
-def test_workers_are_as_many_as_cores_or_as_asked_for(batches: int, wanted: int | None, expected: int, monkeypatch: pytest.MonkeyPatch):
-    assert choose(batches * 98_304, wanted, monkeypatch) == expected
-
-
 @pytest.mark.parametrize(
     ("batches", "wanted", "expected", "who"),
-    [(10, None, 3, "3 processes instead of 4"), (5, 2, 1, "1 process instead of 2"), (4, 8, 0, "the run's own process")],
+    [
+        *((11, None, 4, None), (100, None, 4, None), (100, 40, 40, None), (100, 0, 0, None), (0, 0, 0, None)),
+        (10, None, 3, "3 processes instead of 4"),
+        (5, 2, 1, "1 process instead of 2"),
+        (4, 8, 0, "the run's own process"),
+    ],
     ids=str,
 )
-def test_workers_are_fewer_where_shared_memory_is_small(
-    batches: int, wanted: int | None, expected: int, who: str, monkeypatch: pytest.MonkeyPatch
+def test_workers_are_as_many_as_cores_or_as_asked_for_but_fewer_where_shared_memory_is_small(
+    batches: int, wanted: int | None, expected: int, who: str | None, monkeypatch: pytest.MonkeyPatch
 ):
-    free = batches * 98_304
-    with pytest.warns(SslkitWarning) as caught:
-        assert choose(free, wanted, monkeypatch) == expected
-    (warning,) = caught
-    assert str(warning.message) == (
+    free = batches * 98_304  # bytes; on 4 cores
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: USAGE(64 * 2**20, 0, free))
+    monkeypatch.setattr(loader_module, "usable_cores", lambda: 4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SslkitWarning)
+        assert choose_num_workers(tiny_images(200), 128, wanted) == expected
+    assert [str(warning.message) for warning in caught] == [
         f"images are decoded by {who}, which is slower, because shared memory is small (/dev/shm: 64 MiB, {free / 2**20:.0f} MiB free, and a batch takes 0 MiB):"
         f" give it more, in Docker with --shm-size=8g; num_workers = {expected} says that this is meant"
-    )
+    ] * (who is not None)
 
 
 # --------------------------------------------------------------------------------------------- scripts without a main guard
