@@ -34,9 +34,6 @@ class ResidentSet(ImageSet):
         where: what gave them, for messages.
         labeled: keep the labels, if there are any.
 
-    Attributes:
-        source: as given.
-
     Raises:
         DataError: they are not what :class:`ImageSet` says.
         PluginError: an attribute of theirs is misspelt.
@@ -121,9 +118,6 @@ class ResidentSet(ImageSet):
 
 class OpenedDataset(Dataset):
     """Wraps a dataset so that stages share what one of them has loaded, and get nothing that is not what the contract says.
-
-    Args:
-        dataset: the dataset.
 
     Attributes:
         source: the dataset that was opened.
@@ -220,11 +214,8 @@ class OpenedDataset(Dataset):
     def lent_to(self, borrower: object) -> Iterator[None]:
         """Around a call that is handed splits: afterwards they must be as they were. Those that are not are not used again.
 
-        Args:
-            borrower: whose class is named.
-
         Raises:
-            RunFailedError: labels, pixels or what describes them have changed.
+            RunFailedError: labels, pixels or what describes them have changed; the message names the class of ``borrower``.
         """
         yield
         changed = [f"{name} of the {split} images" for split, images in self._splits.items() if images for name in images.changes()]

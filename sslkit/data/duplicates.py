@@ -46,10 +46,6 @@ def find_duplicates(train: ImageSet, test: ImageSet) -> Duplicates | None:
     Images in memory are compared by their pixels, as they were decoded. Images in files are compared byte by byte, by hash: of those
     that have the size of another one the beginning is read, and all of it where that is the same too.
 
-    Args:
-        train: the training images.
-        test: the test images, of the same size and colour.
-
     Returns:
         None if there is no quick way to tell: the images are neither in memory nor in files.
     """

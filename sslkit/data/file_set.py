@@ -33,10 +33,6 @@ class FileSet(ImageSet):
         skipped: files that were left out.
         notes: see :class:`ImageSet`.
         max_pixels: refuse files with more.
-
-    Attributes:
-        folder: as given.
-        files: as given.
     """
 
     def __init__(

@@ -108,11 +108,6 @@ def open_image(path: Path, file: BinaryIO, max_pixels: int) -> ImageFile.ImageFi
 
     This is ``Image.open(file, formats=...)`` without its limit on pixels, which holds for the whole process: ``max_pixels`` may be larger.
 
-    Args:
-        path: for messages.
-        file: open, at its beginning.
-        max_pixels: width times height, at most.
-
     Raises:
         DataError: the image has more pixels.
         Exception: the header is damaged or of another format: PIL raises nearly anything.

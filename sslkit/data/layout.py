@@ -55,11 +55,7 @@ class Layout(NamedTuple):
         return "" not in names and not {*map(same_class, self.classes)}.isdisjoint(map(same_class, names))
 
     def check_images(self, folder: Path) -> None:
-        """Refuse a folder without images.
-
-        Raises:
-            DataError: says what counts as one.
-        """
+        """Refuse a folder without images, with a DataError that says what counts as one."""
         content = self.scan[folder]
         if not content.images:
             instead = f" of a type that is read, but {content.unread[0]}" if content.unread else ""
@@ -99,11 +95,7 @@ class Layout(NamedTuple):
         return f"the test images in {self.test} have no labels, for it has {there}; classes: {', '.join(self.classes)}"
 
     def notes(self, folder: Path) -> Iterator[str]:
-        """What is not used though it might have been meant to be: in words, a sentence each.
-
-        Args:
-            folder: of one split.
-        """
+        """What is not used in the folder of a split though it might have been meant to be: in words, a sentence each."""
         if self.left_out:
             yield f"folders of images that no split takes: {_some([str(path) for path in self.left_out])}"
         content = self.scan[folder]

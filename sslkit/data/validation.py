@@ -15,12 +15,8 @@ from sslkit.contract.images import Color, ImageSet, ImageSpec
 def valid_spec(image: object, where: str) -> ImageSpec:
     """What images are, with their statistics as tuples of floats.
 
-    Args:
-        image: as a dataset says.
-        where: what says so, for messages.
-
     Raises:
-        DataError: it is no ImageSpec, or a value of it cannot be.
+        DataError: it is no ImageSpec, or a value of it cannot be. Here as below, the message begins with ``where``.
     """
     if not isinstance(image, ImageSpec):
         raise DataError(f"{where}: image must be an ImageSpec", found=image)
@@ -44,12 +40,6 @@ def valid_spec(image: object, where: str) -> ImageSpec:
 
 def valid_labels(labels: Any, num_images: int, num_classes: int, where: str) -> Tensor:
     """Labels as (N,) int64 on the CPU, a copy; integers of any kind are taken, as a tensor, an array or a sequence.
-
-    Args:
-        labels: as a dataset has them.
-        num_images: N.
-        num_classes: they must be smaller.
-        where: what they belong to, for messages.
 
     Raises:
         DataError: they are no integers, not one an image, or no numbers of classes.

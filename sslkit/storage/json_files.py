@@ -147,11 +147,7 @@ class SavedFigures(SavedFile):
 
 
 def read_json(path: Path, form: type[SavedFile] = SavedFile) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Args:
-        path: the file.
-        form: what it must look like.
+    """Read a JSON object that has a form.
 
     Raises:
         ArtifactError: it is missing, too large or damaged, or does not look like that; the message names the key.
@@ -211,14 +207,8 @@ class Unfit(NamedTuple):
 
 
 def find_unfit(value: Any, path: str = "") -> Unfit | None:
-    """Look for a value that is nested too deeply, an integer of more than 64 bits, or a path of Windows that lost its backslashes.
-
-    Args:
-        value: tables, arrays and what is in them.
-        path: where it stands.
-
-    Returns:
-        The first in the order of the file, or None.
+    """The first value, in the order of the file, that is nested too deeply, is an integer of more than 64 bits, or a path of Windows that
+    lost its backslashes. ``path`` says where ``value`` stands.
     """
     waiting = [(path, value, 0)]
     while waiting:  # without recursion, which the values could exhaust

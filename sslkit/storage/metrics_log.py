@@ -18,9 +18,6 @@ class MetricsLog(Record):
     """Writes a stage's metrics to its folder.
 
     A resumed fit repeats the steps after its checkpoint; their earlier lines are dropped, so that every step stands there once.
-
-    Args:
-        path: the file.
     """
 
     def __init__(self, path: Path) -> None:
