@@ -105,7 +105,7 @@ class Layout(NamedTuple):
             yield f"{folder} has images of types that are not read ({counted}); the first is {folder / content.unread[0]}"
         empty = [name for name in content.folders if name not in content.filled and name.lower() not in KIND_OF]
         if empty and folder == self.train and self.classes:
-            yield f"no class, for want of images that are read: {_some([str(folder / name) for name in empty])}"
+            yield f"not classes, because they hold no images that are read: {_some([str(folder / name) for name in empty])}"
 
     def _stray_image(self, folder: Path) -> str:
         """Name an image that lies where only class folders should."""

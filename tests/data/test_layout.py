@@ -159,7 +159,7 @@ def test_images_of_other_types_are_counted_and_named_and_an_empty_class_folder_i
     data.labeled()
     assert data.untold() == [
         f"{tmp_path}/train has images of types that are not read (2 .heic, 1 .ppm); the first is {tmp_path}/train/cat/a.heic",
-        f"no class, for want of images that are read: {tmp_path}/train/eel",
+        f"not classes, because they hold no images that are read: {tmp_path}/train/eel",
         f"{tmp_path}/test has images of types that are not read (1 .avif); the first is {tmp_path}/test/cat/d.avif",
     ]
 

@@ -70,7 +70,7 @@ def test_every_split_is_loaded_once_and_only_when_asked_for():
     assert data.loaded == ["train", "test"]
 
 
-def test_it_says_what_the_data_set_says():
+def test_it_says_what_the_dataset_says():
     data = Counting()
     assert OpenedDataset(data).image() == data.image()
     assert not OpenedDataset(data).available()

@@ -206,7 +206,7 @@ def test_a_stage_that_is_not_known_again_says_that_its_data_is_to_blame(tmp_path
     ],
     ids=["no image set", "no image spec", "no dataset"],
 )
-def test_what_is_no_data_set_is_refused(data, message):
+def test_what_is_not_a_dataset_is_refused(data, message):
     with pytest.raises(DataError, match="^" + re.escape(message)):
         evaluate(KNN(layers=("stem",), k=1), network(), data, runtime=CPU)
 
