@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import cast, final
+from typing import final
 
 import numpy as np
 import torch
@@ -59,15 +59,13 @@ class ArraySet(ImageSet):
         """The same images, for pretraining: their fingerprint does not change with the labels."""
         return ArraySet(self._pixels, self.image)
 
-    def _hash(self) -> str:
-        """SHA-256 of everything that a result depends on."""
+    @cached_property
+    def fingerprint(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride] - read only, and computed late
+        """SHA-256 of everything that a result depends on. Hashing gigabytes can wait until somebody asks."""
         digest = hashlib.sha256(repr((tuple(self._pixels.shape), tuple(self.image), self.classes)).encode())
         for tensor in (self._pixels, self.labels):
             digest.update(b"" if tensor is None else tensor.contiguous().numpy().data)
         return digest.hexdigest()
-
-    # The contract has a plain str here. Hashing gigabytes can wait until somebody asks, so this is one that computes itself once.
-    fingerprint = cast("str", cached_property(_hash))
 
 
 @final
@@ -102,32 +100,33 @@ class Arrays(Dataset):
 
     def __post_init__(self) -> None:
         pixels = _to_pixels("train_images", self.train_images)
-        spec = _spec(pixels, self.mean, self.std)
-        labels = None if self.train_labels is None else _to_labels("train_labels", self.train_labels, len(pixels))
-        test_pixels, test_labels = self._checked_test(pixels)
+        num_chs, height, width = pixels.shape[1:]
+        check_statistics(num_chs, self.mean, self.std)
+        mean, std = self.mean, self.std
+        if mean is None or std is None:
+            measured = channel_statistics(pixels)
+            mean, std = mean or measured[0], std or measured[1]
+        spec = ImageSpec(height, width, "rgb" if num_chs == 3 else "gray", tuple(mean), tuple(std))
+        labels = _to_labels("train_labels", self.train_labels, len(pixels))
+        test_pixels = test_labels = None
+        if self.test_images is not None:
+            if (self.train_labels is None) != (self.test_labels is None):
+                raise OptionError("test_labels", "give train_labels and test_labels, or neither")
+            test_pixels = _to_pixels("test_images", self.test_images)
+            if test_pixels.shape[1:] != pixels.shape[1:]:
+                allowed = f"(N, C, H, W) as train_images: {tuple(pixels.shape)}"
+                raise OptionError("test_images", "other size or colour", found=tuple(test_pixels.shape), allowed=allowed)
+            test_labels = _to_labels("test_labels", self.test_labels, len(test_pixels))
+        elif self.test_labels is not None:
+            raise OptionError("test_labels", "there are no test_images")
         classes = _class_names(self.classes, labels, test_labels)
         test = None if test_pixels is None else ArraySet(test_pixels, spec, labels=test_labels, classes=classes)
         object.__setattr__(self, "_train", ArraySet(pixels, spec, labels=labels, classes=classes))  # frozen: set once, here
         object.__setattr__(self, "_test", test)
         object.__setattr__(self, "_sums", self._checksums())
 
-    def _checked_test(self, train_pixels: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Test images and labels as tensors, if they fit the training images."""
-        if self.test_images is None:
-            if self.test_labels is not None:
-                raise OptionError("test_labels", "there are no test_images")
-            return None, None
-        if (self.train_labels is None) != (self.test_labels is None):
-            raise OptionError("test_labels", "give train_labels and test_labels, or neither")
-        pixels = _to_pixels("test_images", self.test_images)
-        if pixels.shape[1:] != train_pixels.shape[1:]:
-            allowed = f"(N, C, H, W) as train_images: {tuple(train_pixels.shape)}"
-            raise OptionError("test_images", "other size or colour", found=tuple(pixels.shape), allowed=allowed)
-        return pixels, None if self.test_labels is None else _to_labels("test_labels", self.test_labels, len(pixels))
-
     def _checksums(self) -> tuple[object, ...]:
-        splits = (self._train, self._test)
-        return tuple(None if images is None or images.pixels is None else checksum(images.pixels) for images in splits)
+        return tuple(checksum(None if images is None else images.pixels) for images in (self._train, self._test))
 
     def image(self) -> ImageSpec:
         """Size, colour and statistics of the training images."""
@@ -149,11 +148,13 @@ class Arrays(Dataset):
         return None if self._train.labels is None else self._train
 
 
-def checksum(tensor: Tensor) -> tuple[object, ...]:
+def checksum(tensor: Tensor | None) -> tuple[object, ...] | None:
     """What of a tensor changes when somebody writes into it, by way of torch or of NumPy: its CRC-32, piece by piece.
 
     A gigabyte takes less than half a second. It guards against mistakes; it proves nothing to somebody who means to deceive.
     """
+    if tensor is None:
+        return None
     with ThreadPoolExecutor() as pool:  # zlib releases the interpreter lock
         crcs = pool.map(lambda rows: zlib.crc32(rows.cpu().contiguous().numpy().data), tensor.split(4096))
     return tensor.device, tensor.dtype, tensor.shape, *crcs
@@ -192,19 +193,15 @@ def check_statistics(num_chs: int, mean: tuple[float, ...] | None, std: tuple[fl
             raise OptionError(option, "does not fit the images", found=values, allowed=f"{num_chs} values in {interval}")
 
 
-def _spec(pixels: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> ImageSpec:
-    num_chs, height, width = pixels.shape[1:]
-    check_statistics(num_chs, mean, std)
-    if mean is None or std is None:
-        measured = channel_statistics(pixels)
-        mean, std = mean or measured[0], std or measured[1]
-    return ImageSpec(height, width, "rgb" if num_chs == 3 else "gray", tuple(mean), tuple(std))
-
-
 def _to_pixels(option: str, images: ArrayLike) -> Tensor:
     """Any accepted array -> (N, C, H, W) uint8, contiguous, on the CPU; a view of the argument where it is that already."""
     if isinstance(images, np.ndarray):
-        tensor = _channels_first(option, images)
+        if images.dtype.kind not in "biuf":
+            raise OptionError(option, "must be numbers", found=str(images.dtype), allowed="uint8, or floats in [0, 1]")
+        channels_last = images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3)
+        array = images.transpose(0, 3, 1, 2) if channels_last else images
+        # torch warns of read-only arrays and refuses negative strides and other byte orders; this copies only those.
+        tensor = torch.from_numpy(np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C", "W"]))
     elif isinstance(images, Tensor):
         tensor = images.detach().cpu()
     else:
@@ -214,15 +211,6 @@ def _to_pixels(option: str, images: ArrayLike) -> Tensor:
     if tensor.ndim != 4 or tensor.shape[1] not in (1, 3) or tensor.numel() == 0:
         raise OptionError(option, "has a wrong shape", found=tuple(images.shape), allowed=SHAPES)
     return _to_uint8(option, tensor).contiguous()
-
-
-def _channels_first(option: str, images: np.ndarray) -> Tensor:
-    if images.dtype.kind not in "biuf":
-        raise OptionError(option, "must be numbers", found=str(images.dtype), allowed="uint8, or floats in [0, 1]")
-    if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
-        images = images.transpose(0, 3, 1, 2)
-    # torch warns of read-only arrays and refuses negative strides and other byte orders; this copies only those.
-    return torch.from_numpy(np.require(images, dtype=images.dtype.newbyteorder("="), requirements=["C", "W"]))
 
 
 def _to_uint8(option: str, images: Tensor) -> Tensor:
@@ -237,8 +225,10 @@ def _to_uint8(option: str, images: Tensor) -> Tensor:
     return images.float().mul(255).round().to(torch.uint8)
 
 
-def _to_labels(option: str, labels: Labels, num_images: int) -> Tensor:
+def _to_labels(option: str, labels: Labels | None, num_images: int) -> Tensor | None:
     """Any accepted labels -> (N,) int64 on the CPU, a copy."""
+    if labels is None:
+        return None
     array = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
     if array.dtype.kind not in "iu" or array.shape != (num_images,) or array.min() < 0:
         found = f"{array.dtype} {array.shape}" + (f" from {array.min()}" if array.dtype.kind == "i" and array.size else "")

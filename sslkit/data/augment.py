@@ -48,15 +48,11 @@ def draw(num_images: int, options: Augment, generator: Generator) -> Draws:
 def apply_draws(images: Tensor, options: Augment, draws: Draws) -> Tensor:
     """Crop and flip (N, C, H, W) uint8 images as drawn."""
     if draws.offsets is not None:
-        images = _crop(images, options.crop_padding, draws.offsets)
+        # Pad with zeros and gather one window an image: a view of all windows, indexed once, no loop over images.
+        height, width = images.shape[-2:]
+        windows = F.pad(images, [options.crop_padding] * 4).unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 2p+1, 2p+1, H, W), no copy
+        top, left = draws.offsets
+        images = windows[torch.arange(len(images), device=images.device), :, top, left]
     if draws.flip is not None:
         images = torch.where(draws.flip[:, None, None, None], images.flip(-1), images)
     return images
-
-
-def _crop(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
-    """Pad with zeros and gather one window an image: a view of all windows, indexed once, no loop over images."""
-    height, width = images.shape[-2:]
-    windows = F.pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 2p+1, 2p+1, H, W), no copy
-    top, left = offsets
-    return windows[torch.arange(len(images), device=images.device), :, top, left]

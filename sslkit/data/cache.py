@@ -34,9 +34,6 @@ class ResidentSet(ImageSet):
         where: what gave them, for messages.
         labeled: keep the labels, if there are any.
 
-    Attributes:
-        source: as given.
-
     Raises:
         DataError: they are not what :class:`ImageSet` says.
         PluginError: an attribute of theirs is misspelt.
@@ -75,24 +72,21 @@ class ResidentSet(ImageSet):
         decoded: Tensor | None = self.__dict__.get("pixels")
         if decoded is not None:
             return decoded[list(indices)]
-        return valid_pixels(
-            self.source.read(indices), len(indices), self.image, f"{self._where}: what {type(self.source).__name__}.read returns"
-        )
+        where = f"{self._where}: what {type(self.source).__name__}.read returns"
+        return valid_pixels(self.source.read(indices), len(indices), self.image, where)
 
     @cached_property
     def pixels(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride] - read only, and computed late
         """None where they are too large to keep."""
-        if self._twin is not None:
-            self._lent["pixels"] = _checksum(self._twin.pixels)
-            return self._twin.pixels
-        pixels = self.source.pixels
         size = len(self) * self.image.num_chs * self.image.height * self.image.width
-        if pixels is not None:
+        if self._twin is not None:
+            pixels = self._twin.pixels
+        elif (pixels := self.source.pixels) is not None:
             pixels = valid_pixels(pixels, len(self), self.image, f"{self._where}: pixels")
         elif size <= MAX_RESIDENT_BYTES:
             chunks = torch.arange(len(self)).split(_CHUNK)
             pixels = torch.cat(map_chunks(lambda chunk: self.read(chunk.tolist()), chunks, f"decoding {len(self):,} images"))
-        self._lent["pixels"] = _checksum(pixels)
+        self._lent["pixels"] = checksum(pixels)
         return pixels
 
     def share(self, other: "ResidentSet") -> None:
@@ -110,26 +104,23 @@ class ResidentSet(ImageSet):
     def relabel(self, labels: Tensor, classes: tuple[str, ...]) -> None:
         """Count the classes in another order: (N,) int64 labels, and their names."""
         self.labels, self.classes = labels, classes
-        self._lent |= self._facts()
+        self._lent |= {"labels": checksum(labels), "classes": classes}
 
     def changes(self) -> Iterator[str]:
         """Name what is no longer as it was: ``labels``, ``classes``, ``pixels`` ..."""
-        facts = self._facts()
-        if "pixels" in self._lent:
-            facts["pixels"] = _checksum(self.__dict__.get("pixels"))
-        yield from (name for name, fact in facts.items() if fact != self._lent[name])
+        return (name for name, fact in self._facts().items() if fact != self._lent[name])
 
     def _facts(self) -> dict[str, object]:
-        """All but the pixels, which may not be decoded yet."""
         facts = {name: getattr(self, name) for name in ("image", "classes", "fingerprint", "skipped", "notes")}
-        return {"labels": _checksum(self.labels), **facts}
+        pixels = self.__dict__.get("pixels")  # which may not be decoded yet
+        return {"labels": checksum(self.labels), **facts, "pixels": checksum(pixels)}
 
 
 class OpenedDataset(Dataset):
     """Wraps a dataset so that stages share what one of them has loaded, and get nothing that is not what the contract says.
 
-    Args:
-        dataset: the dataset.
+    Attributes:
+        source: the dataset that was opened.
 
     Raises:
         DataError: it is none.
@@ -139,7 +130,7 @@ class OpenedDataset(Dataset):
         if not isinstance(dataset, Dataset):
             fix = "hand over images in memory as sslkit.Arrays, or write a class of it"
             raise DataError("data must be an sslkit.Dataset", found=type(dataset).__name__, fix=fix)
-        self._dataset = dataset
+        self.source = dataset
         self._image: ImageSpec | None = None
         self._splits: dict[Split, ResidentSet | None] = {}
         self._labeled: LabeledData | None = None
@@ -147,24 +138,19 @@ class OpenedDataset(Dataset):
         self._num_reported = 0
         self._duplicates: dict[tuple[ImageSet, ImageSet], Duplicates | None] = {}
 
-    @property
-    def source(self) -> Dataset:
-        """The dataset that was opened."""
-        return self._dataset
-
     @override
     def image(self) -> ImageSpec:
         if self._image is None:
-            self._image = valid_spec(self._dataset.image(), type(self._dataset).__name__)
+            self._image = valid_spec(self.source.image(), type(self.source).__name__)
         return self._image
 
     @override
     def available(self) -> bool:
-        return self._dataset.available()
+        return self.source.available()
 
     @override
     def why_unlabeled(self, split: Split) -> str:
-        return self._dataset.why_unlabeled(split)
+        return self.source.why_unlabeled(split)
 
     @override
     def load(self, split: Split) -> ResidentSet | None:
@@ -194,7 +180,7 @@ class OpenedDataset(Dataset):
             if test is None or test.labels is None:
                 fix = "give a test split, or set val_fraction where the data has that option"
                 raise DataError(self.why_unlabeled("test") or "there are no labelled test images", fix=fix)
-            if empty := _named(train, lambda count: count == 0):
+            if empty := _empty_classes(train):
                 raise DataError(f"no training images of {_some(empty)}", fix="every class needs some: add images, or leave the class out")
             self._adopt_classes(train, test)
             self._labeled = LabeledData(train, test)
@@ -228,11 +214,8 @@ class OpenedDataset(Dataset):
     def lent_to(self, borrower: object) -> Iterator[None]:
         """Around a call that is handed splits: afterwards they must be as they were. Those that are not are not used again.
 
-        Args:
-            borrower: whose class is named.
-
         Raises:
-            RunFailedError: labels, pixels or what describes them have changed.
+            RunFailedError: labels, pixels or what describes them have changed; the message names the class of ``borrower``.
         """
         yield
         changed = [f"{name} of the {split} images" for split, images in self._splits.items() if images for name in images.changes()]
@@ -260,10 +243,10 @@ class OpenedDataset(Dataset):
         return self._duplicates[train, test]
 
     def _where(self, split: Split) -> str:
-        return f"{type(self._dataset).__name__}, {split} images"
+        return f"{type(self.source).__name__}, {split} images"
 
     def _open(self, split: Split) -> ResidentSet | None:
-        images = self._dataset.load(split)
+        images = self.source.load(split)
         if images is None:
             return None
         where = self._where(split)
@@ -279,7 +262,8 @@ class OpenedDataset(Dataset):
         """Count the classes of the test images as the training images do: they are the same by their names."""
         assert test.labels is not None
         known = {same_class(name): label for label, name in enumerate(train.classes)}
-        if unknown := [name for name in _named(test, lambda count: count > 0) if same_class(name) not in known]:
+        counted = zip(test.classes, class_counts(test), strict=True)
+        if unknown := [name for name, count in counted if count and same_class(name) not in known]:
             raise DataError(
                 f"test images are of classes that no training image has: {_some(unknown)}",
                 allowed=_some(train.classes),
@@ -287,10 +271,8 @@ class OpenedDataset(Dataset):
             )
         number = torch.tensor([known.get(same_class(name), -1) for name in test.classes])  # -1: a name without images
         test.relabel(number[test.labels], train.classes)
-        if missing := _named(test, lambda count: count == 0):
-            self._note(
-                [f"{len(missing)} of {len(train.classes)} classes have no test images, so that nothing measures them: {_some(missing)}"]
-            )
+        if empty := _empty_classes(test):
+            self._note([f"{len(empty)} of {len(train.classes)} classes have no test images, so that nothing measures them: {_some(empty)}"])
 
     def _note(self, notes: Iterable[str]) -> None:
         self._notes += [note for note in notes if note not in self._notes]
@@ -301,13 +283,8 @@ def class_counts(images: ImageSet) -> list[int]:
     return [] if images.labels is None else images.labels.bincount(minlength=len(images.classes)).tolist()
 
 
-def _checksum(tensor: Tensor | None) -> object:
-    return None if tensor is None else checksum(tensor)
-
-
-def _named(images: ResidentSet, chosen: Callable[[int], bool]) -> list[str]:
-    """The names of the classes whose number of images is so."""
-    return [name for name, count in zip(images.classes, class_counts(images), strict=True) if chosen(count)]
+def _empty_classes(images: ResidentSet) -> list[str]:
+    return [name for name, count in zip(images.classes, class_counts(images), strict=True) if not count]
 
 
 def _describe(images: ResidentSet) -> str:

@@ -6,7 +6,6 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from sslkit.contract.errors import OptionError
 from sslkit.contract.images import Dataset, ImageSpec, Split
@@ -46,23 +45,12 @@ class Digits(Dataset):
         """Every split exists."""
         digits, _ = load_tensors(Path(__file__).with_suffix(".safetensors"))
         labels = digits["labels"].long()
-        chosen = _every_fifth(labels) == (split == "test")
-        pixels = _resize(digits["images"][chosen].unsqueeze(1), self.image_size)
-        images = ArraySet(pixels, self.image(), labels=labels[chosen], classes=tuple("0123456789"))
+        every_fifth = torch.zeros_like(labels, dtype=torch.bool)  # of each class
+        for label in labels.unique():
+            every_fifth[(labels == label).nonzero().flatten()[4::5]] = True
+        chosen = every_fifth if split == "test" else ~every_fifth
+        pixels = digits["images"][chosen].unsqueeze(1).float() * (255 / LEVELS)
+        if self.image_size != SIDE:
+            pixels = F.interpolate(pixels, size=self.image_size, mode="bilinear")  # only ever larger: there is nothing to alias
+        images = ArraySet(pixels.round().to(torch.uint8), self.image(), labels=labels[chosen], classes=tuple("0123456789"))
         return images.without_labels() if split == "pretrain" else images
-
-
-def _every_fifth(labels: Tensor) -> Tensor:
-    """(N,) bool: the 5th, 10th ... image of each class."""
-    chosen = torch.zeros_like(labels, dtype=torch.bool)
-    for label in labels.unique():
-        chosen[(labels == label).nonzero().flatten()[4::5]] = True
-    return chosen
-
-
-def _resize(images: Tensor, side: int) -> Tensor:
-    """(N, 1, 8, 8) values 0 to 16 -> (N, 1, side, side) uint8."""
-    pixels = images.float() * (255 / LEVELS)
-    if side != SIDE:
-        pixels = F.interpolate(pixels, size=(side, side), mode="bilinear")  # only ever larger: there is nothing to alias
-    return pixels.round().to(torch.uint8)

@@ -1,8 +1,8 @@
 """Test images that are training images too: results on them flatter."""
 
 import hashlib
-from collections.abc import Iterable, Sequence, Set
-from pathlib import Path
+from collections.abc import Sequence, Set
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -46,42 +46,30 @@ def find_duplicates(train: ImageSet, test: ImageSet) -> Duplicates | None:
     Images in memory are compared by their pixels, as they were decoded. Images in files are compared byte by byte, by hash: of those
     that have the size of another one the beginning is read, and all of it where that is the same too.
 
-    Args:
-        train: the training images.
-        test: the test images, of the same size and colour.
-
     Returns:
         None if there is no quick way to tell: the images are neither in memory nor in files.
     """
-    if train.pixels is not None and test.pixels is not None:
-        return _pair(_pixel_hashes(train.pixels), _pixel_hashes(test.pixels), train, test, "pixels")
+    train_keys: Sequence[object]
+    test_keys: Sequence[object]
     train_files, test_files = (getattr(images, "source", images) for images in (train, test))  # what the cache has opened
-    if isinstance(train_files, FileSet) and isinstance(test_files, FileSet):
-        return _pair(*_file_hashes(train_files, test_files), train, test, "bytes")
-    return None
-
-
-def _pair(
-    train_keys: Iterable[object],
-    test_keys: Sequence[object],
-    train: ImageSet,
-    test: ImageSet,
-    same: Literal["pixels", "bytes"],
-) -> Duplicates:
-    """Keys are None where an image cannot be a duplicate."""
+    if train.pixels is not None and test.pixels is not None:
+        same, train_keys, test_keys = "pixels", _pixel_hashes(train.pixels), _pixel_hashes(test.pixels)
+    elif isinstance(train_files, FileSet) and isinstance(test_files, FileSet):
+        same, (train_keys, test_keys) = "bytes", _file_keys(train_files, test_files)
+    else:
+        return None
     wanted = set(test_keys) - {None}
     first: dict[object, int] = {}
     for index, key in enumerate(train_keys):
         if key in wanted:
             first.setdefault(key, index)
     found = [(index, first[key]) for index, key in enumerate(test_keys) if key in first]
-    examples = tuple((_name(test, index), _name(train, twin)) for index, twin in found[:_EXAMPLES])
+    examples = tuple((_name(test_files, index), _name(train_files, twin)) for index, twin in found[:_EXAMPLES])
     return Duplicates(len(found), examples, same)
 
 
 def _name(images: ImageSet, index: int) -> str:
-    source = getattr(images, "source", images)
-    return str(source.folder / source.files[index].path) if isinstance(source, FileSet) else f"image {index:,}"
+    return str(images.folder / images.files[index].path) if isinstance(images, FileSet) else f"image {index:,}"
 
 
 def _pixel_hashes(pixels: Tensor) -> list[bytes]:
@@ -91,11 +79,10 @@ def _pixel_hashes(pixels: Tensor) -> list[bytes]:
         rows: np.ndarray = chunk.flatten(1).contiguous().numpy()
         return [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
 
-    chunks = pixels.split(_CHUNK)
-    return [digest for digests in map_chunks(hashes, chunks, _COMPARING) for digest in digests]
+    return [digest for digests in map_chunks(hashes, pixels.split(_CHUNK), _COMPARING) for digest in digests]
 
 
-def _file_hashes(train: FileSet, test: FileSet) -> tuple[list[Key | None], list[Key | None]]:
+def _file_keys(train: FileSet, test: FileSet) -> tuple[list[Key | None], list[Key | None]]:
     """A key for each file of either set; None where no file of the other set is the same."""
     train_keys, test_keys = ([(size, b"") if size > 0 else None for size in images.files.num_bytes.tolist()] for images in (train, test))
     for num_bytes in (_HEAD, -1):
@@ -105,24 +92,19 @@ def _file_hashes(train: FileSet, test: FileSet) -> tuple[list[Key | None], list[
 
 
 def _refine(images: FileSet, keys: Sequence[Key | None], shared: Set[Key | None], num_bytes: int) -> list[Key | None]:
-    """Tell files with ``shared`` keys apart by their first ``num_bytes``, or all; the others are of no more interest."""
+    """Tell files with ``shared`` keys apart by their first ``num_bytes``, or all if that is -1; the others are of no more interest, nor
+    is a file that cannot be read: who decodes it will say so.
+    """
+
+    def refined(chunk: Sequence[int]) -> list[tuple[int, Key]]:
+        found = []
+        for index in chunk:
+            path, size = images.files[index]
+            with suppress(DataError, OSError), open_regular(images.folder / path) as file:
+                found.append((index, (size, hashlib.blake2b(file.read(num_bytes), digest_size=16).digest())))
+        return found
+
     indices = [index for index, key in enumerate(keys) if key in shared]
-
-    def hashes(chunk: Sequence[int]) -> list[bytes | None]:
-        return [_file_hash(images.folder / images.files[index].path, num_bytes) for index in chunk]
-
     chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
-    digests = [digest for digests in map_chunks(hashes, chunks, _COMPARING) for digest in digests]
-    refined: list[Key | None] = [None] * len(keys)
-    for index, digest in zip(indices, digests, strict=True):
-        refined[index] = None if digest is None else (int(images.files.num_bytes[index]), digest)
-    return refined
-
-
-def _file_hash(path: Path, num_bytes: int) -> bytes | None:
-    """Of the beginning, or of everything if ``num_bytes`` is -1; None of a file that cannot be read: who decodes it will say so."""
-    try:
-        with open_regular(path) as file:
-            return hashlib.blake2b(file.read(num_bytes), digest_size=16).digest()
-    except (DataError, OSError):
-        return None
+    by_index = {index: key for pairs in map_chunks(refined, chunks, _COMPARING) for index, key in pairs}
+    return [by_index.get(index) for index in range(len(keys))]

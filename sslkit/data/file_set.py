@@ -33,10 +33,6 @@ class FileSet(ImageSet):
         skipped: files that were left out.
         notes: see :class:`ImageSet`.
         max_pixels: refuse files with more.
-
-    Attributes:
-        folder: as given.
-        files: as given.
     """
 
     def __init__(
@@ -68,36 +64,27 @@ class FileSet(ImageSet):
         """Decode some images: (len(indices), C, H, W) uint8."""
         pixels = torch.empty(len(indices), self.image.num_chs, self.image.height, self.image.width, dtype=torch.uint8)
         for row, index in enumerate(indices):
-            pixels[row] = _decode(self.folder, self.files[index], self.image, self._max_pixels)
+            pixels[row] = self._decode(self.files[index])
         return pixels
 
+    def undecodable(self) -> frozenset[str]:
+        """The paths of the files that cannot be decoded. Decodes every file, on all cores."""
 
-def undecodable(folder: Path, files: Sequence[ImageFile], image: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> frozenset[str]:
-    """The paths of the files that cannot be decoded. Decodes every file, on all cores.
+        def check(chunk: Sequence[ImageFile]) -> list[str]:
+            failed: list[str] = []
+            for file in chunk:
+                try:
+                    self._decode(file)
+                except DataError:
+                    failed.append(file.path)
+            return failed
 
-    Args:
-        folder: what the files' paths are relative to.
-        files: what to check.
-        image: what they are to be decoded to.
-        max_pixels: files with more count as undecodable.
-    """
+        chunks = [self.files[start : start + _CHUNK] for start in range(0, len(self), _CHUNK)]
+        return frozenset(path for paths in map_chunks(check, chunks, f"checking images in {self.folder}") for path in paths)
 
-    def check(chunk: Sequence[ImageFile]) -> list[str]:
-        failed: list[str] = []
-        for file in chunk:
-            try:
-                _decode(folder, file, image, max_pixels)
-            except DataError:
-                failed.append(file.path)
-        return failed
-
-    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
-    return frozenset(path for paths in map_chunks(check, chunks, f"checking images in {folder}") for path in paths)
-
-
-def _decode(folder: Path, file: ImageFile, image: ImageSpec, max_pixels: int) -> Tensor:
-    color: Literal["rgb", "gray"] = "rgb" if image.color == "rgb" else "gray"
-    return decode(folder / file.path, image.height, color, max_pixels=max_pixels, num_bytes=file.num_bytes)
+    def _decode(self, file: ImageFile) -> Tensor:
+        color: Literal["rgb", "gray"] = "rgb" if self.image.color == "rgb" else "gray"
+        return decode(self.folder / file.path, self.image.height, color, max_pixels=self._max_pixels, num_bytes=file.num_bytes)
 
 
 def _fingerprint(files: ImageFiles, image: ImageSpec, labels: Tensor | None, classes: tuple[str, ...]) -> str:

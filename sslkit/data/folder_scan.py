@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, final, overload
@@ -71,10 +71,6 @@ class ImageFiles(Sequence[ImageFile]):
     def __iter__(self) -> Iterator[ImageFile]:
         return (ImageFile(os.fsdecode(path), num_bytes) for path, num_bytes in self.encoded())
 
-    def folders(self) -> set[str]:
-        """The folders that hold them, without those that hold only folders."""
-        return {os.fsdecode(folder) for folder in {path.rpartition(b"/")[0] for path, _ in self.encoded()}}
-
     def encoded(self) -> Iterator[tuple[bytes, int]]:
         """The files in order with their paths as the system has them."""
         ends = self._ends.tolist()
@@ -96,51 +92,39 @@ class Content(NamedTuple):
     folders: tuple[str, ...]
     filled: tuple[str, ...]
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The subfolders that hold images, if there are at least two of them and no image lies beside them; else none."""
+        return self.filled if "" not in self.filled and len(self.filled) > 1 else ()
+
 
 @final
-class FolderScan:
-    """What is in folders, each of which is searched once, however many splits ask for it."""
+class FolderScan(dict[Path, Content]):
+    """What is in folders, each of which is searched when it is first asked for, and once, however many splits ask.
 
-    def __init__(self) -> None:
-        self._found: dict[Path, Content] = {}
+    What counts is the name: ``SUFFIXES`` in upper or lower case. Files and folders whose names start with a dot are left out. Links
+    are followed, except into a folder that they are in, and except links to themselves. What is named like an image and cannot be
+    read, or is not a file, is listed: reading it will say so. A folder that cannot be read is a ``DataError``.
+    """
 
-    def images(self, folder: Path) -> ImageFiles:
-        """See :func:`find_images`."""
-        return self.content(folder).images
-
-    def subfolders(self, folder: Path) -> tuple[str, ...]:
-        """The names of the subfolders that hold images; see :class:`Content`."""
-        return self.content(folder).filled
-
-    def classes(self, folder: Path) -> tuple[str, ...]:
-        """The subfolders, if at least two of them hold images and no image lies beside them; else none."""
-        names = self.subfolders(folder)
-        return names if "" not in names and len(names) > 1 else ()
-
-    def content(self, folder: Path) -> Content:
-        """Everything there is to say of a folder."""
-        if folder not in self._found:
-            self._found[folder] = _search(folder)
-        return self._found[folder]
+    def __missing__(self, folder: Path) -> Content:
+        images, unread, folders = list[ImageFile](), list[str](), set[str]()
+        with counting(f"scanning images in {folder}") as count, _readable():
+            for file in _walk(folder, folders):
+                if _is_read(file.path):
+                    images.append(file)
+                else:
+                    unread.append(file.path)
+                count(1)
+        filled = {first_folder(file.path) for file in images}
+        self[folder] = Content(ImageFiles(sorted(images)), *(tuple(sorted(names)) for names in (unread, folders, filled)))
+        return self[folder]
 
 
 def first_folder(path: str) -> str:
     """``cat/deep/1.png`` -> ``cat``; empty for a file that lies in no folder."""
     first, slash, _ = path.partition("/")
     return first if slash else ""
-
-
-def find_images(folder: Path) -> list[ImageFile]:
-    """All images in a folder, at any depth, sorted by path.
-
-    What counts is the name: ``SUFFIXES`` in upper or lower case. Files and folders whose names start with a dot are left out. Links
-    are followed, except into a folder that they are in, and except links to themselves. What is named like an image and cannot be
-    read, or is not a file, is listed: reading it will say so.
-
-    Raises:
-        DataError: a folder cannot be read.
-    """
-    return list(_search(folder).images)
 
 
 def find_folders(folder: Path) -> tuple[str, ...]:
@@ -156,21 +140,11 @@ def find_folders(folder: Path) -> tuple[str, ...]:
 def holds_images(folder: Path) -> bool:
     """Whether there is an image in a folder, at any depth; it is searched no further than to the first."""
     with _readable():
-        return any(is_read(file.path) for file in _walk(folder, set(), lambda _: None))
+        return any(_is_read(file.path) for file in _walk(folder, set()))
 
 
-def is_read(name: str) -> bool:
-    """Whether a file's name is that of an image that is read."""
+def _is_read(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
-
-
-def _search(folder: Path) -> Content:
-    folders: set[str] = set()
-    with counting(f"scanning images in {folder}") as count, _readable():
-        found = sorted(_walk(folder, folders, count))
-    images = [file for file in found if is_read(file.path)]
-    unread = tuple(file.path for file in found if not is_read(file.path)) if len(images) < len(found) else ()
-    return Content(ImageFiles(images), unread, tuple(sorted(folders)), tuple(sorted({first_folder(file.path) for file in images})))
 
 
 @contextmanager
@@ -181,7 +155,7 @@ def _readable() -> Iterator[None]:
         raise DataError(f"{error.filename} cannot be read", found=error.strerror, fix="make it readable or move it away") from error
 
 
-def _walk(root: Path, folders: set[str], count: Callable[[int], None]) -> Iterator[ImageFile]:
+def _walk(root: Path, folders: set[str]) -> Iterator[ImageFile]:
     """All images, also of types that are not read, in the order of the disk; ``folders`` gets the names of the subfolders. With each
     folder go the folders that it is in, against links that go round in circles.
     """
@@ -197,8 +171,11 @@ def _walk(root: Path, folders: set[str], count: Callable[[int], None]) -> Iterat
                 if not prefix:
                     folders.add(entry.name)
             elif _is_image(entry.name):
-                count(1)
-                yield ImageFile(prefix + entry.name, _num_bytes(entry))
+                try:
+                    num_bytes = entry.stat().st_size
+                except OSError:
+                    num_bytes = -1
+                yield ImageFile(prefix + entry.name, num_bytes)
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
@@ -220,10 +197,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES + OTHER_SUFFIXES)
-
-
-def _num_bytes(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError:
-        return -1

@@ -1,9 +1,15 @@
-"""One image file -> one uint8 tensor, whatever the file's format, colour mode, bit depth and orientation."""
+"""One image file -> one uint8 tensor, whatever the file's format, colour mode, bit depth and orientation. What libraries warn of while
+they decode it names the file: on its own, ``Corrupt EXIF data`` helps nobody.
+"""
 
 import os
 import stat
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +17,6 @@ from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from sslkit.contract.errors import DataError
-from sslkit.data.library_warnings import decoding
 
 MAX_PIXELS = 178_956_970
 """Where PIL refuses an image as a decompression bomb: 0.7 GB as PIL holds it."""
@@ -51,7 +56,14 @@ def decode(path: Path, size: int, color: Literal["rgb", "gray"], *, max_pixels: 
     """
     with open_regular(path, num_bytes) as file, decoding(path):
         try:
-            square = _square(open_image(path, file, max_pixels), size, "RGB" if color == "rgb" else "L")
+            image = open_image(path, file, max_pixels)
+            # libjpeg decodes at 1/2, 1/4 or 1/8 for a fraction of the time; twice the size is left for our own filter.
+            image.draft(None, (2 * size, 2 * size))
+            ImageOps.exif_transpose(image, in_place=True)
+            square = _convert(image, "RGB" if color == "rgb" else "L")
+            if square.size != (size, size):
+                # This reads the central square alone: an image of 1,000,000 x 1 pixels takes no more memory than it has pixels.
+                square = ImageOps.fit(square, (size, size), Image.Resampling.BILINEAR)
         except DataError:
             raise
         except Exception as error:  # on a malformed file PIL raises nearly anything, not only OSError
@@ -96,11 +108,6 @@ def open_image(path: Path, file: BinaryIO, max_pixels: int) -> ImageFile.ImageFi
 
     This is ``Image.open(file, formats=...)`` without its limit on pixels, which holds for the whole process: ``max_pixels`` may be larger.
 
-    Args:
-        path: for messages.
-        file: open, at its beginning.
-        max_pixels: width times height, at most.
-
     Raises:
         DataError: the image has more pixels.
         Exception: the header is damaged or of another format: PIL raises nearly anything.
@@ -128,15 +135,6 @@ def open_image(path: Path, file: BinaryIO, max_pixels: int) -> ImageFile.ImageFi
     return image
 
 
-def _square(image: Image.Image, size: int, mode: Literal["RGB", "L"]) -> Image.Image:
-    # libjpeg decodes at 1/2, 1/4 or 1/8 for a fraction of the time; twice the size is left for our own filter.
-    image.draft(None, (2 * size, 2 * size))
-    ImageOps.exif_transpose(image, in_place=True)
-    image = _convert(image, mode)
-    # This reads the central square alone: an image of 1,000,000 x 1 pixels takes no more memory than it has pixels.
-    return image if image.size == (size, size) else ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-
-
 def _convert(image: Image.Image, mode: Literal["RGB", "L"]) -> Image.Image:
     """To 8-bit RGB or gray."""
     if image.mode == "F":
@@ -150,3 +148,67 @@ def _convert(image: Image.Image, mode: Literal["RGB", "L"]) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image if image.mode == mode else image.convert(mode)
+
+
+class FileWarning(NamedTuple):
+    """A warning as it is sent to another process; the file that was being decoded, and where in a library's code it was raised."""
+
+    file: Path | None
+    text: str
+    filename: str
+    line: int
+
+
+_file: ContextVar[Path | None] = ContextVar("file", default=None)
+
+_shown: set[str] = set()
+"""In this process. Python forgets what it has shown whenever a library changes the filters."""
+
+
+@contextmanager
+def decoding(file: Path | None) -> Iterator[None]:
+    """Say which file is being decoded in this thread."""
+    before = _file.set(file)
+    try:
+        yield
+    finally:
+        _file.reset(before)
+
+
+@contextmanager
+def naming_files() -> Iterator[None]:
+    """Let warnings name the file that is being decoded, in whatever thread: each text once, with the first file. For the main thread.
+
+    The filters stay as they are: ``catch_warnings`` in several threads would lose them.
+    """
+    show_any = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any, **options: Any) -> None:
+        file = _file.get()
+        if file is None:
+            show_any(message, category, filename, lineno, *rest, **options)
+        elif (text := str(message).strip()) not in _shown:
+            _shown.add(text)
+            show_any(UserWarning(f"{file}: {text}"), UserWarning, filename, lineno, *rest, **options)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = show_any
+
+
+def gather_warnings(warned: list[FileWarning]) -> None:
+    """In a process that decodes for another: note what libraries warn of from now on, instead of printing it."""
+
+    def show(message: Warning | str, _category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
+        warned.append(FileWarning(_file.get(), str(message), filename, lineno))
+
+    warnings.showwarning = show
+
+
+def repeat_warnings(warned: Sequence[FileWarning]) -> None:
+    """Warn here of what another process has gathered."""
+    for warning in warned:
+        with naming_files(), decoding(warning.file):
+            warnings.warn_explicit(warning.text, UserWarning, warning.filename, warning.line)

@@ -14,10 +14,10 @@ from typing_extensions import override
 from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.images import Dataset, ImageSpec, Split
 from sslkit.data.arrays import check_statistics
-from sslkit.data.file_set import FileSet, undecodable
-from sslkit.data.folder_scan import FolderScan, first_folder
+from sslkit.data.file_set import FileSet
+from sslkit.data.folder_scan import first_folder
 from sslkit.data.image_file import MAX_PIXELS
-from sslkit.data.layout import Layout, check_images, check_labels, describe_rest, find_layout, has_labels, why_unlabeled
+from sslkit.data.layout import Layout, find_layout
 
 MAX_SIDE = 8192
 """Pixels: an image of this size takes 200 MB."""
@@ -113,46 +113,50 @@ class ImageFolder(Dataset):
             OptionError: ``val_fraction`` although there is a test split, or a folder that is named is not there.
         """
         layout = self._layout
-        test = layout.test if layout.test and self._scan.images(layout.test) else None
+        test = layout.test if layout.test and layout.scan[layout.test].images else None
         if test is not None and self.val_fraction:
             fix = "leave it out, or point root at the training folder itself"
             raise OptionError("val_fraction", f"there is a test split already, {test}", found=self.val_fraction, fix=fix)
         if split == "train":
-            check_labels(layout, self._scan)
-            return self._open(layout.train, layout, layout.classes, held_out=False) if layout.train and layout.classes else None
+            layout.check_labels()
+            return self._open(layout.train, layout.classes, held_out=False) if layout.train and layout.classes else None
         if split == "pretrain":
-            check_images(layout.pretrain, self._scan)
-            return self._open(layout.pretrain, layout, (), held_out=False)
-        if test is None:
-            return self._open(layout.held_out_from, layout, layout.classes, held_out=True) if self.val_fraction else None
-        labeled = layout.classes and has_labels(test, layout.classes, self._scan)
-        return self._open(test, layout, self._scan.subfolders(test) if labeled else ())
+            layout.check_images(layout.pretrain)
+            return self._open(layout.pretrain, (), held_out=False)
+        if test is not None:
+            return self._open(test, layout.scan[test].filled if layout.has_labels(test) else ())
+        return self._open(layout.held_out_from, layout.classes, held_out=True) if self.val_fraction else None
 
     @override
     def why_unlabeled(self, split: Split) -> str:
-        layout = self._layout
-        return why_unlabeled(layout.test, layout.classes, self._scan) if split == "test" and layout.test and layout.classes else ""
+        return self._layout.why_unlabeled() if split == "test" else ""
 
     @cached_property
     def _layout(self) -> Layout:
         named = {kind: name for kind in ("train", "test", "unlabeled") if (name := getattr(self, kind)) is not None}
-        layout = find_layout(Path(os.path.expanduser(self.root)).absolute(), self._scan, named)  # noqa: PTH111 - a user that does not exist is no error here
-        if not (self.val_fraction and layout.test and layout.classes) or self.test or has_labels(layout.test, layout.classes, self._scan):
+        layout = find_layout(Path(os.path.expanduser(self.root)).absolute(), named)  # noqa: PTH111 - a user that does not exist is no error here
+        if not (self.val_fraction and layout.test and layout.classes) or self.test or layout.has_labels(layout.test):
             return layout
-        beside = (layout.test,) if self._scan.images(layout.test) else ()
+        beside = (layout.test,) if layout.scan[layout.test].images else ()
         return layout._replace(test=None, left_out=(*layout.left_out, *beside))
 
-    def _open(self, folder: Path, layout: Layout, classes: tuple[str, ...], *, held_out: bool | None = None) -> FileSet:
+    @cached_property
+    def _undecodable(self) -> dict[Path, frozenset[str]]:
+        """By folder, the paths of the files that are skipped; each folder is checked when a split first needs it."""
+        return {}
+
+    def _open(self, folder: Path, classes: tuple[str, ...], *, held_out: bool | None = None) -> FileSet:
         """The images of a folder. Of one that a part is held out from, that part or the others; None: the test split has a folder."""
-        files = self._scan.images(folder)
-        bad = self._undecodable(folder) if self.on_error == "skip" else frozenset()
+        layout, files, spec = self._layout, self._layout.scan[folder].images, self.image()
+        if self.on_error == "skip" and folder not in self._undecodable:
+            self._undecodable[folder] = FileSet(folder, files, spec, max_pixels=self.max_pixels).undecodable()
+        bad = self._undecodable.get(folder, frozenset())
         good = [file for file in files if file.path not in bad] if bad else files
         if not good:
             raise DataError(f"{folder}: none of the {len(files)} images can be decoded", fix='on_error = "stop" says why')
-        lost = {*classes} - {first_folder(file.path) for file in good} if bad and folder == layout.train else ()
-        if lost:
+        if bad and folder == layout.train and (lost := {*classes} - {first_folder(file.path) for file in good}):
             raise DataError(f"{folder / min(lost)}: none of its images can be decoded", fix='on_error = "stop" says why')
-        skipped = [file.path for file in files if file.path in bad] if bad else []
+        skipped = sorted(bad)
         if self.val_fraction and folder == layout.held_out_from and held_out is not None:
             chosen = _held_out([file.path for file in good], self.val_fraction, by_class=bool(layout.classes))
             good = [file for file in good if (file.path in chosen) == held_out]
@@ -162,23 +166,8 @@ class ImageFolder(Dataset):
                 raise OptionError("val_fraction", problem, found=self.val_fraction)
         number = {name: label for label, name in enumerate(classes)}
         labels = torch.tensor([number[first_folder(file.path)] for file in good]) if classes else None
-        notes = tuple(describe_rest(folder, layout, self._scan))
-        spec = self.image()
+        notes = tuple(layout.notes(folder))
         return FileSet(folder, good, spec, labels=labels, classes=classes, skipped=tuple(skipped), notes=notes, max_pixels=self.max_pixels)
-
-    def _undecodable(self, folder: Path) -> frozenset[str]:
-        if folder not in self._bad:
-            self._bad[folder] = undecodable(folder, self._scan.images(folder), self.image(), max_pixels=self.max_pixels)
-        return self._bad[folder]
-
-    @cached_property
-    def _scan(self) -> FolderScan:
-        return FolderScan()
-
-    @cached_property
-    def _bad(self) -> dict[Path, frozenset[str]]:
-        """By folder, what cannot be decoded."""
-        return {}
 
 
 def _held_out(paths: Sequence[str], fraction: float, *, by_class: bool) -> set[str]:

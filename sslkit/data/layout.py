@@ -29,6 +29,7 @@ class Layout(NamedTuple):
     """Which folder holds which split; the same folder may hold two.
 
     Attributes:
+        scan: what is in the folders.
         pretrain: images to pretrain on.
         train: training images, or None.
         test: test images, or None.
@@ -36,10 +37,11 @@ class Layout(NamedTuple):
         left_out: other folders beside these that hold images.
     """
 
+    scan: FolderScan
     pretrain: Path
-    train: Path | None
-    test: Path | None
-    classes: tuple[str, ...]
+    train: Path | None = None
+    test: Path | None = None
+    classes: tuple[str, ...] = ()
     left_out: tuple[Path, ...] = ()
 
     @property
@@ -47,13 +49,75 @@ class Layout(NamedTuple):
         """Whose images a part of is held out, where there is no test split."""
         return self.train or self.pretrain
 
+    def has_labels(self, folder: Path) -> bool:
+        """Whether test images have labels: all of them lie in class folders, one of which is a training class too."""
+        names = self.scan[folder].filled
+        return "" not in names and not {*map(same_class, self.classes)}.isdisjoint(map(same_class, names))
 
-def find_layout(root: Path, scan: FolderScan, named: Mapping[str, str]) -> Layout:
+    def check_images(self, folder: Path) -> None:
+        """Refuse a folder without images, with a DataError that says what counts as one."""
+        content = self.scan[folder]
+        if not content.images:
+            instead = f" of a type that is read, but {content.unread[0]}" if content.unread else ""
+            raise DataError(f"{folder} holds no images{instead}", allowed=f"files that end in {', '.join(SUFFIXES)}, at any depth")
+
+    def check_labels(self) -> None:
+        """Refuse training images whose folders nearly are classes: whoever made them meant labels.
+
+        Raises:
+            DataError: there are no images, there is one class folder only, images lie beside class folders, or all images of a class
+                are of types that are not read.
+        """
+        if self.train is None:
+            return
+        self.check_images(self.train)
+        content = self.scan[self.train]
+        if lost := next((path for path in content.unread if first_folder(path) not in ("", *content.filled)), None):
+            problem = f"{self.train / first_folder(lost)} holds no images that are read, but {self.train / lost}"
+            raise DataError(problem, allowed=SUFFIXES, fix="convert its images")
+        if len(content.filled) == 1 and content.filled[0]:
+            fix = "an evaluation needs two classes or more, each in a folder of its own"
+            raise DataError(f"{self.train} has one class folder only: {content.filled[0]}", fix=fix)
+        if len(content.filled) > 1 and not self.classes:
+            raise DataError(self._stray_image(self.train), fix="move it into one")
+
+    def why_unlabeled(self) -> str:
+        """What keeps the test images from having labels though the training images have them, in words; empty where nothing does."""
+        if self.test is None or not self.classes:
+            return ""
+        content = self.scan[self.test]
+        names = [name for name in content.filled if name]
+        if not content.images:
+            return f"{self.test} holds no images"
+        if names and len(names) < len(content.filled):
+            return self._stray_image(self.test)
+        there = f"folders of other classes: {', '.join(names)}" if names else "no class folders"
+        return f"the test images in {self.test} have no labels, for it has {there}; classes: {', '.join(self.classes)}"
+
+    def notes(self, folder: Path) -> Iterator[str]:
+        """What is not used in the folder of a split though it might have been meant to be: in words, a sentence each."""
+        if self.left_out:
+            yield f"folders of images that no split takes: {_some([str(path) for path in self.left_out])}"
+        content = self.scan[folder]
+        if content.unread:
+            types = Counter(os.path.splitext(path)[1].lower() for path in content.unread)  # noqa: PTH122 - a million paths
+            counted = ", ".join(f"{count:,} {suffix}" for suffix, count in types.most_common())
+            yield f"{folder} has images of types that are not read ({counted}); the first is {folder / content.unread[0]}"
+        empty = [name for name in content.folders if name not in content.filled and name.lower() not in KIND_OF]
+        if empty and folder == self.train and self.classes:
+            yield f"not classes, because they hold no images that are read: {_some([str(folder / name) for name in empty])}"
+
+    def _stray_image(self, folder: Path) -> str:
+        """Name an image that lies where only class folders should."""
+        stray = next(file.path for file in self.scan[folder].images if "/" not in file.path)
+        return f"{folder / stray} lies beside folders of images, so that these are no classes"
+
+
+def find_layout(root: Path, named: Mapping[str, str]) -> Layout:
     """Find the splits and classes in a folder; :class:`~sslkit.data.image_folder.ImageFolder` has the rules.
 
     Args:
         root: the folder.
-        scan: reads folders.
         named: the folders of ``train``, ``test`` and ``unlabeled`` that the user has named, relative to ``root``.
 
     Raises:
@@ -62,118 +126,38 @@ def find_layout(root: Path, scan: FolderScan, named: Mapping[str, str]) -> Layou
     """
     if not os.path.isdir(root):  # noqa: PTH112 - a name too long for a folder is none, where Path raises
         raise DataError(f"{root} is not a folder", fix="set root in [data] to the folder of the images")
-    folders = find_folders(root)
-    chosen = {kind: _named(root, kind, name, folders) for kind, name in named.items()}
-    if chosen.get("train") == root:
-        found: dict[str, Path] = {}
-    else:
+    scan, folders = FolderScan(), find_folders(root)
+    chosen = {kind: root / name for kind, name in named.items()}
+    for kind, folder in chosen.items():
+        if not os.path.isdir(folder):  # noqa: PTH112
+            fix = did_you_mean(named[kind], folders)
+            raise OptionError(kind, f"is no folder in {root}", found=named[kind], allowed=folders, fix=fix)
+    found: dict[str, Path] = {}
+    if chosen.get("train") != root:
         named_kinds = {*chosen, *(("val",) if "test" in chosen else ())}
         found = {kind: folder for kind in KINDS if kind not in named_kinds and (folder := _only(root, kind, folders)) is not None}
-    splits = {**found, **chosen}
     if not chosen:
         _check_unambiguous(root, [*found], folders, scan)
+    splits = {**found, **chosen}
     train, unlabeled = splits.get("train"), splits.get("unlabeled")
     if train is None and unlabeled is None:
         if splits:
             name = next(iter(splits.values())).name
             fix = f'set train to the folder of the training images, or to "{HERE}" if {name!r} is a class'
             raise DataError(f"{root} has a folder {name!r}, but none for training", allowed=KINDS["train"], fix=fix)
-        return Layout(root, root, None, scan.classes(root))
+        return Layout(scan, root, root, classes=scan[root].classes)
     for kind, folder in chosen.items():
         if train is not None and folder != train and folder.is_relative_to(train):
             raise OptionError(kind, "lies in the folder of the training images", found=named[kind], fix="move it out of there")
-    classes = scan.classes(train) if train else ()
+    layout = Layout(scan, unlabeled or train or root, train, classes=scan[train].classes if train else ())
     tests = [chosen["test"]] if "test" in chosen else [splits[kind] for kind in ("test", "val") if kind in splits]
-    test = _choose_test(tests, classes, scan)
+    if len(tests) > 1:  # ImageNet's ``test`` comes without labels, its ``val`` with them
+        tests.sort(key=lambda folder: (not layout.has_labels(folder), not scan[folder].images))
+    test = tests[0] if tests else None
     taken = [folder for folder in (train, unlabeled, test) if folder]
     others = [] if train == root else [root / name for name in folders]
     beside = [other for other in others if not any(folder.is_relative_to(other) for folder in taken) and holds_images(other)]
-    return Layout(unlabeled or train or root, train, test, classes, tuple(beside))
-
-
-def check_images(folder: Path, scan: FolderScan) -> None:
-    """Refuse a folder without images.
-
-    Raises:
-        DataError: says what counts as one.
-    """
-    if not scan.images(folder):
-        unread = scan.content(folder).unread
-        instead = f" of a type that is read, but {unread[0]}" if unread else ""
-        raise DataError(f"{folder} holds no images{instead}", allowed=f"files that end in {', '.join(SUFFIXES)}, at any depth")
-
-
-def check_labels(layout: Layout, scan: FolderScan) -> None:
-    """Refuse training images whose folders nearly are classes: whoever made them meant labels.
-
-    Raises:
-        DataError: there are no images, there is one class folder only, images lie beside class folders, or all images of a class are
-            of types that are not read.
-    """
-    if layout.train is None:
-        return
-    check_images(layout.train, scan)
-    names = scan.subfolders(layout.train)
-    if lost := next((path for path in scan.content(layout.train).unread if first_folder(path) not in ("", *names)), None):
-        folder = layout.train / first_folder(lost)
-        raise DataError(f"{folder} holds no images that are read, but {layout.train / lost}", allowed=SUFFIXES, fix="convert its images")
-    if layout.classes:
-        return
-    if len(names) == 1 and names[0]:
-        fix = "an evaluation needs two classes or more, each in a folder of its own"
-        raise DataError(f"{layout.train} has one class folder only: {names[0]}", fix=fix)
-    if len(names) > 1:
-        raise DataError(stray_image(layout.train, scan), fix="move it into one")
-
-
-def has_labels(folder: Path, classes: Sequence[str], scan: FolderScan) -> bool:
-    """Whether test images have labels: all of them lie in class folders, one of which is a training class too."""
-    names = scan.subfolders(folder)
-    return "" not in names and any(same_class(name) in {same_class(known) for known in classes} for name in names)
-
-
-def why_unlabeled(folder: Path, classes: Sequence[str], scan: FolderScan) -> str:
-    """What keeps the images of a test split from having labels, in words."""
-    names = [name for name in scan.subfolders(folder) if name]
-    if not scan.images(folder):
-        return f"{folder} holds no images"
-    if names and len(names) < len(scan.subfolders(folder)):
-        return stray_image(folder, scan)
-    there = f"folders of other classes: {', '.join(names)}" if names else "no class folders"
-    return f"the test images in {folder} have no labels, for it has {there}; classes: {', '.join(classes)}"
-
-
-def describe_rest(folder: Path, layout: Layout, scan: FolderScan) -> Iterator[str]:
-    """What is not used though it might have been meant to be: in words, a sentence each.
-
-    Args:
-        folder: of one split.
-        layout: where the others are.
-        scan: reads folders.
-    """
-    if layout.left_out:
-        yield f"folders of images that no split takes: {_some([str(path) for path in layout.left_out])}"
-    content = scan.content(folder)
-    if content.unread:
-        types = Counter(os.path.splitext(path)[1].lower() for path in content.unread)  # noqa: PTH122 - a million paths
-        counted = ", ".join(f"{count:,} {suffix}" for suffix, count in types.most_common())
-        yield f"{folder} has images of types that are not read ({counted}); the first is {folder / content.unread[0]}"
-    empty = [name for name in content.folders if name not in scan.subfolders(folder) and KIND_OF.get(name.lower()) is None]
-    if empty and folder == layout.train and layout.classes:
-        yield f"no class, for want of images that are read: {_some([str(folder / name) for name in empty])}"
-
-
-def stray_image(folder: Path, scan: FolderScan) -> str:
-    """Name an image that lies where only class folders should."""
-    stray = next(file.path for file in scan.images(folder) if "/" not in file.path)
-    return f"{folder / stray} lies beside folders of images, so that these are no classes"
-
-
-def _named(root: Path, kind: str, name: str, folders: Sequence[str]) -> Path:
-    folder = root if name == HERE else root / name
-    if not os.path.isdir(folder):  # noqa: PTH112
-        raise OptionError(kind, f"is no folder in {root}", found=name, allowed=folders, fix=did_you_mean(name, folders))
-    return folder
+    return layout._replace(test=test, left_out=tuple(beside))
 
 
 def _only(root: Path, kind: str, folders: Sequence[str]) -> Path | None:
@@ -190,7 +174,7 @@ def _only(root: Path, kind: str, folders: Sequence[str]) -> Path | None:
 
 def _check_unambiguous(root: Path, kinds: Sequence[str], folders: Sequence[str], scan: FolderScan) -> None:
     """Refuse a folder whose subfolders may be splits or classes: either way, the wrong guess gives results that mean something else."""
-    others = [name for name in folders if KIND_OF.get(name.lower()) is None]
+    others = [name for name in folders if name.lower() not in KIND_OF]
     if kinds in (["train"], ["unlabeled"]):
         beside = [name for name in others if holds_images(root / name)]
         if beside:
@@ -209,12 +193,18 @@ def _check_unambiguous(root: Path, kinds: Sequence[str], folders: Sequence[str],
             f"{root} has folders that may be splits or classes: {', '.join(sorted(named.values()))}",
             fix=f'set {options} if they are splits, or train = "{HERE}" if they are classes',
         )
-    if nested := _nested_splits(scan.images(root).folders()):
-        folder, names = nested
-        raise DataError(
-            f"{root / folder} holds splits: {', '.join(names)}",
-            fix=f'set root to it, or train = "{HERE}" to take all images in {root} as they are',
-        )
+    nested: dict[str, dict[str, str]] = {}
+    for path in sorted({file.path.rpartition("/")[0] for file in scan[root].images}):
+        parts = path.split("/")
+        for depth in range(1, len(parts)):
+            if kind := KIND_OF.get(parts[depth].lower()):
+                nested.setdefault("/".join(parts[:depth]), {})[kind] = parts[depth]
+    for folder, splits in nested.items():
+        if "train" in splits and len(splits) > 1:
+            raise DataError(
+                f"{root / folder} holds splits: {', '.join(sorted(splits.values()))}",
+                fix=f'set root to it, or train = "{HERE}" to take all images in {root} as they are',
+            )
 
 
 def _loose_kind(name: str) -> str | None:
@@ -222,23 +212,5 @@ def _loose_kind(name: str) -> str | None:
     return next((KIND_OF[word] for word in re.split(r"[^a-z]+", name.lower()) if word in KIND_OF), None)
 
 
-def _nested_splits(folders: set[str]) -> tuple[str, list[str]] | None:
-    """The first folder below the root, of ``folders`` with images, that has one subfolder to train on and one to test with."""
-    kinds: dict[str, dict[str, str]] = {}
-    for path in sorted(folders):
-        parts = path.split("/")
-        for depth in range(1, len(parts)):
-            if kind := KIND_OF.get(parts[depth].lower()):
-                kinds.setdefault("/".join(parts[:depth]), {})[kind] = parts[depth]
-    return next(((parent, sorted(found.values())) for parent, found in kinds.items() if found.keys() & {"train"} and len(found) > 1), None)
-
-
 def _some(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def _choose_test(tests: Sequence[Path], classes: tuple[str, ...], scan: FolderScan) -> Path | None:
-    """ImageNet's ``test`` comes without labels, its ``val`` with them."""
-    labeled = [folder for folder in tests if has_labels(folder, classes, scan)] if classes and len(tests) > 1 else []
-    filled = [folder for folder in tests if scan.images(folder)] if len(tests) > 1 else []
-    return next(iter([*labeled, *filled, *tests]), None)

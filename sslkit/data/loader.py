@@ -15,7 +15,7 @@ from sslkit.contract.blame import blaming
 from sslkit.contract.events import warn
 from sslkit.contract.images import Augment, Batch, ImageSet
 from sslkit.data.augment import augment
-from sslkit.data.library_warnings import naming_files
+from sslkit.data.image_file import naming_files
 from sslkit.data.workers import Decoders, describe_shared_memory, end_idle, num_fitting_workers, why_not_elsewhere
 
 _SHARE = 0.25
@@ -137,15 +137,8 @@ class Loader:
 
 
 def choose_num_workers(images: ImageSet, batch_size: int, wanted: int | None) -> int:
-    """How many workers decode: what is asked for, as far as shared memory holds their batches.
-
-    Args:
-        images: to be decoded.
-        batch_size: images a batch.
-        wanted: None: what the stage says, else one a core, 8 at most.
-
-    Returns:
-        0 to decode in this process.
+    """How many workers decode, 0 for this process: as many as are ``wanted`` (None: what the stage says, else one a core, 8 at most), as
+    far as shared memory holds their batches.
     """
     given = _num_workers.get() if wanted is None else wanted
     number = min(_MAX_WORKERS, usable_cores()) if given == "auto" else given

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from sslkit.contract.progress import counting
-from sslkit.data.library_warnings import naming_files
+from sslkit.data.image_file import naming_files
 from sslkit.training.stopping import stop_if_asked
 
 Chunk = TypeVar("Chunk", bound=Sized)

@@ -1,6 +1,5 @@
 """What a dataset hands over, whoever wrote it, made into what the contract says; what cannot be is refused in one line."""
 
-import math
 import unicodedata
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -16,12 +15,8 @@ from sslkit.contract.images import Color, ImageSet, ImageSpec
 def valid_spec(image: object, where: str) -> ImageSpec:
     """What images are, with their statistics as tuples of floats.
 
-    Args:
-        image: as a dataset says.
-        where: what says so, for messages.
-
     Raises:
-        DataError: it is no ImageSpec, or a value of it cannot be.
+        DataError: it is no ImageSpec, or a value of it cannot be. Here as below, the message begins with ``where``.
     """
     if not isinstance(image, ImageSpec):
         raise DataError(f"{where}: image must be an ImageSpec", found=image)
@@ -37,7 +32,7 @@ def valid_spec(image: object, where: str) -> ImageSpec:
             statistics[name] = tuple(float(value) for value in values)
         except (TypeError, ValueError) as error:
             raise DataError(f"{where}: {name} must be numbers", found=values, allowed=allowed) from error
-        within = all(math.isfinite(value) and 0 <= value <= 1 and (name == "mean" or value > 0) for value in statistics[name])
+        within = all(0 <= value <= 1 and (name == "mean" or value > 0) for value in statistics[name])
         if len(statistics[name]) != image.num_chs or not within:
             raise DataError(f"{where}: {name} does not fit {image.color} images", found=statistics[name], allowed=allowed)
     return image._replace(**statistics)
@@ -46,17 +41,14 @@ def valid_spec(image: object, where: str) -> ImageSpec:
 def valid_labels(labels: Any, num_images: int, num_classes: int, where: str) -> Tensor:
     """Labels as (N,) int64 on the CPU, a copy; integers of any kind are taken, as a tensor, an array or a sequence.
 
-    Args:
-        labels: as a dataset has them.
-        num_images: N.
-        num_classes: they must be smaller.
-        where: what they belong to, for messages.
-
     Raises:
         DataError: they are no integers, not one an image, or no numbers of classes.
     """
-    array = as_integers(labels)
-    if array is None:
+    try:
+        array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    except (TypeError, ValueError, RuntimeError):  # rows of different lengths, and tensors without values
+        array = None
+    if array is None or array.dtype.kind not in "iub":
         kind = str(getattr(labels, "dtype", type(labels).__name__))
         raise DataError(f"{where}: labels must be integers, the numbers of their classes", found=kind, fix="convert them to int64")
     if array.shape != (num_images,):
@@ -69,17 +61,9 @@ def valid_labels(labels: Any, num_images: int, num_classes: int, where: str) -> 
     return torch.from_numpy(array.astype(np.int64))
 
 
-def as_integers(labels: Any) -> np.ndarray | None:
-    """Labels as an array of whole numbers; None if they are something else."""
-    try:
-        array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
-    except (TypeError, ValueError, RuntimeError):  # rows of different lengths, and tensors without values
-        return None
-    return array if array.dtype.kind in "iub" else None
-
-
 def valid_classes(classes: Any, where: str) -> tuple[str, ...]:
-    """Names of classes, as a tuple.
+    """Names of classes, as a tuple. File systems and people take names for the same that differ in case or in the form of Unicode
+    alone; labels would not.
 
     Raises:
         DataError: there are none, they are no names, or two of them stand for one class.
@@ -87,17 +71,6 @@ def valid_classes(classes: Any, where: str) -> tuple[str, ...]:
     names = () if isinstance(classes, str) or not isinstance(classes, Sequence | np.ndarray) else tuple(classes)
     if not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where}: there are labels, so classes must be names, in the order of the labels", found=classes)
-    _check_distinct(names, where)
-    return tuple(map(str, names))
-
-
-def same_class(name: str) -> str:
-    """What two names of one class have in common: upper and lower case, and the ways to write an accent in Unicode, do not matter."""
-    return _composed(_composed(name).casefold())
-
-
-def _check_distinct(names: Sequence[str], where: str) -> None:
-    """Refuse names that stand for one class: file systems and people take them for the same, labels would not."""
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(same_class(name), name)
@@ -109,6 +82,12 @@ def _check_distinct(names: Sequence[str], where: str) -> None:
             )
     if len(seen) < len(names):
         raise DataError(f"{where} names a class twice: {next(name for name in names if names.count(name) > 1)}")
+    return tuple(map(str, names))
+
+
+def same_class(name: str) -> str:
+    """What two names of one class have in common: upper and lower case, and the ways to write an accent in Unicode, do not matter."""
+    return _composed(_composed(name).casefold())
 
 
 def _composed(name: str) -> str:

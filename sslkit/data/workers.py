@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset as TorchDataset
 from sslkit.contract.blame import blaming, portable
 from sslkit.contract.errors import RunFailedError
 from sslkit.contract.images import ImageSet
-from sslkit.data.library_warnings import FileWarning, gather, repeat_warnings
+from sslkit.data.image_file import FileWarning, gather_warnings, repeat_warnings
 from sslkit.training.stopping import SIGNALS, stop_if_asked
 
 _START = "fork" if sys.platform == "linux" else "spawn"
@@ -150,17 +150,16 @@ class Decoders:
 
     def _receive(self) -> None:
         """What the thread does."""
-        on_device = torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()  # a thread has a GPU of its own
         try:
-            with on_device:
+            with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():  # a thread has a GPU of its own
                 order = _Order()
                 loader = DataLoader(
                     _Reader(self._images),
-                    batch_sampler=order,
+                    batch_size=None,  # the reader makes whole batches itself
+                    sampler=order,
                     num_workers=self._num_workers,
                     prefetch_factor=_AT_ONCE,
                     persistent_workers=True,
-                    collate_fn=_keep,
                     worker_init_fn=_begin,
                     multiprocessing_context=_START,
                     pin_memory=self._device.type == "cuda",
@@ -236,7 +235,7 @@ class _Reader(TorchDataset):
     def __init__(self, images: ImageSet) -> None:
         self.images = images
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, list[FileWarning]] | BaseException:
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor, list[FileWarning]] | BaseException:
         try:
             with blaming("reading images"):
                 pixels, warned, _WARNED[:] = self.images.read(indices), [*_WARNED], []
@@ -245,9 +244,6 @@ class _Reader(TorchDataset):
         except (Exception, SystemExit) as error:
             return portable(error)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, list[FileWarning]] | BaseException:
-        return self.__getitems__([index])
-
 
 _WARNED: list[FileWarning] = []
 """In a worker, what libraries have warned of since the last batch."""
@@ -255,16 +251,11 @@ _WARNED: list[FileWarning] = []
 
 def _begin(_worker: int) -> None:
     """A terminal and a scheduler signal every process of a run: a worker that died of it would keep the run from finishing its step."""
-    gather(_WARNED)
+    gather_warnings(_WARNED)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "SIGBUS"):
         signal.signal(signal.SIGBUS, signal.SIG_DFL)  # torch prints something; the run says what it means
-
-
-def _keep(batch: Any) -> Any:
-    """A batch comes out of ``__getitems__`` whole: there is nothing to collate."""
-    return batch
 
 
 def num_fitting_workers(batch_bytes: int) -> int:

@@ -26,7 +26,7 @@ from sslkit.contract.annotations import ARRAYS, TABLES, WORDS, bare, choices_of,
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.blame import blaming
 from sslkit.contract.errors import BackboneError, OptionError, PluginError, RecipeError, did_you_mean
-from sslkit.storage.limits import dotted
+from sslkit.storage.json_files import dotted
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sslkit.contract.errors import RecipeError, did_you_mean
-from sslkit.storage.limits import MAX_DEPTH, dotted, find_unfit
+from sslkit.storage.json_files import MAX_DEPTH, dotted, find_unfit
 
 MAX_BYTES = 2**20
 """Of a recipe. The longest that ships has 4,000; more would only keep the parser busy."""

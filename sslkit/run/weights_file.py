@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from sslkit.contract.errors import ArtifactError
-from sslkit.storage.json_files import SavedWeights, check_form
-from sslkit.storage.limits import find_unfit
+from sslkit.storage.json_files import SavedWeights, check_form, find_unfit
 from sslkit.storage.tensor_file import load_tensors, save_tensors
 
 FORMAT = 1

@@ -61,7 +61,15 @@ class RunLock:
         Raises:
             ArtifactError: another process has it, or the folder cannot be locked.
         """
-        self._acquire()
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ArtifactError(
+                f"{self._folder}: {_owner(self._folder) or 'another process'} is running in this folder",
+                fix="wait until it ends, or choose another folder with --output",
+            ) from None
+        except OSError as error:
+            raise ArtifactError(f"{self._path}: cannot be locked ({error})", fix="choose another folder with --output") from error
         try:
             self._identity = _identity(self._path)
             if (dead := _owner(self._folder)) is not None:
@@ -73,17 +81,6 @@ class RunLock:
                 with suppress(OSError):
                     (self._folder / OWNER).unlink()
             self._lock.release()
-
-    def _acquire(self) -> None:
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise ArtifactError(
-                f"{self._folder}: {_owner(self._folder) or 'another process'} is running in this folder",
-                fix="wait until it ends, or choose another folder with --output",
-            ) from None
-        except OSError as error:
-            raise ArtifactError(f"{self._path}: cannot be locked ({error})", fix="choose another folder with --output") from error
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -2,18 +2,27 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from sslkit.contract.errors import ArtifactError
 from sslkit.storage.atomic import make_folder, written_whole
-from sslkit.storage.limits import dotted, find_unfit
 
 MAX_JSON_BYTES = 64 * 2**20
 """Of one file. An artifact that lists a hundred thousand skipped files has a tenth of it."""
+
+MAX_DEPTH = 32
+"""Tables and arrays inside each other. Whoever walks the values may then do so by recursion."""
+
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
+"""What torch, C and TOML itself call an integer. Python can neither print a much longer one nor make a float of it."""
+
+_EATEN = re.compile(r"[A-Za-z]:[\b\t\n\f\r\x1b]")
+"""``C:\\new`` in double quotes is ``C:``, a new line and ``ew``."""
 
 _FIX = "remove it and run the recipe again"
 
@@ -138,16 +147,24 @@ class SavedFigures(SavedFile):
 
 
 def read_json(path: Path, form: type[SavedFile] = SavedFile) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Args:
-        path: the file.
-        form: what it must look like.
+    """Read a JSON object that has a form.
 
     Raises:
         ArtifactError: it is missing, too large or damaged, or does not look like that; the message names the key.
     """
-    value = _loads(path)
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ArtifactError(f"{path}: is not a file", fix=_FIX)
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_JSON_BYTES:  # asked first: reading up to the limit would reserve as much memory
+                raise ArtifactError(f"{path}: is too large", allowed=f"{MAX_JSON_BYTES:,} bytes")
+            value = json.loads(file.read().decode("utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file", fix="name the folder of a finished stage") from error
+    except RecursionError:
+        raise ArtifactError(f"{path}: damaged (is nested too deeply)", fix=_FIX) from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: damaged ({error})", fix=_FIX) from error
     if not isinstance(value, dict):
         raise ArtifactError(f"{path}: not a JSON object", fix=_FIX)
     if unfit := find_unfit(value):
@@ -172,20 +189,50 @@ def check_form(value: object, form: type[Form], path: Path) -> Form:
         raise ArtifactError(f"{path}: damaged ({key}: {problem['msg'][:1].lower()}{problem['msg'][1:]})", fix=_FIX) from error
 
 
-def _loads(path: Path) -> Any:
-    try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise ArtifactError(f"{path}: is not a file", fix=_FIX)
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size > MAX_JSON_BYTES:  # asked first: reading up to the limit would reserve as much memory
-                raise ArtifactError(f"{path}: is too large", allowed=f"{MAX_JSON_BYTES:,} bytes")
-            return json.loads(file.read().decode("utf-8"))
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: no such file", fix="name the folder of a finished stage") from error
-    except RecursionError:
-        raise ArtifactError(f"{path}: damaged (is nested too deeply)", fix=_FIX) from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: damaged ({error})", fix=_FIX) from error
+class Unfit(NamedTuple):
+    """A value that no file may hold.
+
+    Attributes:
+        path: where it stands, dotted.
+        problem: what is wrong with it.
+        allowed: what would be right.
+    """
+
+    path: str
+    problem: str
+    allowed: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}; allowed: {self.allowed}"
+
+
+def find_unfit(value: Any, path: str = "") -> Unfit | None:
+    """The first value, in the order of the file, that is nested too deeply, is an integer of more than 64 bits, or a path of Windows that
+    lost its backslashes. ``path`` says where ``value`` stands.
+    """
+    waiting = [(path, value, 0)]
+    while waiting:  # without recursion, which the values could exhaust
+        path, value, depth = waiting.pop()
+        if isinstance(value, str) and _EATEN.match(value):
+            return Unfit(path, "has a backslash that was read as an escape", "a path in single quotes, 'C:\\Users'")
+        if isinstance(value, int) and not MIN_INTEGER <= value <= MAX_INTEGER:
+            return Unfit(path, "is too large an integer", "64 bits")
+        if isinstance(value, Mapping | list):
+            if depth == MAX_DEPTH:
+                return Unfit(path, "is nested too deeply", f"{MAX_DEPTH} levels of tables and arrays")
+            if isinstance(value, Mapping):
+                inside = [(dotted(path, key), inner, depth + 1) for key, inner in value.items()]
+            else:
+                inside = [(f"{path}[{index}]", inner, depth + 1) for index, inner in enumerate(value)]
+            waiting.extend(reversed(inside))
+    return None
+
+
+def dotted(path: str, key: object) -> str:
+    """The path of a table's key; a key that is no plain word stands in quotes."""
+    key = str(key)
+    key = key if re.fullmatch(r"[A-Za-z0-9_.-]+", key) else json.dumps(key, ensure_ascii=False)
+    return f"{path}.{key}" if path else key
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,13 @@ from typing_extensions import override
 from sslkit.contract.errors import StorageError
 from sslkit.contract.events import Event, FitStart, HeldoutEnd, Record, StepEnd
 from sslkit.storage.atomic import append_line, written_whole
-from sslkit.storage.limits import MAX_INTEGER, MIN_INTEGER
+from sslkit.storage.json_files import MAX_INTEGER, MIN_INTEGER
 
 
 class MetricsLog(Record):
     """Writes a stage's metrics to its folder.
 
     A resumed fit repeats the steps after its checkpoint; their earlier lines are dropped, so that every step stands there once.
-
-    Args:
-        path: the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,8 +41,14 @@ class MetricsLog(Record):
         append_line(self._path, text)
 
     def _drop_repeated(self, start: FitStart) -> None:
-        lines = read_metrics(self._path)
-        kept = [line for line in lines if line["part"] != start.part or not _is_repeated(line, start)]
+        """Held-out images are measured right after a step and, except at the beginning of an epoch, before its checkpoint counts: that
+        measurement comes again.
+        """
+        kept = [
+            line
+            for line in read_metrics(self._path)
+            if line["part"] != start.part or line["step"] < start.step + (line["split"] == "train" or start.measured)
+        ]
         with written_whole(self._path) as file:
             file.write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in kept), encoding="utf-8")
 
@@ -53,24 +57,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file, oldest first; empty where there is none."""
     if not path.exists():
         return []
-    return [line for line in map(_parse, path.read_text(encoding="utf-8").splitlines()) if line is not None]
-
-
-def _is_repeated(line: dict[str, Any], start: FitStart) -> bool:
-    """Held-out images are measured right after a step and, but at the beginning of an epoch, before its checkpoint counts: that
-    measurement comes again.
-    """
-    first = start.step + (line["split"] == "train" or start.measured)
-    return line["step"] >= first
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    """None for a line that a crash cut short, or that is none of ours."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if _is_line(value) else None
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError, RecursionError):  # a crash may have cut it short
+            if _is_line(line := json.loads(text)):
+                lines.append(line)
+    return lines
 
 
 def _is_line(value: Any) -> bool:

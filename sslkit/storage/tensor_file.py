@@ -5,8 +5,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +35,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, 
     owned = _apart(tensors)
     values = dict(state or {})
     entry = json.dumps({"sha256": _checksum(owned, values), "state": values}, allow_nan=False)
-    with written_whole(path) as file, _errors_of_the_system():
+    with written_whole(path) as file:
         mode = stat.S_IMODE(file.stat().st_mode)
-        save_file(owned, file, metadata={_ENTRY: entry})  # puts a file of its own here, which nobody but its owner may read
+        try:
+            save_file(owned, file, metadata={_ENTRY: entry})  # puts a file of its own here, which nobody but its owner may read
+        except SafetensorError as error:  # of an error of the system it says no more than the words
+            number = re.search(r"(?:os error|code:) (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
         file.chmod(mode)
 
 
@@ -53,18 +58,6 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         taken.add(owned.untyped_storage().data_ptr())
         apart[name] = owned
     return apart
-
-
-@contextmanager
-def _errors_of_the_system() -> Iterator[None]:
-    """Raise as ``OSError`` what safetensors has of the system: it hands on its words alone."""
-    try:
-        yield
-    except SafetensorError as error:
-        number = re.search(r"(?:os error|code:) (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

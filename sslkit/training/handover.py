@@ -3,7 +3,9 @@
 A check that passes reads no value of a tensor on a GPU.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -17,7 +19,6 @@ from sslkit.contract.images import LabeledData
 from sslkit.contract.misspelling import refuse_misspelt_attributes
 from sslkit.contract.objective import Mean, Objective, Prediction, StepOutput
 from sslkit.contract.training import Schedule
-from sslkit.storage.limits import finite_number
 
 
 def check_objective(objective: Objective) -> None:
@@ -261,3 +262,23 @@ def _kind(value: object) -> str:
 
 def _broken(owner: object, what: str, stage: str, **facts: Any) -> RunFailedError:
     return RunFailedError(f"stage {stage!r}: {provenance_of(type(owner))}: {what}", **facts)
+
+
+def finite_number(value: object) -> float | None:
+    """A finite number as a float, also one in a tensor or an array of one element; None for anything else, True and False included.
+
+    To read a tensor of a GPU makes it wait.
+    """
+    item = getattr(value, "item", None)  # without importing torch or numpy
+    if callable(item):
+        try:
+            value = item()
+        except (RuntimeError, TypeError, ValueError):  # several elements, or none
+            return None
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

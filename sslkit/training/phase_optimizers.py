@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from sslkit.contract.class_address import provenance_of
 from sslkit.contract.errors import PluginError, did_you_mean
 from sslkit.contract.objective import Objective
-from sslkit.storage.limits import finite_number
+from sslkit.training.handover import finite_number
 from sslkit.training.options import TrainingOptions
 
 BASE_RATE = "base_lr"

@@ -1,11 +1,22 @@
 """Evaluators that write into what they are lent, each in its own way."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import ixor
 from typing import Literal, final
 
-from sslkit import Backbone, Evaluation, Evaluator, LabeledData, RunContext
+from sslkit import Backbone, Evaluation, Evaluator, ImageSet, LabeledData, RunContext
 
-WAYS = ("labels", "numpy labels", "pixels", "numpy pixels", "shuffled pixels", "other labels", "other classes", "other pixels")
+WAYS: dict[str, Callable[[ImageSet], object]] = {
+    "labels": lambda images: images.labels[:1].add_(1).remainder_(len(images.classes)),
+    "numpy labels": lambda images: images.labels.numpy().fill(0),
+    "other labels": lambda images: setattr(images, "labels", images.labels.flip(0)),
+    "other classes": lambda images: setattr(images, "classes", images.classes[::-1]),
+    "pixels": lambda images: images.pixels.add_(1),
+    "numpy pixels": lambda images: ixor(images.pixels.numpy()[-1, :, 0, 0], 255),
+    "shuffled pixels": lambda images: images.pixels.copy_(images.pixels.flip(0)),
+    "other pixels": lambda images: setattr(images, "pixels", images.pixels.flip(-1)),
+}
 
 
 @final
@@ -27,34 +38,9 @@ class Vandal(Evaluator):
 
     def check(self, backbone: Backbone, data: LabeledData) -> None:
         if self.when == "check":
-            vandalise(data, self.way)
+            WAYS[self.way](data.test)
 
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
         if self.when == "evaluate":
-            vandalise(data, self.way)
+            WAYS[self.way](data.test)
         return Evaluation({"top1": 50.0})
-
-
-def vandalise(data: LabeledData, way: str) -> None:
-    test = data.test
-    assert test.labels is not None
-    match way:
-        case "labels":
-            test.labels[0] = (test.labels[0] + 1) % data.num_classes
-        case "numpy labels":
-            test.labels.numpy()[...] = 0
-        case "other labels":
-            test.labels = test.labels.flip(0)
-        case "other classes":
-            test.classes = test.classes[::-1]
-    if "pixels" in way:
-        assert test.pixels is not None
-        match way:
-            case "pixels":
-                test.pixels.add_(1)
-            case "numpy pixels":
-                test.pixels.numpy()[-1, :, 0, 0] ^= 255
-            case "shuffled pixels":
-                test.pixels.copy_(test.pixels.flip(0))
-            case "other pixels":
-                test.pixels = test.pixels.flip(-1)

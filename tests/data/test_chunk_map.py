@@ -34,7 +34,7 @@ def test_after_an_error_nothing_new_is_begun():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        map_chunks(work, [[index] for index in range(10_000)], "adding")
+        map_chunks(work, [[index] for index in range(2_000)], "adding")
     assert 3 in begun
     assert len(begun) < 1000
 

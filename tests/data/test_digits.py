@@ -9,17 +9,11 @@ from sklearn.datasets import load_digits
 
 from sslkit.contract.errors import OptionError
 from sslkit.data import digits
-from sslkit.data.arrays import ArraySet, channel_statistics
+from sslkit.data.arrays import channel_statistics
 from sslkit.data.digits import Digits
 from sslkit.storage.tensor_file import load_tensors
 
 DIGITS: Any = load_digits()
-
-
-def load(split, **options) -> tuple[ArraySet, torch.Tensor]:
-    images = Digits(**options).load(split)
-    assert images.pixels is not None
-    return images, images.pixels
 
 
 def naive_split() -> tuple[list[int], list[int]]:
@@ -32,32 +26,31 @@ def naive_split() -> tuple[list[int], list[int]]:
 
 def test_split_takes_every_fifth_image_of_each_class():
     for split, indices in zip(("train", "test"), naive_split(), strict=True):
-        images, pixels = load(split)
-        assert images.labels is not None
+        images = Digits().load(split)
         assert images.labels.tolist() == DIGITS.target[indices].tolist()
-        assert np.array_equal(pixels[:, 0].numpy(), np.round(DIGITS.images[indices] * 255 / 16))
+        assert np.array_equal(images.pixels[:, 0].numpy(), np.round(DIGITS.images[indices] * 255 / 16))
         assert images.classes == tuple("0123456789")
 
 
 def test_pretrain_is_train_without_labels():
-    (pretrain, pixels), (_, expected) = load("pretrain"), load("train")
+    pretrain = Digits().load("pretrain")
     assert (pretrain.labels, pretrain.classes) == (None, ())
-    assert torch.equal(pixels, expected)
+    assert torch.equal(pretrain.pixels, Digits().load("train").pixels)
 
 
 def test_statistics_are_those_of_the_training_images():
-    images, pixels = load("train")
-    mean, std = channel_statistics(pixels)
+    images = Digits().load("train")
+    mean, std = channel_statistics(images.pixels)
     assert images.image == Digits().image()
     assert images.image == (8, 8, "gray", pytest.approx(mean, abs=5e-5), pytest.approx(std, abs=5e-5))
 
 
 def test_larger_digits_are_interpolated():
-    images, pixels = load("test", image_size=19)
-    assert images.image[:2] == pixels.shape[2:] == (19, 19)
+    images = Digits(image_size=19).load("test")
+    assert images.image[:2] == images.pixels.shape[2:] == (19, 19)
     for row, index in list(enumerate(naive_split()[1]))[::50]:
         exact = F.interpolate(torch.tensor(DIGITS.images[index])[None, None], (19, 19), mode="bilinear") * 255 / 16
-        assert (pixels[row].double() - exact[0]).abs().max() < 0.51
+        assert (images.pixels[row].double() - exact[0]).abs().max() < 0.51
 
 
 def test_smaller_digits_are_refused():

@@ -21,39 +21,35 @@ def encoded(kind: str, **options) -> bytearray:
     return bytearray(buffer.getvalue())
 
 
-def png(width: int, height: int) -> bytearray:
-    data = encoded("PNG")
-    data[16:24] = struct.pack(">II", width, height)
-    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+def patched(data: bytearray, start: int, layout: str, *values: int) -> bytearray:
+    struct.pack_into(layout, data, start, *values)
     return data
+
+
+def png(width: int, height: int) -> bytearray:
+    data = patched(encoded("PNG"), 16, ">II", width, height)
+    return patched(data, 29, ">I", zlib.crc32(data[12:29]))
 
 
 def jpeg(width: int, height: int) -> bytearray:
     data = encoded("JPEG")
-    place = data.index(b"\xff\xc0") + 5
-    data[place : place + 4] = struct.pack(">HH", height, width)
-    return data
+    return patched(data, data.index(b"\xff\xc0") + 5, ">HH", height, width)
 
 
 def bmp(width: int, height: int) -> bytearray:
-    data = encoded("BMP")
-    data[18:26] = struct.pack("<ii", width, height)
-    return data
+    return patched(encoded("BMP"), 18, "<ii", width, height)
 
 
 def webp_lossy(width: int, height: int) -> bytearray:
     data = encoded("WEBP")
     assert data[12:16] == b"VP8 "
-    data[26:30] = struct.pack("<HH", width, height)
-    return data
+    return patched(data, 26, "<HH", width, height)
 
 
 def webp_lossless(width: int, height: int) -> bytearray:
     data = encoded("WEBP", lossless=True)
     assert data[12:16] == b"VP8L"
-    bits = int.from_bytes(data[21:25], "little") >> 28 << 28
-    data[21:25] = (bits | (height - 1) << 14 | (width - 1)).to_bytes(4, "little")
-    return data
+    return patched(data, 21, "<I", int.from_bytes(data[21:25], "little") >> 28 << 28 | (height - 1) << 14 | (width - 1))
 
 
 def webp_extended(width: int, height: int) -> bytearray:
@@ -64,17 +60,13 @@ def webp_extended(width: int, height: int) -> bytearray:
 
 
 def gif(width: int, height: int) -> bytearray:
-    data = encoded("GIF")
-    data[6:10] = struct.pack("<HH", width, height)
-    return data
+    return patched(encoded("GIF"), 6, "<HH", width, height)
 
 
 def gif_frame(width: int, height: int) -> bytearray:
     """The picture is larger than the animation that it is in."""
     data = encoded("GIF")
-    place = data.index(b",") + 5
-    data[place : place + 4] = struct.pack("<HH", width, height)
-    return data
+    return patched(data, data.index(b",") + 5, "<HH", width, height)
 
 
 def tiff(width: int, height: int) -> bytearray:
@@ -82,7 +74,7 @@ def tiff(width: int, height: int) -> bytearray:
     start = int.from_bytes(data[4:8], "little") + 2
     for tag, value in ((256, width), (257, height)):
         place = next(place for place in range(start, len(data), 12) if data[place : place + 2] == struct.pack("<H", tag))
-        data[place : place + 12] = struct.pack("<HHII", tag, 4, 1, value)
+        patched(data, place, "<HHII", tag, 4, 1, value)
     return data
 
 
@@ -159,6 +151,7 @@ def test_pils_own_limit_does_not_matter_and_is_left_alone(tmp_path, monkeypatch)
     assert Image.MAX_IMAGE_PIXELS == 10
 
 
+@pytest.mark.slow
 def test_an_image_that_pil_warns_of_is_decoded_in_silence_where_the_limit_allows_it(tmp_path):
     """Really decoded: 13,500 x 13,500 black and white pixels, a byte each in memory."""
     path = tmp_path / "large.png"

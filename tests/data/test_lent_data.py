@@ -11,8 +11,8 @@ from sslkit.contract.runtime import Runtime
 from sslkit.data.cache import OpenedDataset
 from sslkit.data.image_folder import ImageFolder
 from sslkit.testing import check_evaluator
+from tests.data.folders import make
 from tests.data.lent_data import WAYS, Vandal
-from tests.data.test_image_folder import make
 from tests.evaluators.labeled import arrays, network
 from tests.recipes import SMALL
 from tests.testing.broken import broken_promise

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from sslkit import ImageFolder, Loader
-from sslkit.data import cache, library_warnings
+from sslkit.data import cache, image_file
 from sslkit.data.cache import OpenedDataset
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ CUT_EXIF = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\x01"
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(library_warnings, "_SHOWN", set())
+    monkeypatch.setattr(image_file, "_shown", set())
     for index in range(6):
         path = tmp_path / "images" / "train" / f"class{index % 2}" / f"{index}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_warning_names_its_file_and_comes_once(num_workers: int, max_bytes: int, root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cache, "MAX_RESIDENT_BYTES", max_bytes)
     images = OpenedDataset(ImageFolder(root=str(root), image_size=16)).load("pretrain")
-    assert images is not None
     shown = warnings.showwarning
     caught: list[warnings.WarningMessage] = []
     for _ in range(2):
@@ -50,9 +49,9 @@ def test_a_warning_names_its_file_and_comes_once(num_workers: int, max_bytes: in
 
 @pytest.mark.usefixtures("root")
 def test_what_is_no_file_of_ours_is_shown_as_ever():
-    with pytest.warns(RuntimeWarning, match=r"^else$"), library_warnings.naming_files():
+    with pytest.warns(RuntimeWarning, match=r"^else$"), image_file.naming_files():
         warnings.warn("else", RuntimeWarning, stacklevel=1)
-    with pytest.warns(UserWarning, match=r"^a\.jpg: odd$"), library_warnings.naming_files(), library_warnings.decoding(Path("a.jpg")):
+    with pytest.warns(UserWarning, match=r"^a\.jpg: odd$"), image_file.naming_files(), image_file.decoding(Path("a.jpg")):
         warnings.warn("odd", RuntimeWarning, stacklevel=1)
 
 

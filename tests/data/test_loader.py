@@ -1,5 +1,3 @@
-import os
-import signal
 from itertools import islice
 
 import pytest
@@ -7,13 +5,13 @@ import torch
 from torch import Generator
 
 import sslkit.data.loader as module
-from sslkit import Augment, Batch, DataError, RunFailedError
+from sslkit import Augment, Batch
 from sslkit.data.loader import Loader
-from sslkit.training.stopping import SIGNALS
-from tests.contract.miniatures.images import TinyImages, tiny_images
+from tests.contract.miniatures.images import tiny_images
 
 CPU = torch.device("cpu")
 OPTIONS = Augment(crop_padding=2, horizontal_flip=True)
+EITHER = pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])
 ORDER = torch.randperm(11, generator=Generator().manual_seed(0))
 
 
@@ -28,7 +26,7 @@ def assert_same(found: list[Batch], expected: list[Batch]) -> None:
         assert torch.equal(one.images, two.images)
 
 
-@pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])
+@EITHER
 def test_batches_keep_the_order_and_the_last_is_smaller(resident: bool):
     batches = list(loader(resident=resident).batches(ORDER))
     assert [len(batch.indices) for batch in batches] == [4, 4, 3]
@@ -43,7 +41,7 @@ def test_decoded_batches_equal_resident_ones():
     assert not torch.equal(epochs[0][0].images, tiny_images(11).read(ORDER[:4].tolist()))
 
 
-@pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])
+@EITHER
 @pytest.mark.parametrize("start", [0, 1, 2, 3])
 def test_an_epoch_goes_on_where_it_was_interrupted(resident: bool, start: int):
     whole, parts = Generator().manual_seed(1), Generator().manual_seed(1)
@@ -53,7 +51,7 @@ def test_an_epoch_goes_on_where_it_was_interrupted(resident: bool, start: int):
     assert_same(first + rest, list(source.batches(ORDER, generator=whole)))
 
 
-@pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])
+@EITHER
 @pytest.mark.parametrize("start", [0, 1, 3])
 def test_batches_may_have_sizes_of_their_own(resident: bool, start: int):
     batches = list(loader(resident=resident).batches(ORDER, start=start, sizes=(4, 5, 2)))
@@ -61,7 +59,7 @@ def test_batches_may_have_sizes_of_their_own(resident: bool, start: int):
     assert all(torch.equal(batch.images, tiny_images(11).read(batch.indices.tolist())) for batch in batches)
 
 
-@pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])
+@EITHER
 def test_the_global_random_state_is_left_alone(resident: bool):
     """Else a resumed epoch, which makes its workers anew, would go on with other dropout than an uninterrupted one."""
     before = torch.get_rng_state()
@@ -69,7 +67,7 @@ def test_the_global_random_state_is_left_alone(resident: bool):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])
+@EITHER
 def test_in_order_is_every_image_once_as_it_is(resident: bool):
     batches = list(loader(resident=resident).in_order())
     assert torch.equal(torch.cat([batch.indices for batch in batches]), torch.arange(11))
@@ -83,54 +81,9 @@ def test_images_may_repeat_and_be_left_out():
     assert torch.equal(batches[1].images[0], tiny_images(11).read([10])[0])
 
 
-def test_without_a_generator_nothing_is_augmented():
-    images = torch.cat([batch.images for batch in loader(resident=True).batches(torch.arange(11))])
-    assert torch.equal(images, tiny_images(11).read(range(11)))
-
-
 def test_it_says_how_many_images_there_are():
     assert loader(resident=False).num_images == 11
     assert loader(resident=True).batch_size == 4
-
-
-class Broken(TinyImages):
-    def read(self, indices):
-        raise DataError(f"images/{indices[0]}.png: cannot be decoded")
-
-
-def test_an_error_in_a_worker_keeps_its_kind_and_its_one_line():
-    broken = Broken(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), resident=False)
-    with pytest.raises(DataError, match=r"^images/0\.png: cannot be decoded$"):
-        list(Loader(broken, batch_size=2, device=CPU).in_order())
-
-
-class Deadly(TinyImages):
-    """Kills whoever reads it, as a system that is short of memory does."""
-
-    def read(self, indices):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_worker_that_dies_is_no_traceback():
-    deadly = Deadly(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), resident=False)
-    with pytest.raises(
-        RunFailedError, match=r"^a process that decodes images died \(SIGKILL\), .*; the same command resumes from the last checkpoint; "
-    ):
-        list(Loader(deadly, batch_size=2, device=CPU).in_order())
-
-
-class Signalled(TinyImages):
-    """Sends its reader the signals of a terminal and of a scheduler."""
-
-    def read(self, indices):
-        for number in SIGNALS:
-            os.kill(os.getpid(), number)
-        return super().read(indices)
-
-
-def test_a_worker_leaves_signals_to_the_run():
-    images = Signalled(tiny_images(3).read(range(3)), resident=False)
-    assert sum(len(batch.indices) for batch in Loader(images, batch_size=2, device=CPU).in_order()) == 3
 
 
 GIB = 2**30

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 import sslkit.data.cache as module
-from sslkit import DataError, Dataset, ImageSet, ImageSpec, Split
+from sslkit import Dataset, ImageSet, ImageSpec, Split
 from sslkit.data import file_set
 from sslkit.data.arrays import Arrays
 from sslkit.data.cache import OpenedDataset
 from sslkit.data.duplicates import Duplicates
 from sslkit.data.image_folder import ImageFolder
 from tests.contract.miniatures.images import TinyImages, tiny_images
-from tests.data.test_image_folder import make
+from tests.data.folders import make
 
 PIXELS = np.arange(5 * 16, dtype=np.uint8).reshape(5, 4, 4)
 
@@ -70,7 +70,7 @@ def test_every_split_is_loaded_once_and_only_when_asked_for():
     assert data.loaded == ["train", "test"]
 
 
-def test_it_says_what_the_data_set_says():
+def test_it_says_what_the_dataset_says():
     data = Counting()
     assert OpenedDataset(data).image() == data.image()
     assert not OpenedDataset(data).available()
@@ -112,8 +112,6 @@ def test_the_same_images_with_labels_and_without_are_decoded_and_kept_once(resid
     data = Counting(resident=resident)
     dataset = OpenedDataset(data)
     pretrain, train = dataset.load("pretrain"), dataset.load("train")
-    assert pretrain is not None
-    assert train is not None
     assert pretrain.pixels is train.pixels
     assert pretrain.source is train.source
     assert sorted(data.read) == ([] if resident else list(range(11)))
@@ -150,38 +148,15 @@ def test_images_that_are_in_memory_already_are_not_copied():
     assert data.read == []
 
 
-def test_a_file_that_cannot_be_decoded_is_named():
-    class Broken(TinyImages):
-        def read(self, indices: Sequence[int]) -> Tensor:
-            raise DataError(f"images/{indices[0]}.png: cannot be decoded")
-
-    class Folder(Counting):
-        def load(self, split: Split) -> ImageSet | None:
-            return Broken(torch.zeros(3, 3, 16, 16, dtype=torch.uint8), resident=False)
-
-    with pytest.raises(DataError, match=r"^images/0\.png: cannot be decoded$"):
-        assert opened(Folder()).pixels is None
-
-
-def test_splits_are_compared_once_and_told_of_once():
-    dataset = OpenedDataset(Arrays(train_images=PIXELS, train_labels=range(5), test_images=PIXELS[[1, 3]], test_labels=(1, 3)))
-    train, test = dataset.load("train"), dataset.load("test")
-    assert train is not None
-    assert test is not None
+@pytest.mark.parametrize(("train", "test", "num"), [([0, 1, 2, 3, 4], [1, 3], 2), ([0, 1, 2], [3, 4], 0)], ids=["some", "none"])
+def test_splits_are_compared_once_and_duplicates_told_of_once(train: list[int], test: list[int], num: int):
+    data = Arrays(train_images=PIXELS[train], train_labels=range(len(train)), test_images=PIXELS[test], test_labels=range(len(test)))
+    dataset = OpenedDataset(data)
+    splits = dataset.load("train"), dataset.load("test")
     told: list[Duplicates] = []
-    found = [dataset.duplicates(train, test, told.append) for _ in range(2)]
+    found = [dataset.duplicates(*splits, told.append) for _ in range(2)]
     assert found[0] is found[1]
-    assert told == [found[0]]
-    assert told[0].num_test_images == 2
-    assert dataset.duplicates(train, train, told.append) is None
-    assert len(told) == 1
-
-
-def test_nothing_is_told_where_there_is_nothing():
-    dataset = OpenedDataset(Arrays(train_images=PIXELS[:3], train_labels=range(3), test_images=PIXELS[3:], test_labels=(1, 2)))
-    train, test = dataset.load("train"), dataset.load("test")
-    assert train is not None
-    assert test is not None
-    told: list[Duplicates] = []
-    assert dataset.duplicates(train, test, told.append) == (0, (), "pixels")
-    assert told == []
+    assert (found[0].num_test_images, found[0].same) == (num, "pixels")
+    assert told == found[:1] * bool(num)
+    assert dataset.duplicates(splits[0], splits[0], told.append) is None
+    assert len(told) == bool(num)

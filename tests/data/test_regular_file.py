@@ -24,40 +24,38 @@ def test_a_file_and_a_link_to_one_are_opened_at_their_beginning(tmp_path):
             assert file.read() == b"hello"
 
 
-def test_a_named_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
-    os.mkfifo(tmp_path / "x.jpg")
-    assert refused(tmp_path / "x.jpg") == 'x.jpg is a named pipe, not a file; remove or rename it, or set on_error = "skip" in [data]'
-
-
-def test_a_socket_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # a socket's name may not be long
+def bind_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind("x.jpg")
-        assert refused(tmp_path / "x.jpg").startswith("x.jpg is a socket, not a file")
+        server.bind(path.name)  # in the working folder, as a socket's name may not be long
 
 
-def test_a_device_that_never_ends_is_refused(tmp_path):
-    (tmp_path / "x.jpg").symlink_to("/dev/zero")
-    assert refused(tmp_path / "x.jpg").startswith("x.jpg is a device, not a file")
-
-
-def test_a_folder_is_refused(tmp_path):
-    (tmp_path / "x.jpg").mkdir()
-    assert refused(tmp_path / "x.jpg").startswith("x.jpg is a folder, not a file")
-
-
-def test_a_file_that_is_gone_is_told_from_a_link_to_nothing(tmp_path):
-    (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    assert refused(tmp_path / "link.jpg") == 'link.jpg is a link to nothing; repair or delete it, or set on_error = "skip" in [data]'
-    assert refused(tmp_path / "x.jpg") == (
-        "x.jpg is gone: it was there when the folder was scanned;"
-        " leave images alone during a run: put the file back, or start over with --fresh"
-    )
-
-
-def test_a_link_to_itself_is_refused(tmp_path):
-    (tmp_path / "x.jpg").symlink_to(tmp_path / "x.jpg")
-    assert refused(tmp_path / "x.jpg").startswith("x.jpg cannot be read (Too many levels of symbolic links); make it readable, delete it")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            os.mkfifo,
+            'x.jpg is a named pipe, not a file; remove or rename it, or set on_error = "skip" in [data]',
+        ),  # nor is a writer waited for
+        (bind_socket, "x.jpg is a socket, not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "x.jpg is a device, not a file"),
+        (Path.mkdir, "x.jpg is a folder, not a file"),
+        (
+            lambda path: path.symlink_to("nowhere.jpg"),
+            'x.jpg is a link to nothing; repair or delete it, or set on_error = "skip" in [data]',
+        ),
+        (lambda path: path.symlink_to(path), "x.jpg cannot be read (Too many levels of symbolic links); make it readable, delete it"),
+        (
+            lambda _: None,
+            "x.jpg is gone: it was there when the folder was scanned;"
+            " leave images alone during a run: put the file back, or start over with --fresh",
+        ),
+    ],
+    ids=["pipe", "socket", "device", "folder", "link to nothing", "link to itself", "gone"],
+)
+def test_what_is_no_file_is_named(tmp_path, monkeypatch, make, message):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "x.jpg")
+    assert refused(tmp_path / "x.jpg").startswith(message)
 
 
 @pytest.mark.parametrize("content", [b"", b"hell", b"hello!"])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import namedtuple
 from pathlib import Path
 
@@ -18,11 +19,17 @@ import sslkit.data.workers as module
 from sslkit import DataError, Loader, RunFailedError, RunInterruptedError
 from sslkit.contract.errors import SslkitWarning
 from sslkit.data.loader import choose_num_workers, decoding_with
-from sslkit.training.stopping import stoppable
+from sslkit.training.stopping import SIGNALS, stoppable
 from tests.contract.miniatures.images import TinyImages, tiny_images
 
 CPU = torch.device("cpu")
 USAGE = namedtuple("USAGE", "total used free")
+
+
+@pytest.fixture(autouse=True)
+def _short_farewell(monkeypatch: pytest.MonkeyPatch):
+    """Torch's thread looks for dead workers every five seconds only."""
+    monkeypatch.setattr(module, "_FAREWELL", 0.5)
 
 
 def source(cls: type[TinyImages] = TinyImages, *, number: int = 12, num_workers: int | None = None) -> Loader:
@@ -60,8 +67,7 @@ class Stalled(TinyImages):
         return super().read(indices)
 
 
-def test_a_stop_is_heard_while_a_worker_is_stalled_and_leaves_no_process(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_FAREWELL", 0.5)
+def test_a_stop_is_heard_while_a_worker_is_stalled_and_leaves_no_process():
     batches = source(Stalled, num_workers=2).in_order()
     assert len(next(batches).indices) == 4
     with stoppable(lambda: True), pytest.raises(RunInterruptedError, match=r"^stopped while waiting for images$"):
@@ -70,7 +76,6 @@ def test_a_stop_is_heard_while_a_worker_is_stalled_and_leaves_no_process(monkeyp
 
 
 def test_a_wait_for_a_stalled_worker_ends(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_FAREWELL", 0.5)
     monkeypatch.setattr(module, "_PATIENCE", 1.0)
     monkeypatch.setattr(module, "_PATIENCE_AN_IMAGE", 0.0)
     with pytest.raises(
@@ -127,20 +132,25 @@ def test_who_leaves_early_leaves_no_process():
 # -------------------------------------------------------------------------------------------------------------------- deaths
 
 
-class WithoutSharedMemory(TinyImages):
-    """What the system does to whoever writes into shared memory that is full."""
+@pytest.mark.parametrize(
+    ("die", "message"),
+    [
+        (
+            lambda: os.kill(os.getpid(), signal.SIGBUS),  # what the system does to whoever writes into shared memory that is full
+            r"^shared memory is full: a process that decodes images died of it \(/dev/shm: .*\); give it more, in Docker with "
+            r"--shm-size=8g, or lower num_workers; num_workers = 0 decodes in the run's own process; the same command resumes",
+        ),
+        (lambda: os._exit(3), r"^a process that decodes images died \(exit code 3\), "),
+    ],
+    ids=["full shared memory", "exit"],
+)
+def test_what_a_worker_died_of_is_named_and_torch_prints_nothing(die, message, capfd: pytest.CaptureFixture[str]):
+    class Dying(TinyImages):
+        def read(self, indices):
+            die()
 
-    def read(self, indices):
-        os.kill(os.getpid(), signal.SIGBUS)
-
-
-def test_full_shared_memory_is_named_and_torch_prints_nothing(capfd: pytest.CaptureFixture[str]):
-    with pytest.raises(
-        RunFailedError,
-        match=r"^shared memory is full: a process that decodes images died of it \(/dev/shm: .*\); give it more, in Docker with "
-        r"--shm-size=8g, or lower num_workers; num_workers = 0 decodes in the run's own process; the same command resumes",
-    ):
-        list(source(WithoutSharedMemory, num_workers=1).in_order())
+    with pytest.raises(RunFailedError, match=message):
+        list(source(Dying, num_workers=1).in_order())
     assert capfd.readouterr() == ("", "")
 
 
@@ -165,7 +175,8 @@ def test_a_death_is_heard_of_with_the_next_batch_and_not_in_the_midst_of_somethi
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)  # torch's handler would raise here
     assert signal.getsignal(signal.SIGCHLD) == before
-    with pytest.raises(RunFailedError, match=r"^a process that decodes images died \(SIGKILL\), "):
+    died = r"^a process that decodes images died \(SIGKILL\), .*; the same command resumes from the last checkpoint; "
+    with pytest.raises(RunFailedError, match=died):
         next(batches)
 
 
@@ -178,14 +189,17 @@ def test_a_death_between_two_passes_is_heard_of_in_the_second():
     assert multiprocessing.active_children() == []
 
 
-class Leaving(TinyImages):
+class Signalled(TinyImages):
+    """Sends its reader the signals of a terminal and of a scheduler."""
+
     def read(self, indices):
-        os._exit(3)
+        for number in SIGNALS:
+            os.kill(os.getpid(), number)
+        return super().read(indices)
 
 
-def test_a_worker_that_ends_by_itself_is_told_from_one_that_is_killed():
-    with pytest.raises(RunFailedError, match=r"^a process that decodes images died \(exit code 3\), "):
-        list(source(Leaving, num_workers=1).in_order())
+def test_a_worker_leaves_signals_to_the_run():
+    assert sum(len(batch.indices) for batch in source(Signalled, num_workers=2).in_order()) == 12
 
 
 class Broken(TinyImages):
@@ -202,34 +216,29 @@ def test_a_damaged_image_is_the_same_error_with_workers_and_without(num_workers:
 # ------------------------------------------------------------------------------------------------------------- shared memory
 
 
-def choose(free: int, wanted: int | None, monkeypatch: pytest.MonkeyPatch, *, batch_size: int = 128) -> int:
-    """With batches of 98,304 bytes, on 4 cores."""
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: USAGE(64 * 2**20, 0, free))
-    monkeypatch.setattr(loader_module, "usable_cores", lambda: 4)
-    return choose_num_workers(tiny_images(200), batch_size, wanted)
-
-
-@pytest.mark.parametrize(("batches", "wanted", "expected"), [(11, None, 4), (100, None, 4), (100, 40, 40), (100, 0, 0), (0, 0, 0)], ids=str)
-def test_workers_are_as_many_as_cores_or_as_asked_for(batches: int, wanted: int | None, expected: int, monkeypatch: pytest.MonkeyPatch):
-    assert choose(batches * 98_304, wanted, monkeypatch) == expected
-
-
 @pytest.mark.parametrize(
     ("batches", "wanted", "expected", "who"),
-    [(10, None, 3, "3 processes instead of 4"), (5, 2, 1, "1 process instead of 2"), (4, 8, 0, "the run's own process")],
+    [
+        *((11, None, 4, None), (100, None, 4, None), (100, 40, 40, None), (100, 0, 0, None), (0, 0, 0, None)),
+        (10, None, 3, "3 processes instead of 4"),
+        (5, 2, 1, "1 process instead of 2"),
+        (4, 8, 0, "the run's own process"),
+    ],
     ids=str,
 )
-def test_workers_are_fewer_where_shared_memory_is_small(
-    batches: int, wanted: int | None, expected: int, who: str, monkeypatch: pytest.MonkeyPatch
+def test_workers_are_as_many_as_cores_or_as_asked_for_but_fewer_where_shared_memory_is_small(
+    batches: int, wanted: int | None, expected: int, who: str | None, monkeypatch: pytest.MonkeyPatch
 ):
-    free = batches * 98_304
-    with pytest.warns(SslkitWarning) as caught:
-        assert choose(free, wanted, monkeypatch) == expected
-    (warning,) = caught
-    assert str(warning.message) == (
+    free = batches * 98_304  # bytes; on 4 cores
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: USAGE(64 * 2**20, 0, free))
+    monkeypatch.setattr(loader_module, "usable_cores", lambda: 4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SslkitWarning)
+        assert choose_num_workers(tiny_images(200), 128, wanted) == expected
+    assert [str(warning.message) for warning in caught] == [
         f"images are decoded by {who}, which is slower, because shared memory is small (/dev/shm: 64 MiB, {free / 2**20:.0f} MiB free, and a batch takes 0 MiB):"
         f" give it more, in Docker with --shm-size=8g; num_workers = {expected} says that this is meant"
-    )
+    ] * (who is not None)
 
 
 # --------------------------------------------------------------------------------------------- scripts without a main guard

@@ -21,7 +21,7 @@ from sslkit import SslkitError, load_catalog, load_recipe
 from sslkit.cli import commands as cli
 from sslkit.contract.errors import printable
 from sslkit.run.preflight import check_recipe
-from sslkit.storage.limits import MAX_DEPTH
+from sslkit.storage.json_files import MAX_DEPTH
 from tests.recipe.fuzzing import KEYS, RECIPES, TREES, VALUES, paths, spoilt_recipes
 
 CATALOG = load_catalog()

@@ -44,9 +44,8 @@ from sslkit.contract.class_address import provenance_of
 from sslkit.contract.events import Event, Record, StepEnd
 from sslkit.contract.runtime import Runtime
 from sslkit.run.artifacts import ARTIFACT, METRICS
-from sslkit.storage.limits import finite_number
 from sslkit.storage.metrics_log import MetricsLog, read_metrics
-from sslkit.training.handover import RESERVED_METRICS, checked_notes
+from sslkit.training.handover import RESERVED_METRICS, checked_notes, finite_number
 from sslkit_rotnet import RotNet
 from tests.evaluators.labeled import arrays, network
 
