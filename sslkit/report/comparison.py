@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sslkit.contract.errors import ArtifactError
-from sslkit.report.metric_name import better
+from sslkit.report.metrics import better
 from sslkit.report.run_folder import RunFolder, read_run
-from sslkit.report.tables.table import Cell, Column, Table
+from sslkit.report.table import Cell, Column, Table
 
 PathLike = str | os.PathLike[str]
 
@@ -51,7 +51,12 @@ class Comparison(NamedTuple):
         """For a person: the best in bold, differences to the first run in parentheses."""
         columns = (Column("metric", "code"), *(Column(label, "figure", missing="-") for label in self.labels))
         note = f"Differences are to {self.labels[0]}. Accuracies are in percent; the best is bold where it is known which way is better."
-        return Table("comparison", "Comparison", columns, tuple((Cell(row.metric), *_cells(row)) for row in self.rows), note=note)
+        rows = []
+        for row in self.rows:
+            pairs = enumerate(zip(row.values, row.differences, strict=True))
+            cells = [Cell(value, difference=difference, strong=i in row.best) for i, (value, difference) in pairs]
+            rows.append((Cell(row.metric), *cells))
+        return Table("comparison", "Comparison", columns, tuple(rows), note=note)
 
     def as_json(self) -> dict[str, Any]:
         """For a program."""
@@ -120,17 +125,12 @@ def distinguishing_labels(runs: Sequence[RunFolder]) -> tuple[str, ...]:
 
 def _compared(metric: str, values: tuple[float | None, ...]) -> Compared:
     """Where all values are equal, none is the best."""
-    finite = [value for value in values if value is not None and math.isfinite(value)]
+    finite = {value for value in values if value is not None and math.isfinite(value)}
     way = better(metric)
-    if way is None or len(set(finite)) < 2:
+    if way is None or len(finite) < 2:
         return Compared(metric, values, frozenset())
     best = max(finite) if way == "higher" else min(finite)
     return Compared(metric, values, frozenset(index for index, value in enumerate(values) if value == best))
-
-
-def _cells(row: Compared) -> Iterator[Cell]:
-    for index, (value, difference) in enumerate(zip(row.values, row.differences, strict=True)):
-        yield Cell(value, difference=difference, strong=index in row.best)
 
 
 def _finite(values: Sequence[float | None]) -> list[float | None]:

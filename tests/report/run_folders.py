@@ -1,12 +1,13 @@
 """Folders of runs made by hand, as ``sslkit run`` leaves them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
+from sslkit.report.run_folder import RunFolder
 from sslkit.run.artifacts import ARTIFACT, METRICS
 from sslkit.storage.json_files import write_json, write_text
 
@@ -24,6 +25,8 @@ ENVIRONMENT: dict[str, Any] = {
 }
 
 Log = Sequence[Mapping[str, Any]]
+MakeRun = Callable[..., RunFolder]
+"""The fixture ``run_of``."""
 
 
 def make_run(

@@ -4,10 +4,10 @@ import torch
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from sslkit.report.page.embedded import png
+from sslkit.report.picture import png
 from sslkit.report.pictures.grid import BLUE, DPI, GROUND, MAX_DETAIL, MAX_WIDTH, ORANGE, Panel, Sheet, draw_sheets, enlarged, fit
 from tests.report.drawn import words_of
-from tests.report.test_embedded import pixels_of
+from tests.report.test_picture import pixels_of
 
 IMAGES = torch.randint(0, 200, (3, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 

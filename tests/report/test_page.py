@@ -1,4 +1,5 @@
 import base64
+import csv
 import hashlib
 import re
 from pathlib import Path
@@ -6,21 +7,20 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from sslkit.report.comparison import compare
-from sslkit.report.page.page import Report, RunReport, render_markdown, render_page
-from sslkit.report.page.sections import run_sections
+from sslkit import ArtifactError
+from sslkit.report.page import MAX_PICTURES_BYTES, Report, Section, make_report, render_markdown, render_page, run_sections, write_report
+from sslkit.report.picture import Picture
 from sslkit.report.pictures.all import Pictures
-from sslkit.report.pictures.picture import Picture
-from sslkit.report.run_folder import read_run
+from sslkit.report.run_folder import RunFolder, read_run
 from tests.report.page_tags import Tags
-from tests.report.run_folders import heldout_line, make_run, train_line
-from tests.report.test_embedded import noise
+from tests.report.run_folders import MakeRun, heldout_line, make_run, train_line
+from tests.report.test_picture import noise
 
 EVIL = "<script>alert('x')</script>&\""
 LOG = [train_line(1, loss=1.0, top1=60.0, lr=0.1, images_per_second=900.0), heldout_line(2, loss=0.9, top1=65.0)]
 
 
-def run_folder(folder: Path, *, paper: dict[str, float] | None = None, text: str = "mine") -> Path:
+def full_run(folder: Path, *, paper: dict[str, float] | None = None, text: str = "mine") -> RunFolder:
     """A run with something in every section; ``text`` wherever a user's words stand."""
     stages = {
         "pretrain": {"pretext_loss": 0.25, "pretext_top1": 93.456},
@@ -33,35 +33,65 @@ def run_folder(folder: Path, *, paper: dict[str, float] | None = None, text: str
     margins = {f"gain {text}": ("a/probe.conv2.top1", "a/probe.conv1.top1")}
     recipe = {"data": {"name": text, "root": text}, "notes": {"text": text}}
     artifacts = {"a/probe": {"device": f"cpu {text}"}, "pretrain": {"snapshot_epochs": [0, 2]}}
-    return make_run(folder, stages, paper=paper, margins=margins, logs={"pretrain": LOG}, recipe=recipe, artifacts=artifacts)
+    return read_run(make_run(folder, stages, paper=paper, margins=margins, logs={"pretrain": LOG}, recipe=recipe, artifacts=artifacts))
 
 
-def report_of(*folders: Path, pictures: Pictures | None = None) -> Report:
-    runs = [read_run(folder) for folder in folders]
-    reports = [RunReport(folder.name, run, run_sections(run, pictures or Pictures())) for folder, run in zip(folders, runs, strict=True)]
-    return Report(reports, compare(runs) if len(runs) > 1 else None)
+def report_of(*runs: RunFolder, figure: Figure | None = None) -> Report:
+    pictures = Pictures() if figure is None else Pictures((Picture("Filters", "Caption.", "Alt", figure, raster=True),))
+    return make_report(runs, [pictures] * len(runs))
 
 
-def page_of(*folders: Path, pictures: Pictures | None = None) -> Tags:
-    return Tags(render_page(report_of(*folders, pictures=pictures)))
+def page_of(*runs: RunFolder, figure: Figure | None = None) -> Tags:
+    return Tags(render_page(report_of(*runs, figure=figure)))
+
+
+def sections_of(page: Tags) -> list[str]:
+    return [attributes["id"] for tag, attributes in page.tags if tag == "section"]
+
+
+# ------------------------------------------------------------------------------------------------------------ sections
+
+
+def results_of(run: RunFolder) -> Section:
+    return next(section for section in run_sections(run, Pictures()) if section.key == "results")
+
+
+@pytest.mark.parametrize(("num_epochs", "layout"), [(3, "sortable"), (40, "folded")])
+def test_a_long_list_of_metrics_is_folded_where_it_is_summed_up(num_epochs: int, layout: str, run_of: MakeRun):
+    stages = {f"object/epoch={epoch}": {"conv2.top1": float(epoch)} for epoch in range(num_epochs)}
+    results = results_of(run_of({"probe": {"conv2.top1": 90.0}, **stages}))
+    assert [(table.key, table.layout) for table in results.tables] == [("object_by_epoch", "sortable"), ("results", layout)]
+
+
+def test_a_long_list_that_nothing_sums_up_stays_open(run_of: MakeRun):
+    results = results_of(run_of({"probe": {f"conv{layer}.top1": 90.0 for layer in range(40)}}))
+    assert [table.layout for table in results.tables] == ["sortable"]
+
+
+def test_a_run_that_has_not_begun_has_little_to_say(tmp_path: Path):
+    (tmp_path / "recipe.toml").write_text('name = "mine"')
+    sections = run_sections(read_run(tmp_path), Pictures())
+    assert [section.key for section in sections] == ["run", "results", "recipe"]
+    assert sections[1].note == "Nothing was measured on held-out images yet."
 
 
 def test_every_section_is_there_and_in_the_contents(tmp_path: Path):
-    page = page_of(run_folder(tmp_path), pictures=Pictures((Picture("p", "Filters", "Caption.", "Alt", noise(20, 10), raster=True),)))
-    sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
-    assert sections == ["run", "margins", "results", "charts", "curves", "pictures", "stages", "environment", "recipe"]
+    page = page_of(full_run(tmp_path), figure=noise(20, 10))
+    sections = ["run", "margins", "results", "charts", "curves", "pictures", "stages", "environment", "recipe"]
+    assert sections_of(page) == sections
     assert [attributes["href"] for tag, attributes in page.tags if tag == "a"] == [f"#{section}" for section in sections]
     assert [tag for tag, _ in page.tags].count("figure") == 9  # layers, few labels, accuracy, RankMe; four curves; one picture
 
 
-def test_a_section_without_content_is_left_out(tmp_path: Path):
-    page = page_of(make_run(tmp_path, {"knn": {"conv2.top1": 70.0}}))
-    sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
-    assert sections == ["run", "results", "stages", "environment", "recipe"]
+def test_a_section_without_content_is_left_out(run_of: MakeRun):
+    assert sections_of(page_of(run_of({"knn": {"conv2.top1": 70.0}}))) == ["run", "results", "stages", "environment", "recipe"]
+
+
+# ------------------------------------------------------------------------------------------------------------- content
 
 
 def test_every_figure_is_there(tmp_path: Path):
-    page = page_of(run_folder(tmp_path))
+    page = page_of(full_run(tmp_path))
     assert ["pretrain", "pretext_top1", "93.46"] in page.rows
     assert ["a/probe", "conv2.top1", "90.50"] in page.rows
     assert ["few", "conv2", "50.00 ± 2.50", ""] in page.rows
@@ -71,14 +101,14 @@ def test_every_figure_is_there(tmp_path: Path):
 
 
 def test_the_papers_figures_stand_beside_ours(tmp_path: Path):
-    page = page_of(run_folder(tmp_path, paper={"a/probe.conv2.top1": 91.16}))
+    page = page_of(full_run(tmp_path, paper={"a/probe.conv2.top1": 91.16}))
     assert ["stage", "metric", "ours", "paper", "difference"] in page.rows
     assert ["a/probe", "conv2.top1", "90.50", "91.16", "-0.66"] in page.rows
     assert ["a", "paper", "", "91.16"] in page.rows
 
 
 def test_the_page_says_where_the_figures_come_from(tmp_path: Path):
-    text = page_of(run_folder(tmp_path)).text
+    text = page_of(full_run(tmp_path)).text
     for fact in ("2025-01-01T00:00:00+00:00", "0123456789ab-dirty", "torch 2.6.0", "sslkit-rotnet 1.5", "sslkit run mine.toml"):
         assert fact in text
     assert 'name = "mine"' in text
@@ -86,7 +116,7 @@ def test_the_page_says_where_the_figures_come_from(tmp_path: Path):
 
 def test_markdown_and_csv_hold_the_figures_of_the_page(tmp_path: Path):
     """Row by row: what the page shows, the other two show."""
-    report = report_of(run_folder(tmp_path, paper={"a/probe.conv2.top1": 91.16}))
+    report = report_of(full_run(tmp_path, paper={"a/probe.conv2.top1": 91.16}))
     shown = [row for row in Tags(render_page(report)).rows if row]
     markdown = render_markdown(report)
     for _, table in report.tables():
@@ -98,43 +128,40 @@ def test_markdown_and_csv_hold_the_figures_of_the_page(tmp_path: Path):
             assert all(str(cell.value) in line for cell in row if isinstance(cell.value, float))
 
 
-def test_an_unfinished_run_says_so(tmp_path: Path):
-    make_run(tmp_path, {"probe": {"conv2.top1": 70.0}}, begun=["knn"], pending=["knn", "finetune"])
-    page, markdown = page_of(tmp_path), render_markdown(report_of(tmp_path))
-    for text in (page.text, markdown):
+def test_an_unfinished_run_says_so(run_of: MakeRun):
+    report = report_of(run_of({"probe": {"conv2.top1": 70.0}}, begun=["knn"], pending=["knn", "finetune"]))
+    for text in (Tags(render_page(report)).text, render_markdown(report)):
         assert "This run is not finished: the report shows what there is." in text
         assert "1 finished, still to run: knn, finetune" in text
 
 
-def test_a_run_that_measured_nothing_says_so(tmp_path: Path):
+def test_notes_are_shown(tmp_path: Path):
+    """Why there are no metrics or no pictures."""
     (tmp_path / "recipe.toml").write_text('name = "mine"')
-    assert "Nothing was measured on held-out images yet." in page_of(tmp_path).text
-    assert "Nothing was measured on held-out images yet." in render_markdown(report_of(tmp_path))
-
-
-def test_why_there_are_no_pictures(tmp_path: Path):
     pictures = Pictures(note="There are no pictures, because the data is not on this machine.")
-    assert pictures.note in page_of(run_folder(tmp_path), pictures=pictures).text
-    assert pictures.note in render_markdown(report_of(tmp_path, pictures=pictures))
+    report = make_report([read_run(tmp_path)], [pictures])
+    for text in (Tags(render_page(report)).text, render_markdown(report)):
+        assert "Nothing was measured on held-out images yet." in text
+        assert pictures.note in text
 
 
-def test_several_runs_are_compared_first(tmp_path: Path):
-    folders = [run_folder(tmp_path / "a"), make_run(tmp_path / "b", {"pretrain": {"pretext_top1": 95.0}}, name="other", pending=["knn"])]
-    page = page_of(*folders)
+def test_several_runs_are_compared_first(tmp_path: Path, run_of: MakeRun):
+    report = report_of(full_run(tmp_path / "a"), run_of({"pretrain": {"pretext_top1": 95.0}}, "b", name="other", pending=["knn"]))
+    page, markdown = Tags(render_page(report)), render_markdown(report)
     assert ["pretrain.pretext_top1", "93.46", "95.00 (+1.54)"] in page.rows
     assert ["object/epoch=0.conv2.rankme", "2.00", "-"] in page.rows
     assert "Comparison of 2 runs" in page.text
     assert "other is not finished; still to run: knn" in page.text
     assert [attributes["id"] for tag, attributes in page.tags if tag == "article"] == ["run1", "run2"]
-    identities = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    identities = page.all("id")
     assert len(identities) == len(set(identities))
-    assert render_markdown(report_of(*folders)).index("# Comparison") < render_markdown(report_of(*folders)).index("## b")
+    assert {attributes["href"][1:] for tag, attributes in page.tags if tag == "a"} <= set(identities)
+    assert markdown.index("# Comparison") < markdown.index("## other")
 
 
 def test_the_page_is_self_contained(tmp_path: Path):
     """Nothing is fetched: it opens offline, and tells nobody that it was opened."""
-    report = report_of(run_folder(tmp_path), pictures=Pictures((Picture("p", "Filters", "Caption.", "Alt", noise(20, 10), raster=True),)))
-    source = render_page(report)
+    source = render_page(report_of(full_run(tmp_path), figure=noise(20, 10)))
     page = Tags(source)
     assert not {tag for tag, _ in page.tags} & {"iframe", "object", "embed", "video", "audio", "source", "base", "form"}
     assert all(reference.startswith(("#", "data:")) for name in ("src", "href", "srcset", "action") for reference in page.all(name))
@@ -144,7 +171,7 @@ def test_the_page_is_self_contained(tmp_path: Path):
 
 
 def test_the_browser_may_run_our_script_alone(tmp_path: Path):
-    page = page_of(run_folder(tmp_path))
+    page = page_of(full_run(tmp_path))
     (script,) = page.scripts
     (policy,) = [attributes["content"] for tag, attributes in page.tags if attributes.get("http-equiv") == "Content-Security-Policy"]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -154,28 +181,97 @@ def test_the_browser_may_run_our_script_alone(tmp_path: Path):
 
 
 def test_names_are_text_and_never_markup(tmp_path: Path):
-    page, plain = page_of(run_folder(tmp_path / "evil", text=EVIL)), page_of(run_folder(tmp_path / "plain"))
+    evil = report_of(full_run(tmp_path / "evil", text=EVIL))
+    page, plain = Tags(render_page(evil)), page_of(full_run(tmp_path / "plain"))
     assert [tag for tag, _ in page.tags].count("script") == 1
     assert page.scripts == plain.scripts
     assert ["few", f"{EVIL}.k5.top1", "60.00"] in page.rows
     assert f"gain {EVIL}" in page.text
     kinds = ("section", "table", "figure", "script", "svg", "td", "li")
     assert [tag for tag, _ in page.tags if tag in kinds] == [tag for tag, _ in plain.tags if tag in kinds]
-    assert "<script" not in render_markdown(report_of(tmp_path / "evil")).replace("\\<script", "")
+    assert "<script" not in render_markdown(evil).replace("\\<script", "")
 
 
 @pytest.mark.slow
 def test_a_page_stays_small(tmp_path: Path):
     """However many pictures there are, and however little they can be compressed."""
-    pictures = tuple(Picture(f"p{i}", "Noise", "Caption.", "Alt", noise(800, 600), raster=True) for i in range(8))
-    assert len(render_page(report_of(run_folder(tmp_path), pictures=Pictures(pictures)))) < 5_000_000
+    pictures = tuple(Picture("Noise", "Caption.", "Alt", noise(800, 600), raster=True) for _ in range(8))
+    assert len(render_page(make_report([full_run(tmp_path)], [Pictures(pictures)]))) < 5_000_000
+
+
+def test_pictures_leave_room_for_the_rest():
+    """As base64 they take four thirds of their size."""
+    assert MAX_PICTURES_BYTES * 4 / 3 < 4_500_000
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path):
-    run_folder(tmp_path)
-    assert render_page(report_of(tmp_path)) == render_page(report_of(tmp_path))
+    assert render_page(report_of(full_run(tmp_path))) == render_page(report_of(full_run(tmp_path)))
 
 
 def test_an_empty_figure_is_no_obstacle(tmp_path: Path):
-    pictures = Pictures((Picture("p", "Nothing", "Caption.", "Alt", Figure(), raster=True),))
-    assert "Nothing." in page_of(run_folder(tmp_path), pictures=pictures).text
+    assert "Filters." in page_of(full_run(tmp_path), figure=Figure()).text
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+STAGES = {"probe": {"conv1.top1": 80.0, "conv2.top1": 90.504}}
+
+
+def test_one_runs_report_lies_in_its_folder(tmp_path: Path):
+    files = write_report([make_run(tmp_path, STAGES)])
+    assert files.page == tmp_path / "report.html"
+    assert files.markdown == tmp_path / "report.md"
+    assert files.tables == tuple(tmp_path / "tables" / f"{name}.csv" for name in ("run", "results", "stages", "environment"))
+    rows = list(csv.reader((tmp_path / "tables" / "results.csv").read_text().splitlines()))
+    assert rows == [["stage", "metric", "ours"], ["probe", "conv1.top1", "80.0"], ["probe", "conv2.top1", "90.504"]]
+    assert ["probe", "conv2.top1", "90.50"] in Tags(files.page.read_text()).rows
+    assert "| probe | conv2.top1 | 90.50 |" in files.markdown.read_text()
+
+
+def test_several_runs_have_a_folder_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folders = [make_run(tmp_path / "runs" / name, STAGES) for name in ("a", "b")]
+    monkeypatch.chdir(tmp_path)
+    files = write_report(folders)
+    assert files.page == Path("reports/a+b/report.html")
+    names = [path.stem for path in files.tables]
+    assert names[0] == "comparison"
+    assert len(set(names)) == len(names) == 9
+    assert {"run1_results", "run2_results"} < set(names)
+
+
+def test_many_runs_have_a_short_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folders = [make_run(tmp_path / f"a_run_with_quite_a_long_name_{i}", STAGES) for i in range(4)]
+    monkeypatch.chdir(tmp_path)
+    assert write_report(folders).page.parent == Path("reports/a_run_with_quite_a_long_name_0+3-more")
+
+
+def test_a_report_is_written_anew(tmp_path: Path):
+    write_report([make_run(tmp_path, STAGES)])
+    first = (tmp_path / "report.html").read_text()
+    write_report([make_run(tmp_path, {"probe": {"conv2.top1": 1.0}})])
+    assert "90.50" in first
+    assert "90.50" not in (tmp_path / "report.html").read_text()
+    assert "90.504" not in (tmp_path / "tables" / "results.csv").read_text()
+
+
+def test_a_stages_name_is_no_path(tmp_path: Path):
+    """A folder from somebody else may claim any name."""
+    stages = {"a/..;x y": {"conv2.top1": 1.0}, "b/..;x y": {"conv2.top1": 2.0}}
+    files = write_report([make_run(tmp_path, stages)])
+    assert {path.parent for path in files.tables} == {tmp_path / "tables"}
+    assert "..\\x y" not in "".join(path.name for path in files.tables)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path):
+    run = make_run(tmp_path / "run", STAGES)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match=rf"^{re.escape(str(tmp_path / 'file'))}: the report cannot be written \(.+--output$"):
+        write_report([run], tmp_path / "file")
+
+
+def test_a_damaged_run_leaves_no_report(tmp_path: Path):
+    make_run(tmp_path, STAGES)
+    (tmp_path / "probe" / "artifact.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"artifact\.json: damaged"):
+        write_report([tmp_path])
+    assert not (tmp_path / "report.html").exists()

@@ -13,15 +13,16 @@ import sslkit.report.pictures.all as module
 from sslkit import Arrays, DataError, Dataset, Digits, ImageSet, ImageSpec, Split, run_recipe
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe
+from sslkit.report.picture import Picture
 from sslkit.report.pictures.all import Pictures, draw_pictures, run_pictures, saved_run_pictures
-from sslkit.report.pictures.picture import Picture
 from sslkit.report.run_folder import read_run
 from sslkit.run.artifacts import ARTIFACT, BACKBONE
 from tests.report.run_folders import make_run
 from tests.report.stages import recipe_of
 
 RECIPE = recipe_of()
-KEYS = ["views-pretrain", "filters", "attention", "neighbours", "confusion"]
+VIEWS = "What the pretext task sees: pretrain"
+TITLES = [VIEWS, "First-layer filters", "Attention maps", "Nearest neighbours", "Confusion matrices"]
 
 
 class Counted(Dataset):
@@ -71,7 +72,7 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
 
 
 def drawn(folder: Path, recipe: Recipe = RECIPE) -> dict[str, Picture]:
-    return {picture.key: picture for picture in draw_pictures(folder, recipe, OpenedDataset(recipe.data))}
+    return {picture.title: picture for picture in draw_pictures(folder, recipe, OpenedDataset(recipe.data))}
 
 
 def png(picture: Picture) -> bytes:
@@ -81,10 +82,9 @@ def png(picture: Picture) -> bytes:
 
 
 def test_a_finished_run_has_every_picture(pictures: dict[str, Picture]):
-    assert list(pictures) == KEYS
+    assert list(pictures) == TITLES
     for picture in pictures.values():
         assert picture.raster
-        assert picture.title
         assert picture.caption.endswith(".")
         assert len(picture.alt) > 40
         data = png(picture)
@@ -120,38 +120,38 @@ def test_networks_are_compared_in_float32(finished_run: Path, monkeypatch: pytes
 
 def test_no_image_is_decoded_twice(finished_run: Path):
     data = Counted()
-    assert len(list(draw_pictures(finished_run, RECIPE, OpenedDataset(data)))) == len(KEYS)
+    assert len(list(draw_pictures(finished_run, RECIPE, OpenedDataset(data)))) == len(TITLES)
     assert len(data.decoded) == len(set(data.decoded))
     assert [split for split, _ in data.decoded].count("pretrain") == 6
 
 
 def test_what_is_not_finished_is_not_drawn(tmp_path: Path, run: Path):
-    assert list(drawn(tmp_path / "no run")) == ["views-pretrain"]
+    assert list(drawn(tmp_path / "no run")) == [VIEWS]
     for stage in ("pretrain", "finetune", "supervised"):
         shutil.rmtree(run / stage)
-    assert list(drawn(run)) == ["views-pretrain", "confusion"]
+    assert list(drawn(run)) == [VIEWS, "Confusion matrices"]
 
 
 def test_damaged_weights_spoil_only_what_needs_them(run: Path):
     (run / "finetune" / BACKBONE).write_bytes(b"nothing")
-    assert list(drawn(run)) == ["views-pretrain", "confusion"]
+    assert list(drawn(run)) == [VIEWS, "Confusion matrices"]
 
 
 def test_a_damaged_artifact_does_not_end_the_report(run: Path):
     (run / "probe" / ARTIFACT).write_text("{")
     pictures = drawn(run)
-    assert list(pictures) == KEYS
-    assert "probe" not in pictures["confusion"].alt.replace("random_probe", "")
+    assert list(pictures) == TITLES
+    assert "probe" not in pictures["Confusion matrices"].alt.replace("random_probe", "")
 
 
 def test_images_without_labels_have_neighbours_too(finished_run: Path):
     images = torch.randint(0, 256, (40, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     unlabeled = list(draw_pictures(finished_run, RECIPE, OpenedDataset(Arrays(train_images=images))))
-    assert [picture.key for picture in unlabeled] == KEYS
-    assert "frame" not in unlabeled[KEYS.index("neighbours")].caption
+    assert [picture.title for picture in unlabeled] == TITLES
+    assert "frame" not in unlabeled[TITLES.index("Nearest neighbours")].caption
 
 
-PICTURE = Picture("key", "Title", "Caption.", "Alt", Figure(), raster=True)
+PICTURE = Picture("Title", "Caption.", "Alt", Figure(), raster=True)
 TABLE = {
     "data": {"name": "digits"},
     "backbone": {"name": "nin", "num_blocks": 3},

@@ -8,9 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sslkit.report.charts.chart import Series, draw_chart
-from sslkit.report.page.embedded import Embedded, embed, inline_svg, png
-from sslkit.report.pictures.picture import Picture
+from sslkit.report.chart import Series, draw_chart
+from sslkit.report.picture import Picture, inline_svg, png
 
 
 def noise(width: int, height: int, dpi: int = 192) -> Figure:
@@ -20,9 +19,8 @@ def noise(width: int, height: int, dpi: int = 192) -> Figure:
     return figure
 
 
-def embedded(figure: Figure, *, raster: bool, max_bytes: int = 10**7) -> Embedded:
-    picture = Picture("key", "Title", "Caption.", 'Alt "text" <b>', figure, raster)
-    return embed(picture, prefix="p", max_bytes=max_bytes)
+def picture(width: int = 20, height: int = 10, *, raster: bool = True) -> Picture:
+    return Picture("Title", "Caption.", 'Alt "text" <b>', noise(width, height), raster)
 
 
 def pixels_of(data: bytes) -> np.ndarray:
@@ -31,22 +29,19 @@ def pixels_of(data: bytes) -> np.ndarray:
 
 def test_pixels_are_embedded_whole():
     """At the figure's own resolution, shown at a page's 96 pixels an inch."""
-    content = str(embedded(noise(200, 100), raster=True).content)
+    content = str(picture(200, 100).embed("p", 10**7))
     match = re.fullmatch(r'<img src="data:image/png;base64,([^"]+)" alt="Alt &#34;text&#34; &lt;b&gt;" width="100" height="50">', content)
-    assert match is not None
     expected = np.random.default_rng(0).integers(0, 256, (100, 200, 3), dtype=np.uint8)
     assert np.array_equal(pixels_of(base64.b64decode(match[1])), expected)
 
 
 def test_charts_are_embedded_as_svg():
-    shown = embedded(noise(20, 10), raster=False)
-    assert str(shown.content).startswith("<svg ")
-    assert (shown.title, shown.caption, shown.layout) == ("Title", "Caption.", "chart")
+    assert picture(raster=False).embed("p", 10**7).startswith("<svg ")
 
 
-@pytest.mark.parametrize(("width", "layout"), [(800, "picture"), (1800, "panorama")])
-def test_wide_pictures_are_told_apart(width: int, layout: str):
-    assert embedded(noise(width, 10), raster=True).layout == layout
+@pytest.mark.parametrize(("width", "raster", "layout"), [(800, True, "picture"), (1800, True, "panorama"), (1800, False, "chart")])
+def test_wide_pictures_are_told_apart(width: int, raster: bool, layout: str):
+    assert picture(width, raster=raster).layout == layout
 
 
 def test_large_pictures_lose_colours_and_then_pixels():
@@ -65,7 +60,7 @@ def figure_of(label: str = "a") -> Figure:
         Series(label=label, points=[(0, 1.0), (1, 0.5)], std=[0.1, 0.1]),
         Series(label="b", points=[(0, 2.0)], style=4, hollow=True),
     ]
-    return draw_chart("key", "Title", "Caption.", series, x="epoch", y="loss").figure
+    return draw_chart("Title", "Caption.", series, x="epoch", y="loss").figure
 
 
 def svg_of(label: str = "a", prefix: str = "p1") -> str:

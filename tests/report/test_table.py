@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from sslkit.report.tables.table import Cell, Column, Table, escape_markdown
+from sslkit.report.table import Cell, Column, Table, escape_markdown
 
 TABLE = Table(
     "few",
