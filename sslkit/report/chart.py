@@ -82,16 +82,7 @@ class Series:
 def draw_chart(
     title: str, caption: str, series: Sequence[Series], *, x: str, y: str, finish: Callable[[Axes], object] = lambda _axes: None
 ) -> Picture:
-    """Draw lines into one pair of axes, with the legend below it.
-
-    Args:
-        title: what it shows.
-        caption: how to read it.
-        series: the lines.
-        x: label of the x axis, with its unit.
-        y: label of the y axis, with its unit.
-        finish: sets scales and ticks, once the lines are there.
-    """
+    """Draw lines into one pair of axes, labelled ``x`` and ``y``, with the legend below it; ``finish`` sets scales and ticks at the end."""
     labels = dict.fromkeys(one.beside or one.label for one in series)
     columns = max(1, min(4, len(labels), 60 // (max(map(len, labels), default=0) + 6)))
     with drawing_style():

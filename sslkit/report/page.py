@@ -70,13 +70,7 @@ class Section(NamedTuple):
 
 
 class RunReport(NamedTuple):
-    """What a report says of one run.
-
-    Attributes:
-        label: distinguishes the run from the others.
-        run: the run.
-        sections: those that have something to show.
-    """
+    """What a report says of one run, under a label that distinguishes it from the others."""
 
     label: str
     run: RunFolder
@@ -84,12 +78,7 @@ class RunReport(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a report says.
-
-    Attributes:
-        runs: in the order given.
-        comparison: of several runs; None for one.
-    """
+    """What a report says: of each run by itself, and where there are several, of how they compare."""
 
     runs: Sequence[RunReport]
     comparison: Comparison | None = None
@@ -139,8 +128,9 @@ def write_report(folders: Sequence[PathLike], output: PathLike | None = None, *,
     report = make_report(runs, [saved_run_pictures(run, allow_code=allow_code) for run in runs])
     if output is None:
         names = [run.folder.resolve().name for run in runs]
-        together = "+".join(names) if len("+".join(names)) <= _LONGEST_NAME else f"{names[0]}+{len(names) - 1}-more"
-        output = Path("reports", together) if report.comparison else report.runs[0].run.folder
+        name = "+".join(names)
+        short = name if len(name) <= _LONGEST_NAME else f"{names[0]}+{len(names) - 1}-more"
+        output = Path("reports", short) if report.comparison else report.runs[0].run.folder
     return _write(report, Path(output))
 
 
@@ -162,10 +152,10 @@ def run_sections(run: RunFolder, pictures: Pictures) -> list[Section]:
     results = results_table(run, "folded" if summaries and len(run.results.rows()) > _MANY_ROWS else "sortable")
     not_yet = "" if results else "Nothing was measured on held-out images yet."
     sections = [
-        Section("run", "What was run", tables=(facts_table(run), *_present(classes_table(run)))),
+        Section("run", "What was run", tables=_present(facts_table(run), classes_table(run))),
         Section("margins", "Margins", tables=_present(margins_table(run))),
-        Section("results", "Results", note=not_yet, tables=(*summaries, *_present(results, recall_table(run)))),
-        Section("charts", "Charts", pictures=(*_present(draw_layers(run), draw_few_labels(run)), *draw_trajectory(run))),
+        Section("results", "Results", note=not_yet, tables=_present(*summaries, results, recall_table(run))),
+        Section("charts", "Charts", pictures=_present(draw_layers(run), draw_few_labels(run), *draw_trajectory(run))),
         Section("curves", "Training curves", pictures=tuple(draw_curves(run))),
         Section("pictures", "Pictures", note=pictures.note, pictures=pictures.pictures),
         Section("stages", "Stages", tables=_present(stages_table(run))),
@@ -181,11 +171,10 @@ def _present(*found: T | None) -> tuple[T, ...]:
 
 def render_page(report: Report) -> str:
     """The whole page."""
-    templates = _environment()
-    script = templates.get_template("page.js").render()
+    script = _TEMPLATES.get_template("page.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     pixels = sum(picture.raster for run in report.runs for section in run.sections for picture in section.pictures)
-    return templates.get_template("page.html.jinja").render(
+    return _TEMPLATES.get_template("page.html.jinja").render(
         report=report,
         script=Markup(script),
         # Whatever a recipe or a plugin wrote, the browser runs this one script and asks nobody for anything.
@@ -196,26 +185,23 @@ def render_page(report: Report) -> str:
 
 def render_markdown(report: Report) -> str:
     """The words and tables of the page."""
-    return _environment().get_template("report.md.jinja").render(report=report)
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("sslkit.report"),
-        autoescape=select_autoescape(disabled_extensions=("md.jinja",), default=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["md"] = escape_markdown
-    environment.filters["breakable"] = _breakable
-    return environment
+    return _TEMPLATES.get_template("report.md.jinja").render(report=report)
 
 
 def _breakable(text: str) -> Markup:
     """Long keys may break after a slash, a comma or a dot, numbers may not."""
     safe = escape(text)
     return safe if len(text) <= _WHOLE else Markup(re.sub(r"(?<=/)|(?<=[.,])(?=[A-Za-z])", "<wbr>", safe))
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("sslkit.report"),
+    autoescape=select_autoescape(disabled_extensions=("md.jinja",), default=True),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.filters |= {"md": escape_markdown, "breakable": _breakable}
 
 
 def _write(report: Report, output: Path) -> ReportFiles:

@@ -26,8 +26,6 @@ _PANORAMA = 560
 _SHRINKAGE = 0.75
 """Of both edges, again and again until a picture is small enough."""
 
-_REFERENCE = re.compile(r"#([\w-]+)")
-
 drawing_style = partial(
     matplotlib.style.context,
     [
@@ -117,13 +115,7 @@ def _compressed(image: Image.Image) -> bytes:
 
 
 def inline_svg(figure: Figure, *, prefix: str, alt: str) -> Markup:
-    """Render a chart.
-
-    Args:
-        figure: whatever is black in it takes the page's text colour.
-        prefix: for the ids in it, which must be unique in the page.
-        alt: what a reader who cannot see it should know.
-    """
+    """Render a chart: whatever is black takes the colour of the page's text, and ids begin with the prefix, as they must be unique in a page."""
     file = io.StringIO()
     with drawing_style():
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
@@ -131,7 +123,7 @@ def inline_svg(figure: Figure, *, prefix: str, alt: str) -> Markup:
     for parent in root.iter():
         for child in [child for child in parent if _local(child.tag) in {"metadata", "style"}]:
             parent.remove(child)
-    used = {name for element in root.iter() for value in element.attrib.values() for name in _REFERENCE.findall(value)}
+    used = {name for element in root.iter() for value in element.attrib.values() for name in re.findall(r"#([\w-]+)", value)}
     for element in root.iter():
         element.tag = _local(element.tag)  # in HTML neither svg nor xlink:href needs its namespace
         element.attrib = {

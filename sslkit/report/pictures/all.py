@@ -24,12 +24,7 @@ MAX_SHEETS = 6
 
 
 class Pictures(NamedTuple):
-    """What there is to see.
-
-    Attributes:
-        pictures: in the order to show them.
-        note: why there are none, or no more.
-    """
+    """What there is to see, in order, and why there is nothing, or no more."""
 
     pictures: tuple[Picture, ...] = ()
     note: str = ""
@@ -51,9 +46,7 @@ def run_pictures(folder: Path, recipe: Recipe, data: OpenedDataset) -> Pictures:
 def saved_run_pictures(run: RunFolder, *, allow_code: bool) -> Pictures:
     """The same for a run of which there is only the folder: its recipe is loaded again.
 
-    Args:
-        run: the run.
-        allow_code: import the classes that the recipe names as ``module:Class``.
+    Classes that it names as ``module:Class`` are imported if ``allow_code`` is true.
     """
     table = {key: value for key, value in run.recipe.items() if key != "observers"}  # nobody watches a report
     try:
@@ -66,10 +59,7 @@ def saved_run_pictures(run: RunFolder, *, allow_code: bool) -> Pictures:
 def draw_pictures(folder: Path, recipe: Recipe, data: OpenedDataset) -> Iterator[Picture]:
     """Draw what can be drawn of a run, finished or not: a picture that cannot be drawn does not stand in the way of the others.
 
-    Args:
-        folder: the run's folder.
-        recipe: the run's.
-        data: its dataset. Images are read once, and only as many as are shown or searched.
+    Networks and images are read once, and only as many images as are shown or searched.
 
     Yields:
         What each pretext task sees; first-layer filters; attention maps; nearest neighbours; confusion matrices.

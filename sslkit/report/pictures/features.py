@@ -142,15 +142,9 @@ def _on_grid(features: Tensor, info: FeatureInfo, images: Tensor) -> Tensor:
 
 
 def draw_neighbours(networks: Sequence[Network], sample: ImageSample | None, best: str | None) -> Picture | None:
-    """Draw the nearest images to a few queries, networks side by side.
+    """Draw the nearest images to a few queries, at most three networks side by side; None where there is nothing to be a neighbour.
 
-    Args:
-        networks: what to compare; at most three are drawn.
-        sample: the images.
-        best: the layer to take; None, or where a network lacks it: the middle one.
-
-    Returns:
-        None if there is nothing to be a neighbour.
+    Features are those of the best layer, or, where a network lacks it, of its middle one.
     """
     if not networks or sample is None or len(sample.images) == sample.num_queries:
         return None

@@ -84,13 +84,7 @@ class Panel(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """Panels side by side, with their rows aligned.
-
-    Attributes:
-        panels: from left to right.
-        title: above all of them.
-        note: a line below the title.
-    """
+    """Panels side by side, with their rows aligned, below a title and a line of its own."""
 
     panels: Sequence[Panel]
     title: str = ""

@@ -43,12 +43,7 @@ class Network(NamedTuple):
 
 
 def load_networks(folder: Path, recipe: Recipe, data: OpenedDataset) -> list[Network]:
-    """Read the networks of a run that are worth a comparison, at most four.
-
-    Args:
-        folder: the run's folder.
-        recipe: the run's.
-        data: its dataset; only the size and colour of its images are asked for.
+    """Read the networks of a run that are worth a comparison, at most four. Of the data, only the size and colour of images are asked for.
 
     Returns:
         Pretrained ones first, then those trained with labels, then the untrained one; empty where no stage has left a network yet.
@@ -96,13 +91,7 @@ def finished(folder: Path, stage: Stage) -> bool:
 
 
 def best_layer(folder: Path, recipe: Recipe, networks: Sequence[Network]) -> str | None:
-    """Where a frozen, trained network is most accurate; None where nothing has been measured.
-
-    Args:
-        folder: the run's folder.
-        recipe: the run's.
-        networks: the first has the layers to choose from.
-    """
+    """The layer of the first network at which a frozen, trained one is most accurate; None where nothing has been measured."""
     top1: dict[str, float] = {}
     for stage in recipe.stages:
         frozen = isinstance(stage, EvaluateStage) and stage.weights != RANDOM and stage.evaluator.frozen

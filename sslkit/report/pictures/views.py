@@ -137,12 +137,6 @@ def pretraining_stages(recipe: Recipe) -> list[PretrainStage]:
 def stage_views(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, num_images: int) -> Views:
     """What a stage's network is fed at the beginning of its training.
 
-    Args:
-        recipe: the stage's.
-        stage: that pretrains.
-        data: its dataset.
-        num_images: how many images to look at.
-
     Raises:
         DataError: there are no images.
         PluginError: the task's captions are wrong.
