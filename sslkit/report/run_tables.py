@@ -156,17 +156,9 @@ def stages_table(run: RunFolder) -> Table | None:
     rows = []
     for stage in run.stages:
         artifact, proof = stage.artifact, stage.artifact.frozen_backbone
-        row = cells(
-            stage.key,
-            artifact.kind,
-            artifact.num_images or None,
-            artifact.seconds or None,
-            stage.throughput,
-            artifact.device,
-            artifact.finished[:16].replace("T", " "),
-            f"unchanged, {proof.sha256_after[:12]}" if proof else "trained" if artifact.seconds else "",
-        )
-        rows.append(row)
+        images, seconds, finished = artifact.num_images or None, artifact.seconds or None, artifact.finished[:16].replace("T", " ")
+        backbone = f"unchanged, {proof.sha256_after[:12]}" if proof else "trained" if seconds else ""
+        rows.append(cells(stage.key, artifact.kind, images, seconds, stage.throughput, artifact.device, finished, backbone))
     note = (
         "Images are those a stage was given; images/s is the median while it trained. Seconds of earlier, interrupted starts of a stage are"
         " not known. A frozen backbone is hashed before and after."

@@ -106,13 +106,7 @@ def draw_sheets(*sheets: Sheet, max_side: int = 160) -> Figure:
 
 
 class _Layout:
-    """The sizes of a sheet's parts.
-
-    Args:
-        sheet: to be drawn.
-        max_side: of an image.
-        detail: images with longer sides are shown with fewer pixels.
-    """
+    """The sizes of a sheet's parts. Images with sides longer than ``detail`` are shown with fewer pixels."""
 
     def __init__(self, sheet: Sheet, max_side: int, detail: int) -> None:
         self.sheet, panels = sheet, sheet.panels
