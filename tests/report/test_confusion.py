@@ -8,7 +8,7 @@ from sslkit import Prediction
 from sslkit.report.pictures.confusion import MAX_CLASSES, Matrix, draw_confusion, read_matrices
 from sslkit.run.artifacts import ARTIFACT, Predicted, save_predictions
 from tests.report.drawn import words_of
-from tests.report.stages import STAGES, finish, recipe_of
+from tests.report.run_folders import STAGES, finish, recipe_of
 
 RECIPE = recipe_of()
 DIGITS = tuple("0123456789")

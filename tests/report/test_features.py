@@ -20,7 +20,7 @@ from sslkit.report.pictures.grid import BLUE, ORANGE
 from sslkit.report.pictures.sample import ImageSample
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.report.drawn import words_of
-from tests.report.networks import IMAGE, Flat, network
+from tests.report.inputs import IMAGE, Flat, network
 
 IMAGES = torch.randint(0, 256, (20, 3, 16, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 GRAY = IMAGE._replace(color="gray", mean=(0.5,), std=(0.25,))

@@ -8,8 +8,8 @@ from sslkit.report.pictures.networks import Network, best_layer, choose, finishe
 from sslkit.run.artifacts import BACKBONE, save_module
 from sslkit.run.networks import untrained
 from sslkit.storage.identity import state_hash
-from tests.report.networks import network
-from tests.report.stages import STAGES, finish, recipe_of
+from tests.report.inputs import network
+from tests.report.run_folders import STAGES, finish, recipe_of
 
 RECIPE = recipe_of()
 DATA = OpenedDataset(RECIPE.data)

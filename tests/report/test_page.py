@@ -20,8 +20,8 @@ EVIL = "<script>alert('x')</script>&\""
 LOG = [train_line(1, loss=1.0, top1=60.0, lr=0.1, images_per_second=900.0), heldout_line(2, loss=0.9, top1=65.0)]
 
 
-def full_run(folder: Path, *, paper: dict[str, float] | None = None, text: str = "mine") -> RunFolder:
-    """A run with something in every section; ``text`` wherever a user's words stand."""
+def full_report(folder: Path, text: str = "mine") -> Report:
+    """Of a run with something in every section; ``text`` wherever a user's words stand."""
     stages = {
         "pretrain": {"pretext_loss": 0.25, "pretext_top1": 93.456},
         "a/probe": {"conv1.top1": 80.0, "conv2.top1": 90.504},
@@ -30,23 +30,35 @@ def full_run(folder: Path, *, paper: dict[str, float] | None = None, text: str =
         "object/epoch=0": {"conv2.top1": 40.0, "conv2.rankme": 2.0},
         "object/epoch=2": {"conv2.top1": 50.0, "conv2.rankme": 3.0},
     }
-    margins = {f"gain {text}": ("a/probe.conv2.top1", "a/probe.conv1.top1")}
-    recipe = {"data": {"name": text, "root": text}, "notes": {"text": text}}
-    artifacts = {"a/probe": {"device": f"cpu {text}"}, "pretrain": {"snapshot_epochs": [0, 2]}}
-    return read_run(make_run(folder, stages, paper=paper, margins=margins, logs={"pretrain": LOG}, recipe=recipe, artifacts=artifacts))
+    run = make_run(
+        folder,
+        stages,
+        paper={"a/probe.conv2.top1": 91.16},
+        margins={f"gain {text}": ("a/probe.conv2.top1", "a/probe.conv1.top1")},
+        logs={"pretrain": LOG},
+        recipe={"data": {"name": text, "root": text}, "notes": {"text": text}},
+        artifacts={"a/probe": {"device": f"cpu {text}"}, "pretrain": {"snapshot_epochs": [0, 2]}},
+    )
+    return make_report([read_run(run)], [pictures_of(noise(20, 10))])
 
 
-def report_of(*runs: RunFolder, figure: Figure | None = None) -> Report:
-    pictures = Pictures() if figure is None else Pictures((Picture("Filters", "Caption.", "Alt", figure, raster=True),))
-    return make_report(runs, [pictures] * len(runs))
+def pictures_of(*figures: Figure) -> Pictures:
+    return Pictures(tuple(Picture("Filters", "Caption.", "Alt", figure, raster=True) for figure in figures))
 
 
-def page_of(*runs: RunFolder, figure: Figure | None = None) -> Tags:
-    return Tags(render_page(report_of(*runs, figure=figure)))
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return full_report(tmp_path_factory.mktemp("run"))
 
 
-def sections_of(page: Tags) -> list[str]:
-    return [attributes["id"] for tag, attributes in page.tags if tag == "section"]
+@pytest.fixture(scope="module")
+def source(report: Report) -> str:
+    return render_page(report)
+
+
+@pytest.fixture(scope="module")
+def page(source: str) -> Tags:
+    return Tags(source)
 
 
 # ------------------------------------------------------------------------------------------------------------ sections
@@ -75,61 +87,52 @@ def test_a_run_that_has_not_begun_has_little_to_say(tmp_path: Path):
     assert sections[1].note == "Nothing was measured on held-out images yet."
 
 
-def test_every_section_is_there_and_in_the_contents(tmp_path: Path):
-    page = page_of(full_run(tmp_path), figure=noise(20, 10))
+def test_every_section_is_there_and_in_the_contents(page: Tags):
     sections = ["run", "margins", "results", "charts", "curves", "pictures", "stages", "environment", "recipe"]
-    assert sections_of(page) == sections
-    assert [attributes["href"] for tag, attributes in page.tags if tag == "a"] == [f"#{section}" for section in sections]
+    assert page.attributes("section", "id") == sections
+    assert page.attributes("a", "href") == [f"#{section}" for section in sections]
     assert [tag for tag, _ in page.tags].count("figure") == 9  # layers, few labels, accuracy, RankMe; four curves; one picture
 
 
 def test_a_section_without_content_is_left_out(run_of: MakeRun):
-    assert sections_of(page_of(run_of({"knn": {"conv2.top1": 70.0}}))) == ["run", "results", "stages", "environment", "recipe"]
+    page = Tags(render_page(make_report([run_of({"knn": {"conv2.top1": 70.0}})], [Pictures()])))
+    assert page.attributes("section", "id") == ["run", "results", "stages", "environment", "recipe"]
 
 
 # ------------------------------------------------------------------------------------------------------------- content
 
 
-def test_every_figure_is_there(tmp_path: Path):
-    page = page_of(full_run(tmp_path))
-    assert ["pretrain", "pretext_top1", "93.46"] in page.rows
-    assert ["a/probe", "conv2.top1", "90.50"] in page.rows
+def test_every_figure_is_there(page: Tags):
+    assert ["stage", "metric", "ours", "paper", "difference"] in page.rows
+    assert ["pretrain", "pretext_top1", "93.46", "", ""] in page.rows
+    assert ["a/probe", "conv2.top1", "90.50", "91.16", "-0.66"] in page.rows
     assert ["few", "conv2", "50.00 ± 2.50", ""] in page.rows
-    assert ["a", "80.00", "90.50"] in page.rows
+    assert ["a", "ours", "80.00", "90.50"] in page.rows
+    assert ["a", "paper", "", "91.16"] in page.rows
     assert ["conv2.rankme", "2.00", "3.00"] in page.rows
     assert "gain mine +10.50 a/probe.conv2.top1 minus a/probe.conv1.top1" in page.text
 
 
-def test_the_papers_figures_stand_beside_ours(tmp_path: Path):
-    page = page_of(full_run(tmp_path, paper={"a/probe.conv2.top1": 91.16}))
-    assert ["stage", "metric", "ours", "paper", "difference"] in page.rows
-    assert ["a/probe", "conv2.top1", "90.50", "91.16", "-0.66"] in page.rows
-    assert ["a", "paper", "", "91.16"] in page.rows
-
-
-def test_the_page_says_where_the_figures_come_from(tmp_path: Path):
-    text = page_of(full_run(tmp_path)).text
+def test_the_page_says_where_the_figures_come_from(page: Tags):
     for fact in ("2025-01-01T00:00:00+00:00", "0123456789ab-dirty", "torch 2.6.0", "sslkit-rotnet 1.5", "sslkit run mine.toml"):
-        assert fact in text
-    assert 'name = "mine"' in text
+        assert fact in page.text
+    assert 'name = "mine"' in page.text
 
 
-def test_markdown_and_csv_hold_the_figures_of_the_page(tmp_path: Path):
+def test_markdown_and_csv_hold_the_figures_of_the_page(report: Report, page: Tags):
     """Row by row: what the page shows, the other two show."""
-    report = report_of(full_run(tmp_path, paper={"a/probe.conv2.top1": 91.16}))
-    shown = [row for row in Tags(render_page(report)).rows if row]
     markdown = render_markdown(report)
     for _, table in report.tables():
         if table.layout != "cards":
             cells = [[f"{cell.text(column)}{cell.extra()}" for cell, column in zip(row, table.columns, strict=True)] for row in table.rows]
-            assert [row for row in cells if row not in shown] == []
+            assert [row for row in cells if row not in page.rows] == []
         assert table.markdown() in markdown
         for line, row in zip(table.csv().splitlines()[1:], table.rows, strict=True):
             assert all(str(cell.value) in line for cell in row if isinstance(cell.value, float))
 
 
 def test_an_unfinished_run_says_so(run_of: MakeRun):
-    report = report_of(run_of({"probe": {"conv2.top1": 70.0}}, begun=["knn"], pending=["knn", "finetune"]))
+    report = make_report([run_of({"probe": {"conv2.top1": 70.0}}, begun=["knn"], pending=["knn", "finetune"])], [Pictures()])
     for text in (Tags(render_page(report)).text, render_markdown(report)):
         assert "This run is not finished: the report shows what there is." in text
         assert "1 finished, still to run: knn, finetune" in text
@@ -145,24 +148,22 @@ def test_notes_are_shown(tmp_path: Path):
         assert pictures.note in text
 
 
-def test_several_runs_are_compared_first(tmp_path: Path, run_of: MakeRun):
-    report = report_of(full_run(tmp_path / "a"), run_of({"pretrain": {"pretext_top1": 95.0}}, "b", name="other", pending=["knn"]))
-    page, markdown = Tags(render_page(report)), render_markdown(report)
+def test_several_runs_are_compared_first(report: Report, run_of: MakeRun):
+    other = run_of({"pretrain": {"pretext_top1": 95.0}}, name="other", pending=["knn"])
+    both = make_report([report.runs[0].run, other], [Pictures()] * 2)
+    page, markdown = Tags(render_page(both)), render_markdown(both)
     assert ["pretrain.pretext_top1", "93.46", "95.00 (+1.54)"] in page.rows
     assert ["object/epoch=0.conv2.rankme", "2.00", "-"] in page.rows
     assert "Comparison of 2 runs" in page.text
     assert "other is not finished; still to run: knn" in page.text
-    assert [attributes["id"] for tag, attributes in page.tags if tag == "article"] == ["run1", "run2"]
-    identities = page.all("id")
-    assert len(identities) == len(set(identities))
-    assert {attributes["href"][1:] for tag, attributes in page.tags if tag == "a"} <= set(identities)
+    assert page.attributes("article", "id") == ["run1", "run2"]
+    assert len(page.all("id")) == len(set(page.all("id")))
+    assert {link.removeprefix("#") for link in page.attributes("a", "href")} <= set(page.all("id"))
     assert markdown.index("# Comparison") < markdown.index("## other")
 
 
-def test_the_page_is_self_contained(tmp_path: Path):
+def test_the_page_is_self_contained(source: str, page: Tags):
     """Nothing is fetched: it opens offline, and tells nobody that it was opened."""
-    source = render_page(report_of(full_run(tmp_path), figure=noise(20, 10)))
-    page = Tags(source)
     assert not {tag for tag, _ in page.tags} & {"iframe", "object", "embed", "video", "audio", "source", "base", "form"}
     assert all(reference.startswith(("#", "data:")) for name in ("src", "href", "srcset", "action") for reference in page.all(name))
     without_data = re.sub(r'"data:[^"]*"', "", source)
@@ -170,8 +171,7 @@ def test_the_page_is_self_contained(tmp_path: Path):
     assert '<meta charset="utf-8">' in source
 
 
-def test_the_browser_may_run_our_script_alone(tmp_path: Path):
-    page = page_of(full_run(tmp_path))
+def test_the_browser_may_run_our_script_alone(page: Tags):
     (script,) = page.scripts
     (policy,) = [attributes["content"] for tag, attributes in page.tags if attributes.get("http-equiv") == "Content-Security-Policy"]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -180,36 +180,34 @@ def test_the_browser_may_run_our_script_alone(tmp_path: Path):
     assert not page.all("onclick")
 
 
-def test_names_are_text_and_never_markup(tmp_path: Path):
-    evil = report_of(full_run(tmp_path / "evil", text=EVIL))
-    page, plain = Tags(render_page(evil)), page_of(full_run(tmp_path / "plain"))
-    assert [tag for tag, _ in page.tags].count("script") == 1
-    assert page.scripts == plain.scripts
-    assert ["few", f"{EVIL}.k5.top1", "60.00"] in page.rows
-    assert f"gain {EVIL}" in page.text
+def test_names_are_text_and_never_markup(page: Tags, tmp_path: Path):
+    report = full_report(tmp_path, EVIL)
+    evil = Tags(render_page(report))
+    assert [tag for tag, _ in evil.tags].count("script") == 1
+    assert evil.scripts == page.scripts
+    assert ["few", f"{EVIL}.k5.top1", "60.00", "", ""] in evil.rows
+    assert f"gain {EVIL}" in evil.text
     kinds = ("section", "table", "figure", "script", "svg", "td", "li")
-    assert [tag for tag, _ in page.tags if tag in kinds] == [tag for tag, _ in plain.tags if tag in kinds]
-    assert "<script" not in render_markdown(evil).replace("\\<script", "")
+    assert [tag for tag, _ in evil.tags if tag in kinds] == [tag for tag, _ in page.tags if tag in kinds]
+    assert "<script" not in render_markdown(report).replace("\\<script", "")
 
 
-@pytest.mark.slow
-def test_a_page_stays_small(tmp_path: Path):
-    """However many pictures there are, and however little they can be compressed."""
-    pictures = tuple(Picture("Noise", "Caption.", "Alt", noise(800, 600), raster=True) for _ in range(8))
-    assert len(render_page(make_report([full_run(tmp_path)], [Pictures(pictures)]))) < 5_000_000
+def test_the_same_run_gives_the_same_bytes(report: Report, source: str):
+    assert render_page(full_report(report.runs[0].run.folder)) == source
+
+
+@pytest.mark.parametrize("num_pictures", [0, pytest.param(8, marks=pytest.mark.slow)])
+def test_a_page_stays_small(num_pictures: int, report: Report):
+    """However many pictures there are, and however little they can be compressed; an empty one is no obstacle."""
+    pictures = pictures_of(Figure(), *(noise(800, 600) for _ in range(num_pictures)))
+    source = render_page(make_report([report.runs[0].run], [pictures]))
+    assert Tags(source).text.count("Filters.") == num_pictures + 1
+    assert len(source) < 5_000_000
 
 
 def test_pictures_leave_room_for_the_rest():
     """As base64 they take four thirds of their size."""
     assert MAX_PICTURES_BYTES * 4 / 3 < 4_500_000
-
-
-def test_the_same_run_gives_the_same_bytes(tmp_path: Path):
-    assert render_page(report_of(full_run(tmp_path))) == render_page(report_of(full_run(tmp_path)))
-
-
-def test_an_empty_figure_is_no_obstacle(tmp_path: Path):
-    assert "Filters." in page_of(full_run(tmp_path), figure=Figure()).text
 
 
 # --------------------------------------------------------------------------------------------------------------- files
