@@ -30,12 +30,8 @@ def leave(folder: Path, key: str, seed: int) -> str:
 def test_networks_come_with_their_yardsticks(tmp_path: Path):
     expected = {key: leave(tmp_path, key, seed) for seed, key in enumerate(("pretrain", "finetune", "supervised"), start=1)}
     found = load_networks(tmp_path, RECIPE, DATA)
-    assert [network.name for network in found] == [
-        "pretrained (pretrain)",
-        "fine-tuned (finetune)",
-        "supervised (supervised)",
-        "untrained (before pretrain)",
-    ]
+    names = ["pretrained (pretrain)", "fine-tuned (finetune)", "supervised (supervised)", "untrained (before pretrain)"]
+    assert [network.name for network in found] == names
     assert [state_hash(network.backbone) for network in found] == [*expected.values(), state_hash(built(0))]
     assert not any(network.backbone.training for network in found)
 
@@ -59,8 +55,8 @@ def test_damaged_weights_are_told(tmp_path: Path):
 
 
 def test_a_network_of_another_machine_is_shown_on_the_cpu(tmp_path: Path):
-    recipe = recipe_of('device = "cuda:99"\n' + STAGES)
     leave(tmp_path, "pretrain", 1)
+    recipe = recipe_of('device = "cuda:99"\n' + STAGES)
     assert {network.device.type for network in load_networks(tmp_path, recipe, DATA)} == {"cpu"}
 
 
@@ -90,15 +86,12 @@ def test_a_shortlist_has_many_roles(roles: list[str], kept: list[int]):
 
 def test_the_layer_where_a_frozen_network_is_most_accurate(tmp_path: Path):
     networks = [Network("pretrained", "pretrain", built(0))]
+    finish(tmp_path, "probe", {"conv1.top1": 50.0}, status="running")
+    assert best_layer(tmp_path, RECIPE, networks) is None
     finish(tmp_path, "probe", {"conv1.top1": 50.0, "conv2.top1": 60.0, "conv2.k20.top1": 99.0, "conv9.top1": 98.0})
     finish(tmp_path, "random_probe", {"conv3.top1": 97.0})  # of an untrained network
     finish(tmp_path, "finetune", {"conv3.top1": 96.0})  # not frozen
     assert best_layer(tmp_path, RECIPE, networks) == "conv2"
+    assert best_layer(tmp_path, RECIPE, []) is None
     finish(tmp_path, "snapshots/epoch=1", {"conv3.top1": 61.0})
     assert best_layer(tmp_path, RECIPE, networks) == "conv3"
-
-
-def test_without_a_measurement_there_is_no_best_layer(tmp_path: Path):
-    finish(tmp_path, "probe", {"conv1.top1": 50.0}, status="running")
-    assert best_layer(tmp_path, RECIPE, [Network("pretrained", "pretrain", built(0))]) is None
-    assert best_layer(tmp_path, RECIPE, []) is None
