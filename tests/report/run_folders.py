@@ -3,6 +3,7 @@
 import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +46,10 @@ def make_run(
     recipe: Mapping[str, Any] | None = None,
     artifacts: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
-    """Write a run's folder.
+    """Write a run's folder: metrics by the keys of finished stages, and lines of metrics.jsonl by stage.
 
-    Args:
-        folder: where.
-        stages: metrics by the keys of finished stages; those that begin with ``pretext_`` make it a pretraining stage.
-        name: of the recipe.
-        paper: published figures.
-        margins: pairs of metrics.
-        logs: lines of metrics.jsonl by stage.
-        begun: stages that have an artifact but are not finished.
-        pending: stages that results.json says are still to run.
-        recipe: further keys of recipe.toml.
-        artifacts: further keys of artifact.json by stage.
+    A metric that begins with ``pretext_`` makes it a pretraining stage. Stages that are ``begun`` have an artifact but are not finished, and
+    ``pending`` is what results.json says is still to run. ``recipe`` and ``artifacts`` (by stage) are further keys of these files.
     """
     for key, metrics in stages.items():
         artifact = {**artifact_of(key, metrics), **(artifacts or {}).get(key, {})}
@@ -91,14 +83,12 @@ def artifact_of(key: str, metrics: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def train_line(epoch: float, **metrics: float) -> dict[str, Any]:
-    """A line of metrics.jsonl of training batches."""
-    return {"split": "train", "part": "", "step": round(epoch * 10), "epoch": epoch, **metrics}
+def train_line(epoch: float, *, split: str = "train", **metrics: float) -> dict[str, Any]:
+    """A line of metrics.jsonl."""
+    return {"split": split, "part": "", "step": round(epoch * 10), "epoch": epoch, **metrics}
 
 
-def heldout_line(epoch: float, **metrics: float) -> dict[str, Any]:
-    """A line of metrics.jsonl of held-out images."""
-    return {"split": "heldout", "part": "", "step": round(epoch * 10), "epoch": epoch, **metrics}
+heldout_line = partial(train_line, split="heldout")
 
 
 _HEAD = """

@@ -72,21 +72,19 @@ def test_unfinished_runs_are_shown_and_said_to_be(tmp_path: Path):
     assert found.rows[0].values == (90.0, None)
 
 
-def test_one_run_is_nothing_to_compare(tmp_path: Path):
-    with pytest.raises(ArtifactError, match=r"^there is nothing to compare with; found \['.+'\]; allowed: two runs or more; name another"):
-        compare_runs([make_run(tmp_path, FIRST)])
-
-
-def test_a_run_is_not_compared_with_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (["a"], "there is nothing to compare with; found ['a']; allowed: two runs or more; name another run's folder"),
+        (["a", "b/../a"], "a run is given twice; found ['a', 'b/../a']; name each run's folder once"),
+        (["a", "nowhere"], "nowhere: no such folder; name a folder that sslkit run wrote"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(folders: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     make_run(tmp_path / "a", FIRST)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ArtifactError, match=re.escape("a run is given twice; found ['a', 'b/../a']; name each run's folder once")):
-        compare_runs([Path("a"), Path("b/../a")])
-
-
-def test_what_is_no_run_is_refused(tmp_path: Path):
-    with pytest.raises(ArtifactError, match=r"nowhere: no such folder; name a folder that sslkit run wrote$"):
-        compare_runs([make_run(tmp_path / "a", FIRST), tmp_path / "nowhere"])
+    with pytest.raises(ArtifactError, match=rf"^{re.escape(message)}"):
+        compare_runs(folders)
 
 
 def test_what_all_runs_have_comes_first(tmp_path: Path):

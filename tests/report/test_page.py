@@ -8,10 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from sslkit import ArtifactError
-from sslkit.report.page import MAX_PICTURES_BYTES, Report, Section, make_report, render_markdown, render_page, run_sections, write_report
+from sslkit.report.page import MAX_PICTURES_BYTES, Report, make_report, render_markdown, render_page, run_sections, write_report
 from sslkit.report.picture import Picture
 from sslkit.report.pictures.all import Pictures
-from sslkit.report.run_folder import RunFolder, read_run
+from sslkit.report.run_folder import read_run
 from tests.report.page_tags import Tags
 from tests.report.run_folders import MakeRun, heldout_line, make_run, train_line
 from tests.report.test_picture import noise
@@ -64,20 +64,19 @@ def page(source: str) -> Tags:
 # ------------------------------------------------------------------------------------------------------------ sections
 
 
-def results_of(run: RunFolder) -> Section:
-    return next(section for section in run_sections(run, Pictures()) if section.key == "results")
-
-
-@pytest.mark.parametrize(("num_epochs", "layout"), [(3, "sortable"), (40, "folded")])
-def test_a_long_list_of_metrics_is_folded_where_it_is_summed_up(num_epochs: int, layout: str, run_of: MakeRun):
-    stages = {f"object/epoch={epoch}": {"conv2.top1": float(epoch)} for epoch in range(num_epochs)}
-    results = results_of(run_of({"probe": {"conv2.top1": 90.0}, **stages}))
-    assert [(table.key, table.layout) for table in results.tables] == [("object_by_epoch", "sortable"), ("results", layout)]
-
-
-def test_a_long_list_that_nothing_sums_up_stays_open(run_of: MakeRun):
-    results = results_of(run_of({"probe": {f"conv{layer}.top1": 90.0 for layer in range(40)}}))
-    assert [table.layout for table in results.tables] == ["sortable"]
+@pytest.mark.parametrize(
+    ("num_epochs", "num_layers", "layouts"),
+    [
+        (3, 1, {"object_by_epoch": "sortable", "results": "sortable"}),
+        (40, 1, {"object_by_epoch": "sortable", "results": "folded"}),
+        (0, 40, {"results": "sortable"}),  # nothing else sums them up
+    ],
+)
+def test_a_long_list_of_metrics_is_folded_where_it_is_summed_up(num_epochs: int, num_layers: int, layouts: dict, run_of: MakeRun):
+    snapshots = {f"object/epoch={epoch}": {"conv2.top1": float(epoch)} for epoch in range(num_epochs)}
+    sections = run_sections(run_of({"probe": {f"conv{layer}.top1": 90.0 for layer in range(num_layers)}, **snapshots}), Pictures())
+    (results,) = [section for section in sections if section.key == "results"]
+    assert {table.key: table.layout for table in results.tables} == layouts
 
 
 def test_a_run_that_has_not_begun_has_little_to_say(tmp_path: Path):

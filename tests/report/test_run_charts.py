@@ -31,15 +31,11 @@ def test_the_papers_accuracies_by_layer_are_rings_of_the_same_colour(run_of: Mak
     picture = draw_layers(run_of(LAYERS, paper={"blocks3/probe.conv1.top1": 85.45, "blocks3/probe.conv3.top1": 62.09}))
     lines = lines_of(picture)
     assert ticks_of(picture) == ["conv1", "conv2", "conv10", "conv3"]
-    assert lines["blocks3, paper"].points == [(0, 85.45), (3, 62.09)]
-    assert lines["blocks3, paper"].look[0] == lines["blocks3"].look[0]
-    assert (lines["blocks3"].hollow, lines["blocks3, paper"].hollow) == (False, True)
+    ours, paper = lines["blocks3"], lines["blocks3, paper"]
+    assert paper.points == [(0, 85.45), (3, 62.09)]
+    assert (ours.look[0], ours.hollow, paper.hollow) == (paper.look[0], False, True)
     assert legend_of(picture) == ["blocks3", "blocks3, paper", "blocks4"]
     assert picture.caption.endswith("Rings are the paper's results.")
-
-
-def test_without_several_layers_there_is_nothing(run_of: MakeRun):
-    assert draw_layers(run_of({"single": LAYERS["single"], "few": LAYERS["few"]})) is None
 
 
 # ------------------------------------------------------------------------------------------------------------- few labels
@@ -78,12 +74,6 @@ def test_the_same_as_a_table(run_of: MakeRun):
     ]
 
 
-def test_without_few_labels_there_is_nothing(run_of: MakeRun):
-    run = run_of({"probe": {"conv2.top1": 90.0}, "few/epoch=1": {"conv2.k1.top1": 50.0}})
-    assert draw_few_labels(run) is None
-    assert few_labels_table(run) is None
-
-
 # -------------------------------------------------------------------------------------------------------- training curves
 
 LOG = [
@@ -111,16 +101,16 @@ def curves(run_of: MakeRun) -> Curves:
 def test_a_chart_for_every_metric_in_a_useful_order(curves: Curves):
     found = curves(pretrain=LOG)
     assert list(found) == ["loss", "top-1 accuracy (%)", "entropy", "learning rate", "images per second"]
+    assert axes_of(found["images per second"]).get_ylim()[0] == 0
     titles = ("Loss", "Pretext accuracy", "entropy", "Learning rate", "Throughput")
     assert [picture.title for picture in found.values()] == [f"{title} during pretraining" for title in titles]
 
 
 def test_training_is_a_line_and_held_out_images_are_marks(curves: Curves):
     lines = lines_of(curves(pretrain=LOG)["top-1 accuracy (%)"])
-    assert lines["pretrain"].points == [(0.5, 30.0), (1, 60.0)]
-    assert lines["pretrain, held out"].points == [(1, 35.0), (2, 65.0)]
-    assert lines["pretrain"].look[1:] == ("-", "none")
-    assert lines["pretrain, held out"].look[1:] == ("None", "o")
+    train, held_out = lines["pretrain"], lines["pretrain, held out"]
+    assert (train.points, train.look[1:]) == ([(0.5, 30.0), (1, 60.0)], ("-", "none"))
+    assert (held_out.points, held_out.look[1:]) == ([(1, 35.0), (2, 65.0)], ("None", "o"))
 
 
 def test_what_was_not_held_out_has_no_marks(curves: Curves):
@@ -136,10 +126,6 @@ def test_a_sweeps_stages_share_a_chart(curves: Curves):
     assert legend_of(picture) == ["blocks3", "blocks4"]
 
 
-def test_throughput_begins_at_zero(curves: Curves):
-    assert axes_of(curves(pretrain=LOG)["images per second"]).get_ylim()[0] == 0
-
-
 def test_long_logs_are_thinned_and_keep_their_ends(curves: Curves):
     points = points_of(curves(pretrain=[train_line(i / 100, loss=float(i)) for i in range(5_000)])["loss"])["pretrain"]
     assert len(points) == MAX_POINTS
@@ -150,11 +136,6 @@ def test_large_sweeps_are_thinned_further(curves: Curves):
     log = [train_line(i / 100, loss=float(i)) for i in range(500)]
     points = points_of(curves(**{f"v{i}__pretrain": log for i in range(40)})["loss"])
     assert sum(map(len, points.values())) <= 6_000
-
-
-def test_without_logs_there_is_nothing(curves: Curves, run_of: MakeRun):
-    assert curves(pretrain=[]) == {}
-    assert list(draw_curves(run_of({"probe": {"conv2.top1": 1.0}}, "probe", logs={"probe": LOG}))) == []
 
 
 # -------------------------------------------------------------------------------------------------------------- snapshots
@@ -189,15 +170,11 @@ def test_feature_quality_has_charts_of_its_own(run_of: MakeRun):
     assert np.array_equal(axes_of(alpha).lines[-1].get_ydata(), [1.0, 1.0])  # where it is good
 
 
-def test_epochs_stand_in_order_whatever_the_order_of_stages(run_of: MakeRun):
-    (accuracy,) = draw_trajectory(run_of({f"object/epoch={epoch}": {"conv2.top1": float(epoch)} for epoch in (10, 9, 100)}))
-    assert points_of(accuracy) == {"object, conv2": [(9, 9), (10, 10), (100, 100)]}
+def test_variants_and_epochs_are_told_apart_whatever_the_order_of_stages(run_of: MakeRun):
+    keys = [(variant, epoch) for epoch in (10, 9, 100) for variant in ("half", "fifth")]
+    (accuracy,) = draw_trajectory(run_of({f"{variant}/object/epoch={epoch}": {"conv2.top1": 1.0 * epoch} for variant, epoch in keys}))
+    assert points_of(accuracy) == {f"{variant}, conv2": [(9, 9), (10, 10), (100, 100)] for variant in ("half", "fifth")}
     assert "pretext" not in accuracy.caption
-
-
-def test_variants_are_told_apart(run_of: MakeRun):
-    (accuracy,) = draw_trajectory(run_of({f"{variant}/object/epoch=1": {"conv2.top1": 1.0} for variant in ("half", "fifth")}))
-    assert list(lines_of(accuracy)) == ["half, conv2", "fifth, conv2"]
 
 
 def test_pretraining_without_snapshots_is_not_shown(run_of: MakeRun):
@@ -205,5 +182,15 @@ def test_pretraining_without_snapshots_is_not_shown(run_of: MakeRun):
     assert list(lines_of(accuracy)) == ["object, conv2", "object, conv2, 5 labels per class"]
 
 
-def test_without_snapshots_there_is_nothing(run_of: MakeRun):
-    assert list(draw_trajectory(run_of({"probe": {"conv2.top1": 1.0}}))) == []
+@pytest.mark.parametrize(
+    ("draw", "stages"),
+    [
+        (draw_layers, {"single": LAYERS["single"], "few": LAYERS["few"]}),
+        (draw_few_labels, {"probe": {"conv2.top1": 90.0}, "few/epoch=1": {"conv2.k1.top1": 50.0}}),
+        (few_labels_table, {"probe": {"conv2.top1": 90.0}, "few/epoch=1": {"conv2.k1.top1": 50.0}}),
+        (draw_curves, {"pretrain": {"pretext_top1": 80.0}, "probe": {"conv2.top1": 90.0}}),
+        (draw_trajectory, {"probe": {"conv2.top1": 1.0}}),
+    ],
+)
+def test_without_measurements_there_is_nothing(draw: Callable, stages: dict, run_of: MakeRun):
+    assert list(draw(run_of(stages, logs={"pretrain": [], "probe": LOG})) or []) == []

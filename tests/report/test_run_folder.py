@@ -1,4 +1,3 @@
-import json
 import re
 from pathlib import Path
 
@@ -6,6 +5,7 @@ import pytest
 
 from sslkit import ArtifactError
 from sslkit.report.run_folder import read_run
+from sslkit.storage.json_files import write_json
 from tests.report.run_folders import ENVIRONMENT, MakeRun, make_run, train_line
 
 STAGES = {"pretrain": {"pretext_top1": 93.0}, "blocks3/probe": {"conv2.top1": 90.0}}
@@ -37,33 +37,28 @@ def test_an_unfinished_run_says_what_is_still_to_run(run_of: MakeRun):
 
 def test_a_run_that_goes_on_shows_what_it_had_finished_before(tmp_path: Path):
     """results.json is written anew, stage by stage."""
+    make_run(tmp_path, {"pretrain": STAGES["pretrain"]}, pending=["blocks3/probe"])
+    saved = (tmp_path / "results.json").read_text()
     make_run(tmp_path, STAGES)
-    saved = {"recipe": "mine", "stages": {"pretrain": STAGES["pretrain"]}, "paper": {}, "margins": {}, "pending": ["blocks3/probe"]}
-    (tmp_path / "results.json").write_text(json.dumps(saved))
+    (tmp_path / "results.json").write_text(saved)
     run = read_run(tmp_path)
-    assert run.results.stages == STAGES
-    assert run.finished
+    assert (run.results.stages, run.finished) == (STAGES, True)
 
 
-def test_a_run_in_its_first_stage(tmp_path: Path):
-    make_run(tmp_path, {}, begun=["pretrain"])
+def test_a_run_that_has_just_begun(tmp_path: Path):
+    make_run(tmp_path, {})
     (tmp_path / "results.json").unlink()
     run = read_run(tmp_path)
-    assert not run.finished
-    assert run.results.pending == ["pretrain"]
-    assert run.results.rows() == []
-
-
-def test_a_run_that_has_not_begun(tmp_path: Path):
-    (tmp_path / "recipe.toml").write_text('name = "mine"')
-    run = read_run(tmp_path)
     assert (run.name, run.finished, run.stages) == ("mine", False, ())
+    write_json(tmp_path / "pretrain" / "artifact.json", {"status": "running"})
+    run = read_run(tmp_path)
+    assert (run.finished, run.results.pending, run.results.rows()) == (False, ["pretrain"], [])
 
 
 def test_folders_of_older_versions(tmp_path: Path):
     """Without the list of what is still to run, what lies on disk counts; snapshots in the order of their epochs."""
     make_run(tmp_path, {f"object/epoch={epoch}": {"conv2.top1": 1.0 * epoch} for epoch in (10, 9)})
-    (tmp_path / "results.json").write_text(json.dumps({"recipe": "mine", "stages": {}, "paper": {}, "margins": {}}))
+    write_json(tmp_path / "results.json", {"recipe": "mine", "stages": {}})
     run = read_run(tmp_path)
     assert list(run.results.stages) == ["object/epoch=9", "object/epoch=10"]
     assert run.finished
@@ -72,9 +67,9 @@ def test_folders_of_older_versions(tmp_path: Path):
 def test_the_variants_of_a_sweep(tmp_path: Path):
     make_run(tmp_path, STAGES)
     assert read_run(tmp_path).variants == ()
+    (tmp_path / "variants").mkdir()
     for name in ("gamma=0.2", "blocks3"):
-        (tmp_path / "variants").mkdir(exist_ok=True)
-        (tmp_path / "variants" / f"{name}.toml").write_text("")
+        (tmp_path / "variants" / f"{name}.toml").touch()
     assert read_run(tmp_path).variants == ("blocks3", "gamma=0.2")
 
 
