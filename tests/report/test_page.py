@@ -39,7 +39,7 @@ def full_report(folder: Path, text: str = "mine") -> Report:
         recipe={"data": {"name": text, "root": text}, "notes": {"text": text}},
         artifacts={"a/probe": {"device": f"cpu {text}"}, "pretrain": {"snapshot_epochs": [0, 2]}},
     )
-    return make_report([read_run(run)], [pictures_of(noise(20, 10))])
+    return make_report([read_run(run)], [pictures_of(noise(20, 10), Figure())])  # an empty figure is no obstacle
 
 
 def pictures_of(*figures: Figure) -> Pictures:
@@ -90,7 +90,7 @@ def test_every_section_is_there_and_in_the_contents(page: Tags):
     sections = ["run", "margins", "results", "charts", "curves", "pictures", "stages", "environment", "recipe"]
     assert page.attributes("section", "id") == sections
     assert page.attributes("a", "href") == [f"#{section}" for section in sections]
-    assert [tag for tag, _ in page.tags].count("figure") == 9  # layers, few labels, accuracy, RankMe; four curves; one picture
+    assert [tag for tag, _ in page.tags].count("figure") == 10  # layers, few labels, accuracy, RankMe; four curves; two pictures
 
 
 def test_a_section_without_content_is_left_out(run_of: MakeRun):
@@ -195,13 +195,11 @@ def test_the_same_run_gives_the_same_bytes(report: Report, source: str):
     assert render_page(full_report(report.runs[0].run.folder)) == source
 
 
-@pytest.mark.parametrize("num_pictures", [0, pytest.param(8, marks=pytest.mark.slow)])
-def test_a_page_stays_small(num_pictures: int, report: Report):
-    """However many pictures there are, and however little they can be compressed; an empty one is no obstacle."""
-    pictures = pictures_of(Figure(), *(noise(800, 600) for _ in range(num_pictures)))
-    source = render_page(make_report([report.runs[0].run], [pictures]))
-    assert Tags(source).text.count("Filters.") == num_pictures + 1
-    assert len(source) < 5_000_000
+@pytest.mark.slow
+def test_a_page_stays_small(report: Report):
+    """However many pictures there are, and however little they can be compressed."""
+    pictures = pictures_of(*(noise(800, 600) for _ in range(8)))
+    assert len(render_page(make_report([report.runs[0].run], [pictures]))) < 5_000_000
 
 
 def test_pictures_leave_room_for_the_rest():
