@@ -83,16 +83,18 @@ def draw_chart(
     title: str, caption: str, series: Sequence[Series], *, x: str, y: str, finish: Callable[[Axes], object] = lambda _axes: None
 ) -> Picture:
     """Draw lines into one pair of axes, labelled ``x`` and ``y``, with the legend below it; ``finish`` sets scales and ticks at the end."""
-    labels = dict.fromkeys(one.beside or one.label for one in series)
+    entries = [one.beside or one.label for one in series]
+    labels = dict.fromkeys(entries)
     columns = max(1, min(4, len(labels), 60 // (max(map(len, labels), default=0) + 6)))
     with drawing_style():
         figure = Figure(figsize=(_WIDTH, _HEIGHT + _ROW * math.ceil(len(labels) / columns)), layout="constrained")
         axes = figure.subplots()
-        drawn = [(one.beside or one.label, one.draw(axes)) for one in series]
+        lines = [one.draw(axes) for one in series]
         axes.set(xlabel=plain(x), ylabel=plain(y))
         axes.grid(color=INK, alpha=0.15, linewidth=0.6)
         finish(axes)
-        handles: list[Any] = [tuple(line for entry, line in drawn if entry == label) for label in labels]
+        # A tuple of lines is one entry of a legend, which matplotlib's annotations do not know.
+        handles: list[Any] = [tuple(line for entry, line in zip(entries, lines, strict=True) if entry == label) for label in labels]
         figure.legend(handles, list(map(plain, labels)), loc="outside lower left", ncols=columns)
     if any(one.hollow for one in series):
         caption += " Rings are the paper's results."

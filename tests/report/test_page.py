@@ -79,13 +79,6 @@ def test_a_long_list_of_metrics_is_folded_where_it_is_summed_up(num_epochs: int,
     assert {table.key: table.layout for table in results.tables} == layouts
 
 
-def test_a_run_that_has_not_begun_has_little_to_say(tmp_path: Path):
-    (tmp_path / "recipe.toml").write_text('name = "mine"')
-    sections = run_sections(read_run(tmp_path), Pictures())
-    assert [section.key for section in sections] == ["run", "results", "recipe"]
-    assert sections[1].note == "Nothing was measured on held-out images yet."
-
-
 def test_every_section_is_there_and_in_the_contents(page: Tags):
     sections = ["run", "margins", "results", "charts", "curves", "pictures", "stages", "environment", "recipe"]
     assert page.attributes("section", "id") == sections
@@ -137,12 +130,13 @@ def test_an_unfinished_run_says_so(run_of: MakeRun):
         assert "1 finished, still to run: knn, finetune" in text
 
 
-def test_notes_are_shown(tmp_path: Path):
-    """Why there are no metrics or no pictures."""
+def test_a_run_that_has_not_begun_says_why_it_has_no_metrics_and_no_pictures(tmp_path: Path):
     (tmp_path / "recipe.toml").write_text('name = "mine"')
     pictures = Pictures(note="There are no pictures, because the data is not on this machine.")
     report = make_report([read_run(tmp_path)], [pictures])
-    for text in (Tags(render_page(report)).text, render_markdown(report)):
+    page = Tags(render_page(report))
+    assert page.attributes("section", "id") == ["run", "results", "pictures", "recipe"]
+    for text in (page.text, render_markdown(report)):
         assert "Nothing was measured on held-out images yet." in text
         assert pictures.note in text
 
@@ -223,21 +217,17 @@ def test_one_runs_report_lies_in_its_folder(tmp_path: Path):
     assert "| probe | conv2.top1 | 90.50 |" in files.markdown.read_text()
 
 
-def test_several_runs_have_a_folder_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folders = [make_run(tmp_path / "runs" / name, STAGES) for name in ("a", "b")]
+LONG = [f"a_run_with_quite_a_long_name_{i}" for i in range(4)]
+
+
+@pytest.mark.parametrize(("runs", "output"), [(["a", "b"], "a+b"), (LONG, "a_run_with_quite_a_long_name_0+3-more")])
+def test_several_runs_have_a_folder_of_their_own(runs: list[str], output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folders = [make_run(tmp_path / "runs" / name, STAGES) for name in runs]
     monkeypatch.chdir(tmp_path)
     files = write_report(folders)
-    assert files.page == Path("reports/a+b/report.html")
-    names = [path.stem for path in files.tables]
-    assert names[0] == "comparison"
-    assert len(set(names)) == len(names) == 9
-    assert {"run1_results", "run2_results"} < set(names)
-
-
-def test_many_runs_have_a_short_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folders = [make_run(tmp_path / f"a_run_with_quite_a_long_name_{i}", STAGES) for i in range(4)]
-    monkeypatch.chdir(tmp_path)
-    assert write_report(folders).page.parent == Path("reports/a_run_with_quite_a_long_name_0+3-more")
+    assert files.page == Path("reports", output, "report.html")
+    tables = [f"run{number}_{name}" for number in range(1, len(runs) + 1) for name in ("run", "results", "stages", "environment")]
+    assert [path.stem for path in files.tables] == ["comparison", *tables]
 
 
 def test_a_report_is_written_anew(tmp_path: Path):

@@ -156,8 +156,9 @@ def opened(folder: Path, *, allow_code: bool = False, **recipe: object) -> Pictu
     return saved_run_pictures(read_run(make_run(folder, {}, recipe={**TABLE, **recipe})), allow_code=allow_code)
 
 
-def test_pictures_of_a_folder(tmp_path: Path, asked: list[str]):
-    assert opened(tmp_path) == Pictures((PICTURE,))
+def test_observers_stay_at_home_and_devices_are_no_code(tmp_path: Path, asked: list[str]):
+    found = opened(tmp_path, observers=[{"name": "wicked:Watcher"}], device="cuda:1", margins={"a:b": ["probe.a", "probe.b"]})
+    assert found == Pictures((PICTURE,))
     assert asked == ["mine"]
 
 
@@ -207,9 +208,3 @@ def test_it_is_imported_if_it_is_trusted(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert opened(tmp_path / "run", backbone={"name": "trusted_net:Net"}, allow_code=True).pictures == (PICTURE,)
-
-
-@pytest.mark.usefixtures("asked")
-def test_observers_stay_at_home_and_devices_are_no_code(tmp_path: Path):
-    found = opened(tmp_path, observers=[{"name": "wicked:Watcher"}], device="cuda:1", margins={"a:b": ["probe.a", "probe.b"]})
-    assert found == Pictures((PICTURE,))

@@ -202,9 +202,6 @@ def test_variants_that_share_a_task_share_a_sheet():
         STAGES + "[sweep]\nhalves = { 'stages.pretrain.task.angles' = [0, 180] }\nquarters = { 'stages.pretrain.task.angles' = [0, 90] }\n"
     )
     assert [stage.key for stage in pretraining_stages(different)] == ["halves/pretrain", "quarters/pretrain"]
-
-
-def test_a_recipe_without_pretraining_has_none():
     assert pretraining_stages(recipe_of("[stages.supervised]\nweights = 'random'\nevaluator = { name = 'supervised' }\n")) == []
 
 

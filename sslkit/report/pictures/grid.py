@@ -84,7 +84,7 @@ class Panel(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """Panels side by side, with their rows aligned, below a title and a line of its own."""
+    """Panels side by side, with their rows aligned, below a title and a note."""
 
     panels: Sequence[Panel]
     title: str = ""
