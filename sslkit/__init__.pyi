@@ -67,7 +67,7 @@ from .evaluators.knn import KNN as KNN
 from .evaluators.probes import ConvProbe as ConvProbe, LinearProbe as LinearProbe, MLPProbe as MLPProbe
 from .recipe.recipe import Recipe as Recipe, load_recipe as load_recipe
 from .report.comparison import compare_runs as compare_runs
-from .report.page.files import write_report as write_report
+from .report.page import write_report as write_report
 from .report.run import run_recipe as run_recipe
 from .run.artifacts import load_backbone as load_backbone
 from .run.stages import evaluate as evaluate, pretrain as pretrain

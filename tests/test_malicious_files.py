@@ -19,7 +19,7 @@ from sslkit.cli import commands as cli
 from sslkit.contract.errors import printable
 from sslkit.contract.images import ImageSpec
 from sslkit.report.comparison import compare_runs
-from sslkit.report.page.files import write_report
+from sslkit.report.page import write_report
 from sslkit.run.artifacts import BACKBONE, load_predictions, load_weights, save_module
 from sslkit.storage.json_files import MAX_JSON_BYTES
 from sslkit.storage.tensor_file import load_tensors, save_tensors

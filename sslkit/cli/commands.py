@@ -130,7 +130,7 @@ def report(
 ) -> None:
     """Write report.html, one self-contained page, and its tables as Markdown and CSV."""
     with _errors() as out:
-        from sslkit.report.page.files import write_report
+        from sslkit.report.page import write_report
 
         files = write_report(runs, output, allow_code=allow_code)
         for path in (files.page, files.markdown, *files.tables):

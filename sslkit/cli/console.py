@@ -15,7 +15,7 @@ from sslkit.contract.errors import printable
 from sslkit.contract.events import DataFound, Event, FitStart, HeldoutEnd, Notice, Observer, StageEnd, StageSkipped, StageStart, StepEnd
 from sslkit.contract.progress import Count, watching
 from sslkit.recipe.bundled import BundledRecipe
-from sslkit.report.formatting import duration, number, signed
+from sslkit.report.metrics import duration, number, signed
 from sslkit.run.results import Results
 
 if TYPE_CHECKING:  # at run time it would bring torch along, which listing recipes does not need

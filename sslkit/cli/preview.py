@@ -19,7 +19,7 @@ from sslkit.recipe.bundled import bundled_recipes, find_recipe
 from sslkit.recipe.describe import build_backbone_options
 from sslkit.recipe.recipe import Recipe, load_recipe
 from sslkit.recipe.toml import apply_override
-from sslkit.report.page.embedded import png
+from sslkit.report.picture import png
 from sslkit.report.pictures.grid import Sheet, draw_sheets
 from sslkit.report.pictures.views import Views, make_views, pretraining_stages, stage_views, views_sheet
 from sslkit.run.preflight import Preflight

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sslkit.contract.errors import ArtifactError
-from sslkit.report.metric_name import better
+from sslkit.report.metrics import better
 from sslkit.report.run_folder import RunFolder, read_run
-from sslkit.report.tables.table import Cell, Column, Table
+from sslkit.report.table import Cell, Column, Table
 
 PathLike = str | os.PathLike[str]
 
@@ -20,12 +20,19 @@ class Compared(NamedTuple):
     Attributes:
         metric: ``<stage>.<metric>``.
         values: a run each; None where a run lacks it.
-        best: the indices of the best values; empty where none is better than another.
     """
 
     metric: str
     values: tuple[float | None, ...]
-    best: frozenset[int]
+
+    @property
+    def best(self) -> list[int]:
+        """The indices of the best values; empty where none is better than another."""
+        finite = {value for value in self.values if value is not None and math.isfinite(value)}
+        if len(finite) < 2 or (way := better(self.metric)) is None:
+            return []
+        best = max(finite) if way == "higher" else min(finite)
+        return [index for index, value in enumerate(self.values) if value == best]
 
     @property
     def differences(self) -> tuple[float | None, ...]:
@@ -51,7 +58,12 @@ class Comparison(NamedTuple):
         """For a person: the best in bold, differences to the first run in parentheses."""
         columns = (Column("metric", "code"), *(Column(label, "figure", missing="-") for label in self.labels))
         note = f"Differences are to {self.labels[0]}. Accuracies are in percent; the best is bold where it is known which way is better."
-        return Table("comparison", "Comparison", columns, tuple((Cell(row.metric), *_cells(row)) for row in self.rows), note=note)
+        rows = []
+        for row in self.rows:
+            pairs = enumerate(zip(row.values, row.differences, strict=True))
+            compared = (Cell(value, difference=difference, strong=index in row.best) for index, (value, difference) in pairs)
+            rows.append((Cell(row.metric), *compared))
+        return Table("comparison", "Comparison", columns, tuple(rows), note=note)
 
     def as_json(self) -> dict[str, Any]:
         """For a program."""
@@ -61,8 +73,7 @@ class Comparison(NamedTuple):
                 for label, run in zip(self.labels, self.runs, strict=True)
             ],
             "metrics": {
-                row.metric: {"values": _finite(row.values), "differences": _finite(row.differences), "best": sorted(row.best)}
-                for row in self.rows
+                row.metric: {"values": _finite(row.values), "differences": _finite(row.differences), "best": row.best} for row in self.rows
             },
         }
 
@@ -108,7 +119,7 @@ def compare(runs: Sequence[RunFolder]) -> Comparison:
     """Put the metrics of runs beside each other: those that all have, then the others, each in the order in which they were measured."""
     values = [{f"{row.stage}.{row.metric}": row.value for row in run.results.rows()} for run in runs]
     metrics = dict.fromkeys(metric for own in values for metric in own)
-    rows = [_compared(metric, tuple(own.get(metric) for own in values)) for metric in metrics]
+    rows = [Compared(metric, tuple(own.get(metric) for own in values)) for metric in metrics]
     return Comparison(distinguishing_labels(runs), tuple(runs), tuple(sorted(rows, key=lambda row: row.values.count(None))))
 
 
@@ -116,21 +127,6 @@ def distinguishing_labels(runs: Sequence[RunFolder]) -> tuple[str, ...]:
     """The recipes' names; the folders' where two have the same."""
     names = [run.name for run in runs]
     return tuple(name if names.count(name) == 1 else str(run.folder) for run, name in zip(runs, names, strict=True))
-
-
-def _compared(metric: str, values: tuple[float | None, ...]) -> Compared:
-    """Where all values are equal, none is the best."""
-    finite = [value for value in values if value is not None and math.isfinite(value)]
-    way = better(metric)
-    if way is None or len(set(finite)) < 2:
-        return Compared(metric, values, frozenset())
-    best = max(finite) if way == "higher" else min(finite)
-    return Compared(metric, values, frozenset(index for index, value in enumerate(values) if value == best))
-
-
-def _cells(row: Compared) -> Iterator[Cell]:
-    for index, (value, difference) in enumerate(zip(row.values, row.differences, strict=True)):
-        yield Cell(value, difference=difference, strong=index in row.best)
 
 
 def _finite(values: Sequence[float | None]) -> list[float | None]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from sslkit.contract.events import Observer
 from sslkit.recipe.recipe import Recipe
-from sslkit.report.page.files import write_run_report
+from sslkit.report.page import write_run_report
 from sslkit.run.runner import RunResult, run_stages
 
 

@@ -59,7 +59,7 @@ def test_what_is_no_file_of_ours_is_shown_as_ever():
 @pytest.mark.parametrize("backend", ["module://backend_of.a_notebook", "nonsense"])
 def test_a_backend_of_somebody_elses_matplotlib_is_none_of_ours(backend: str, tmp_path: Path):
     code = (
-        "import os, sys; from pathlib import Path; from sslkit.cli.preview import write_preview; import sslkit.report.page.files;"
+        "import os, sys; from pathlib import Path; from sslkit.cli.preview import write_preview; import sslkit.report.page;"
         "write_preview('rotnet', output=Path('views.png')); assert 'matplotlib.pyplot' not in sys.modules; print(os.environ['MPLBACKEND'])"
     )
     environment = {**os.environ, "MPLBACKEND": backend, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}  # noqa: PTH109

@@ -13,9 +13,9 @@ from sslkit.contract.events import Observer
 from sslkit.contract.runtime import Runtime
 from sslkit.evaluators.accuracy import accuracies, few_classes, is_uneven, majority, recalls
 from sslkit.evaluators.classifier import accuracies_of
-from sslkit.report.metric_name import better
+from sslkit.report.metrics import better
 from sslkit.report.run_folder import RunFolder, StageFolder
-from sslkit.report.tables.run_tables import recall_table
+from sslkit.report.run_tables import recall_table
 from sslkit.run.results import Results
 from sslkit.storage.json_files import SavedArtifact
 from sslkit.training.seeds import global_seed

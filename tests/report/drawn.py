@@ -5,7 +5,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sslkit.report.pictures.picture import Picture
+from sslkit.report.picture import Picture
 
 
 class Drawn(NamedTuple):
@@ -31,6 +31,10 @@ def lines_of(picture: Picture) -> dict[str, Drawn]:
             look = (str(line.get_color()), str(line.get_linestyle()), str(line.get_marker()))
             found[label] = Drawn(points, look, line.get_markerfacecolor() == "none")
     return found
+
+
+def points_of(picture: Picture) -> dict[str, list[tuple[float, float]]]:
+    return {label: line.points for label, line in lines_of(picture).items()}
 
 
 def legend_of(picture: Picture) -> list[str]:

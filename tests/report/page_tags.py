@@ -32,6 +32,10 @@ class Tags(HTMLParser):
         """Every value of an attribute."""
         return [attributes[attribute] for _, attributes in self.tags if attribute in attributes]
 
+    def attributes(self, tag: str, attribute: str) -> list[str]:
+        """The values of an attribute of one kind of tag."""
+        return [attributes[attribute] for name, attributes in self.tags if name == tag]
+
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, {name: value or "" for name, value in attrs}))
         if tag not in VOID:

@@ -1,12 +1,17 @@
-"""Folders of runs made by hand, as ``sslkit run`` leaves them."""
+"""Recipes, and folders of runs made by hand, as ``sslkit run`` leaves them."""
 
 import json
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
+from sslkit import load_catalog
+from sslkit.recipe.recipe import Recipe, parse_recipe
+from sslkit.report.run_folder import RunFolder
 from sslkit.run.artifacts import ARTIFACT, METRICS
 from sslkit.storage.json_files import write_json, write_text
 
@@ -24,6 +29,8 @@ ENVIRONMENT: dict[str, Any] = {
 }
 
 Log = Sequence[Mapping[str, Any]]
+MakeRun = Callable[..., RunFolder]
+"""The fixture ``run_of``."""
 
 
 def make_run(
@@ -39,19 +46,10 @@ def make_run(
     recipe: Mapping[str, Any] | None = None,
     artifacts: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
-    """Write a run's folder.
+    """Write a run's folder: metrics by the keys of finished stages, and lines of metrics.jsonl by stage.
 
-    Args:
-        folder: where.
-        stages: metrics by the keys of finished stages; those that begin with ``pretext_`` make it a pretraining stage.
-        name: of the recipe.
-        paper: published figures.
-        margins: pairs of metrics.
-        logs: lines of metrics.jsonl by stage.
-        begun: stages that have an artifact but are not finished.
-        pending: stages that results.json says are still to run.
-        recipe: further keys of recipe.toml.
-        artifacts: further keys of artifact.json by stage.
+    A metric that begins with ``pretext_`` makes it a pretraining stage. Stages that are ``begun`` have an artifact but are not finished, and
+    ``pending`` is what results.json says is still to run. ``recipe`` and ``artifacts`` (by stage) are further keys of these files.
     """
     for key, metrics in stages.items():
         artifact = {**artifact_of(key, metrics), **(artifacts or {}).get(key, {})}
@@ -85,11 +83,55 @@ def artifact_of(key: str, metrics: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def train_line(epoch: float, **metrics: float) -> dict[str, Any]:
-    """A line of metrics.jsonl of training batches."""
-    return {"split": "train", "part": "", "step": round(epoch * 10), "epoch": epoch, **metrics}
+def train_line(epoch: float, *, split: str = "train", **metrics: float) -> dict[str, Any]:
+    """A line of metrics.jsonl."""
+    return {"split": split, "part": "", "step": round(epoch * 10), "epoch": epoch, **metrics}
 
 
-def heldout_line(epoch: float, **metrics: float) -> dict[str, Any]:
-    """A line of metrics.jsonl of held-out images."""
-    return {"split": "heldout", "part": "", "step": round(epoch * 10), "epoch": epoch, **metrics}
+heldout_line = partial(train_line, split="heldout")
+
+
+_HEAD = """
+name = "tiny"
+data = { name = "digits", image_size = 8 }
+backbone = { name = "nin", num_blocks = 3, width = 0.05 }
+"""
+
+STAGES = """
+[stages.pretrain]
+task = { name = "rotnet" }
+epochs = 2
+batch_size = 500
+snapshot_epochs = [1]
+
+[stages.probe]
+weights = "pretrain"
+evaluator = { name = "linear_probe", layers = ["conv1", "conv2"], epochs = 1, batch_size = 500 }
+
+[stages.snapshots]
+weights = "pretrain@each"
+evaluator = { name = "linear_probe", layers = ["conv3"], epochs = 1, batch_size = 500 }
+
+[stages.random_probe]
+weights = "random"
+evaluator = { name = "linear_probe", layers = ["conv3"], epochs = 1, batch_size = 500 }
+
+[stages.finetune]
+weights = "pretrain"
+evaluator = { name = "finetune", epochs = 1, batch_size = 500 }
+
+[stages.supervised]
+weights = "random"
+evaluator = { name = "supervised", epochs = 1, batch_size = 500 }
+"""
+
+
+def recipe_of(text: str = STAGES) -> Recipe:
+    return parse_recipe(tomllib.loads(_HEAD + text), load_catalog())
+
+
+def finish(
+    folder: Path, key: str, metrics: dict[str, float] | None = None, *, status: str = "finished", classes: tuple[str, ...] = ()
+) -> None:
+    """Leave a stage's artifact."""
+    write_json(folder / key / ARTIFACT, {"status": status, "metrics": metrics or {}, "classes": list(classes)})

@@ -40,14 +40,8 @@ RECIPE = """
 name = "seen"
 device = "cpu"
 log_every = 2
-
-[data]
-name = "digits"
-
-[backbone]
-name = "nin"
-num_blocks = 3
-width = 0.05
+data = "digits"
+backbone = { name = "nin", num_blocks = 3, width = 0.05 }
 
 [stages.pretrain]
 task = { name = "rotnet" }
@@ -69,17 +63,7 @@ evaluator = { name = "feature_quality", layers = ["conv2"] }
 
 [stages.few]
 weights = "pretrain"
-
-[stages.few.evaluator]
-name = "semi_supervised"
-labels_per_class = [1, 5, 20]
-selection = "random"
-num_subsets = 2
-images_per_epoch = 100
-layers = ["conv2"]
-head = "linear"
-epochs = 1
-batch_size = 50
+evaluator = { name = "semi_supervised", labels_per_class = [1, 5, 20], selection = "random", num_subsets = 2, images_per_epoch = 100, layers = ["conv2"], head = "linear", epochs = 1, batch_size = 50 }
 
 [paper]
 "probe.conv2.top1" = 91.16
@@ -159,20 +143,13 @@ def test_the_page_opens_without_an_error_and_fetches_nothing(chrome: Chrome, pag
 def test_every_figure_is_seen_without_moving_the_page_sideways(size: tuple[int, int], chrome: Chrome, page: Path):
     open_page(chrome, page, size)
     figures = chrome.execute_script(FIGURES)
-    titles = {figure["title"] for figure in figures}
-    assert {
-        "Accuracy by layer.",
-        "Few labels.",
-        "Accuracy during pretraining.",
-        "Loss during pretraining.",
-        "Attention maps.",
-    } <= titles
+    titles = {"Accuracy by layer.", "Few labels.", "Accuracy during pretraining.", "Loss during pretraining.", "Attention maps."}
+    assert titles <= {figure["title"] for figure in figures}
     for figure in figures:
         assert figure["drawn"], figure
         assert figure["width"] >= 200, figure
         assert figure["height"] >= 50, figure
-        assert figure["left"] >= 0, figure
-        assert figure["right"] <= size[0], figure
+        assert 0 <= figure["left"] <= figure["right"] <= size[0], figure
         assert figure["text"] >= 8, figure  # pixels: small, and can be read
     assert chrome.execute_script("return document.documentElement.scrollWidth") <= size[0]
 

@@ -1,25 +1,27 @@
 import math
+import re
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from sslkit.report.charts.chart import COLORS, DASHES, INK, MARKERS, Series, draw_chart, plain, whole_epochs
-from sslkit.report.pictures.picture import Picture
-from tests.report.drawn import axes_of, legend_of, lines_of, ticks_of
+from sslkit.report.chart import COLORS, DASHES, MARKERS, Series, draw_chart, plain, whole_epochs
+from sslkit.report.picture import INK, Picture
+from tests.report.drawn import axes_of, legend_of, lines_of, points_of, ticks_of
 
 
 def chart(*series: Series, **options: object) -> Picture:
-    return draw_chart("key", "Title", "Caption.", series, x="epoch", y="loss", **options)  # pyright: ignore[reportArgumentType]
+    return draw_chart("Title", "Caption.", series, x="epoch", y="loss", **options)
 
 
 def test_lines_legend_and_labels():
-    picture = chart(Series(label="a", points=[(0, 1.0), (1, 0.5)]), Series(label="b", points=[(0, 2.0)], style=1))
-    assert {label: line.points for label, line in lines_of(picture).items()} == {"a": [(0, 1.0), (1, 0.5)], "b": [(0, 2.0)]}
+    marks = Series(label="a, held out", points=[(1, 0.7)], line=0, beside="a")
+    picture = chart(Series(label="a", points=[(0, 1.0), (1, 0.5)], marker=False), Series(label="b", points=[(0, 2.0)], style=1), marks)
+    assert points_of(picture) == {"a": [(0, 1.0), (1, 0.5)], "b": [(0, 2.0)], "a, held out": [(1, 0.7)]}
     assert legend_of(picture) == ["a", "b"]
     assert (axes_of(picture).get_xlabel(), axes_of(picture).get_ylabel()) == ("epoch", "loss")
-    assert (picture.key, picture.title, picture.caption, picture.raster) == ("key", "Title", "Caption.", False)
+    assert (picture.title, picture.caption, picture.raster, picture.layout) == ("Title", "Caption.", False, "chart")
 
 
 def test_a_reader_who_cannot_see_it_is_told_where_lines_begin_and_end():
@@ -37,6 +39,11 @@ def test_lines_look_different_in_every_way():
     assert len({(i % len(COLORS), i % len(DASHES), i % len(MARKERS)) for i in range(140)}) == 140
 
 
+def _luminance(color: str) -> float:
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(color)]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
 @pytest.mark.parametrize("ground", ["#ffffff", "#14171a"])
 def test_colours_stand_out_from_a_light_and_a_dark_page(ground: str):
     """By the ratio of WCAG 2.2 for graphics; ink takes the page's own text colour."""
@@ -46,14 +53,9 @@ def test_colours_stand_out_from_a_light_and_a_dark_page(ground: str):
             assert (light + 0.05) / (dark + 0.05) > 3
 
 
-def _luminance(color: str) -> float:
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(color)]
-    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-
-
 def test_what_is_not_finite_is_left_out():
     picture = chart(Series(label="a", points=[(0, 1.0), (1, math.nan), (2, math.inf), (3, 2.0)], std=[0.1, 0.1, 0.1, 0.2]))
-    assert lines_of(picture)["a"].points == [(0, 1.0), (3, 2.0)]
+    assert points_of(picture) == {"a": [(0, 1.0), (3, 2.0)]}
 
 
 def test_error_bars():
@@ -65,9 +67,9 @@ def test_error_bars():
 
 
 def test_somebody_elses_figures_are_rings_of_the_same_colour():
-    lines = lines_of(
-        chart(Series(label="a", points=[(0, 1.0)], style=1), Series(label="p", points=[(0, 2.0)], style=1, line=0, hollow=True))
-    )
+    ours, paper = Series(label="a", points=[(0, 1.0)], style=1), Series(label="p", points=[(0, 2.0)], style=1, line=0, hollow=True)
+    lines = lines_of(chart(ours, paper))
+    assert chart(ours, paper).caption == "Caption. Rings are the paper's results."
     assert (lines["a"].hollow, lines["p"].hollow) == (False, True)
     assert lines["a"].look[0] == lines["p"].look[0]
     assert lines["p"].look[1] == "None"
@@ -82,8 +84,7 @@ def test_words_are_no_formulas():
 
 def test_long_labels_lose_their_middle():
     assert len(plain("a" * 200)) == 64
-    assert plain("first" + "." * 200 + "last").startswith("first")
-    assert plain("first" + "." * 200 + "last").endswith("last")
+    assert re.fullmatch(r"first\.+…\.+last", plain("first" + "." * 200 + "last"))
 
 
 def test_epochs_are_whole_numbers():

@@ -4,10 +4,10 @@ import torch
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from sslkit.report.page.embedded import png
+from sslkit.report.picture import png
 from sslkit.report.pictures.grid import BLUE, DPI, GROUND, MAX_DETAIL, MAX_WIDTH, ORANGE, Panel, Sheet, draw_sheets, enlarged, fit
 from tests.report.drawn import words_of
-from tests.report.test_embedded import pixels_of
+from tests.report.test_picture import pixels_of
 
 IMAGES = torch.randint(0, 200, (3, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
@@ -39,8 +39,7 @@ def test_rows_of_panels_are_aligned():
 
 
 def test_a_drawing_has_the_same_bytes_every_time():
-    first, second = (png(draw_sheets(Sheet([Panel(IMAGES, 2, "the same")], "title", "note"))) for _ in range(2))
-    assert first == second
+    assert len({png(draw_sheets(Sheet([Panel(IMAGES, 2, "the same")], "title", "note"))) for _ in range(2)}) == 1
 
 
 def test_sheets_stand_below_each_other():
@@ -96,17 +95,14 @@ def test_frames_tell_agreement_by_colour_and_by_a_mark():
 
 
 def test_the_two_colors_differ_in_lightness_too():
-    lightness = [float(np.dot(to_rgb(color), (0.2126, 0.7152, 0.0722))) for color in (BLUE, ORANGE)]
-    assert abs(lightness[0] - lightness[1]) > 0.04
+    blue, orange = (float(np.dot(to_rgb(color), (0.2126, 0.7152, 0.0722))) for color in (BLUE, ORANGE))
+    assert abs(blue - orange) > 0.04
 
 
 def test_long_lines_lose_their_middle():
     text = "stages.pretrain.task.angles=0/pretrain"
     assert fit(text, 1000) == text
-    first, last = fit(text, 200).split("…")
-    assert len(first + last) < 200 / 12
-    assert text.startswith(first)
-    assert text.endswith(last)
+    assert fit(text, 200) == "stages.p…retrain"
     assert fit(text, 0) == "s…n"
 
 

@@ -4,17 +4,15 @@ import pytest
 
 from sslkit import ArtifactError, Backbone
 from sslkit.data.cache import OpenedDataset
-from sslkit.report.pictures.networks import best_layer, choose, finished, layer_in, load_networks, shortlist
+from sslkit.report.pictures.networks import Network, best_layer, choose, finished, load_networks, shortlist
 from sslkit.run.artifacts import BACKBONE, save_module
 from sslkit.run.networks import untrained
 from sslkit.storage.identity import state_hash
-from tests.contract.miniatures.backbones import TinyConv
-from tests.report.networks import IMAGE, network
-from tests.report.stages import STAGES, finish, recipe_of
+from tests.report.inputs import network
+from tests.report.run_folders import STAGES, finish, recipe_of
 
 RECIPE = recipe_of()
 DATA = OpenedDataset(RECIPE.data)
-LAYERS = ("conv1", "conv2", "conv3")
 
 
 def built(seed: int) -> Backbone:
@@ -32,12 +30,8 @@ def leave(folder: Path, key: str, seed: int) -> str:
 def test_networks_come_with_their_yardsticks(tmp_path: Path):
     expected = {key: leave(tmp_path, key, seed) for seed, key in enumerate(("pretrain", "finetune", "supervised"), start=1)}
     found = load_networks(tmp_path, RECIPE, DATA)
-    assert [network.name for network in found] == [
-        "pretrained (pretrain)",
-        "fine-tuned (finetune)",
-        "supervised (supervised)",
-        "untrained (before pretrain)",
-    ]
+    names = ["pretrained (pretrain)", "fine-tuned (finetune)", "supervised (supervised)", "untrained (before pretrain)"]
+    assert [network.name for network in found] == names
     assert [state_hash(network.backbone) for network in found] == [*expected.values(), state_hash(built(0))]
     assert not any(network.backbone.training for network in found)
 
@@ -61,8 +55,8 @@ def test_damaged_weights_are_told(tmp_path: Path):
 
 
 def test_a_network_of_another_machine_is_shown_on_the_cpu(tmp_path: Path):
-    recipe = recipe_of('device = "cuda:99"\n' + STAGES)
     leave(tmp_path, "pretrain", 1)
+    recipe = recipe_of('device = "cuda:99"\n' + STAGES)
     assert {network.device.type for network in load_networks(tmp_path, recipe, DATA)} == {"cpu"}
 
 
@@ -91,19 +85,13 @@ def test_a_shortlist_has_many_roles(roles: list[str], kept: list[int]):
 
 
 def test_the_layer_where_a_frozen_network_is_most_accurate(tmp_path: Path):
+    networks = [Network("pretrained", "pretrain", built(0))]
+    finish(tmp_path, "probe", {"conv1.top1": 50.0}, status="running")
+    assert best_layer(tmp_path, RECIPE, networks) is None
     finish(tmp_path, "probe", {"conv1.top1": 50.0, "conv2.top1": 60.0, "conv2.k20.top1": 99.0, "conv9.top1": 98.0})
     finish(tmp_path, "random_probe", {"conv3.top1": 97.0})  # of an untrained network
     finish(tmp_path, "finetune", {"conv3.top1": 96.0})  # not frozen
-    assert best_layer(tmp_path, RECIPE, LAYERS) == "conv2"
+    assert best_layer(tmp_path, RECIPE, networks) == "conv2"
+    assert best_layer(tmp_path, RECIPE, []) is None
     finish(tmp_path, "snapshots/epoch=1", {"conv3.top1": 61.0})
-    assert best_layer(tmp_path, RECIPE, LAYERS) == "conv3"
-
-
-def test_without_a_measurement_there_is_no_best_layer(tmp_path: Path):
-    finish(tmp_path, "probe", {"conv1.top1": 50.0}, status="running")
-    assert best_layer(tmp_path, RECIPE, LAYERS) is None
-
-
-def test_the_middle_layer_stands_in():
-    backbone = TinyConv(IMAGE)
-    assert [layer_in(backbone, best) for best in ("stem", "conv2", None)] == ["stem", "body", "body"]
+    assert best_layer(tmp_path, RECIPE, networks) == "conv3"

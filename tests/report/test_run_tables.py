@@ -1,9 +1,9 @@
 from pathlib import Path
 
 from sslkit.report.run_folder import RunFolder, read_run
-from sslkit.report.tables.run_tables import environment_table, facts_table, margins_table, pivot_tables, results_table, stages_table
-from sslkit.report.tables.table import Table
-from tests.report.run_folders import ENVIRONMENT, HASH, make_run, train_line
+from sslkit.report.run_tables import environment_table, facts_table, margins_table, pivot_tables, results_table, stages_table
+from sslkit.report.table import Table
+from tests.report.run_folders import ENVIRONMENT, HASH, MakeRun, train_line
 
 STAGES = {
     "pretrain": {"pretext_loss": 0.25, "pretext_top1": 93.456},
@@ -16,27 +16,22 @@ IDENTITY = {
 }
 
 
-def read(folder: Path, **options: object) -> RunFolder:
-    artifacts = {"pretrain": {"identity": IDENTITY}, "finetune": {"frozen_backbone": None, "seconds": 3661.0, "device": "a GPU"}}
-    run = make_run(folder, STAGES, **{"artifacts": artifacts, **options})  # pyright: ignore[reportArgumentType]
-    return read_run(run)
-
-
-def facts(table: Table | None) -> dict[str, str]:
-    assert table is not None
+def facts(table: Table) -> dict[str, str]:
     return {str(name.value): str(value.value) for name, value in table.rows}
 
 
-def lines(table: Table | None) -> list[str]:
-    assert table is not None
+def lines(table: Table) -> list[str]:
     return table.markdown().splitlines()[2:]
 
 
-def test_what_was_run(tmp_path: Path):
-    logs = {"pretrain": [train_line(i, images_per_second=speed) for i, speed in enumerate((10.0, 1234.5, 2000.0))]}
-    recipe = {"data": {"name": "image_folder", "root": "images", "image_size": 32}}
-    found = facts(facts_table(read(tmp_path, logs=logs, recipe=recipe)))
-    assert found == {
+def test_what_was_run(run_of: MakeRun, tmp_path: Path):
+    run = run_of(
+        STAGES,
+        logs={"pretrain": [train_line(i, images_per_second=speed) for i, speed in enumerate((10.0, 1234.5, 2000.0))]},
+        recipe={"data": {"name": "image_folder", "root": "images", "image_size": 32}},
+        artifacts={"pretrain": {"identity": IDENTITY}, "finetune": {"seconds": 3661.0, "device": "a GPU"}},
+    )
+    assert facts(facts_table(run)) == {
         "data": 'image_folder, root = "images", image_size = 32',
         "images": "50,000 to train on, 10,000 held out",
         "pretext task": "RotNet, angles = [0, 90]",
@@ -54,66 +49,53 @@ def test_what_is_not_known_is_not_told(tmp_path: Path):
     (tmp_path / "recipe.toml").write_text('name = "mine"\ndata = "digits"')
     run = read_run(tmp_path)
     assert facts(facts_table(run)) == {"data": "digits", "stages": "0 finished, still to run: unknown", "folder": str(tmp_path)}
-    assert environment_table(run) is None
-    assert stages_table(run) is None
-    assert results_table(run) is None
+    assert [table(run) for table in (environment_table, stages_table, results_table, margins_table)] == [None] * 4
 
 
-def test_an_unfinished_run_says_so(tmp_path: Path):
-    found = facts(facts_table(read(tmp_path, pending=["knn", "linear"])))
-    assert found["stages"] == "3 finished, still to run: knn, linear"
-
-
-def test_results_without_a_paper(tmp_path: Path):
-    assert lines(results_table(read(tmp_path))) == [
-        "| pretrain | pretext_loss | 0.25 |",
-        "| pretrain | pretext_top1 | 93.46 |",
-        "| probe | conv2.top1 | 90.50 |",
-        "| finetune | conv4.top1 | 92.00 |",
-    ]
-
-
-def test_the_papers_figures_stand_beside_ours(tmp_path: Path):
-    table = results_table(read(tmp_path, paper={"probe.conv2.top1": 91.16, "probe.conv9.top1": 50.0}))
+def test_the_papers_figures_stand_beside_ours(run_of: MakeRun):
+    rows = ["| pretrain | pretext_loss | 0.25 |", "| pretrain | pretext_top1 | 93.46 |", "| probe | conv2.top1 | 90.50 |"]
+    assert lines(results_table(run_of(STAGES))) == [*rows, "| finetune | conv4.top1 | 92.00 |"]
+    table = results_table(run_of(STAGES, paper={"probe.conv2.top1": 91.16, "probe.conv9.top1": 50.0}))
     assert lines(table)[1:3] == ["| pretrain | pretext_top1 | 93.46 |  |  |", "| probe | conv2.top1 | 90.50 | 91.16 | -0.66 |"]
-    assert table is not None
     assert table.note.endswith("The paper's results that have none of ours beside them: probe.conv9.top1.")
 
 
-def test_margins(tmp_path: Path):
-    table = margins_table(read(tmp_path, margins={"gain": ("finetune.conv4.top1", "probe.conv2.top1"), "not yet": ("knn.a", "knn.b")}))
-    assert lines(table) == ["| gain | +1.50 | finetune.conv4.top1 minus probe.conv2.top1 |"]
-    assert margins_table(read(tmp_path / "none")) is None
+def test_margins(run_of: MakeRun):
+    run = run_of(STAGES, margins={"gain": ("finetune.conv4.top1", "probe.conv2.top1"), "not yet": ("knn.a", "knn.b")})
+    assert lines(margins_table(run)) == ["| gain | +1.50 | finetune.conv4.top1 minus probe.conv2.top1 |"]
+    assert margins_table(run_of(STAGES)) is None
 
 
-def test_stages(tmp_path: Path):
+def test_stages(run_of: MakeRun):
     logs = {"probe": [train_line(1, images_per_second=800.0)]}
-    artifacts = {"finetune": {"kind": "evaluate", "frozen_backbone": {"sha256_after": HASH}}}
-    assert lines(stages_table(read(tmp_path, logs=logs, artifacts=artifacts, begun=["knn"], pending=["knn"]))) == [
+    run = run_of(STAGES, logs=logs, artifacts={"finetune": {"frozen_backbone": None}}, begun=["knn"], pending=["knn", "linear"])
+    assert lines(stages_table(run)) == [
         "| pretrain | pretrain | 50,000 | 61.2 |  | a CPU, 2 threads | 2025-01-01 00:01 | trained |",
         f"| probe | evaluate | 50,000 | 61.2 | 800 | a CPU, 2 threads | 2025-01-01 00:01 | unchanged, {HASH[:12]} |",
-        f"| finetune | evaluate | 50,000 | 61.2 |  | a CPU, 2 threads | 2025-01-01 00:01 | unchanged, {HASH[:12]} |",
+        "| finetune | evaluate | 50,000 | 61.2 |  | a CPU, 2 threads | 2025-01-01 00:01 | trained |",
         "| knn | evaluate |  |  |  |  |  |  |",
     ]
+    assert facts(facts_table(run))["stages"] == "3 finished, still to run: knn, linear"
 
 
-def test_the_environment(tmp_path: Path):
-    found = facts(environment_table(read(tmp_path)))
-    assert found["packages"] == "sslkit 0.1.0, torch 2.6.0"
-    assert found["plugins"] == "sslkit-rotnet 1.5"
-    assert found["command"] == "sslkit run mine.toml"
-    assert found["commit"] == "0123456789ab-dirty"
-
-
-def test_stages_that_were_computed_with_something_else_are_named_beside_it(tmp_path: Path):
-    newer = {
-        **ENVIRONMENT,
-        "started": "2025-02-01T00:00:00+00:00",
-        "versions": {"sslkit": "0.1.0", "torch": "2.7.0"},
-        "commit": "fedcba987654",
+def test_the_environment(run_of: MakeRun):
+    assert facts(environment_table(run_of(STAGES))) == {
+        "platform": "Linux",
+        "device": "a CPU, 2 threads",
+        "threads": "2",
+        "Python": "3.11.0",
+        "command": "sslkit run mine.toml",
+        "packages": "sslkit 0.1.0, torch 2.6.0",
+        "plugins": "sslkit-rotnet 1.5",
+        "commit": "0123456789ab-dirty",
     }
+
+
+def test_stages_that_were_computed_with_something_else_are_named_beside_it(run_of: MakeRun):
+    versions = {"sslkit": "0.1.0", "torch": "2.7.0"}
+    newer = {**ENVIRONMENT, "started": "2025-02-01T00:00:00+00:00", "versions": versions, "commit": "fedcba987654"}
     artifacts = {"knn": {"environments": [newer]}, "finetune": {"environments": [ENVIRONMENT, newer]}}
-    run = read_run(make_run(tmp_path, {key: {"top1": 1.0} for key in ("probe", "knn", "finetune")}, artifacts=artifacts))
+    run = run_of({key: {"top1": 1.0} for key in ("probe", "knn", "finetune")}, artifacts=artifacts)
     found = facts(environment_table(run))
     assert found["packages"] == "sslkit 0.1.0, torch 2.6.0 (probe, finetune); sslkit 0.1.0, torch 2.7.0 (knn, finetune)"
     assert found["device"] == "a CPU, 2 threads"
@@ -121,12 +103,11 @@ def test_stages_that_were_computed_with_something_else_are_named_beside_it(tmp_p
     assert facts(facts_table(run))["started"] == "2025-01-01T00:00:00+00:00"
 
 
-def test_what_an_artifact_does_not_know_is_left_out(tmp_path: Path):
-    artifacts = {key: {"environments": [{**ENVIRONMENT, "commit": ""}]} for key in STAGES}
-    run = read_run(make_run(tmp_path, STAGES, artifacts=artifacts))
+def test_what_an_artifact_does_not_know_is_left_out(run_of: MakeRun):
+    run = run_of(STAGES, artifacts={key: {"environments": [{**ENVIRONMENT, "commit": ""}]} for key in STAGES})
     assert "commit" not in facts(environment_table(run))
     assert "commit" not in facts(facts_table(run))
-    assert environment_table(read_run(make_run(tmp_path / "none", STAGES, artifacts={key: {"environments": []} for key in STAGES}))) is None
+    assert environment_table(run_of(STAGES, artifacts={key: {"environments": []} for key in STAGES})) is None
 
 
 SWEEP = {
@@ -136,24 +117,24 @@ SWEEP = {
 }
 
 
-def markdown_of(folder: Path) -> dict[str, list[str]]:
-    return {table.key: table.markdown().splitlines() for table in pivot_tables(read_run(folder))}
+def pivot(run: RunFolder) -> list[str]:
+    (table,) = pivot_tables(run)
+    return [table.key, *table.markdown().splitlines()]
 
 
-def test_variants_by_metrics(tmp_path: Path):
-    assert markdown_of(make_run(tmp_path, SWEEP)) == {
-        "probe_by_variant": [
-            "| variant | conv1.top1 | conv2.top1 | conv3.top1 |",
-            "| --- | ---: | ---: | ---: |",
-            "| blocks3 | 80.00 | 85.00 |  |",
-            "| blocks4 | 81.00 | 86.00 | 60.00 |",
-        ]
-    }
+def test_variants_by_metrics(run_of: MakeRun):
+    assert pivot(run_of(SWEEP)) == [
+        "probe_by_variant",
+        "| variant | conv1.top1 | conv2.top1 | conv3.top1 |",
+        "| --- | ---: | ---: | ---: |",
+        "| blocks3 | 80.00 | 85.00 |  |",
+        "| blocks4 | 81.00 | 86.00 | 60.00 |",
+    ]
 
 
-def test_the_papers_figures_stand_below_ours(tmp_path: Path):
-    paper = {"blocks3/probe.conv2.top1": 88.26}
-    assert markdown_of(make_run(tmp_path, SWEEP, paper=paper))["probe_by_variant"] == [
+def test_the_papers_figures_stand_below_ours(run_of: MakeRun):
+    assert pivot(run_of(SWEEP, paper={"blocks3/probe.conv2.top1": 88.26})) == [
+        "probe_by_variant",
         "| variant | figures | conv1.top1 | conv2.top1 | conv3.top1 |",
         "| --- | --- | ---: | ---: | ---: |",
         "| blocks3 | ours | 80.00 | 85.00 |  |",
@@ -162,29 +143,28 @@ def test_the_papers_figures_stand_below_ours(tmp_path: Path):
     ]
 
 
-def test_metrics_by_epochs(tmp_path: Path):
+def test_metrics_by_epochs(run_of: MakeRun):
     stages = {f"object/epoch={epoch}": {"conv1.top1": float(epoch), "conv2.top1": 2.0 * epoch} for epoch in (10, 0, 9)}
-    assert markdown_of(make_run(tmp_path, stages)) == {
-        "object_by_epoch": [
-            "| metric | 0 | 9 | 10 |",
-            "| --- | ---: | ---: | ---: |",
-            "| conv1.top1 | 0.00 | 9.00 | 10.00 |",
-            "| conv2.top1 | 0.00 | 18.00 | 20.00 |",
-        ]
-    }
+    assert pivot(run_of(stages)) == [
+        "object_by_epoch",
+        "| metric | 0 | 9 | 10 |",
+        "| --- | ---: | ---: | ---: |",
+        "| conv1.top1 | 0.00 | 9.00 | 10.00 |",
+        "| conv2.top1 | 0.00 | 18.00 | 20.00 |",
+    ]
 
 
-def test_variants_and_metrics_by_epochs(tmp_path: Path):
-    stages = {
-        "half/object/epoch=0": {"conv1.top1": 1.0},
-        "half/object/epoch=1": {"conv1.top1": 2.0},
-        "fifth/object/epoch=1": {"conv1.top1": 3.0},
-    }
-    assert markdown_of(make_run(tmp_path, stages))["object_by_epoch"][2:] == [
+def test_variants_and_metrics_by_epochs(run_of: MakeRun):
+    epochs = {"half/object/epoch=0": 1.0, "half/object/epoch=1": 2.0, "fifth/object/epoch=1": 3.0}
+    assert pivot(run_of({key: {"conv1.top1": value} for key, value in epochs.items()})) == [
+        "object_by_epoch",
+        "| variant | metric | 0 | 1 |",
+        "| --- | --- | ---: | ---: |",
         "| half | conv1.top1 | 1.00 | 2.00 |",
         "| fifth | conv1.top1 |  | 3.00 |",
     ]
 
 
-def test_a_plain_run_has_none(tmp_path: Path):
-    assert markdown_of(make_run(tmp_path, {"pretrain": {"pretext_top1": 90.0}, "probe": {"conv1.top1": 1.0, "conv2.top1": 2.0}})) == {}
+def test_a_plain_run_has_none(run_of: MakeRun):
+    run = run_of({"pretrain": {"pretext_top1": 90.0}, "probe": {"conv1.top1": 1.0, "conv2.top1": 2.0}})
+    assert list(pivot_tables(run)) == []

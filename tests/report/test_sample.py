@@ -2,69 +2,46 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import Tensor
 
-from sslkit import Dataset, ImageSet, ImageSpec, Split
 from sslkit.report.pictures import sample as module
 from sslkit.report.pictures.sample import NUM_QUERIES, choose_queries, sample_images, spread
-from tests.contract.miniatures.images import TinyImages, tiny_images
+from tests.contract.miniatures.images import tiny_images
+from tests.report.inputs import Splits, Watched
 
 
-class Counted(TinyImages):
-    """Images with labels that write down which of them were decoded."""
-
-    def __init__(self, labels: Sequence[int] | None, num_images: int) -> None:
-        super().__init__(tiny_images(num_images, size=8).read(range(num_images)), resident=False)
-        self.labels = None if labels is None else torch.tensor(labels)
-        self.classes = () if labels is None else tuple("abcdefghijklmnop"[: max(labels) + 1])
-        self.decoded: list[int] = []
-
-    def read(self, indices: Sequence[int]) -> Tensor:
-        self.decoded += indices
-        return super().read(indices)
-
-
-class Splits(Dataset):
-    def __init__(self, **splits: ImageSet | None) -> None:
-        self._splits = splits
-
-    def image(self) -> ImageSpec:
-        return tiny_images(1, size=8).image
-
-    def load(self, split: Split) -> ImageSet | None:
-        return self._splits.get(split)
+def watched(labels: Sequence[int] | None, num_images: int) -> Watched:
+    classes = tuple("abcdefghijklmnop"[: max(labels or [-1]) + 1])
+    return Watched(tiny_images(num_images, size=8), labels=None if labels is None else torch.tensor(labels), classes=classes)
 
 
 def test_queries_are_of_different_classes():
     labels = [0, 0, 1, 1, 2, 0, 2, 1] * 4
-    queries = choose_queries(Counted(labels, 32))
+    queries = choose_queries(watched(labels, 32))
     assert queries == [0, 2, 4, 1, 3, 6, 5, 7]  # the first of each class, the second of each, the third of two
 
 
 def test_of_many_classes_some_are_chosen():
     labels = list(range(16)) * 2
-    assert [labels[query] for query in choose_queries(Counted(labels, 32))] == [0, 2, 4, 6, 9, 11, 13, 15]
+    assert [labels[query] for query in choose_queries(watched(labels, 32))] == [0, 2, 4, 6, 9, 11, 13, 15]
 
 
 def test_a_class_may_have_few_images():
-    assert choose_queries(Counted([0] * 19 + [1], 20)) == [0, 19, 1, 2, 3, 4, 5, 6]
+    assert choose_queries(watched([0] * 19 + [1], 20)) == [0, 19, 1, 2, 3, 4, 5, 6]
 
 
 def test_without_labels_queries_lie_far_apart():
-    assert choose_queries(Counted(None, 8)) == [0, 2, 5, 7]
-    assert len(choose_queries(Counted(None, 100))) == NUM_QUERIES
-    assert choose_queries(Counted(None, 1)) == [0]
+    assert choose_queries(watched(None, 8)) == [0, 2, 5, 7]
+    assert len(choose_queries(watched(None, 100))) == NUM_QUERIES
+    assert choose_queries(watched(None, 1)) == [0]
 
 
 def test_every_image_is_decoded_once(monkeypatch):
     monkeypatch.setattr(module, "MAX_OTHERS", 10)
-    images = Counted([0, 1] * 20, 40)
+    images = watched([0, 1] * 20, 40)
     sample = sample_images(Splits(test=images))
-    assert sample is not None
     assert len(images.decoded) == len(set(images.decoded)) == 18
     assert sample.num_queries == len(sample.queries) == 8
     assert torch.equal(sample.images, tiny_images(40, size=8).read(images.decoded))
-    assert sample.labels is not None
     assert sample.labels[:3].tolist() == [0, 1, 0]
     assert sample.classes == ("a", "b")
     assert max(images.decoded) == 39, "others are spread over the whole set, for folders are ordered by class"
@@ -72,19 +49,17 @@ def test_every_image_is_decoded_once(monkeypatch):
 
 def test_large_images_are_fewer(monkeypatch):
     monkeypatch.setattr(module, "MAX_PIXELS", 5 * 64)
-    sample = sample_images(Splits(test=Counted(None, 40)))
-    assert sample is not None
+    sample = sample_images(Splits(test=watched(None, 40)))
     assert len(sample.images) == 8 + 5
     assert (sample.labels, sample.classes) == (None, ())
 
 
 def test_without_held_out_images_those_of_pretraining_are_shown():
-    pretraining = Counted(None, 4)
-    sample = sample_images(Splits(pretrain=pretraining))
-    assert sample is not None
+    pretraining = watched(None, 4)
+    assert sample_images(Splits(pretrain=pretraining)) is not None
     assert sorted(pretraining.decoded) == [0, 1, 2, 3]
     assert sample_images(Splits()) is None
-    assert sample_images(Splits(test=Counted(None, 0))) is None
+    assert sample_images(Splits(test=watched(None, 0))) is None
 
 
 @pytest.mark.parametrize(

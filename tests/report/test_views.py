@@ -1,33 +1,18 @@
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from sslkit import (
-    Augment,
-    Backbone,
-    Batch,
-    DataError,
-    DataInfo,
-    Dataset,
-    ImageSet,
-    ImageSpec,
-    Objective,
-    PluginError,
-    PretextTask,
-    Split,
-    StepOutput,
-)
+from sslkit import Augment, Backbone, DataError, DataInfo, ImageSet, Objective, PluginError, PretextTask
 from sslkit.data.cache import OpenedDataset
-from sslkit.report.pictures.grid import MAX_WIDTH, draw_sheets
+from sslkit.report.pictures.grid import DPI, MAX_WIDTH, draw_sheets
 from sslkit.report.pictures.views import (
     MAX_COLUMNS,
     View,
     Views,
-    describe,
     is_image,
     make_views,
     pretraining_stages,
@@ -39,12 +24,11 @@ from tests.contract.families import FAMILIES, Family, every_family
 from tests.contract.miniatures.backbones import TinyConv
 from tests.contract.miniatures.images import TinyImages, tiny_images
 from tests.report.drawn import words_of
-from tests.report.stages import STAGES, recipe_of
+from tests.report.inputs import Splits
+from tests.report.run_folders import STAGES, recipe_of
 
 IMAGES = tiny_images(22)
 BACKBONE = TinyConv(IMAGES.image)
-
-Make = Callable[[Tensor, Generator], dict[str, Tensor]]
 
 
 @final
@@ -52,8 +36,8 @@ Make = Callable[[Tensor, Generator], dict[str, Tensor]]
 class Fake(PretextTask):
     """Views made by a function."""
 
-    make: Make
-    words: Callable[[Mapping[str, Tensor]], Mapping[str, Sequence[str]]] = lambda _: {}
+    make: Callable
+    words: Callable = lambda _: {}
 
     def build_objective(self, backbone: Backbone, data: DataInfo) -> Objective:
         return FakeObjective(backbone, self)
@@ -64,21 +48,21 @@ class FakeObjective(Objective):
         super().__init__(backbone)
         self.task = task
 
-    def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
+    def make_views(self, batch, generator, *, train):
         return self.task.make(batch.images, generator)
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views, phase, schedule):
         raise NotImplementedError
 
-    def captions(self, views: Mapping[str, Tensor]) -> Mapping[str, Sequence[str]]:
+    def captions(self, views):
         return self.task.words(views)
 
 
-def views_of(make: Make, *, num_images: int = 4, **options: object) -> Views:
-    return make_views(Fake(make=make, **options), BACKBONE, IMAGES, num_images=num_images, seed=0)
+def views_of(make: Callable, *, num_images: int = 4, seed: int = 0, options: Augment | None = None, **words: Callable) -> Views:
+    return make_views(Fake(make=make, **words), BACKBONE, IMAGES, num_images=num_images, seed=seed, options=options)
 
 
-def view_after_view(images: Tensor, _: Generator) -> dict[str, Tensor]:
+def view_after_view(images: Tensor, _: Any) -> dict[str, Tensor]:
     return {"both": torch.cat([images, images.flip(-1)])}
 
 
@@ -94,19 +78,25 @@ def test_captions_follow_their_images():
     assert views.views[0].captions == ("0", "4", "1", "5", "2", "6", "3", "7")
 
 
-def test_images_that_are_not_of_every_image_are_named_alone():
-    views = views_of(lambda images, _: {"images": images, "odd": images[1:].repeat(2, 1, 1, 1)})
+def test_a_caption_too_few_is_the_methods_fault():
+    with pytest.raises(PluginError, match=r"FakeObjective\.captions: 'both' needs one caption an image; found 1; allowed: 8"):
+        views_of(view_after_view, words=lambda _: {"both": ["alone"]})
+
+
+@pytest.mark.parametrize(
+    ("make", "shown"),
+    [
+        (lambda images: images[1:].repeat(2, 1, 1, 1), "(6, 3, 16, 16) uint8"),  # not of every image
+        (lambda images: torch.arange(len(images)), "(4,) int64"),
+        (lambda images: torch.zeros(len(images), 2, 8, 8), "(4, 2, 8, 8) float32"),
+        (lambda images: images > 3, "(4, 3, 16, 16) bool"),
+        (lambda images: images[:, 0, 0, :0].bfloat16(), "(4, 0) bfloat16"),
+    ],
+)
+def test_what_is_no_image_is_told_by_its_shape(make: Callable, shown: str):
+    views = views_of(lambda images, _: {"images": images, "other": make(images)})
     assert [view.name for view in views.views] == ["images"]
-    assert views.others == {"odd": "(6, 3, 16, 16) uint8"}
-
-
-def test_what_is_no_image_is_told_by_its_shape():
-    def mixed(images: Tensor, _: Generator) -> dict[str, Tensor]:
-        return {"images": images, "labels": torch.arange(len(images)), "chroma": torch.zeros(len(images), 2, 8, 8), "mask": images > 3}
-
-    views = views_of(mixed)
-    assert [view.name for view in views.views] == ["images"]
-    assert views.others == {"labels": "(4,) int64", "chroma": "(4, 2, 8, 8) float32", "mask": "(4, 3, 16, 16) bool"}
+    assert views.others == {"other": shown}
 
 
 @pytest.mark.parametrize(
@@ -125,18 +115,12 @@ def test_images_are_told_from_other_tensors(view: Tensor, shown: bool):
     assert is_image(view) == shown
 
 
-def test_shapes_are_short():
-    assert describe(torch.zeros(3, 0, dtype=torch.bfloat16)) == "(3, 0) bfloat16"
-
-
 @every_family
 def test_every_family_can_be_looked_at(family: Family):
-    backbone = family.backbone(family.task.image_spec(IMAGES.image))
-    views = make_views(family.task, backbone, IMAGES, num_images=3, seed=0)
+    views = make_views(family.task, family.backbone(family.task.image_spec(IMAGES.image)), IMAGES, num_images=3, seed=0)
     assert views.images.shape == (3, 3, 16, 16)
     assert views.views
-    for view in views.views:
-        assert len(view.images) % 3 == 0
+    assert all(len(view.images) % 3 == 0 for view in views.views)
 
 
 def test_tiles_stay_with_their_image():
@@ -147,29 +131,25 @@ def test_tiles_stay_with_their_image():
 
 
 def test_images_are_augmented_and_spread_over_the_set():
-    task = Fake(make=view_after_view)
     plain, cropped = (
-        make_views(task, BACKBONE, IMAGES, num_images=3, seed=0, options=options)
-        for options in (None, Augment(crop_padding=8, horizontal_flip=True))
+        views_of(view_after_view, num_images=3, options=options).images for options in (None, Augment(crop_padding=8, horizontal_flip=True))
     )
-    assert torch.equal(plain.images, IMAGES.read([0, 10, 21]))
-    assert not torch.equal(cropped.images, plain.images)
-    assert (cropped.images == 0).sum() > (plain.images == 0).sum(), "the padding shows"
+    assert torch.equal(plain, IMAGES.read([0, 10, 21]))
+    assert not torch.equal(cropped, plain)
+    assert (cropped == 0).sum() > (plain == 0).sum(), "the padding shows"
 
 
 def test_the_same_seed_makes_the_same_views():
-    def draw(images: Tensor, generator: Generator) -> dict[str, Tensor]:
-        return {"images": images.float() / 255 * torch.rand((), generator=generator) * torch.rand(())}
-
     state = torch.get_rng_state()
-    first, second = views_of(draw), views_of(draw)
+    first, second = (
+        views_of(lambda images, generator: {"images": images.float() / 255 * torch.rand((), generator=generator) * torch.rand(())})
+        for _ in range(2)
+    )
     assert torch.equal(first.views[0].images, second.views[0].images)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_caption_too_few_is_the_methods_fault():
-    with pytest.raises(PluginError, match=r"FakeObjective\.captions: 'both' needs one caption an image; found 1; allowed: 8"):
-        views_of(view_after_view, words=lambda _: {"both": ["alone"]})
+# ---------------------------------------------------------------------------------------------------------------- sheet
 
 
 def shown(*views: View, others: dict[str, str] | None = None) -> Views:
@@ -208,22 +188,11 @@ def test_the_title_and_what_is_not_shown_stand_above():
 def test_more_columns_than_fit_are_cut_and_counted(captions: tuple[str, ...]):
     many = shown(view(40, captions))
     assert views_note(many) == f"shown of images, 16 x 16: {MAX_COLUMNS} of 40"
-    assert draw_sheets(views_sheet(many, "many")).get_figwidth() * 192 <= MAX_WIDTH
+    assert draw_sheets(views_sheet(many, "many")).get_figwidth() * DPI <= MAX_WIDTH
     assert (
         written(many)[2:]
         == [caption for index, caption in enumerate(captions) if index % 40 < MAX_COLUMNS][: 16 if len(set(captions)) == 40 else 48]
     )
-
-
-class Nothing(Dataset):
-    def __init__(self, images: ImageSet | None) -> None:
-        self._images = images
-
-    def image(self) -> ImageSpec:
-        return ImageSpec(8, 8, "gray", (0.5,), (0.25,))
-
-    def load(self, split: Split) -> ImageSet | None:
-        return self._images
 
 
 def test_variants_that_share_a_task_share_a_sheet():
@@ -233,9 +202,6 @@ def test_variants_that_share_a_task_share_a_sheet():
         STAGES + "[sweep]\nhalves = { 'stages.pretrain.task.angles' = [0, 180] }\nquarters = { 'stages.pretrain.task.angles' = [0, 90] }\n"
     )
     assert [stage.key for stage in pretraining_stages(different)] == ["halves/pretrain", "quarters/pretrain"]
-
-
-def test_a_recipe_without_pretraining_has_none():
     assert pretraining_stages(recipe_of("[stages.supervised]\nweights = 'random'\nevaluator = { name = 'supervised' }\n")) == []
 
 
@@ -247,11 +213,10 @@ def test_a_stage_sees_its_augmented_images():
     assert turned.captions == ("0°", "90°", "180°", "270°") * 3
     assert torch.equal(turned.images[::4], views.images)
     images = data.load("pretrain")
-    assert images is not None
     assert not torch.equal(views.images, images.read([0, (len(images) - 1) // 2, len(images) - 1]))
 
 
 @pytest.mark.parametrize("images", [None, TinyImages(torch.zeros(0, 1, 8, 8, dtype=torch.uint8))])
 def test_without_images_there_is_nothing_to_see(images: ImageSet | None):
     with pytest.raises(DataError, match="no images"):
-        stage_views(recipe_of(), pretraining_stages(recipe_of())[0], OpenedDataset(Nothing(images)), 3)
+        stage_views(recipe_of(), pretraining_stages(recipe_of())[0], OpenedDataset(Splits(pretrain=images)), 3)

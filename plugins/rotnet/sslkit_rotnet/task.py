@@ -1,7 +1,7 @@
 """The pretext task: which of K geometric transforms was applied? Gidaris et al. 2018, arXiv:1803.07728."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from sslkit import Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, Prediction, PretextTask, StepOutput, without_autocast
 from sslkit_rotnet.transforms import MIN_SIDE, NAMED, Interpolation, Transform, is_exact, rotation, transform_all
 
+QUARTERS = (0, 90, 180, 270)
 MAX_ANGLES = 360
 """Every image is seen under all of them."""
 
@@ -40,12 +41,15 @@ class RotNet(PretextTask):
     interpolation: Interpolation = "common"
 
     def __post_init__(self) -> None:
-        if self.angles is not None and self.transforms is not None:
+        angles, names = self.angles, self.transforms
+        if angles is not None and names is not None:
             raise OptionError("transforms", "excludes angles", fix="give one of the two; rotate90 and the like are transforms too")
-        if self.angles is not None:
-            _check_angles(self.angles)
-        if self.transforms is not None:
-            _check_names(self.transforms)
+        if angles is not None and len(angles) > MAX_ANGLES:
+            raise OptionError("angles", "are too many", found=len(angles), allowed=f"at most {MAX_ANGLES}")
+        if angles is not None and (len(angles) < 2 or len(set(map(rotation, angles))) < len(angles)):
+            raise OptionError("angles", "must be at least two numbers of degrees, all different modulo 360", found=angles)
+        if names is not None and (len(names) < 2 or len(set(names)) < len(names) or not set(names) <= set(NAMED)):
+            raise OptionError("transforms", "must be at least two of the known names, all different", found=names, allowed=NAMED)
         if self.interpolation != "common" and is_exact(self.classes):
             fix = "leave it out, or add an angle between the quarters, scale or translate"
             raise OptionError("interpolation", "there is none in this set", found=self.interpolation, allowed="'common'", fix=fix)
@@ -55,14 +59,14 @@ class RotNet(PretextTask):
         """The K transforms, in the order of their labels."""
         if self.transforms is not None:
             return tuple(NAMED[name] for name in self.transforms)
-        return tuple(rotation(angle) for angle in ((0, 90, 180, 270) if self.angles is None else self.angles))
+        return tuple(map(rotation, QUARTERS if self.angles is None else self.angles))
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """What the K transforms are called, in the order of their labels."""
         if self.transforms is not None:
             return self.transforms
-        return tuple(f"{angle:g}°" for angle in ((0, 90, 180, 270) if self.angles is None else self.angles))
+        return tuple(f"{angle:g}°" for angle in (QUARTERS if self.angles is None else self.angles))
 
     def image_spec(self, data: ImageSpec) -> ImageSpec:
         """The central square of the data's images."""
@@ -90,12 +94,12 @@ class TransformPrediction(Objective):
     heldout_phase = "main"
 
     def __init__(
-        self, backbone: Backbone, transforms: Sequence[Transform], classes: Sequence[str], interpolation: Interpolation = "common"
+        self, backbone: Backbone, transforms: tuple[Transform, ...], classes: tuple[str, ...], interpolation: Interpolation
     ) -> None:
         super().__init__(backbone)
+        self.transforms = transforms
+        self.classes = classes
         self.interpolation: Interpolation = interpolation
-        self.transforms = tuple(transforms)
-        self.classes = tuple(classes)
         self.head = nn.Linear(backbone.feature_info[-1].num_chs, len(self.transforms))
         nn.init.normal_(self.head.weight, std=math.sqrt(2 / self.head.out_features))
         nn.init.zeros_(self.head.bias)
@@ -117,15 +121,3 @@ class TransformPrediction(Objective):
     def captions(self, views: Mapping[str, Tensor]) -> dict[str, list[str]]:
         """Under each image the transform that it went through."""
         return {"images": [self.classes[label] for label in views["labels"].tolist()]}
-
-
-def _check_angles(angles: tuple[float, ...]) -> None:
-    if len(angles) > MAX_ANGLES:
-        raise OptionError("angles", "are too many", found=len(angles), allowed=f"at most {MAX_ANGLES}")
-    if len(angles) < 2 or len({rotation(angle) for angle in angles}) < len(angles):
-        raise OptionError("angles", "must be at least two numbers of degrees, all different modulo 360", found=angles)
-
-
-def _check_names(names: tuple[str, ...]) -> None:
-    if len(names) < 2 or len(set(names)) < len(names) or not set(names) <= set(NAMED):
-        raise OptionError("transforms", "must be at least two of the known names, all different", found=names, allowed=NAMED)

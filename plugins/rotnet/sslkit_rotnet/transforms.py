@@ -94,16 +94,24 @@ def transform_all(images: Tensor, transforms: Sequence[Transform], interpolation
         (K * N, C, S, S) uint8: all images under the first transform, then all under the second, ...
     """
     images = central_square(images)
+    side = images.shape[-1]
+    common = None if is_exact(transforms) or interpolation != "common" else common_fraction(transforms, side)
     # Classes that differ by quarter turns and flips alone share one interpolation, and so its rounding errors too.
-    windows = dict.fromkeys(transform.window for transform in transforms)
-    if is_exact(transforms):
-        seen = {Window(): images}
-    elif interpolation == "common":
-        fraction = common_fraction(transforms, images.shape[-1])
-        seen = {window: _resample(images, window, fraction) for window in windows}
-    else:
-        seen = {window: _resample_alone(images, window, interpolation) for window in windows}
-    return torch.cat([_move_pixels(seen[transform.window], transform) for transform in transforms])
+    seen: dict[Window, Tensor] = {}
+    for window in dict.fromkeys(transform.window for transform in transforms):
+        if common is not None:
+            seen[window] = _resample(images, window, common)
+        elif window == Window():
+            seen[window] = images
+        elif interpolation == "in_place":
+            seen[window] = _resample(images, window, 1.0, outside="zeros")
+        else:
+            seen[window] = _resample(images, window, _largest_fraction(window, side))
+    views = []
+    for transform in transforms:
+        view = seen[transform.window].flip(-1) if transform.mirrored else seen[transform.window]
+        views.append(torch.rot90(view, transform.quarters, (-2, -1)))
+    return torch.cat(views)
 
 
 def central_square(images: Tensor) -> Tensor:
@@ -135,15 +143,6 @@ def _shift(side: int) -> int:
     return side // 8
 
 
-def _resample_alone(images: Tensor, window: Window, interpolation: Interpolation) -> Tensor:
-    """The controls: see to one window without regard to the others of its set."""
-    if window == Window():
-        return images
-    if interpolation == "in_place":
-        return _resample(images, window, 1.0, outside="zeros")
-    return _resample(images, window, _largest_fraction(window, images.shape[-1]))
-
-
 def _resample(images: Tensor, window: Window, fraction: float, outside: Literal["border", "zeros"] = "border") -> Tensor:
     """Interpolate a window bilinearly to the full size, in one step.
 
@@ -168,10 +167,3 @@ def _resample(images: Tensor, window: Window, fraction: float, outside: Literal[
     grid = torch.stack((x, y), dim=-1) * (2 / (side - 1))
     grid = grid.expand(num_images, side, side, 2)
     return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode=outside, align_corners=True).round_().to(torch.uint8)
-
-
-def _move_pixels(images: Tensor, transform: Transform) -> Tensor:
-    """The exact part of a transform: (N, C, S, S) -> (N, C, S, S)."""
-    if transform.mirrored:
-        images = images.flip(-1)
-    return torch.rot90(images, transform.quarters, (-2, -1))

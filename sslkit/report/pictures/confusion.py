@@ -14,11 +14,11 @@ from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import EvaluateStage, PretrainStage, Stage
+from sslkit.report.picture import Picture, drawing_style
 from sslkit.report.pictures.grid import DPI, GROUND, INK, MAX_WIDTH, NOTE, TEXT, TITLE, fit
 from sslkit.report.pictures.networks import finished
-from sslkit.report.pictures.picture import Picture, drawing_style
 from sslkit.report.pictures.sample import spread
-from sslkit.run.artifacts import Predicted, load_predictions, read_artifact
+from sslkit.run.artifacts import load_predictions, read_artifact
 
 MAX_MATRICES = 6
 MIN_PRETEXT = 2
@@ -69,7 +69,6 @@ def draw_confusion(folder: Path, recipe: Recipe) -> Picture | None:
     large = [f"{matrix.stage} ({len(matrix.classes)} classes)" for matrix in every if len(matrix.classes) > MAX_CLASSES]
     left_out = f" Too large to be drawn: {', '.join(large)}." if large else ""
     return Picture(
-        key="confusion",
         title="Confusion matrices",
         caption="What held-out images of each class (rows) were taken for (columns), in percent of the class. From dark blue, 0, to"
         " yellow, 100, the colour follows the square root, which brings out what is rare. Of an evaluation of several layers, the best"
@@ -92,16 +91,15 @@ def read_matrices(folder: Path, recipe: Recipe) -> list[Matrix]:
 def _read(folder: Path, stages: Iterable[Stage]) -> list[Matrix]:
     found = []
     for stage in stages:
-        names = read_artifact(folder / stage.key).get("classes", [])
-        matrices = [_matrix(stage.key, name, names, predicted) for name, predicted in load_predictions(folder / stage.key).items()]
-        found += sorted(matrices, key=lambda matrix: -matrix.top1)[:1]
+        names, matrices = read_artifact(folder / stage.key).get("classes", []), list[Matrix]()
+        for name, predicted in load_predictions(folder / stage.key).items():
+            needed = 1 + int(torch.cat([predicted.classes, predicted.targets]).max())
+            classes = tuple(names) if len(names) >= needed else tuple(map(str, range(needed)))
+            counts = confusion_matrix(predicted.targets, predicted.classes, labels=range(len(classes)))
+            matrices.append(Matrix(stage.key, name, classes, counts))
+        if matrices:
+            found.append(max(matrices, key=lambda matrix: matrix.top1))
     return found
-
-
-def _matrix(stage: str, name: str, names: Sequence[str], predicted: Predicted) -> Matrix:
-    needed = 1 + int(torch.cat([predicted.classes, predicted.targets]).max())
-    classes = tuple(names) if len(names) >= needed else tuple(map(str, range(needed)))
-    return Matrix(stage, name, classes, confusion_matrix(predicted.targets, predicted.classes, labels=range(len(classes))))
 
 
 def _draw(matrices: Sequence[Matrix]) -> Figure:

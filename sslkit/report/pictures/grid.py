@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from sslkit.report.pictures.picture import drawing_style
+from sslkit.report.picture import drawing_style
 
 DPI = 192
 MAX_WIDTH = 1920
@@ -84,13 +84,7 @@ class Panel(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """Panels side by side, with their rows aligned.
-
-    Attributes:
-        panels: from left to right.
-        title: above all of them.
-        note: a line below the title.
-    """
+    """Panels side by side, with their rows aligned, below a title and a note."""
 
     panels: Sequence[Panel]
     title: str = ""
@@ -112,30 +106,21 @@ def draw_sheets(*sheets: Sheet, max_side: int = 160) -> Figure:
 
 
 class _Layout:
-    """The sizes of a sheet's parts.
-
-    Args:
-        sheet: to be drawn.
-        max_side: of an image.
-        detail: images with longer sides are shown with fewer pixels.
-    """
+    """The sizes of a sheet's parts. Images with sides longer than ``detail`` are shown with fewer pixels."""
 
     def __init__(self, sheet: Sheet, max_side: int, detail: int) -> None:
         self.sheet, panels = sheet, sheet.panels
         self.gap = 3 * _FRAME if any(panel.agrees is not None for panel in panels) else _GAP
-        num_columns = sum(panel.num_columns for panel in panels)
         words = sum(panel.label_width + _SPACE for panel in panels) - _SPACE
-        tiles = [
-            enlarged(panel.images, min(max_side, (MAX_WIDTH - 2 * _MARGIN - words) // num_columns - self.gap), detail) for panel in panels
-        ]
+        room = (MAX_WIDTH - 2 * _MARGIN - words) // sum(panel.num_columns for panel in panels)
+        tiles = [enlarged(panel.images, min(max_side, room - self.gap), detail) for panel in panels]
         self.side = max(max(images.shape[-2:]) for images in tiles)
         below = _LINE if any(panel.captions for panel in panels) else 0
-        self.grids = [_grid(*pair, self.side, below, self.gap) for pair in zip(tiles, (panel.num_columns for panel in panels), strict=True)]
+        self.grids = [_grid(images, panel.num_columns, self.side, below, self.gap) for images, panel in zip(tiles, panels, strict=True)]
         self.step = self.side + below + self.gap
-        self.top = _MARGIN + (_TITLE_LINE if sheet.title else 0) + (_LINE if sheet.note else 0) + max(panel.header for panel in panels)
+        self.top = _MARGIN + _TITLE_LINE * bool(sheet.title) + _LINE * bool(sheet.note) + max(panel.header for panel in panels)
         self.widths = [max(grid.shape[2], panel.min_width) for grid, panel in zip(self.grids, panels, strict=True)]
-        columns = sum(panel.label_width + width + _SPACE for panel, width in zip(panels, self.widths, strict=True)) - _SPACE
-        longest = max(columns, _TITLE_LETTER * len(sheet.title), _LETTER * len(sheet.note))
+        longest = max(words + sum(self.widths), _TITLE_LETTER * len(sheet.title), _LETTER * len(sheet.note))
         self.width = min(MAX_WIDTH, longest + 2 * _MARGIN)
         self.height = self.top + max(grid.shape[1] for grid in self.grids) + _MARGIN
 
@@ -152,52 +137,37 @@ class _Layout:
             rows, columns = grid.shape[1:]
             axes = figure.add_axes((left / width, 1 - (top + self.top + rows) / height, columns / width, rows / height))
             axes.imshow(grid.permute(1, 2, 0).numpy(), extent=(0, columns, rows, 0), interpolation="none")
-            self._write(axes, panel, extent)
-            self._frame(axes, panel)
+            self._write_around(axes, panel, extent)
+            for index in range(len(panel.images)):
+                self._write_beside(axes, panel, index)
             left += extent + _SPACE
 
-    def _write(self, axes: Axes, panel: Panel, width: int) -> None:
+    def _write_around(self, axes: Axes, panel: Panel, width: int) -> None:
+        """Title, notes, headings and labels."""
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, pad=4, labeltop=True, labelbottom=False)
-        step = self.side + self.gap
-        axes.set_xticks(
-            [column * step + self.side / 2 for column in range(len(panel.headings))], [fit(text, step) for text in panel.headings], **TEXT
-        )
-        axes.set_yticks(
-            [row * self.step + self.side / 2 for row in range(len(panel.labels))],
-            [fit(text, panel.label_width) for text in panel.labels],
-            **TEXT,
-        )
+        step, middle = self.side + self.gap, self.side / 2
+        headings, labels = [fit(text, step) for text in panel.headings], [fit(text, panel.label_width) for text in panel.labels]
+        axes.set_xticks([column * step + middle for column in range(len(headings))], headings, **TEXT)
+        axes.set_yticks([row * self.step + middle for row in range(len(labels))], labels, **TEXT)
         axes.xaxis.set_label_position("top")
         axes.set_xlabel("\n".join(fit(note, width) for note in panel.notes), loc="left", labelpad=3 if panel.agrees is None else 5, **NOTE)
         axes.set_title(fit(panel.title, width, _TITLE_LETTER), loc="left", pad=5, **TITLE)
-        for index, caption in enumerate(panel.captions):
-            x, y = self._corner(panel, index)
-            axes.text(x + self.side / 2, y + self.side, fit(caption, step), horizontalalignment="center", verticalalignment="top", **TEXT)
 
-    def _frame(self, axes: Axes, panel: Panel) -> None:
-        for index, agrees in enumerate([] if panel.agrees is None else panel.agrees.tolist()):
-            x, y = self._corner(panel, index)
-            axes.add_patch(
-                Rectangle(
-                    (x - _FRAME / 2, y - _FRAME / 2),
-                    self.side + _FRAME,
-                    self.side + _FRAME,
-                    fill=False,
-                    edgecolor=BLUE if agrees else ORANGE,
-                    linewidth=_FRAME * 72 / DPI,
-                    clip_on=False,
-                )
-            )
-            if not agrees:  # a mark beside the colour: some readers see none, and some paper
-                box = {"facecolor": ORANGE, "edgecolor": "none", "pad": 0.5}
-                axes.text(
-                    x, y, "×", horizontalalignment="left", verticalalignment="top", bbox=box, **{**TITLE, "fontsize": 7, "color": "white"}
-                )
-
-    def _corner(self, panel: Panel, index: int) -> tuple[int, int]:
+    def _write_beside(self, axes: Axes, panel: Panel, index: int) -> None:
+        """The caption and the frame of one image."""
         row, column = divmod(index, panel.num_columns)
-        return column * (self.side + self.gap), row * self.step
+        x, y, step = column * (self.side + self.gap), row * self.step, self.side + self.gap
+        if panel.captions:
+            caption = fit(panel.captions[index], step)
+            axes.text(x + self.side / 2, y + self.side, caption, horizontalalignment="center", verticalalignment="top", **TEXT)
+        if panel.agrees is not None:
+            color, extent = BLUE if panel.agrees[index] else ORANGE, self.side + _FRAME
+            corner, width = (x - _FRAME / 2, y - _FRAME / 2), _FRAME * 72 / DPI
+            axes.add_patch(Rectangle(corner, extent, extent, fill=False, edgecolor=color, linewidth=width, clip_on=False))
+            if not panel.agrees[index]:  # a mark beside the colour: some readers see none, and some paper
+                box, words = {"facecolor": ORANGE, "edgecolor": "none", "pad": 0.5}, {**TITLE, "fontsize": 7, "color": "white"}
+                axes.text(x, y, "×", horizontalalignment="left", verticalalignment="top", bbox=box, **words)
 
 
 def _grid(tiles: Tensor, num_columns: int, side: int, below: int, gap: int) -> Tensor:

@@ -1,6 +1,6 @@
 """The networks that a report compares: pretrained ones, one trained with labels, and an untrained one of the same kind."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,12 +43,7 @@ class Network(NamedTuple):
 
 
 def load_networks(folder: Path, recipe: Recipe, data: OpenedDataset) -> list[Network]:
-    """Read the networks of a run that are worth a comparison, at most four.
-
-    Args:
-        folder: the run's folder.
-        recipe: the run's.
-        data: its dataset; only the size and colour of its images are asked for.
+    """Read the networks of a run that are worth a comparison, at most four. Of the data, only the size and colour of images are asked for.
 
     Returns:
         Pretrained ones first, then those trained with labels, then the untrained one; empty where no stage has left a network yet.
@@ -60,11 +55,14 @@ def load_networks(folder: Path, recipe: Recipe, data: OpenedDataset) -> list[Net
     stages = choose([stage for stage in left if finished(folder, stage)])
     if not stages:
         return []
-    trained = [_network(_role(stage), stage, left_by(recipe, stage, data, folder)) for stage in stages]
+    networks = []
+    for stage in stages:
+        role = "pretrained" if isinstance(stage, PretrainStage) else "supervised" if stage.weights == RANDOM else "fine-tuned"
+        networks.append(Network(role, stage.key, _ready(left_by(recipe, stage, data, folder), stage)))
     first = stages[0]
     beginning = untrained(first.backbone, backbone_image(recipe, first, data.image()), first.seed)
     origin = "random weights" if first.weights == AS_BUILT else f"before {first.key}"
-    return [*trained, _network("untrained", first, beginning)._replace(origin=origin)]
+    return [*networks, Network("untrained", origin, _ready(beginning, first))]
 
 
 def choose(stages: Sequence[Stage]) -> list[Stage]:
@@ -92,37 +90,21 @@ def finished(folder: Path, stage: Stage) -> bool:
         return False
 
 
-def best_layer(folder: Path, recipe: Recipe, layers: Sequence[str]) -> str | None:
-    """Where a frozen, trained network is most accurate; None where nothing has been measured.
-
-    Args:
-        folder: the run's folder.
-        recipe: the run's.
-        layers: the names to choose from.
-    """
-    found: dict[str, float] = {}
+def best_layer(folder: Path, recipe: Recipe, networks: Sequence[Network]) -> str | None:
+    """The layer of the first network at which a frozen, trained one is most accurate; None where nothing has been measured."""
+    top1: dict[str, float] = {}
     for stage in recipe.stages:
         frozen = isinstance(stage, EvaluateStage) and stage.weights != RANDOM and stage.evaluator.frozen
-        if frozen and finished(folder, stage):
-            metrics: Mapping[str, float] = read_artifact(folder / stage.key).get("metrics", {})
-            measured = {layer: metrics[f"{layer}.top1"] for layer in layers if f"{layer}.top1" in metrics}
-            found = {layer: max(measured.get(layer, 0.0), found.get(layer, 0.0)) for layer in (*found, *measured)}
-    return max(found, key=lambda layer: found[layer], default=None)
+        if networks and frozen and finished(folder, stage):
+            metrics = read_artifact(folder / stage.key).get("metrics", {})
+            for layer in networks[0].backbone.layer_names:
+                if f"{layer}.top1" in metrics:
+                    top1[layer] = max(metrics[f"{layer}.top1"], top1.get(layer, 0.0))
+    return max(top1, key=top1.__getitem__, default=None)
 
 
-def layer_in(backbone: Backbone, best: str | None) -> str:
-    """The best layer where a network has it, else the middle one."""
-    names = backbone.layer_names
-    return best if best in names else names[len(names) // 2]
-
-
-def _role(stage: Stage) -> str:
-    if isinstance(stage, PretrainStage):
-        return "pretrained"
-    return "supervised" if stage.weights == RANDOM else "fine-tuned"
-
-
-def _network(role: str, stage: Stage, backbone: Backbone) -> Network:
+def _ready(backbone: Backbone, stage: Stage) -> Backbone:
+    """In eval mode, on the device of its stage."""
     try:
         device = stage.runtime.resolve_device()
     except OptionError:  # the run is looked at on another machine
@@ -130,4 +112,4 @@ def _network(role: str, stage: Stage, backbone: Backbone) -> Network:
     backbone = backbone.to(device).eval()
     if stage.runtime.channels_last:
         backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing from torch's stub
-    return Network(role, stage.key, backbone)
+    return backbone

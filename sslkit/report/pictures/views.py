@@ -14,10 +14,14 @@ from sslkit.data.augment import augment
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import PretrainStage
-from sslkit.report.pictures.grid import Panel, Sheet
+from sslkit.report.picture import Picture
+from sslkit.report.pictures.grid import Panel, Sheet, draw_sheets
 from sslkit.report.pictures.sample import spread
 from sslkit.run.networks import backbone_image, untrained
 from sslkit.training.seeds import derive_seed, global_seed, make_generator
+
+NUM_IMAGES = 6
+"""On the sheet of a stage in the report."""
 
 MAX_COLUMNS = 16
 """Of one view; more are left out."""
@@ -35,6 +39,12 @@ class View(NamedTuple):
     name: str
     images: Tensor
     captions: tuple[str, ...]
+
+    @property
+    def heading(self) -> str:
+        """The name and the size of the images."""
+        height, width = self.images.shape[-2:]
+        return f"{self.name}, {height} x {width}"
 
 
 class Views(NamedTuple):
@@ -76,7 +86,7 @@ def make_views(
     captions, views, others = objective.captions(made), [], {}
     for name, view in made.items():
         if not is_image(view) or len(view) % len(pixels):
-            others[name] = describe(view)
+            others[name] = f"{tuple(view.shape)} {str(view.dtype).removeprefix('torch.')}"
             continue
         words = captions.get(name)
         if words is not None and len(words) != len(view):
@@ -92,22 +102,26 @@ def is_image(view: Tensor) -> bool:
     return view.ndim == 4 and view.shape[1] in (1, 3) and (view.dtype == torch.uint8 or view.is_floating_point()) and view.numel() > 0
 
 
-def describe(view: Tensor) -> str:
-    """``(24,) int64``."""
-    return f"{tuple(view.shape)} {str(view.dtype).removeprefix('torch.')}"
-
-
 def views_note(views: Views) -> str:
     """What :func:`views_sheet` does not show."""
     others = ", ".join(f"{name} {shape}" for name, shape in views.others.items())
-    columns = {_heading(view): len(view.images) // len(views.images) for view in views.views}
+    columns = {view.heading: len(view.images) // len(views.images) for view in views.views}
     cut = ", ".join(f"{heading}: {MAX_COLUMNS} of {num}" for heading, num in columns.items() if num > MAX_COLUMNS)
-    return "; ".join(part for part in (f"also made: {others}" if others else "", f"shown of {cut}" if cut else "") if part)
+    return "; ".join(part for part in (others and f"also made: {others}", cut and f"shown of {cut}") if part)
 
 
 def views_sheet(views: Views, title: str = "") -> Sheet:
     """A few images, each in a row with the views that were made of it; below the title stands what is not shown."""
-    panels = [Panel(views.images, 1, notes=("image",)), *(_panel(view, len(views.images)) for view in views.views)]
+    num_rows, panels = len(views.images), [Panel(views.images, 1, notes=("image",))]
+    for view in views.views:
+        num_views = len(view.images) // num_rows
+        shown = min(MAX_COLUMNS, num_views)
+        images = view.images.unflatten(0, (num_rows, -1))[:, :shown].flatten(0, 1)
+        captions = [caption for index, caption in enumerate(view.captions) if index % num_views < shown]
+        panel = Panel(images, shown, notes=(view.heading,), captions=captions)
+        if captions == captions[:shown] * num_rows:  # one that all images of a column share is its heading
+            panel = panel._replace(headings=captions[:shown], captions=())
+        panels.append(panel)
     return Sheet(panels, title, views_note(views) if title else "")
 
 
@@ -123,12 +137,6 @@ def pretraining_stages(recipe: Recipe) -> list[PretrainStage]:
 def stage_views(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, num_images: int) -> Views:
     """What a stage's network is fed at the beginning of its training.
 
-    Args:
-        recipe: the stage's.
-        stage: that pretrains.
-        data: its dataset.
-        num_images: how many images to look at.
-
     Raises:
         DataError: there are no images.
         PluginError: the task's captions are wrong.
@@ -140,21 +148,16 @@ def stage_views(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, num_i
     return make_views(stage.task, backbone, images, num_images=num_images, seed=stage.seed, options=stage.training.augment)
 
 
-def _heading(view: View) -> str:
-    height, width = view.images.shape[-2:]
-    return f"{view.name}, {height} x {width}"
-
-
-def _panel(view: View, num_rows: int) -> Panel:
-    """A caption that all images of a column share is its heading."""
-    num_columns = min(MAX_COLUMNS, len(view.images) // num_rows)
-    images = view.images.unflatten(0, (num_rows, -1))[:, :num_columns].flatten(0, 1)
-    num_views = len(view.images) // num_rows
-    captions = [caption for index, caption in enumerate(view.captions) if index % num_views < num_columns]
-    shared = captions == captions[:num_columns] * num_rows
-    notes = (_heading(view),)
-    return (
-        Panel(images, num_columns, notes=notes, headings=captions[:num_columns])
-        if shared
-        else Panel(images, num_columns, notes=notes, captions=captions)
+def draw_views(recipe: Recipe, stage: PretrainStage, data: OpenedDataset) -> Picture:
+    """Draw :func:`stage_views`."""
+    views = stage_views(recipe, stage, data, NUM_IMAGES)
+    note = views_note(views)
+    made = ", ".join(view.name for view in views.views) or "nothing that can be shown"
+    return Picture(
+        title=f"What the pretext task sees: {stage.key}",
+        caption="Each row: a training image after augmentation, and what the task makes of it for the network."
+        + (f" {note[0].upper()}{note[1:]}." if note else ""),
+        alt=f"A contact sheet of {len(views.images)} training images with the views that the task makes of them: {made}.",
+        figure=draw_sheets(views_sheet(views)),
+        raster=True,
     )

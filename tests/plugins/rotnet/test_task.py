@@ -1,10 +1,8 @@
-import ast
 import dataclasses
 import math
 import re
 from collections.abc import Sequence
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, Literal
 
 import pluggy
@@ -254,11 +252,3 @@ def test_the_plugin_offers_rotnet_through_its_entry_point():
     assert entry.load() is sslkit_rotnet
     assert pluggy.PluginManager("sslkit").parse_hookimpl_opts(sslkit_rotnet, "pretext_tasks") is not None
     assert sslkit_rotnet.pretext_tasks() == {"rotnet": RotNet}
-
-
-def test_the_plugin_uses_the_public_api_alone():
-    for path in Path(sslkit_rotnet.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not [name for name in names if name.startswith("sslkit.")], path

@@ -3,11 +3,10 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from sslkit.report.formatting import number, signed
+from sslkit.report.metrics import number, signed
 
 Kind = Literal["text", "code", "figure", "signed", "count", "seconds"]
 Layout = Literal["sortable", "folded", "facts", "cards"]
@@ -63,6 +62,11 @@ class Cell(NamedTuple):
         return std if self.difference is None else f"{std} ({signed(self.difference)})"
 
 
+def cells(*values: str | float | None) -> tuple[Cell, ...]:
+    """A row of plain values."""
+    return tuple(map(Cell, values))
+
+
 @dataclass(frozen=True)
 class Table:
     """A table.
@@ -86,46 +90,28 @@ class Table:
 
     def markdown(self) -> str:
         """The table in GitHub's Markdown."""
-        lines = [
-            _markdown_row(column.name for column in self.columns),
-            _markdown_row("---:" if column.numeric else "---" for column in self.columns),
-            *(_markdown_row(_markdown_cell(*pair) for pair in zip(row, self.columns, strict=True)) for row in self.rows),
-        ]
-        return "\n".join(lines)
+        lines = [[column.name for column in self.columns], ["---:" if column.numeric else "---" for column in self.columns]]
+        for row in self.rows:
+            texts = [escape_markdown(cell.text(column)) for cell, column in zip(row, self.columns, strict=True)]
+            lines.append([(f"**{text}**" if cell.strong else text) + cell.extra() for cell, text in zip(row, texts, strict=True)])
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def csv(self) -> str:
         """The table with unrounded numbers; standard deviations and differences have columns of their own."""
+        beside = [
+            [part for part in ("std", "difference") if any(getattr(row[i], part) is not None for row in self.rows)]
+            for i in range(len(self.columns))
+        ]
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        parts = [self._parts(index) for index in range(len(self.columns))]
-        writer.writerow(f"{column.name} {part}".strip() for column, own in zip(self.columns, parts, strict=True) for part in ("", *own))
+        writer.writerow(
+            f"{column.name} {part}".strip() for column, parts in zip(self.columns, beside, strict=True) for part in ("", *parts)
+        )
         for row in self.rows:
-            writer.writerow(_raw(value) for cell, own in zip(row, parts, strict=True) for value in (cell.value, *_of(cell, own)))
+            writer.writerow(getattr(cell, part) for cell, parts in zip(row, beside, strict=True) for part in ("value", *parts))
         return file.getvalue()
-
-    def _parts(self, index: int) -> list[str]:
-        """What some cell of a column has beside its value."""
-        return [part for part in ("std", "difference") if any(value is not None for row in self.rows for value in _of(row[index], [part]))]
 
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is."""
     return _MARKUP.sub(r"\\\g<0>", " ".join(text.replace("&", "&amp;").split()))
-
-
-def _markdown_row(cells: Iterator[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _markdown_cell(cell: Cell, column: Column) -> str:
-    text = escape_markdown(cell.text(column))
-    return (f"**{text}**" if cell.strong else text) + cell.extra()
-
-
-def _of(cell: Cell, parts: list[str]) -> list[float | None]:
-    values = {"std": cell.std, "difference": cell.difference}
-    return [values[part] for part in parts]
-
-
-def _raw(value: str | float | None) -> str:
-    return "" if value is None else str(value)

@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from sslkit.report.tables.table import Cell, Column, Table, escape_markdown
+from sslkit.report.table import Cell, Column, Table, escape_markdown
 
 TABLE = Table(
     "few",
@@ -17,10 +17,6 @@ TABLE = Table(
 )
 
 
-def rows_of(text: str) -> list[list[str]]:
-    return list(csv.reader(io.StringIO(text)))
-
-
 def test_markdown():
     assert TABLE.markdown().splitlines() == [
         "| stage | images | 20 | gain |",
@@ -32,18 +28,12 @@ def test_markdown():
 
 
 def test_csv_holds_whole_numbers_and_what_stands_beside_them():
-    assert rows_of(TABLE.csv()) == [
+    assert list(csv.reader(io.StringIO(TABLE.csv()))) == [
         ["stage", "images", "20", "20 std", "20 difference", "gain"],
         ["a|b", "50000", "90.504", "1.006", "", "2.5"],
         ["c", "", "88.0", "", "-2.504", "-0.001"],
         ["d", "3", "", "", "", ""],
     ]
-
-
-def test_the_figures_of_csv_and_markdown_are_the_same():
-    """Rounded as the reader sees them."""
-    written = [line.split(" | ")[2].strip("*").split(" ")[0].strip("*") for line in TABLE.markdown().splitlines()[2:4]]
-    assert [f"{float(row[2]):.2f}" for row in rows_of(TABLE.csv())[1:3]] == written
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,15 @@ who cannot distinguish the colours and for print. Whatever is black takes the co
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from sslkit.report.pictures.picture import Picture, drawing_style
+from sslkit.report.picture import INK, Picture, drawing_style
 
-INK = "#000000"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", INK)
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -32,13 +32,14 @@ class Series:
     """One line of a chart.
 
     Attributes:
-        label: its entry in the legend.
+        label: what it shows.
         points: (x, y) from left to right; a y that is not finite is left out.
         style: decides colour, dashes and marker; equal styles belong together.
         std: the standard deviation at each point, drawn as error bars.
         line: its width, 0 for points alone.
         marker: whether points are marked.
         hollow: whether the marks are rings: published results.
+        beside: the label of the line whose entry in the legend it shares; None: it has one of its own.
     """
 
     label: str
@@ -48,32 +49,16 @@ class Series:
     line: float = 1.5
     marker: bool = True
     hollow: bool = False
+    beside: str | None = None
 
-    def draw(self, axes: Axes) -> None:
+    def draw(self, axes: Axes) -> Line2D:
         """Draw it."""
         kept = [(x, y, std) for (x, y), std in zip(self.points, self.std or [0.0] * len(self.points), strict=True) if math.isfinite(y)]
         xs, ys, stds = zip(*kept, strict=True) if kept else ((), (), ())
-        (drawn,) = axes.plot(xs, ys)
-        self._apply(drawn)
-        if any(stds):
-            axes.errorbar(xs, ys, yerr=stds, fmt="none", ecolor=drawn.get_color(), elinewidth=1.0, capsize=2.5)
-
-    def handle(self) -> Line2D:
-        """What stands before its label in the legend."""
-        handle = Line2D([], [])
-        self._apply(handle)
-        return handle
-
-    def summary(self) -> str:
-        """One clause for readers who cannot see it."""
-        if not self.points:
-            return f"{self.label}: nothing"
-        (first, start), (last, end) = self.points[0], self.points[-1]
-        return f"{self.label}: {start:.4g} at {first:g}" + (f", {end:.4g} at {last:g}" if len(self.points) > 1 else "")
-
-    def _apply(self, line: Line2D) -> None:
         color = COLORS[self.style % len(COLORS)]
-        line.set(
+        (drawn,) = axes.plot(
+            xs,
+            ys,
             label=plain(self.label),
             color=color,
             linewidth=self.line,
@@ -82,46 +67,40 @@ class Series:
             markerfacecolor="none" if self.hollow else color,
             markeredgecolor=color,
         )
+        if any(stds):
+            axes.errorbar(xs, ys, yerr=stds, fmt="none", ecolor=color, elinewidth=1.0, capsize=2.5)
+        return drawn
+
+    def summary(self) -> str:
+        """One clause for readers who cannot see it."""
+        if not self.points:
+            return f"{self.label}: nothing"
+        (first, start), (last, end) = self.points[0], self.points[-1]
+        return f"{self.label}: {start:.4g} at {first:g}" + (f", {end:.4g} at {last:g}" if len(self.points) > 1 else "")
 
 
 def draw_chart(
-    key: str,
-    title: str,
-    caption: str,
-    series: Sequence[Series],
-    *,
-    x: str,
-    y: str,
-    finish: Callable[[Axes], None] = lambda _axes: None,
-    legend: Sequence[Series] | None = None,
+    title: str, caption: str, series: Sequence[Series], *, x: str, y: str, finish: Callable[[Axes], object] = lambda _axes: None
 ) -> Picture:
-    """Draw lines into one pair of axes, with the legend below it.
-
-    Args:
-        key: unique in a report.
-        title: what it shows.
-        caption: how to read it.
-        series: the lines.
-        x: label of the x axis, with its unit.
-        y: label of the y axis, with its unit.
-        finish: sets scales and ticks, once the lines are there.
-        legend: its entries; None: the lines.
-    """
-    entries = series if legend is None else legend
-    columns = _columns(entries)
+    """Draw lines into one pair of axes, labelled ``x`` and ``y``, with the legend below it; ``finish`` sets scales and ticks at the end."""
+    entries = [one.beside or one.label for one in series]
+    labels = dict.fromkeys(entries)
+    columns = max(1, min(4, len(labels), 60 // (max(map(len, labels), default=0) + 6)))
     with drawing_style():
-        figure = Figure(figsize=(_WIDTH, _HEIGHT + _ROW * math.ceil(len(entries) / columns)), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, _HEIGHT + _ROW * math.ceil(len(labels) / columns)), layout="constrained")
         axes = figure.subplots()
-        for one in series:
-            one.draw(axes)
+        lines = [one.draw(axes) for one in series]
         axes.set(xlabel=plain(x), ylabel=plain(y))
         axes.grid(color=INK, alpha=0.15, linewidth=0.6)
         finish(axes)
-        handles = [one.handle() for one in entries]
-        figure.legend(handles, [plain(one.label) for one in entries], loc="outside lower left", ncols=columns)
+        # A tuple of lines is one entry of a legend, which matplotlib's annotations do not know.
+        handles: list[Any] = [tuple(line for entry, line in zip(entries, lines, strict=True) if entry == label) for label in labels]
+        figure.legend(handles, list(map(plain, labels)), loc="outside lower left", ncols=columns)
+    if any(one.hollow for one in series):
+        caption += " Rings are the paper's results."
     summaries = "; ".join(one.summary() for one in series[:_MOST_IN_ALT])
     more = f"; and {len(series) - _MOST_IN_ALT} more" if len(series) > _MOST_IN_ALT else ""
-    return Picture(key, title, caption, f"Chart of {y} against {x}. {summaries}{more}.", figure)
+    return Picture(title, caption, f"Chart of {y} against {x}. {summaries}{more}.", figure)
 
 
 def whole_epochs(axes: Axes) -> None:
@@ -134,8 +113,3 @@ def plain(text: str) -> str:
     text = text if len(text) <= _LONGEST_LABEL else f"{text[: _LONGEST_LABEL // 2 - 1]}…{text[-_LONGEST_LABEL // 2 :]}"
     text = text.replace("$", r"\$")
     return f"\N{ZERO WIDTH SPACE}{text}" if text.startswith("_") else text
-
-
-def _columns(entries: Sequence[Series]) -> int:
-    longest = max((len(one.label) for one in entries), default=0)
-    return max(1, min(4, len(entries), 60 // (longest + 6)))

@@ -1,4 +1,4 @@
-"""A metric's name taken apart: ``conv2.k20.top1`` is the accuracy of layer ``conv2`` with 20 labels per class."""
+"""Metrics as text: what a metric's name says, and how values and durations are written in the terminal and in a report."""
 
 import re
 from typing import Literal, NamedTuple
@@ -16,10 +16,10 @@ _BETTER: dict[str, Literal["higher", "lower"]] = {
 
 
 class MetricName(NamedTuple):
-    """What a metric measures.
+    """A metric's name taken apart: ``conv2.k20.top1`` is the accuracy of layer ``conv2`` with 20 labels per class.
 
     Attributes:
-        layer: where; empty for a metric of the whole network.
+        layer: where it was measured; empty for a metric of the whole network.
         measure: what: ``top1``, ``rankme`` ...
         labels: labels per class where they were few; None for all.
     """
@@ -39,3 +39,22 @@ def parse_metric(name: str) -> MetricName:
 def better(name: str) -> Literal["higher", "lower"] | None:
     """Which way a metric improves; None where neither is better."""
     return _BETTER.get(parse_metric(name).measure.rpartition("_")[2])
+
+
+def number(value: float | None) -> str:
+    """A metric to two digits after the point, a smaller one to two that tell: a loss of 0.0042 is not 0.00. Empty where there is none."""
+    if value is None:
+        return ""
+    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
+
+
+def signed(value: float | None) -> str:
+    """A difference with its sign; one that rounds to nothing is ``+0.00``, never ``-0.00``."""
+    return "" if value is None else f"{round(value, 2) + 0.0:+.2f}"
+
+
+def duration(seconds: float) -> str:
+    """``3.2 s``, ``3 min 05 s`` or ``3 h 05 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
