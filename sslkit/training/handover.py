@@ -15,7 +15,7 @@ from sslkit.contract.errors import PluginError, RunFailedError, did_you_mean
 from sslkit.contract.evaluator import Evaluation, Evaluator
 from sslkit.contract.images import LabeledData
 from sslkit.contract.misspelling import refuse_misspelt_attributes
-from sslkit.contract.objective import Mean, Objective, Prediction, StepOutput
+from sslkit.contract.objective import Classified, Mean, Objective, Prediction, StepOutput
 from sslkit.contract.training import Schedule
 from sslkit.storage.limits import finite_number
 
@@ -69,14 +69,20 @@ def checked_evaluation(evaluator: Evaluator, evaluation: object, data: LabeledDa
     """
     if not isinstance(evaluation, Evaluation):
         raise _broken(evaluator, "evaluate must return an Evaluation", stage, found=evaluation)
-    metrics = _finite_metrics(evaluator, evaluation.metrics, stage)
+    metrics = {}
+    for name, value in _named(evaluator, "metrics", evaluation.metrics, stage).items():
+        if (number := finite_number(value)) is None:
+            raise _broken(evaluator, f"metric {name!r} must be a finite number", stage, found=value)
+        metrics[name] = number
     if evaluator.exports_backbone and not isinstance(evaluation.backbone, Backbone):
         raise _broken(evaluator, "exports_backbone is True, so evaluate must return a backbone", stage, found=evaluation.backbone)
     for name, head in _named(evaluator, "heads", evaluation.heads, stage).items():
         if not isinstance(head, nn.Module) or "." in name:
             raise _broken(evaluator, "heads must be modules by names without dots", stage, found={name: head})
     for name, prediction in _named(evaluator, "predictions", evaluation.predictions, stage).items():
-        _check_prediction(evaluator, name, prediction, stage)
+        if not isinstance(prediction, Classified) or not _is_whole(prediction):
+            what = f"prediction {name!r} must be a Classified of int64 classes and targets (M,): Classified.of(logits, targets)"
+            raise _broken(evaluator, what, stage, found=_kinds(prediction))
         if len(prediction.targets) != len(data.test):
             what = f"prediction {name!r} must be of all {len(data.test)} test images"
             raise _broken(evaluator, what, stage, found=len(prediction.targets))
@@ -101,24 +107,28 @@ def check_output(objective: Objective, output: object, phase: str, stage: str, *
         if name in RESERVED_METRICS:
             raise _broken(objective, f"no metric may be called {name!r}, as something else in the log is", stage)
         if not _is_mean(mean, loss.device):
-            found = tuple(map(_kind, mean)) if isinstance(mean, Mean) else _kind(mean)
-            raise _broken(objective, f"metric {name!r} must be a Mean of scalars on the loss's device: Mean.of(x)", stage, found=found)
+            what = f"metric {name!r} must be a Mean of scalars on the loss's device: Mean.of(x)"
+            raise _broken(objective, what, stage, found=_kinds(mean))
     for name, prediction in _named(objective, "predictions", output.predictions, stage).items():
-        _check_prediction(objective, name, prediction, stage)
+        if not isinstance(prediction, Prediction) or not _fits(prediction):
+            what = f"prediction {name!r} must be a Prediction of logits (M, K) and int64 targets (M,)"
+            raise _broken(objective, what, stage, found=_kinds(prediction))
 
 
-def check_targets(owner: object, predictions: Mapping[str, Prediction], stage: str) -> None:
-    """Refuse predictions whose targets are none of the classes that their logits are of. Reads values: for what lies on the CPU.
+def check_targets(owner: object, predictions: Mapping[str, Classified], stage: str) -> None:
+    """Refuse predictions of classes that there are not. Reads values: for what lies on the CPU.
 
     Raises:
         RunFailedError: names the first.
     """
     for name, prediction in predictions.items():
-        num_classes = prediction.logits.shape[1]
-        low, high = (int(value) for value in prediction.targets.aminmax())
-        if low < 0 or high >= num_classes:
-            what = f"the targets of prediction {name!r} must be columns of its logits"
-            raise _broken(owner, what, stage, found=f"{low} to {high}", allowed=f"0 to {num_classes - 1}")
+        for what in ("classes", "targets"):
+            low, high = (int(value) for value in getattr(prediction, what).aminmax())
+            if low < 0 or high >= prediction.num_classes:
+                allowed = f"0 to {prediction.num_classes - 1}, its classes"
+                raise _broken(
+                    owner, f"the {what} of prediction {name!r} are out of range", stage, found=f"{low} to {high}", allowed=allowed
+                )
 
 
 def check_means(objective: Objective, means: Mapping[str, float], stage: str, when: str) -> None:
@@ -212,16 +222,6 @@ def scheduled_value(objective: Objective, name: str, value: object, progress: fl
     return number
 
 
-def _finite_metrics(evaluator: Evaluator, metrics: object, stage: str) -> dict[str, float]:
-    numbers = {}
-    for name, value in _named(evaluator, "metrics", metrics, stage).items():
-        number = finite_number(value)
-        if number is None:
-            raise _broken(evaluator, f"metric {name!r} must be a finite number", stage, found=value)
-        numbers[name] = number
-    return numbers
-
-
 def _named(owner: object, what: str, values: object, stage: str) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
         raise _broken(owner, f"{what} must be a dict", stage, found=values)
@@ -248,14 +248,20 @@ def _fits(prediction: Prediction) -> bool:
     return logits.ndim == 2 and targets.shape == logits.shape[:1] and logits.is_floating_point() and targets.dtype == torch.int64
 
 
-def _check_prediction(owner: object, name: str, prediction: object, stage: str) -> None:
-    if not isinstance(prediction, Prediction) or not _fits(prediction):
-        found = tuple(map(_kind, prediction)) if isinstance(prediction, Prediction) else _kind(prediction)
-        raise _broken(owner, f"prediction {name!r} must be a Prediction of logits (M, K) and int64 targets (M,)", stage, found=found)
+def _is_whole(classified: Classified) -> bool:
+    classes, targets, num_classes, in_top5 = classified
+    labels = [each.shape for each in (classes, targets) if isinstance(each, Tensor) and each.ndim == 1 and each.dtype == torch.int64]
+    if len(labels) < 2 or labels[0] != labels[1] or type(num_classes) is not int:
+        return False
+    return in_top5 is None or (isinstance(in_top5, Tensor) and in_top5.shape == targets.shape and in_top5.dtype == torch.bool)
+
+
+def _kinds(values: object) -> Any:
+    """What a value is, or each in one of our tuples, without reading it."""
+    return tuple(map(_kind, values)) if isinstance(values, Mean | Prediction | Classified) else _kind(values)
 
 
 def _kind(value: object) -> str:
-    """What a value is, without reading it."""
     return f"{value.dtype} {tuple(value.shape)} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
 
 

@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 import sslkit.evaluators.few_labels as module
 from sslkit import ArtifactError, Augment, DataError, FeatureInfo, LabeledData, OptionError, RunInterruptedError, SemiSupervised
 from sslkit.data.arrays import ArraySet
 from sslkit.evaluators import feature_cache as frozen_trunk
 from sslkit.evaluators.classifier import Fitted, fit_classifier
+from sslkit.evaluators.few_labels import select_per_class
 from sslkit.storage.identity import state_hash
 from tests.evaluators.labeled import NUM_CLASSES, Steps, arrays, context, images_through, labeled, network
 
@@ -52,6 +53,46 @@ def watch(monkeypatch: pytest.MonkeyPatch):
 
 
 # ---------------------------------------------------------------------------------------------------------------- the labels
+
+
+LABELS = torch.randint(0, 3, (60,), generator=Generator().manual_seed(0))
+
+
+def test_first_takes_the_first_of_each_class_in_order():
+    naive = sorted(index for label in range(3) for index in [i for i, found in enumerate(LABELS.tolist()) if found == label][:5])
+    assert select_per_class(LABELS, 5, "first", Generator()).tolist() == naive
+
+
+def test_random_takes_as_many_of_each_class():
+    chosen = select_per_class(LABELS, 5, "random", Generator().manual_seed(0))
+    assert LABELS[chosen].bincount().tolist() == [5, 5, 5]
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+    assert chosen.dtype == torch.int64
+    assert torch.equal(chosen, select_per_class(LABELS, 5, "random", Generator().manual_seed(0)))
+    assert not torch.equal(chosen, select_per_class(LABELS, 5, "random", Generator().manual_seed(1)))
+
+
+def test_random_gives_every_image_a_chance():
+    seen = torch.cat([select_per_class(LABELS, 5, "random", Generator().manual_seed(seed)) for seed in range(60)])
+    assert len(seen.unique()) == 60
+
+
+def test_first_draws_nothing():
+    generator = Generator().manual_seed(0)
+    before = generator.get_state()
+    select_per_class(LABELS, 5, "first", generator)
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_no_more_can_be_chosen_than_the_smallest_class_has():
+    most, label = int(LABELS.bincount().min()), int(LABELS.bincount().argmin())
+    assert len(select_per_class(LABELS, most, "random", Generator())) == 3 * most
+    with pytest.raises(DataError, match=f"class {label} has {most} images; found {most + 1}; allowed: at most {most} labels per class"):
+        select_per_class(LABELS, most + 1, "first", Generator())
+
+
+def test_labels_need_not_start_at_zero():
+    assert select_per_class(torch.tensor([7, 3, 7, 3]), 1, "first", Generator()).tolist() == [0, 1]
 
 
 def labels_chosen(watch: Any, *, data: LabeledData = DATA, surroundings: dict | None = None, **options: Any) -> list[list[int]]:

@@ -1,3 +1,4 @@
+import weakref
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from sslkit import (
     HeldoutEnd,
     Mean,
     Objective,
+    Prediction,
     RunInterruptedError,
     StepEnd,
     StepOutput,
@@ -22,7 +24,7 @@ from sslkit import (
 )
 from sslkit.contract.events import Event
 from sslkit.data.loader import Loader
-from sslkit.training import measuring as step_log
+from sslkit.training import metrics as step_log
 from tests.contract.contexts import make_context
 from tests.contract.families import FAMILIES, build
 from tests.contract.miniatures.images import tiny_images
@@ -70,6 +72,48 @@ def test_held_out_images_are_seen_in_eval_mode_with_the_same_draws():
     assert draws[:2] == draws[2:4] == draws[4:]
     assert len(set(draws)) == 2
     assert not any(modes)
+
+
+class ManyClasses(Brightness):
+    """Predicts one of K classes, and counts how many forward passes' logits are still held when the next one begins."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self._passes: list[weakref.ref[Tensor]] = []
+        self.held = 0
+
+    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+        self.held = max(self.held, sum(logits() is not None for logits in self._passes))
+        bright = views["images"].float().mean(dim=(1, 2, 3))
+        logits = (bright[:, None] * torch.arange(1, self.num_classes + 1)).sin()
+        self._passes.append(weakref.ref(logits))
+        prediction = Prediction(logits, torch.arange(len(bright)) % self.num_classes)
+        return super().forward(views, phase, schedule)._replace(predictions={"a": prediction})
+
+
+def test_what_is_kept_of_predictions_does_not_grow_with_the_classes():
+    kept = []
+    for num_classes in (20, 2000):
+        objective = ManyClasses(num_classes)
+        result = run(objective, TrainingOptions(epochs=1, batch_size=2), heldout=tiny_images(12, seed=1))
+        kept.append(sum(part.numel() for part in result.predictions["a"] if isinstance(part, Tensor)))
+        assert result.logits == {}
+        assert objective.held <= 1, "the last pass's"
+    assert kept == [3 * 12] * 2
+
+
+@pytest.mark.parametrize("num_classes", [19, 20])
+def test_predictions_are_those_of_all_logits_together(num_classes: int):
+    heldout = Loader(tiny_images(11, seed=1), batch_size=4, device=CPU)
+    images = Loader(IMAGES, batch_size=22, device=CPU)
+    result = fit(ManyClasses(num_classes), images, heldout, TrainingOptions(epochs=1, batch_size=22), make_context(), keep_logits=True)
+    logits, (classes, targets, num_found, in_top5) = result.logits["a"], result.predictions["a"]
+    assert (logits.shape, num_found) == ((11, num_classes), num_classes)
+    assert targets.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2]
+    assert torch.equal(classes, logits.argmax(dim=1))
+    naive = [target in sorted(range(num_classes), key=lambda k: -row[k])[:5] for row, target in zip(logits.tolist(), targets, strict=True)]
+    assert (in_top5 is None) if num_classes == 19 else (in_top5.tolist() == naive)
 
 
 def test_an_objective_without_heldout_phase_is_not_measured():

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sslkit import (
     Backbone,
+    Classified,
     Constant,
     DataInfo,
     Evaluation,
@@ -70,7 +71,7 @@ def files(folder: Path) -> dict[str, list[Any]]:
 # -------------------------------------------------------------------------------------------------------------- evaluations
 
 NUM_TEST = 15
-WELL = Prediction(torch.zeros(NUM_TEST, 3), torch.zeros(NUM_TEST, dtype=torch.int64))
+LABELS = torch.zeros(NUM_TEST, dtype=torch.int64)
 
 REPORTS: dict[str, Any] = {
     "numbers": Evaluation(
@@ -79,7 +80,7 @@ REPORTS: dict[str, Any] = {
     "more numbers": Evaluation(
         {"one": torch.ones(1, 1), "bfloat16": torch.tensor(0.5).bfloat16(), "grad": torch.ones((), requires_grad=True)}
     ),
-    "well predicted": Evaluation({"a": 1.0}, predictions={"a": WELL}, heads={"a": nn.Linear(1, 1)}),
+    "well predicted": Evaluation({"a": 1.0}, predictions={"a": Classified(LABELS, LABELS, 3)}, heads={"a": nn.Linear(1, 1)}),
     "string": Evaluation({"good": 1.0, "accuracy": "high"}),
     "nan": Evaluation({"accuracy": float("nan")}),
     "inf": Evaluation({"accuracy": torch.tensor(float("inf"))}),
@@ -95,10 +96,16 @@ REPORTS: dict[str, Any] = {
     "head": Evaluation({"a": 1.0}, heads={"a": torch.zeros(1)}),
     "head's name": Evaluation({"a": 1.0}, heads={"a.b": nn.Linear(1, 1)}),
     "prediction": Evaluation({"a": 1.0}, predictions={"a": torch.zeros(NUM_TEST)}),
-    "labels": Evaluation({"a": 1.0}, predictions={"a": Prediction(torch.zeros(NUM_TEST), torch.zeros(NUM_TEST, dtype=torch.int64))}),
-    "beyond": Evaluation({"a": 1.0}, predictions={"a": Prediction(torch.zeros(NUM_TEST, 3), torch.full((NUM_TEST,), 3))}),
-    "few": Evaluation({"a": 1.0}, predictions={"a": Prediction(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))}),
+    "logits": Evaluation({"a": 1.0}, predictions={"a": Prediction(torch.zeros(NUM_TEST, 3), LABELS)}),
+    "floats": Evaluation({"a": 1.0}, predictions={"a": Classified(LABELS.float(), LABELS, 3)}),
+    "top 5": Evaluation({"a": 1.0}, predictions={"a": Classified(LABELS, LABELS, 30, LABELS)}),
+    "targets": Evaluation({"a": 1.0}, predictions={"a": Classified(LABELS, LABELS + 3, 3)}),
+    "classes": Evaluation({"a": 1.0}, predictions={"a": Classified(LABELS - 1, LABELS, 3)}),
+    "few": Evaluation({"a": 1.0}, predictions={"a": Classified(LABELS[:4], LABELS[:4], 3)}),
 }
+
+
+CLASSIFIED = r"Classified of int64 classes and targets \(M,\): Classified\.of\(logits, targets\)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,12 +162,12 @@ def test_numbers_of_any_library_arrive_as_floats(report: str, metrics: dict[str,
         ("nothing", r"evaluate must return an Evaluation; found None$"),
         ("head", r"heads must be modules by names without dots; found \{'a': tensor\(\[0\.\]\)\}$"),
         ("head's name", r"heads must be modules by names without dots; found \{'a\.b': Linear"),
-        (
-            "prediction",
-            r"prediction 'a' must be a Prediction of logits \(M, K\) and int64 targets \(M,\); found 'torch\.float32 \(15,\) on cpu'$",
-        ),
-        ("labels", r"prediction 'a' must be a Prediction of logits \(M, K\) and int64 targets \(M,\); found \('torch\.float32 \(15,\) on"),
-        ("beyond", r"the targets of prediction 'a' must be columns of its logits; found '3 to 3'; allowed: 0 to 2$"),
+        ("prediction", rf"prediction 'a' must be a {CLASSIFIED}; found 'torch\.float32 \(15,\) on cpu'$"),
+        ("logits", rf"prediction 'a' must be a {CLASSIFIED}; found \('torch\.float32 \(15, 3\) on cpu', 'torch\.int64 \(15,\) on cpu'\)$"),
+        ("floats", rf"prediction 'a' must be a {CLASSIFIED}; found \('torch\.float32 \(15,\) on cpu', .*, 'int', 'NoneType'\)$"),
+        ("top 5", rf"prediction 'a' must be a {CLASSIFIED}; found \(.*, 'int', 'torch\.int64 \(15,\) on cpu'\)$"),
+        ("targets", r"the targets of prediction 'a' are out of range; found '3 to 3'; allowed: 0 to 2, its classes$"),
+        ("classes", r"the classes of prediction 'a' are out of range; found '-1 to -1'; allowed: 0 to 2, its classes$"),
         ("few", r"prediction 'a' must be of all 15 test images; found 4$"),
     ],
 )
@@ -273,7 +280,7 @@ def train(task: PretextTask, folder: Path | None, schedule: Schedule | None = No
         ("name", r"the names of metrics must be strings in one line; found 1$"),
         ("taken name", r"no metric may be called 'epoch', as something else in the log is$"),
         ("prediction", r"prediction 'a' must be a Prediction of logits"),
-        ("target", r"the targets of prediction 'a' must be columns of its logits; found '0 to 3'; allowed: 0 to 2$"),
+        ("target", r"the targets of prediction 'a' are out of range; found '0 to 3'; allowed: 0 to 2, its classes$"),
         ("nan in training", r"metric 'odd' must be finite, and is nan in the steps up to 1$"),
         ("inf held out", r"metric 'odd' must be finite, and is inf on held-out images after 3 steps$"),
     ],

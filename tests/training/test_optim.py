@@ -1,9 +1,11 @@
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
 
 from sslkit import SGD, AdamW, OptimizerFactory, OptionError
+from sslkit.training.optimizers import clip_gradients, gradient_norm
 
 
 @pytest.mark.parametrize(
@@ -113,3 +115,48 @@ def test_a_forgotten_momentum_begins_anew():
         train(one, parameters, late=False)
     for parameter, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(parameter, expected, rtol=1e-5, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------- gradients
+
+
+def parameters() -> list[torch.nn.Parameter]:
+    """The last has no gradient."""
+    generator = torch.Generator().manual_seed(0)
+    found = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((3, 4), (5,), (), (2, 2, 2))]
+    for parameter in found[:-1]:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    return found
+
+
+def naive_norm(found: list[torch.nn.Parameter]) -> float:
+    return math.sqrt(sum(float(value) ** 2 for parameter in found if parameter.grad is not None for value in parameter.grad.flatten()))
+
+
+def optimizer(found: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD([{"params": found[:2]}, {"params": found[2:]}], lr=0.1)
+
+
+def test_the_norm_is_that_of_all_gradients_together():
+    found = parameters()
+    assert float(gradient_norm(optimizer(found), torch.device("cpu"))) == pytest.approx(naive_norm(found))
+
+
+def test_without_gradients_it_is_zero():
+    assert (
+        float(gradient_norm(optimizer([torch.nn.Parameter(torch.ones(2))] * 1 + [torch.nn.Parameter(torch.ones(1))]), torch.device("cpu")))
+        == 0.0
+    )
+
+
+@pytest.mark.parametrize(("max_norm", "clipped"), [(0.5, True), (100.0, False)])
+def test_longer_gradients_are_scaled_down_together(max_norm: float, clipped: bool):
+    found = parameters()
+    before = [None if parameter.grad is None else parameter.grad.clone() for parameter in found]
+    norm = naive_norm(found)
+    clip_gradients(optimizer(found), max_norm, gradient_norm(optimizer(found), torch.device("cpu")))
+    scale = max_norm / norm if clipped else 1.0
+    for parameter, old in zip(found, before, strict=True):
+        assert (parameter.grad is None) == (old is None)
+        if old is not None:
+            torch.testing.assert_close(parameter.grad, old * scale, rtol=1e-5, atol=1e-6)

@@ -13,7 +13,7 @@ from sslkit import Augment, Constant, OptionError, PluginError, RunFailedError, 
 from sslkit.catalog.source_code import SourceCode
 from sslkit.storage.tensor_file import load_tensors
 from sslkit.training.optimizer_state import UnsavableError, put_together, same, take_apart
-from sslkit.training.phase_optimizers import build_optimizers, parameters_of
+from sslkit.training.optimizers import build_optimizers, parameters_of
 from sslkit.training.state import TrainState
 from tests.contract.families import FAMILIES, build
 from tests.training.brightness import CPU, Brightness, assert_same_state, logged, run, stop_after
@@ -327,9 +327,9 @@ def test_groups_may_be_divided_named_and_hold_options_of_the_optimizer():
             return {"main": [{"params": iter(first["params"]), "momentum": 0.5}, {**second, "weight_decay": 0.1}]}
 
     objective = Named()
-    optimizer = build_optimizers(objective, training("SGD"))["main"]
+    optimizer = build_optimizers(objective, training("SGD").optimizers_for(["main"]))["main"]
     assert [group["momentum"] for group in optimizer.param_groups] == [0.5, 0.0]
-    divided = build_optimizers(Grouped(), training("Divided"))["main"]
+    divided = build_optimizers(Grouped(), training("Divided").optimizers_for(["main"]))["main"]
     assert len(divided.param_groups) == 4
     head = divided.param_groups[1]
     assert head["base_lr"] == head["lr"] * 0.5

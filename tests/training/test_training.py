@@ -6,14 +6,15 @@ from sslkit import SGD, AdamW, OptionError, TrainingOptions
 def test_one_optimizer_serves_every_phase():
     optimizer = SGD()
     training = TrainingOptions(optimizer=optimizer)
-    assert training.optimizer_of("main") is training.optimizer_of("generator") is optimizer
+    found = training.optimizers_for(["main", "generator"])
+    assert found["main"] is found["generator"] is optimizer
 
 
 def test_optimizers_by_phase():
     training = TrainingOptions(optimizer={"discriminator": SGD(), "generator": AdamW()})
-    assert training.optimizer_of("generator") == AdamW()
+    assert training.optimizers_for(["generator", "discriminator"])["generator"] == AdamW()
     with pytest.raises(OptionError, match=r"^optimizer: no optimizer for phase 'main'; found \['discriminator', 'generator'\]"):
-        training.optimizer_of("main")
+        training.optimizers_for(["main", "generator", "discriminator"])
 
 
 def test_a_batch_fits_into_the_data():

@@ -12,9 +12,6 @@ from torch import Generator, Tensor, nn
 from sslkit import Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, Prediction, PretextTask, StepOutput, without_autocast
 from sslkit_rotnet.transforms import MIN_SIDE, NAMED, Interpolation, Transform, is_exact, rotation, transform_all
 
-MAX_ANGLES = 360
-"""Every image is seen under all of them."""
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +117,6 @@ class TransformPrediction(Objective):
 
 
 def _check_angles(angles: tuple[float, ...]) -> None:
-    if len(angles) > MAX_ANGLES:
-        raise OptionError("angles", "are too many", found=len(angles), allowed=f"at most {MAX_ANGLES}")
     if len(angles) < 2 or len({rotation(angle) for angle in angles}) < len(angles):
         raise OptionError("angles", "must be at least two numbers of degrees, all different modulo 360", found=angles)
 
