@@ -11,6 +11,8 @@ from sslkit.contract.errors import OptionError
 from sslkit.contract.images import ImageSpec
 
 DEPTHS = (3, 4, 5)
+MAX_WIDTH = 1_000_000
+"""Not far beyond it torch cannot count the bytes of a layer, even on the meta device."""
 
 
 class NIN(Backbone):
@@ -33,8 +35,8 @@ class NIN(Backbone):
         super().__init__(image)
         if num_blocks not in DEPTHS:
             raise OptionError("num_blocks", "unknown depth", found=num_blocks, allowed=map(str, DEPTHS))
-        if width <= 0:
-            raise OptionError("width", "must be positive", found=width, allowed="a number above 0")
+        if not 0 < width <= MAX_WIDTH:
+            raise OptionError("width", "is out of range", found=width, allowed=f"0 < width <= {MAX_WIDTH:,}")
         w96, w160, w192 = (max(1, round(base * width)) for base in (96, 160, 192))
         deep = (w192, w192, w192)
         average_pool = partial(nn.AvgPool2d, 3, stride=2, padding=1)  # halves the size; the zeros around count, as in the reference code

@@ -160,22 +160,26 @@ def explaining_breakdown(work: str, device: torch.device) -> Iterator[None]:
     """
     try:
         yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _shortage(work, device) from error
     except ValueError as error:
         if _NO_VARIANCE not in str(error):
             raise
         raise RunFailedError(f"BatchNorm cannot normalise one value a channel in {work}", fix="raise batch_size to 2 or more") from error
-    except (MemoryError, RuntimeError) as error:
-        if (explained := _explain(error, work, device)) is None:
+    except RuntimeError as error:
+        if (explained := _explain(str(error), work, device)) is None:
             raise
         raise explained from error
 
 
-def _explain(error: Exception, work: str, device: torch.device) -> RunFailedError | None:
-    text = str(error)
-    # Torch has a class of its own for GPUs alone, and libraries beneath it have none.
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in text for sign in _SHORTAGE):
-        fix = "lower batch_size or image_size, or take a smaller backbone; checkpoints are kept"
-        return RunFailedError(f"out of memory on {device} in {work}", fix=fix)
+def _shortage(work: str, device: torch.device) -> RunFailedError:
+    fix = "lower batch_size or image_size, or take a smaller backbone; checkpoints are kept"
+    return RunFailedError(f"out of memory on {device} in {work}", fix=fix)
+
+
+def _explain(text: str, work: str, device: torch.device) -> RunFailedError | None:
+    if any(sign in text for sign in _SHORTAGE):  # torch has a class of its own for GPUs alone, and libraries beneath it have none
+        return _shortage(work, device)
     if _NOT_DETERMINISTIC in text:
         operation = text.partition(_NOT_DETERMINISTIC)[0].split()[-1]
         return RunFailedError(f"{operation} has no deterministic kernel on {device}, in {work}", fix="set deterministic = false there")

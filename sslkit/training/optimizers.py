@@ -187,7 +187,12 @@ def _wrong_groups(objective: Objective, problem: str, **facts: Any) -> PluginErr
 
 
 def _in_a_list(parameters: Any, objective: Objective) -> list[Any]:
-    found = list(parameters) if isinstance(parameters, Iterable) and not isinstance(parameters, Tensor) else [parameters]
+    if isinstance(parameters, Tensor):
+        return [parameters]
+    try:
+        found = list(parameters)
+    except TypeError:
+        found = [parameters]
     if not all(isinstance(_bare(parameter), Tensor) for parameter in found):
         raise _wrong_groups(objective, "must give parameters under 'params'", found=parameters, allowed="a tensor, or several")
     return found
