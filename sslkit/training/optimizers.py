@@ -190,9 +190,10 @@ def _in_a_list(parameters: Any, objective: Objective) -> list[Any]:
     if isinstance(parameters, Tensor):
         return [parameters]
     try:
-        found = list(parameters)
+        members = iter(parameters)
     except TypeError:
-        found = [parameters]
+        members = iter([parameters])
+    found = list(members)
     if not all(isinstance(_bare(parameter), Tensor) for parameter in found):
         raise _wrong_groups(objective, "must give parameters under 'params'", found=parameters, allowed="a tensor, or several")
     return found

@@ -27,7 +27,7 @@ class Meters:
 
     def __init__(self) -> None:
         self._sums: dict[str, tuple[float, float]] = {}
-        self._waiting: list[tuple[int, dict[str, float | None], Tensor]] = []  # how many are watched; counts, None in values; values
+        self._waiting: list[tuple[int, Mapping[str, float | None], Tensor]] = []  # how many are watched; counts, None in values; values
 
     def add(self, metrics: Mapping[str, Mean], watched: Sequence[Tensor] = ()) -> None:
         """Add one step's means. Costs one operation, whose result waits for :meth:`settle`, and no host sync.
