@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sslkit import SGD, Backbone, ConvProbe, Evaluator, FeatureInfo, LinearProbe, MLPProbe, OptionError, SemiSupervised
+from sslkit import SGD, Backbone, ConvProbe, Evaluator, LinearProbe, MLPProbe, OptionError, SemiSupervised
 from sslkit.storage.identity import state_hash
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.evaluators.labeled import arrays, changed, context, copy_of, labeled, network
@@ -95,15 +95,6 @@ def test_what_cannot_work_is_refused_before_anything_is_computed(kind: Any):
         check(layers=())
     with pytest.raises(OptionError, match=r"^batch_size: is larger than the data \(30 images\); found 31; allowed: 1 to 30$"):
         check(batch_size=31)
-
-
-def test_only_the_conv_probe_needs_positions():
-    backbone = on_meta()
-    backbone.feature_info = (*backbone.feature_info, FeatureInfo("logits", 8, 1, "vector"))
-    probe(LinearProbe, ("logits",)).check(backbone, DATA)
-    probe(MLPProbe, ("logits",)).check(backbone, DATA)
-    with pytest.raises(OptionError, match=r"^layers: a convolution needs a map or tokens, and this layer is a vector; found 'logits'$"):
-        probe(ConvProbe, ("logits",)).check(backbone, DATA)
 
 
 @pytest.mark.parametrize(("kind", "option"), [(MLPProbe, "hidden"), (ConvProbe, "width")])

@@ -48,20 +48,10 @@ def test_the_options_reach_torch():
     parameter = torch.nn.Parameter(torch.ones(1))
     sgd = SGD(lr=0.3, momentum=0.8, nesterov=False, weight_decay=0.01).build([{"params": [parameter]}])
     assert type(sgd) is torch.optim.SGD
-    assert {key: sgd.param_groups[0][key] for key in ("lr", "momentum", "nesterov", "weight_decay")} == {
-        "lr": 0.3,
-        "momentum": 0.8,
-        "nesterov": False,
-        "weight_decay": 0.01,
-    }
+    assert {**sgd.param_groups[0], "lr": 0.3, "momentum": 0.8, "nesterov": False, "weight_decay": 0.01} == sgd.param_groups[0]
     adamw = AdamW(lr=0.2, betas=(0.5, 0.6), eps=1e-6, weight_decay=0.03).build([{"params": [parameter]}])
     assert type(adamw) is torch.optim.AdamW
-    assert {key: adamw.param_groups[0][key] for key in ("lr", "betas", "eps", "weight_decay")} == {
-        "lr": 0.2,
-        "betas": (0.5, 0.6),
-        "eps": 1e-6,
-        "weight_decay": 0.03,
-    }
+    assert {**adamw.param_groups[0], "lr": 0.2, "betas": (0.5, 0.6), "eps": 1e-6, "weight_decay": 0.03} == adamw.param_groups[0]
 
 
 def test_a_group_may_have_its_own_weight_decay():
