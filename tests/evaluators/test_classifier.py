@@ -331,29 +331,6 @@ def test_kept_features_train_the_same_heads_as_computed_ones(
         torch.testing.assert_close(tensor, computed_heads[name], rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_its_forward_pass_is_one_graph_that_holds_no_weights(autocast: torch.dtype | None):
-    """What is compiled for the first network must serve the second as well."""
-    for seed in (0, 1):
-        backbone = network(seed=seed)
-        heads = build_heads("linear", ("stem", "body"), backbone, DATA, context())
-        classifier = Classifier(backbone, heads, DATA, frozen=FrozenFeatures()).train()
-        compiled = torch.compile(classifier, backend="aot_eager", fullgraph=True)
-        views = classifier.make_views(Batch(DATA.train.read(range(9)), torch.arange(9)), Generator(), train=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast is not None):
-            outputs = [one(views, "main", {}) for one in (classifier, compiled)]
-        gradients = []
-        for output in outputs:
-            classifier.zero_grad()
-            output.loss.backward()
-            gradients.append([parameter.grad for parameter in classifier.heads.parameters()])
-        # What is compiled takes its backward pass under the autocast of the forward pass, whatever that switched off within.
-        tolerance = {} if autocast is None else {"rtol": 0.05, "atol": 1e-3}
-        torch.testing.assert_close(gradients[0], gradients[1], **tolerance)
-        for layer in heads:
-            torch.testing.assert_close(outputs[1].predictions[layer].logits, outputs[0].predictions[layer].logits)
-
-
 # -------------------------------------------------------------------------------------------------------- heads and refusals
 
 

@@ -2,9 +2,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Generator, nn
 
-from sslkit import SGD, Backbone, ConvProbe, Evaluator, LinearProbe, MLPProbe, OptionError, SemiSupervised
+from sslkit import SGD, Backbone, Batch, ConvProbe, Evaluator, LinearProbe, MLPProbe, OptionError, SemiSupervised
+from sslkit.evaluators.classifier import Classifier, FrozenFeatures, build_heads
 from sslkit.storage.identity import state_hash
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.evaluators.labeled import arrays, changed, context, copy_of, labeled, network
@@ -78,6 +79,29 @@ def widths(head: nn.Module) -> list[int]:
 def test_the_width_of_the_heads(kind: Any, options: dict, expected: list[int]):
     heads = probe(kind, ("body",), epochs=1, **options).evaluate(network(), DATA, context()).heads
     assert widths(heads["body"]) == expected
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_its_forward_pass_is_one_graph_that_holds_no_weights(autocast: torch.dtype | None):
+    """What is compiled for the first network must serve the second as well."""
+    for seed in (0, 1):
+        backbone = network(seed=seed)
+        heads = build_heads("linear", ("stem", "body"), backbone, DATA, context())
+        classifier = Classifier(backbone, heads, DATA, frozen=FrozenFeatures()).train()
+        compiled = torch.compile(classifier, backend="aot_eager", fullgraph=True)
+        views = classifier.make_views(Batch(DATA.train.read(range(9)), torch.arange(9)), Generator(), train=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast is not None):
+            outputs = [one(views, "main", {}) for one in (classifier, compiled)]
+        gradients = []
+        for output in outputs:
+            classifier.zero_grad()
+            output.loss.backward()
+            gradients.append([parameter.grad for parameter in classifier.heads.parameters()])
+        # What is compiled takes its backward pass under the autocast of the forward pass, whatever that switched off within.
+        tolerance = {} if autocast is None else {"rtol": 0.05, "atol": 1e-3}
+        torch.testing.assert_close(gradients[0], gradients[1], **tolerance)
+        for layer in heads:
+            torch.testing.assert_close(outputs[1].predictions[layer].logits, outputs[0].predictions[layer].logits)
 
 
 # ----------------------------------------------------------------------------------------------------------------- refusals

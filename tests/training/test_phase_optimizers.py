@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from sslkit import Augment, Constant, OptionError, PluginError, RunFailedError, TrainingOptions
-from sslkit.catalog.source_code import SourceCode
 from sslkit.storage.tensor_file import load_tensors
 from sslkit.training.optimizer_state import UnsavableError, put_together, same, take_apart
 from sslkit.training.optimizers import build_optimizers, parameters_of
@@ -18,13 +17,6 @@ from sslkit.training.state import TrainState
 from tests.contract.families import FAMILIES, build
 from tests.training.brightness import CPU, Brightness, assert_same_state, interrupt, logged, run, watched
 from tests.training.odd_optimizers import Odd
-
-
-@pytest.fixture(autouse=True)
-def _no_source_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which of these tests' own would be read and hashed at every fit with a folder: all of it."""
-    monkeypatch.setattr(SourceCode, "of", lambda _self, *_values: {})
-
 
 HERE = r" of odd_optimizers\.py"
 
