@@ -1,6 +1,7 @@
 """What plugins hand over, checked when it arrives: later it would be a traceback far from its cause, or a wrong file.
 
-A check that passes reads no value of a tensor on a GPU.
+What breaks the contract is refused with the name of its class: with a ``PluginError`` where nothing has run yet, with a ``RunFailedError``
+afterwards. A check that passes reads no value of a tensor on a GPU.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,11 +22,7 @@ from sslkit.storage.limits import finite_number
 
 
 def check_objective(objective: Objective) -> None:
-    """Refuse an objective whose phases, frozen parts or schedules are not what the contract says, or that exports no backbone; its parameter groups are looked at apart.
-
-    Raises:
-        PluginError: names the objective and what is wrong with it.
-    """
+    """Before it is trained: its phases, frozen parts, schedules and backbone; its parameter groups are looked at apart."""
     if not isinstance(objective, Objective):
         raise PluginError("build_objective must return an Objective", found=objective)
     refuse_misspelt_attributes(objective, Objective)
@@ -62,11 +59,7 @@ _NUM_PROBES = 33
 
 
 def checked_evaluation(evaluator: Evaluator, evaluation: object, data: LabeledData, stage: str) -> Evaluation:
-    """What ``evaluate`` returned, its metrics as plain floats.
-
-    Raises:
-        RunFailedError: a metric is no finite number, or something else is not what :class:`Evaluation` says.
-    """
+    """What ``evaluate`` returned, its metrics as plain floats."""
     if not isinstance(evaluation, Evaluation):
         raise _broken(evaluator, "evaluate must return an Evaluation", stage, found=evaluation)
     metrics = {}
@@ -91,11 +84,7 @@ def checked_evaluation(evaluator: Evaluator, evaluation: object, data: LabeledDa
 
 
 def check_output(objective: Objective, output: object, phase: str, stage: str, *, training: bool) -> None:
-    """Refuse what ``forward`` returned if it is no StepOutput as the contract says.
-
-    Raises:
-        RunFailedError: names the class and what is wrong.
-    """
+    """What ``forward`` returned."""
     if not isinstance(output, StepOutput):
         raise _broken(objective, "forward must return a StepOutput", stage, found=output)
     loss = output.loss
@@ -116,11 +105,7 @@ def check_output(objective: Objective, output: object, phase: str, stage: str, *
 
 
 def check_targets(owner: object, predictions: Mapping[str, Classified], stage: str) -> None:
-    """Refuse predictions of classes that there are not. Reads values: for what lies on the CPU.
-
-    Raises:
-        RunFailedError: names the first.
-    """
+    """Refuse predictions of classes that there are not. Reads values: for what lies on the CPU."""
     for name, prediction in predictions.items():
         for what in ("classes", "targets"):
             low, high = (int(value) for value in getattr(prediction, what).aminmax())
@@ -132,28 +117,14 @@ def check_targets(owner: object, predictions: Mapping[str, Classified], stage: s
 
 
 def check_means(objective: Objective, means: Mapping[str, float], stage: str, when: str) -> None:
-    """Refuse metrics that are not finite, before they are logged.
-
-    Args:
-        objective: whose metrics they are.
-        means: by name.
-        stage: the name of the stage.
-        when: they were measured.
-
-    Raises:
-        RunFailedError: names the first.
-    """
+    """Refuse metrics that are not finite, before they are logged; ``when`` says when they were measured."""
     for name, value in means.items():
         if finite_number(value) is None:
             raise _broken(objective, f"metric {name!r} must be finite, and is {value} {when}", stage)
 
 
 def checked_indices(objective: Objective, indices: object, num_images: int, stage: str) -> Tensor:
-    """What ``epoch_indices`` returned, on the CPU.
-
-    Raises:
-        RunFailedError: they are no indices of the images, or there is none.
-    """
+    """What ``epoch_indices`` returned, on the CPU."""
     if not isinstance(indices, Tensor) or indices.ndim != 1 or indices.dtype != torch.int64:
         raise _broken(objective, "epoch_indices must return an (M,) int64 tensor", stage, found=_kind(indices))
     indices = indices.cpu()
@@ -168,11 +139,7 @@ def checked_indices(objective: Objective, indices: object, num_images: int, stag
 
 
 def scale_of(schedule: Schedule, epoch: float, num_epochs: float) -> float:
-    """The factor on the learning rate.
-
-    Raises:
-        RunFailedError: it is no finite number, or negative.
-    """
+    """The factor on the learning rate."""
     value: object = schedule.scale(epoch, num_epochs)
     number = finite_number(value)
     if number is None or number < 0.0:
@@ -182,11 +149,7 @@ def scale_of(schedule: Schedule, epoch: float, num_epochs: float) -> float:
 
 
 def check_schedule(schedule: Schedule, num_epochs: float) -> None:
-    """Ask for factors all over the training, forwards and back: they may depend on the epoch alone, or a resumed run would have others.
-
-    Raises:
-        PluginError: a factor is none, or changes from one call to the next.
-    """
+    """Ask for factors all over the training, forwards and back: they may depend on the epoch alone, or a resumed run would have others."""
     epochs = [num_epochs * probe / (_NUM_PROBES - 1) for probe in range(_NUM_PROBES)]
     try:
         forwards, backwards = ({epoch: scale_of(schedule, epoch, num_epochs) for epoch in order} for order in (epochs, epochs[::-1]))
@@ -199,11 +162,7 @@ def check_schedule(schedule: Schedule, num_epochs: float) -> None:
 
 
 def checked_notes(schedule: Schedule, num_epochs: float) -> tuple[str, ...]:
-    """What ``notes`` returned.
-
-    Raises:
-        PluginError: it is no sequence of sentences.
-    """
+    """What ``notes`` returned."""
     notes: object = schedule.notes(num_epochs)
     if isinstance(notes, str) or not isinstance(notes, Sequence) or not all(isinstance(note, str) for note in notes):
         raise PluginError(f"{provenance_of(type(schedule))}: notes must return a tuple of sentences", found=notes)
@@ -211,13 +170,8 @@ def checked_notes(schedule: Schedule, num_epochs: float) -> tuple[str, ...]:
 
 
 def scheduled_value(objective: Objective, name: str, value: object, progress: float, stage: str) -> float:
-    """One of the values of ``Objective.schedules``.
-
-    Raises:
-        RunFailedError: it is no finite number.
-    """
-    number = finite_number(value)
-    if number is None:
+    """One of the values of ``Objective.schedules``."""
+    if (number := finite_number(value)) is None:
         raise _broken(objective, f"schedule {name!r} must return a finite number at progress {progress:.4g}", stage, found=value)
     return number
 

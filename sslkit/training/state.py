@@ -226,21 +226,13 @@ class TrainState(TrainContext):
         return tensors, {"counters": counters, "optimizers": optimizers}
 
     def capture_optimizers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Their part of it.
-
-        Raises:
-            PluginError: one keeps what cannot be saved.
-        """
+        """Their part of it; a ``PluginError`` where one keeps what cannot be saved."""
         captured = {phase: capture_optimizer(optimizer, f"optimizer.{phase}") for phase, optimizer in self.optimizers.items()}
         tensors = {name: tensor for _, own in captured.values() for name, tensor in own.items()}
         return {phase: plain for phase, (plain, _) in captured.items()}, tensors
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Resume from what :meth:`capture` gave.
-
-        Raises:
-            ArtifactError: the checkpoint belongs to another model or to other data.
-        """
+        """Resume from what :meth:`capture` gave; an ``ArtifactError`` where that belongs to another model or to other data."""
         try:
             self._restore(*checkpoint)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
