@@ -115,8 +115,6 @@ def test_what_cannot_work_is_refused_before_anything_is_computed(kind: Any):
     check(layers=("stem", "body"), batch_size=30)
     with pytest.raises(OptionError, match=r"^layers: layer does not exist in this backbone; found 'conv2'; allowed: stem, body$"):
         check(layers=("stem", "conv2"))
-    with pytest.raises(OptionError, match=r"^layers: is empty"):
-        check(layers=())
     with pytest.raises(OptionError, match=r"^batch_size: is larger than the data \(30 images\); found 31; allowed: 1 to 30$"):
         check(batch_size=31)
 

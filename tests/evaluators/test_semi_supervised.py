@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 import sslkit.evaluators.few_labels as module
-from sslkit import ArtifactError, Augment, DataError, FeatureInfo, LabeledData, OptionError, RunInterruptedError, SemiSupervised
+from sslkit import ArtifactError, Augment, DataError, LabeledData, OptionError, RunInterruptedError, SemiSupervised
 from sslkit.data.arrays import ArraySet
 from sslkit.evaluators import feature_cache as frozen_trunk
 from sslkit.evaluators.classifier import Fitted, fit_classifier
@@ -286,9 +286,6 @@ def test_what_does_not_fit_the_data_or_the_network_is_refused():
         semi(layers=("conv2",)).check(backbone, DATA)
     with pytest.raises(OptionError, match=r"^batch_size: is larger than the data \(30 images\)"):
         semi(batch_size=31).check(backbone, DATA)
-    backbone.feature_info = (*backbone.feature_info, FeatureInfo("logits", 8, 1, "vector"))
-    with pytest.raises(OptionError, match=r"^layers: a convolution needs a map or tokens"):
-        semi(layers=("logits",), head="conv").check(backbone, DATA)
 
 
 def test_the_smallest_class_decides():
