@@ -366,19 +366,6 @@ def test_a_roll_back_needs_a_folder():
         run(Brightness(), forgiving(1))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"retries": -1}, "^retries: must not be negative; found -1"),
-        ({"lr_factor": 1.0}, "^lr_factor: must lower the learning rate; found 1.0; allowed: 0 < lr_factor < 1"),
-        ({"lr_factor": 0.0}, "^lr_factor: must lower"),
-    ],
-)
-def test_wrong_ways_to_retry_are_refused(options: dict, message: str):
-    with pytest.raises(OptionError, match=message):
-        OnNan(**options)
-
-
 # -------------------------------------------------------------------------------------------------------------- checkpoints
 
 
