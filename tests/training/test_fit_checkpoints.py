@@ -44,7 +44,6 @@ from tests.training.brightness import (
     Brightness,
     assert_same_state,
     interrupt,
-    logged,
     run,
     stop_after,
     told,
@@ -629,32 +628,3 @@ def test_a_fit_that_was_stopped_may_be_called_again_with_its_context(tmp_path: P
     assert fit(resumed, loader, None, TrainingOptions(epochs=2, batch_size=8), context).steps == 6
     fit(whole, loader, None, TrainingOptions(epochs=2, batch_size=8), make_context())
     assert_same_state(resumed, whole)
-
-
-def test_momenta_have_their_parameters_layout_again_after_resuming(tmp_path: Path):
-    seen: list[bool] = []
-
-    class Watching(Brightness):
-        def on_before_step(self, phase, context) -> None:
-            assert isinstance(context, TrainState)
-            if context.step < 4:
-                return
-            entries = context.optimizers["main"].state.items()
-            seen.extend(value["momentum_buffer"].stride() == parameter.stride() for parameter, value in entries)
-
-    interrupt(4, Watching(), channels_last=True, folder=tmp_path)
-    assert not seen
-    run(Watching(), channels_last=True, folder=tmp_path)
-    assert seen
-    assert all(seen)
-
-
-def test_a_mean_goes_on_after_resuming(tmp_path: Path):
-    whole: list[Event] = []
-    parts: list[Event] = []
-    run(Brightness(), log_every=4, emit=whole.append)
-    interrupt(3, Brightness(), log_every=4, emit=parts.append, folder=tmp_path)
-    run(Brightness(), log_every=4, emit=parts.append, folder=tmp_path)
-    assert logged(parts) == logged(whole)
-    assert logged(parts, "too_bright") == logged(whole, "too_bright")
-    assert len(logged(whole)) == 3  # after steps 4 and 8, and at the end
