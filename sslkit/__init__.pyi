@@ -2,7 +2,6 @@
 
 from .audit.recipe_audit import audit_recipe as audit_recipe
 from .audit.task_audit import AuditOptions as AuditOptions, audit_task as audit_task
-from .backbones.blocks import without_autocast as without_autocast
 from .backbones.from_timm import TimmBackbone as TimmBackbone
 from .backbones.nin import NIN as NIN
 from .catalog.catalog import Catalog as Catalog
@@ -47,6 +46,7 @@ from .contract.images import (
     Split as Split,
 )
 from .contract.objective import (
+    Classified as Classified,
     Mean as Mean,
     Objective as Objective,
     Prediction as Prediction,
@@ -71,6 +71,7 @@ from .report.page import write_report as write_report
 from .report.run import run_recipe as run_recipe
 from .run.artifacts import load_backbone as load_backbone
 from .run.stages import evaluate as evaluate, pretrain as pretrain
+from .training.device import without_autocast as without_autocast
 from .training.features import extract_features as extract_features
 from .training.fit import fit as fit
 from .training.optimizers import SGD as SGD, AdamW as AdamW

@@ -159,10 +159,12 @@ def _audit(
         training,
         context,
         evaluate_every=training.epochs,  # once, at the end
+        keep_logits=True,
     )
     _require_classes(bool(result.predictions), task)
-    for classifier, prediction in result.predictions.items():
-        groups, num_classes = _groups(prediction, len(heldout), task), prediction.logits.shape[1]
+    for classifier, (_, targets, num_classes, _) in result.predictions.items():
+        prediction = Prediction(result.logits[classifier], targets)
+        groups = _groups(prediction, len(heldout), task)
         yield Finding(
             source=source,
             classifier=classifier,

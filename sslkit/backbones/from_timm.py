@@ -5,7 +5,7 @@ import importlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -157,21 +157,17 @@ def _outline(model: str, config: Any, image: ImageSpec, cifar_stem: bool) -> tup
     while True:
         options = candidates.pop(0)
         try:
-            return _create_on_meta(model, options, cifar_stem), options
+            try:
+                with torch.device("meta"):
+                    return _create(model, options, cifar_stem), options
+            except (NotImplementedError, RuntimeError):  # some versions of timm read numbers from tensors while they build
+                with torch.device("cpu"), torch.random.fork_rng(devices=()):
+                    return _create(model, options, cifar_stem).to("meta"), options
         except OptionError:
             raise
         except Exception as error:  # whatever an architecture raises where it cannot be built for this image
             if not candidates or "unexpected keyword argument" not in str(error):
                 raise _refusal(model, image, error) from error
-
-
-def _create_on_meta(model: str, options: dict[str, Any], cifar_stem: bool) -> Any:
-    try:
-        with torch.device("meta"):
-            return _create(model, options, cifar_stem)
-    except (NotImplementedError, RuntimeError):  # some versions of timm read numbers from tensors while they build
-        with torch.device("cpu"), torch.random.fork_rng(devices=()):
-            return _create(model, options, cifar_stem).to("meta")
 
 
 def _create(model: str, options: dict[str, Any], cifar_stem: bool, weights: Any = None) -> Any:
@@ -226,10 +222,13 @@ def _layers(outline: Any, model: str, image: ImageSpec) -> tuple[FeatureInfo, ..
 
 
 def _describe(outline: Any, x: Tensor) -> tuple[FeatureInfo, ...]:
-    final, features = _tokens(outline, x)
-    kind: LayerKind = "tokens" if features else "map"
+    final: Any = None
+    features: list[Tensor] = []
+    with suppress(AssertionError):  # how timm's networks refuse a layout
+        final, features = outline.forward_intermediates(x, output_fmt="NLC")  # the final tokens, prefix first, and those of each block
+    kind: LayerKind = "tokens" if len({feature.shape[1] for feature in features}) == 1 else "map"  # or tokens of several resolutions
     if kind == "map":
-        features = outline.forward_intermediates(x, stop_early=True, output_fmt="NCHW", intermediates_only=True)
+        final, features = None, outline.forward_intermediates(x, stop_early=True, output_fmt="NCHW", intermediates_only=True)
     if not all(feature.numel() for feature in features):
         raise ValueError("nothing is left of them at its deepest layer")
     layers = [
@@ -242,15 +241,6 @@ def _describe(outline: Any, x: Tensor) -> tuple[FeatureInfo, ...]:
         layers.append(FeatureInfo(NORM, final.shape[2], layers[-1].reduction, "tokens"))
         layers.append(FeatureInfo(PRE_LOGITS, outline.forward_head(final, pre_logits=True).shape[1], 1, "vector"))
     return tuple(layers)
-
-
-def _tokens(outline: Any, x: Tensor) -> tuple[Any, list[Tensor]]:
-    """The final tokens, prefix first, and those of each block; nothing where the network has maps, or tokens of several resolutions."""
-    try:
-        final, features = outline.forward_intermediates(x, output_fmt="NLC")
-    except AssertionError:  # how timm's networks refuse a layout
-        return None, []
-    return (final, features) if len({feature.shape[1] for feature in features}) == 1 else (None, [])
 
 
 def _embed_patches(network: Any, x: Tensor, resample: Callable[..., Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from sslkit.contract.backbone import Backbone
 from sslkit.contract.events import Emit, tell_nobody
 from sslkit.contract.images import LabeledData
 from sslkit.contract.misspelling import Contract
-from sslkit.contract.objective import Prediction
+from sslkit.contract.objective import Classified
 from sslkit.contract.runtime import Runtime
 
 
@@ -64,7 +64,7 @@ class Evaluation(NamedTuple):
     metrics: dict[str, float]
     backbone: Backbone | None = None
     heads: Mapping[str, nn.Module] = {}
-    predictions: Mapping[str, Prediction] = {}
+    predictions: Mapping[str, Classified] = {}
 
 
 class Evaluator(Checked, Contract):

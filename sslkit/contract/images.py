@@ -137,10 +137,6 @@ class Dataset(Checked, Contract):
         return True
 
 
-MAX_CROP_PADDING = 1024
-"""A whole batch is padded at once."""
-
-
 @final
 @dataclass(frozen=True, kw_only=True)
 class Augment(Checked):
@@ -157,5 +153,3 @@ class Augment(Checked):
     def __post_init__(self) -> None:
         if self.crop_padding < 0:
             raise OptionError("crop_padding", "must not be negative", found=self.crop_padding, allowed="0 or more pixels")
-        if self.crop_padding > MAX_CROP_PADDING:
-            raise OptionError("crop_padding", "is too large", found=self.crop_padding, allowed=f"at most {MAX_CROP_PADDING:,} pixels")

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, NamedTuple, Protocol, Self, final
 
+import torch
 from torch import Generator, Tensor, nn
 
 from sslkit.contract.annotations import Checked
@@ -31,7 +32,7 @@ class Mean(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a classifier predicted and what would have been right. Gathered on held-out images, for confusion matrices and audits.
+    """What a classifier predicted in one forward pass and what would have been right.
 
     Attributes:
         logits: (M, K), detached.
@@ -40,6 +41,40 @@ class Prediction(NamedTuple):
 
     logits: Tensor
     targets: Tensor
+
+
+TOP5_FROM = 20
+"""Classes from which on the five most likely ones are worth a metric."""
+
+
+class Classified(NamedTuple):
+    """The classes that a classifier chose, without its logits: what is kept of many images does not grow with the number of classes.
+
+    Attributes:
+        classes: (M,) int64, the class with the largest logit.
+        targets: (M,) int64, the right class of each.
+        num_classes: how many there are to choose from.
+        in_top5: (M,) bool, whether the right class is among the five largest logits; None where there are fewer than 20 classes.
+    """
+
+    classes: Tensor
+    targets: Tensor
+    num_classes: int
+    in_top5: Tensor | None = None
+
+    @classmethod
+    def of(cls, logits: Tensor, targets: Tensor) -> "Classified":
+        """Reduce (M, K) logits, or other scores, with their (M,) int64 targets."""
+        scores, num_classes = logits.float(), logits.shape[1]
+        in_top5 = (scores.topk(5, dim=1).indices == targets[:, None]).any(dim=1) if num_classes >= TOP5_FROM else None
+        return cls(scores.argmax(dim=1), targets.clone(), num_classes, in_top5)
+
+    @classmethod
+    def join(cls, parts: "Sequence[Classified]") -> "Classified":
+        """Batches of one classifier, in their order, on the CPU."""
+        classes, targets, num_classes, in_top5 = zip(*parts, strict=True)
+        joined = None if in_top5[0] is None else torch.cat(in_top5).cpu()
+        return cls(torch.cat(classes).cpu(), torch.cat(targets).cpu(), num_classes[0], joined)
 
 
 class StepOutput(NamedTuple):

@@ -11,15 +11,17 @@ from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.images import Batch, LabeledData
-from sslkit.contract.objective import Mean, Objective, Prediction, StepOutput, TrainContext
+from sslkit.contract.objective import Classified, Mean, Objective, Prediction, StepOutput, TrainContext
 from sslkit.data.loader import Loader
-from sslkit.evaluators.accuracy import accuracies, is_uneven, majority
 from sslkit.evaluators.feature_cache import FeatureBank, FrozenTrunk
 from sslkit.evaluators.heads import Head, HeadKind, build_head, feature_shapes
 from sslkit.training.checkpoints import Checkpoints, identity_of
 from sslkit.training.fit import fit
 from sslkit.training.options import TrainingOptions
 from sslkit.training.seeds import derive_seed, global_seed
+
+UNEVEN = 1.5
+"""Times as many test images as the smallest class has: from there on, classes are of unlike sizes."""
 
 
 class Fitted(NamedTuple):
@@ -32,7 +34,7 @@ class Fitted(NamedTuple):
     """
 
     metrics: dict[str, float]
-    predictions: dict[str, Prediction]
+    predictions: dict[str, Classified]
 
 
 class FrozenFeatures(NamedTuple):
@@ -175,19 +177,49 @@ def fit_classifier(
     return Fitted(metrics, result.predictions)
 
 
-def accuracies_of(top1: Mapping[str, float], predictions: Mapping[str, Prediction]) -> dict[str, float]:
-    """The metrics of several layers: of each ``top1``, and what :func:`~sslkit.evaluators.accuracy.accuracies` adds; ``majority`` once.
+def accuracies_of(top1: Mapping[str, float], predictions: Mapping[str, Classified]) -> dict[str, float]:
+    """The metrics of several layers, in percent: ``top1``; ``top5`` of many classes; where classes are uneven, ``balanced``, the mean of all
+    classes' recalls, and once ``majority``, what is reached by always naming the class with the most test images.
 
     Args:
         top1: by layer, in percent.
         predictions: of the same layers, on all test images.
     """
     metrics: dict[str, float] = {}
+    targets = next(iter(predictions.values())).targets
+    uneven = is_uneven(targets)
     for layer, accuracy in top1.items():
         metrics[f"{layer}.top1"] = accuracy
-        metrics |= {f"{layer}.{name}": value for name, value in accuracies(predictions[layer]).items()}
-    some = next(iter(predictions.values()))
-    return {**metrics, "majority": majority(some)} if is_uneven(some) else metrics
+        classified = predictions[layer]
+        if classified.in_top5 is not None:
+            metrics[f"{layer}.top5"] = 100.0 * classified.in_top5.double().mean().item()
+        if uneven:
+            known = [recall for recall in recalls(classified) if recall is not None]
+            metrics[f"{layer}.balanced"] = sum(known) / len(known)
+    if uneven:
+        metrics["majority"] = 100.0 * targets.bincount().max().item() / len(targets)
+    return metrics
+
+
+def recalls(classified: Classified) -> list[float | None]:
+    """For each class, the percentage of its test images that was recognised; None for a class without any."""
+    classes, targets, num_classes, _ = classified
+    counts = targets.bincount(minlength=num_classes)
+    right = targets[classes == targets].bincount(minlength=num_classes)
+    return [100.0 * hits / number if number else None for hits, number in zip(right.tolist(), counts.tolist(), strict=True)]
+
+
+def is_uneven(targets: Tensor) -> bool:
+    """Whether some class has half as many test images again as another, classes without any left aside."""
+    counts = targets.bincount()
+    counts = counts[counts > 0]
+    return bool(counts.max() >= UNEVEN * counts.min()) and len(counts) > 1
+
+
+def few_classes(classified: Classified) -> tuple[int, int] | None:
+    """How many classes are ever predicted, of how many that test images have, where it is less than half of them; else None."""
+    named, present = (int(labels.unique().numel()) for labels in (classified.classes, classified.targets))
+    return (named, present) if 2 * named < present or (named == 1 and present > 1) else None
 
 
 def build_heads(
@@ -202,16 +234,22 @@ def build_heads(
     return heads
 
 
-def check_training(training: TrainingOptions, data: LabeledData, head: HeadKind) -> None:
-    """Refuse what a classifier cannot be trained with.
+def check_classifier(
+    option: str, layers: Sequence[str], head: HeadKind, training: TrainingOptions, backbone: Backbone, data: LabeledData
+) -> None:
+    """Refuse layers that a head cannot stand on, and what it cannot be trained with.
 
     Raises:
-        OptionError: names the option.
+        OptionError: names ``option``, of the layers, or the option of the training.
     """
+    check_layers(option, layers, backbone)
+    for layer in layers:
+        if head == "conv" and backbone.layer(layer).kind == "vector":
+            raise OptionError(option, "a convolution needs a map or tokens, and this layer is a vector", found=layer)
     training.check_batch_size(len(data.train))
     if head == "mlp" and training.batch_size == 1:
         raise OptionError("batch_size", "is too small for a head with BatchNorm", found=1, allowed="2 or more")
-    training.check_phases(Classifier.phases)
+    training.optimizers_for(Classifier.phases)
 
 
 def check_layers(option: str, layers: Sequence[str], backbone: Backbone) -> None:
@@ -227,17 +265,6 @@ def check_layers(option: str, layers: Sequence[str], backbone: Backbone) -> None
             raise OptionError(option, "layer does not exist in this backbone", found=layer, allowed=backbone.layer_names)
     if len(set(layers)) < len(layers):
         raise OptionError(option, "names a layer twice", found=list(layers))
-
-
-def check_head(option: str, kind: HeadKind, layers: Sequence[str], backbone: Backbone) -> None:
-    """Refuse a convolutional head on a layer without positions.
-
-    Raises:
-        OptionError: names ``option``.
-    """
-    for layer in layers:
-        if kind == "conv" and backbone.layer(layer).kind == "vector":
-            raise OptionError(option, "a convolution needs a map or tokens, and this layer is a vector", found=layer)
 
 
 def _labels(labels: Any) -> Tensor:

@@ -202,11 +202,16 @@ class FrozenTrunk:
         self._context = context
         self._num_drawn = training.epochs * (images_per_epoch or len(data.train))
         self._bytes_left = BUDGET
-        self._row_bytes = self._measure_row()
+        image, images, augment = data.train.image, data.train, training.augment
+        blank = torch.zeros(1, image.num_chs, image.height, image.width, dtype=torch.uint8, device=context.device)
+        self._row_bytes = sum(features.nbytes for features in self._features(blank).values())  # of one image
         self.test = self._bank(data.test, None, Augment(), instead_of=len(data.test) * len(subsets))
         if self.test is not None:
             self._bytes_left -= self.test.num_rows * self._row_bytes
-        self._shared = self._bank_of_all(subsets)
+        # One bank for all fits, if that is less work than one for each: where their subsets overlap.
+        chosen = [torch.arange(len(images)) if subset is None else subset for subset in subsets]
+        alone = sum(min(len(members) * num_copies(augment), self._num_drawn) for members in chosen)
+        self._shared = self._bank(images, torch.cat(chosen).unique(), augment, instead_of=alone)
 
     def train(self, subset: Tensor | None) -> FeatureBank | None:
         """Features of a fit's training images, if they are worth keeping.
@@ -218,16 +223,9 @@ class FrozenTrunk:
 
     def _bank(self, images: ImageSet, members: Tensor | None, options: Augment, *, instead_of: int) -> FeatureBank | None:
         """A bank that takes fewer images through the network than fits would without it, and no more memory than is left."""
-        members = _all_of(images) if members is None else members
+        members = torch.arange(len(images)) if members is None else members
         bank = FeatureBank(self._features, images, members, options, batch_size=self._training.batch_size, context=self._context)
         return bank if bank.num_rows < instead_of and bank.num_rows * self._row_bytes <= self._bytes_left else None
-
-    def _bank_of_all(self, subsets: Sequence[Tensor | None]) -> FeatureBank | None:
-        """One bank for all fits, if that is less work than one for each: where their subsets overlap."""
-        images, augment = self._data.train, self._training.augment
-        chosen = [_all_of(images) if subset is None else subset for subset in subsets]
-        alone = sum(min(len(members) * num_copies(augment), self._num_drawn) for members in chosen)
-        return self._bank(images, torch.cat(chosen).unique(), augment, instead_of=alone)
 
     def _features(self, images: Tensor) -> dict[str, Tensor]:
         """(N, C, H, W) uint8 images -> what the heads' trained parts take."""
@@ -235,16 +233,6 @@ class FrozenTrunk:
         with torch.no_grad(), evaluating(self._backbone), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             features = self._backbone(images, list(self._heads))
             return {layer: head.condense(features[layer]) for layer, head in self._heads.items()}
-
-    def _measure_row(self) -> int:
-        """Bytes of one image's features."""
-        image = self._data.train.image
-        blank = torch.zeros(1, image.num_chs, image.height, image.width, dtype=torch.uint8, device=self._context.device)
-        return sum(features.nbytes for features in self._features(blank).values())
-
-
-def _all_of(images: ImageSet) -> Tensor:
-    return torch.arange(len(images))
 
 
 # ------------------------------------------------------------------------------------------------------------------ copies

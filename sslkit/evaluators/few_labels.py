@@ -1,30 +1,28 @@
-"""Few labels: accuracy against the number of labels per class."""
+"""Few labels: which training images they are, and accuracy against the number of labels per class."""
 
 import copy
 import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Literal, final
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor
 from typing_extensions import override
 
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
 from sslkit.contract.images import LabeledData
-from sslkit.evaluators.classifier import build_heads, check_head, check_layers, check_training, fit_classifier
+from sslkit.evaluators.classifier import Fitted, build_heads, check_classifier, fit_classifier
 from sslkit.evaluators.feature_cache import FrozenTrunk
 from sslkit.evaluators.heads import HeadKind
-from sslkit.evaluators.label_subsets import Selection, select_per_class, smallest_class
 from sslkit.training.options import TrainingOptions
 from sslkit.training.seeds import derive_seed, make_generator
 
-MAX_SUBSETS = 1000
-"""Each is a classifier to train."""
+Selection = Literal["first", "random"]
 
-MAX_IMAGES_PER_EPOCH = 1_000_000_000
-"""The order of an epoch is in memory at once."""
+MAX_SUBSETS = 1000
+"""All are drawn before the first is trained with, to find which features are worth keeping."""
 
 
 @final
@@ -75,8 +73,6 @@ class SemiSupervised(TrainingOptions, Evaluator):
             raise OptionError(
                 "images_per_epoch", "is smaller than a batch", found=self.images_per_epoch, allowed=f"{self.batch_size} or more"
             )
-        if self.images_per_epoch is not None and self.images_per_epoch > MAX_IMAGES_PER_EPOCH:
-            raise OptionError("images_per_epoch", "is too large", found=self.images_per_epoch, allowed=f"at most {MAX_IMAGES_PER_EPOCH:,}")
 
     @property
     def subset_counts(self) -> dict[int, int]:
@@ -91,10 +87,8 @@ class SemiSupervised(TrainingOptions, Evaluator):
 
     @override
     def check(self, backbone: Backbone, data: LabeledData) -> None:
-        check_layers("layers", self.layers, backbone)
-        check_head("layers", self.head, self.layers, backbone)
-        check_training(self, data, self.head)
-        available = smallest_class(_train_labels(data))
+        check_classifier("layers", self.layers, self.head, self, backbone, data)
+        available = int(_train_labels(data).unique(return_counts=True)[1].min())  # images of the smallest class
         if max(self.labels_per_class) > available:
             raise OptionError(
                 "labels_per_class", "more than the smallest class has", found=max(self.labels_per_class), allowed=f"at most {available}"
@@ -104,14 +98,14 @@ class SemiSupervised(TrainingOptions, Evaluator):
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
         """Reports ``<layer>.k<K>.top1``, and ``.top1_std`` where there are several subsets."""
         metrics: dict[str, float] = {}
-        subsets = {num_labels: list(self._subsets(num_labels, data, context)) for num_labels in self.labels_per_class}
+        subsets = {num_labels: self._subsets(num_labels, data, context) for num_labels in self.labels_per_class}
         trunk = None
         if self.freeze:  # what all fits share
             heads = build_heads(self.head, self.layers, backbone, data, context)
-            chosen = [subset for named in subsets.values() for _, subset in named]
+            chosen = [subset for named in subsets.values() for subset in named.values()]
             trunk = FrozenTrunk(backbone, heads, data, self, context, subsets=chosen, images_per_epoch=self.images_per_epoch)
         for num_labels, named in subsets.items():
-            runs = [self._fit(backbone, trunk, subset, data, replace(context, part=part)) for part, subset in named]
+            runs = [self._fit(backbone, trunk, subset, data, replace(context, part=part)).metrics for part, subset in named.items()]
             for layer in self.layers:
                 for measure in ("top1", "top5", "balanced"):
                     values = [run[f"{layer}.{measure}"] for run in runs if f"{layer}.{measure}" in run]
@@ -122,24 +116,56 @@ class SemiSupervised(TrainingOptions, Evaluator):
             metrics |= {"majority": runs[0]["majority"]} if "majority" in runs[0] else {}
         return Evaluation(metrics)
 
-    def _subsets(self, num_labels: int, data: LabeledData, context: RunContext) -> Iterator[tuple[str, Tensor]]:
-        """The name and the training images of each fit with ``num_labels`` labels; the stage's name has no influence on them."""
+    def _subsets(self, num_labels: int, data: LabeledData, context: RunContext) -> dict[str, Tensor]:
+        """The training images of each fit with ``num_labels`` labels, by its part; the stage's name has no influence on them."""
         count = self.subset_counts[num_labels]
+        subsets = {}
         for index in range(count):
+            part = f"k{num_labels}" if count == 1 else f"k{num_labels}-{index + 1}"
             generator = make_generator(derive_seed(context.seed, "labels", num_labels, index))
-            subset = select_per_class(_train_labels(data), num_labels, self.selection, generator)
-            yield (f"k{num_labels}" if count == 1 else f"k{num_labels}-{index + 1}"), subset
+            subsets[part] = select_per_class(_train_labels(data), num_labels, self.selection, generator)
+        return subsets
 
-    def _fit(
-        self, backbone: Backbone, trunk: FrozenTrunk | None, subset: Tensor, data: LabeledData, context: RunContext
-    ) -> dict[str, float]:
+    def _fit(self, backbone: Backbone, trunk: FrozenTrunk | None, subset: Tensor, data: LabeledData, context: RunContext) -> Fitted:
         network = backbone if self.freeze else copy.deepcopy(backbone)
-        heads = build_heads(self.head, self.layers, network, data, context)
-        size = self.images_per_epoch
-        fitted = fit_classifier(
-            network, heads, data, self, context, freeze=self.freeze, subset=subset, images_per_epoch=size, trunk=trunk, metrics_only=True
+        return fit_classifier(
+            network,
+            build_heads(self.head, self.layers, network, data, context),
+            data,
+            self,
+            context,
+            freeze=self.freeze,
+            subset=subset,
+            images_per_epoch=self.images_per_epoch,
+            trunk=trunk,
+            metrics_only=True,
         )
-        return fitted.metrics
+
+
+def select_per_class(labels: Tensor, labels_per_class: int, selection: Selection, generator: Generator) -> Tensor:
+    """Choose the same number of images of every class.
+
+    Args:
+        labels: (N,) int64.
+        labels_per_class: how many to choose of each class.
+        selection: ``first`` in dataset order (the RotNet reference code's choice), or ``random``.
+        generator: on the CPU; used by ``random`` only.
+
+    Returns:
+        (num_classes * labels_per_class,) int64 indices, ordered.
+
+    Raises:
+        DataError: a class has fewer images.
+    """
+    chosen = []
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero().flatten()
+        if len(members) < labels_per_class:
+            allowed = f"at most {len(members)} labels per class"
+            raise DataError(f"class {label} has {len(members)} images", found=labels_per_class, allowed=allowed)
+        order = torch.randperm(len(members), generator=generator) if selection == "random" else torch.arange(len(members))
+        chosen.append(members[order[:labels_per_class]])
+    return torch.cat(chosen).sort().values
 
 
 def _train_labels(data: LabeledData) -> Tensor:

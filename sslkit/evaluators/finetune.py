@@ -8,7 +8,7 @@ from typing_extensions import override
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
 from sslkit.contract.images import LabeledData
-from sslkit.evaluators.classifier import build_heads, check_head, check_layers, check_training, fit_classifier
+from sslkit.evaluators.classifier import build_heads, check_classifier, fit_classifier
 from sslkit.evaluators.heads import HeadKind
 from sslkit.training.options import TrainingOptions
 
@@ -33,10 +33,7 @@ class EndToEnd(TrainingOptions, Evaluator):
 
     @override
     def check(self, backbone: Backbone, data: LabeledData) -> None:
-        layer = self.layer_in(backbone)
-        check_layers("layer", [layer], backbone)
-        check_head("layer", self.head, [layer], backbone)
-        check_training(self, data, self.head)
+        check_classifier("layer", [self.layer_in(backbone)], self.head, self, backbone, data)
 
     def layer_in(self, backbone: Backbone) -> str:
         """The layer under the head."""

@@ -10,9 +10,10 @@ from torch import Size, Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from sslkit.backbones.blocks import init_weights, nin_block, without_autocast
+from sslkit.backbones.nin import init_weights, nin_block
 from sslkit.contract.backbone import Backbone, FeatureInfo, LayerKind, pool
 from sslkit.contract.images import ImageSpec
+from sslkit.training.device import without_autocast
 from sslkit.training.features import evaluating
 
 HeadKind = Literal["linear", "mlp", "conv"]
@@ -62,7 +63,6 @@ class LinearHead(Head):
         self.apply(init_weights)
 
     @override
-    @override
     def condense(self, features: Tensor) -> Tensor:
         """(N, num_chs), averaged over positions."""
         return pool(features, self._kind)
@@ -86,7 +86,10 @@ class MLPHead(Head):
         super().__init__()
         hidden = min(20 * num_classes, 2048) if hidden is None else hidden
         self._kind: LayerKind = info.kind
-        self._grid = _flat_grid(shape) if info.kind == "map" else None
+        self._grid: tuple[int, int] | None = None  # to pool a map to before it is flattened; None where it is small enough as it is
+        if info.kind == "map" and math.prod(shape) > MAX_FLAT_FEATURES:
+            side = max(1, math.isqrt(MAX_FLAT_FEATURES // info.num_chs))
+            self._grid = min(side, shape[1]), min(side, shape[2])
         positions = 1 if self._kind != "map" else math.prod(self._grid or shape[1:])
         self.layers = nn.Sequential(
             nn.Linear(info.num_chs * positions, hidden, bias=False),
@@ -99,7 +102,6 @@ class MLPHead(Head):
         )
         self.apply(init_weights)
 
-    @override
     @override
     def condense(self, features: Tensor) -> Tensor:
         """(N, D), a map flattened and tokens averaged."""
@@ -133,7 +135,6 @@ class ConvHead(Head):
         self.linear = nn.Linear(width, num_classes)
         self.apply(init_weights)
 
-    @override
     @override
     def condense(self, features: Tensor) -> Tensor:
         """(N, num_chs, h, w)."""
@@ -169,12 +170,3 @@ def feature_shapes(backbone: Backbone, layers: Sequence[str], image: ImageSpec) 
     blank = torch.zeros(1, image.num_chs, image.height, image.width, dtype=torch.uint8, device=backbone.mean.device)
     with torch.no_grad(), evaluating(backbone):
         return {layer: features.shape[1:] for layer, features in backbone(blank, layers).items()}
-
-
-def _flat_grid(shape: Size) -> tuple[int, int] | None:
-    """The grid to pool a (C, h, w) map to before flattening; None where it is small enough as it is."""
-    num_chs, height, width = shape
-    if num_chs * height * width <= MAX_FLAT_FEATURES:
-        return None
-    side = max(1, math.isqrt(MAX_FLAT_FEATURES // num_chs))
-    return min(side, height), min(side, width)

@@ -12,7 +12,7 @@ from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
 from sslkit.contract.images import LabeledData
-from sslkit.contract.objective import Prediction
+from sslkit.contract.objective import Classified
 from sslkit.data.loader import Loader
 from sslkit.evaluators.classifier import accuracies_of, check_layers
 from sslkit.training.device import tf32
@@ -71,8 +71,8 @@ class KNN(Evaluator):
         for layer in self.layers:
             features = bank[layer].to(context.device), data.train.labels.to(context.device), queries[layer].to(context.device)
             votes = vote(*features, data.num_classes, k=self.k, temperature=self.temperature).cpu()
-            top1[layer] = 100.0 * (votes.argmax(dim=1) == data.test.labels).double().mean().item()
-            predictions[layer] = Prediction(votes, data.test.labels)
+            predictions[layer] = classified = Classified.of(votes, data.test.labels)
+            top1[layer] = 100.0 * (classified.classes == classified.targets).double().mean().item()
         return Evaluation(accuracies_of(top1, predictions), predictions=predictions)
 
 

@@ -9,12 +9,9 @@ from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import OptionError
 from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
 from sslkit.contract.images import LabeledData
-from sslkit.evaluators.classifier import build_heads, check_head, check_layers, check_training, fit_classifier
+from sslkit.evaluators.classifier import build_heads, check_classifier, fit_classifier
 from sslkit.evaluators.heads import HeadKind
 from sslkit.training.options import TrainingOptions
-
-MAX_WIDTH = 65_536
-"""Of hidden layers and blocks: two hidden layers of this width have four thousand million weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +33,19 @@ class Probe(TrainingOptions, Evaluator):
 
     @override
     def check(self, backbone: Backbone, data: LabeledData) -> None:
-        check_layers("layers", self.layers, backbone)
-        check_head("layers", self.head, self.layers, backbone)
-        check_training(self, data, self.head)
+        check_classifier("layers", self.layers, self.head, self, backbone, data)
+
+    @override
+    def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
+        """Reports ``<layer>.top1``."""
+        heads = build_heads(self.head, self.layers, backbone, data, context, width=self.head_width)
+        fitted = fit_classifier(backbone, heads, data, self, context, freeze=True)
+        return Evaluation(fitted.metrics, heads=heads, predictions=fitted.predictions)
+
+    @property
+    def head_width(self) -> int | None:
+        """Of the head's hidden layers or block; None: the paper's."""
+        return None
 
 
 @final
@@ -47,11 +54,6 @@ class LinearProbe(Probe):
     """Global average pooling and one linear layer."""
 
     head = "linear"
-
-    @override
-    def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
-        """Reports ``<layer>.top1``."""
-        return _probe(self, backbone, data, context)
 
 
 @final
@@ -70,10 +72,10 @@ class MLPProbe(Probe):
         TrainingOptions.__post_init__(self)
         _check_width("hidden", self.hidden)
 
+    @property
     @override
-    def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
-        """Reports ``<layer>.top1``."""
-        return _probe(self, backbone, data, context, width=self.hidden)
+    def head_width(self) -> int | None:
+        return self.hidden
 
 
 @final
@@ -92,20 +94,12 @@ class ConvProbe(Probe):
         TrainingOptions.__post_init__(self)
         _check_width("width", self.width)
 
+    @property
     @override
-    def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
-        """Reports ``<layer>.top1``."""
-        return _probe(self, backbone, data, context, width=self.width)
+    def head_width(self) -> int | None:
+        return self.width
 
 
 def _check_width(option: str, width: int | None) -> None:
     if width is not None and width < 1:
         raise OptionError(option, "must be positive", found=width, allowed="1 or more")
-    if width is not None and width > MAX_WIDTH:
-        raise OptionError(option, "is too large", found=width, allowed=f"at most {MAX_WIDTH:,}")
-
-
-def _probe(probe: Probe, backbone: Backbone, data: LabeledData, context: RunContext, *, width: int | None = None) -> Evaluation:
-    heads = build_heads(probe.head, probe.layers, backbone, data, context, width=width)
-    fitted = fit_classifier(backbone, heads, data, probe, context, freeze=True)
-    return Evaluation(fitted.metrics, heads=heads, predictions=fitted.predictions)

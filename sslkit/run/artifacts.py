@@ -14,7 +14,7 @@ from sslkit.contract.backbone import Backbone
 from sslkit.contract.class_address import address_of
 from sslkit.contract.errors import ArtifactError, PluginError, RecipeError, did_you_mean
 from sslkit.contract.images import ImageSpec
-from sslkit.contract.objective import Prediction
+from sslkit.contract.objective import Classified
 from sslkit.recipe.bundled import bundled_weights
 from sslkit.recipe.describe import build_backbone_options, describe_backbone_options
 from sslkit.run.weights_file import read_weights
@@ -88,12 +88,12 @@ def weights_path(folder: Path, snapshot: int | None) -> Path:
     return folder / BACKBONE if snapshot is None else folder / SNAPSHOTS / f"epoch-{snapshot:04d}.safetensors"
 
 
-def save_predictions(folder: Path, predictions: Mapping[str, Prediction]) -> None:
+def save_predictions(folder: Path, predictions: Mapping[str, Classified]) -> None:
     """Write the chosen and the right class of every test image, for each classifier."""
     tensors: dict[str, Tensor] = {}
-    for name, prediction in predictions.items():
-        tensors[f"{name}/classes"] = prediction.logits.argmax(dim=1).to(torch.int32)
-        tensors[f"{name}/targets"] = prediction.targets.to(torch.int32)
+    for name, classified in predictions.items():
+        tensors[f"{name}/classes"] = classified.classes.to(torch.int32)
+        tensors[f"{name}/targets"] = classified.targets.to(torch.int32)
     save_tensors(folder / PREDICTIONS, tensors)
 
 

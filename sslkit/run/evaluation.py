@@ -9,9 +9,9 @@ from sslkit.contract.errors import DataError, RunFailedError
 from sslkit.contract.evaluator import Evaluator, RunContext
 from sslkit.contract.events import Notice
 from sslkit.contract.images import LabeledData
-from sslkit.contract.objective import Prediction
+from sslkit.contract.objective import Classified
 from sslkit.data.cache import OpenedDataset, class_counts
-from sslkit.evaluators.accuracy import few_classes, recalls
+from sslkit.evaluators.classifier import few_classes, recalls
 from sslkit.run.stage_folder import Outcome, StageFolder, StageResult, begin
 from sslkit.run.surroundings import Surroundings
 from sslkit.storage.identity import CODE, plain, state_hash
@@ -59,7 +59,7 @@ def _work(stage: StageFolder, evaluator: Evaluator, data: LabeledData, opened: O
         "images_per_class": {split: class_counts(images) for split, images in data._asdict().items()},
     }
     if evaluation.predictions:
-        facts["recall"] = {name: recalls(prediction) for name, prediction in evaluation.predictions.items()}
+        facts["recall"] = {name: recalls(classified) for name, classified in evaluation.predictions.items()}
         _warn_of_few_classes(evaluation.predictions, context)
     if evaluator.frozen:
         facts["frozen_backbone"] = {"sha256_before": before, "sha256_after": (after := state_hash(backbone))}
@@ -71,9 +71,9 @@ def _work(stage: StageFolder, evaluator: Evaluator, data: LabeledData, opened: O
     return Outcome(evaluation.metrics, evaluation.backbone, evaluation.heads, evaluation.predictions, facts)
 
 
-def _warn_of_few_classes(predictions: Mapping[str, Prediction], context: RunContext) -> None:
+def _warn_of_few_classes(predictions: Mapping[str, Classified], context: RunContext) -> None:
     """A classifier that names few of its classes has often learnt nothing, whatever its accuracy."""
-    found = {name: few for name, prediction in predictions.items() if (few := few_classes(prediction))}
+    found = {name: few for name, classified in predictions.items() if (few := few_classes(classified))}
     if found:
         few = ", ".join(f"{name} {named} of {present}" for name, (named, present) in found.items())
         context.emit(Notice(stage=context.stage, message=f"few classes are ever predicted: {few} that the test images have"))

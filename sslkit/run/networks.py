@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.blame import blaming
 from sslkit.contract.errors import BackboneError, DataError, OptionError, PluginError, RecipeError
@@ -14,6 +16,7 @@ from sslkit.recipe.describe import BackboneOptions
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import BEGINNINGS, PretrainStage, Stage
 from sslkit.run.artifacts import load_weights, weights_path
+from sslkit.training.device import explaining_breakdown
 from sslkit.training.seeds import derive_seed, global_seed
 
 
@@ -29,7 +32,8 @@ def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
 
 def built(options: BackboneOptions, image: ImageSpec, seed: int) -> Backbone:
     """A network as its options say. Random weights depend on the run's seed alone, so that every untrained stage starts from the same."""
-    with global_seed(derive_seed(seed, "backbone")):
+    cpu = torch.device("cpu")
+    with explaining_breakdown("the construction of the backbone", cpu), global_seed(derive_seed(seed, "backbone")):
         return options.build(image)
 
 

@@ -17,7 +17,7 @@ from sslkit.run.evaluation import evaluation_data
 from sslkit.run.networks import backbone_image, check_pretraining, check_requirements, located
 from sslkit.training.device import explaining_breakdown
 from sslkit.training.handover import check_objective, check_schedule
-from sslkit.training.phase_optimizers import build_optimizers
+from sslkit.training.optimizers import build_optimizers
 from sslkit.training.seeds import global_seed
 
 T = TypeVar("T")
@@ -161,7 +161,7 @@ class Preflight:
                 objective = stage.task.build_objective(backbone, info)
             with located(f"stages.{stage.name}"):
                 check_objective(objective)
-                build_optimizers(objective, stage.training)
+                build_optimizers(objective, stage.training.optimizers_for(objective.phases))
 
         _on_meta_or_cpu(check)
 

@@ -19,7 +19,7 @@ from sslkit.contract.errors import ArtifactError
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Event, Notice, StageEnd, StageSkipped, StageStart
 from sslkit.contract.images import ImageSet
-from sslkit.contract.objective import Prediction
+from sslkit.contract.objective import Classified
 from sslkit.data.cache import OpenedDataset
 from sslkit.data.duplicates import Duplicates
 from sslkit.data.loader import decoding_with
@@ -74,7 +74,7 @@ class Outcome(NamedTuple):
     metrics: dict[str, float]
     backbone: Backbone | None = None
     heads: Mapping[str, nn.Module] = {}
-    predictions: Mapping[str, Prediction] = {}
+    predictions: Mapping[str, Classified] = {}
     facts: Mapping[str, Any] = {}
 
 
@@ -183,7 +183,7 @@ class StageFolder:
         return backbone
 
     def finish(self, outcome: Outcome) -> StageResult:
-        """Write weights first and the artifact last: a stage is finished when its artifact says so. Checkpoints are then of no use."""
+        """Write weights first and the artifact last: a stage is finished when its artifact says so."""
         # Seconds of earlier, interrupted starts are not in the sum: nobody measured them.
         seconds = time.perf_counter() - self._started
         backbone = None if outcome.backbone is None else outcome.backbone.cpu().eval()
@@ -287,12 +287,13 @@ class StageFolder:
         artifact |= {**outcome.facts, "skipped_files": list(self._skipped), "seconds": round(seconds, 3)}
         artifact |= {"device": describe_device(self.context.device), "finished": timestamp(), "environments": self._environments}
         write_json(self._folder / ARTIFACT, {**artifact, "identity": self._identity, "fingerprint": self._fingerprint})
-        _remove_checkpoints(self._folder)
+        _remove_checkpoints(self._folder, keep_last=self._kind == "pretrain")
 
     def _result(self) -> StageResult:
         """What an earlier start has left."""
         assert self._folder is not None
-        _remove_checkpoints(self._folder)  # of a start that was killed between its last two writes
+        # Of a start that was killed between its last two writes.
+        _remove_checkpoints(self._folder, keep_last=self._kind == "pretrain")
         path, trained = self._folder / BACKBONE, None
         if "backbone" in self._artifact:
             if not path.exists():
@@ -304,5 +305,7 @@ class StageFolder:
         return StageResult(dict(self._artifact["metrics"]), trained, self._folder, self._fingerprint)
 
 
-def _remove_checkpoints(folder: Path) -> None:
-    remove(folder.glob("checkpoint-*"))
+def _remove_checkpoints(folder: Path, *, keep_last: bool = False) -> None:
+    """All of them, or all but the last, with which a longer pretraining will continue."""
+    last = max(folder.glob(f"checkpoint-{'[0-9]' * 9}.safetensors"), default=None) if keep_last else None
+    remove(path for path in folder.glob("checkpoint-*") if path != last)

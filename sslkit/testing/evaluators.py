@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
 from sslkit.contract.images import ImageSet, ImageSpec, LabeledData
+from sslkit.contract.objective import Classified
 from sslkit.contract.runtime import Runtime
 from sslkit.testing.promises import check_options, check_requirements, check_same, load_state, promises_of, require, state_of
 from sslkit.testing.specimens import CPU, IMAGE, Build, LabelsOnly, TinyBackbone, build_seeded, labeled_set
@@ -94,13 +95,15 @@ def _check_metrics(evaluation: Evaluation) -> None:
 
 
 def _check_predictions(evaluation: Evaluation, data: LabeledData) -> None:
-    for name, (logits, targets) in evaluation.predictions.items():
-        found, expected = (tuple(logits.shape), tuple(targets.shape)), ((len(data.test), data.num_classes), (len(data.test),))
-        promise = f"prediction {name!r} must be logits {expected[0]} and targets {expected[1]}, of every test image and every class"
-        require(found == expected, f"{promise}, and has the shapes {found[0]} and {found[1]}")
-        require(
-            data.test.labels is None or torch.equal(targets, data.test.labels), f"the targets of prediction {name!r} must be the labels"
-        )
+    for name, prediction in evaluation.predictions.items():
+        promise = f"prediction {name!r} must be Classified.of(logits, targets)"
+        require(isinstance(prediction, Classified), f"{promise}, and its type is {type(prediction).__name__}")
+        shapes, expected = [tuple(values.shape) for values in prediction[:2]], (len(data.test),)
+        require(shapes == [expected] * 2, f"{promise} of every test image, {expected}, and has the shapes {shapes[0]} and {shapes[1]}")
+        num_classes = prediction.num_classes
+        require(num_classes == data.num_classes, f"{promise} of every class, {data.num_classes}, and is of {num_classes}")
+        labels = data.test.labels
+        require(labels is None or torch.equal(prediction.targets, labels), f"the targets of prediction {name!r} must be the labels")
 
 
 def _check_left(evaluator: Evaluator, evaluation: Evaluation, fresh: Backbone) -> None:

@@ -41,7 +41,9 @@ class Checkpoint(NamedTuple):
 class Checkpoints:
     """The checkpoints of one fit in its stage's folder, or none where the stage has no folder.
 
-    Besides the last few there may be a rollback point, which stays until the next one: what a fit goes back to when it diverges.
+    Besides the last few there may be a rollback point, which stays until the next one: what a fit goes back to when it diverges. A disk
+    that refuses to keep one is a ``StorageError``, and the earlier ones are still there; a file of another version of sslkit or of another
+    fit is an ``ArtifactError``.
 
     Args:
         context: of the fit.
@@ -72,23 +74,14 @@ class Checkpoints:
         return next(iter(self._newest_first()), None)
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Write the checkpoint of a step, and drop the oldest beyond those to be kept.
-
-        Raises:
-            StorageError: the disk refuses; the earlier ones are still there.
-        """
-        if self._folder is None:
-            return
+        """Write the checkpoint of a step, and drop the oldest beyond those to be kept."""
+        assert self._folder is not None
         self._write(self._folder / f"{self._prefix}{step:09d}.safetensors", step, tensors, state)
         self._since = time.monotonic()
         remove([path for path in self._newest_first() if not _is_rollback_point(path)][self._context.runtime.keep_checkpoints :])
 
     def save_rollback_point(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Write what a diverged fit goes back to. Later checkpoints are dropped, and so is the rollback point before.
-
-        Raises:
-            StorageError: the disk refuses.
-        """
+        """Write what a diverged fit goes back to. Later checkpoints are dropped, and so is the rollback point before."""
         assert self._folder is not None
         remove(path for path in self._newest_first() if _step(path) > step)
         path = self._folder / f"{self._prefix}{step:09d}{_ROLLBACK}.safetensors"
@@ -96,20 +89,12 @@ class Checkpoints:
         remove(other for other in self._newest_first() if _is_rollback_point(other) and other != path)
 
     def load_rollback_point(self) -> Checkpoint | None:
-        """What a diverged fit goes back to; None where an earlier start found it damaged and set it aside.
-
-        Raises:
-            ArtifactError: it is damaged.
-        """
+        """What a diverged fit goes back to; None where an earlier start found it damaged and set it aside."""
         found = [path for path in self._newest_first() if _is_rollback_point(path)]
         return Checkpoint(found[0], *load_tensors(found[0])) if found else None
 
     def load_latest(self) -> Checkpoint | None:
-        """The newest one that is not damaged; None where there is none, and the fit begins from the start.
-
-        Raises:
-            ArtifactError: another version of sslkit wrote it, or another fit.
-        """
+        """The newest one that is not damaged; None where there is none, and the fit begins from the start."""
         files = self._newest_first()
         for path in files:
             if (found := self._read(path)) is not None:
@@ -119,21 +104,13 @@ class Checkpoints:
         return None
 
     def save_result(self, result: Mapping[str, float]) -> None:
-        """Keep what a finished fit measured, in place of its checkpoints.
-
-        Raises:
-            StorageError: the disk refuses; the checkpoints are still there.
-        """
+        """Keep what a finished fit measured, in place of its checkpoints."""
         if self._folder is not None:
             save_tensors(self._folder / self._result_name, {}, self._stamped({"result": dict(result)}))
             remove(self._newest_first())
 
     def load_result(self) -> dict[str, float] | None:
-        """What :meth:`save_result` kept; None where the fit is not finished, or the file is damaged.
-
-        Raises:
-            ArtifactError: another version of sslkit wrote it, or another fit.
-        """
+        """What :meth:`save_result` kept; None where the fit is not finished, or the file is damaged."""
         if self._folder is None or not (path := self._folder / self._result_name).exists():
             return None
         found = self._read(path)

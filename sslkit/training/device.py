@@ -6,9 +6,9 @@ import platform
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -25,6 +25,14 @@ def autocast_of(context: RunContext) -> torch.autocast:
     """What a forward pass runs under."""
     # Not cached: before torch 2.11, weights that a teacher's pass without gradient had cast first got none in the student's.
     return torch.autocast(context.device.type, dtype=context.autocast, enabled=context.autocast is not None, cache_enabled=False)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """For what an ``argmax`` or a comparison is taken of: logits in bfloat16 tie, and a tie is an answer by chance.
+
+    Within it operations compute in the dtype of what they are given: give them float32.
+    """
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)  # torch has no autocast for meta
 
 
 @contextmanager
@@ -99,7 +107,14 @@ def tf32(*, allowed: bool) -> Iterator[None]:
     Since torch 2.9 there are newer switches, ``fp32_precision``. Setting an old one sets the newer ones with it; setting a newer one
     leaves the old as it was, and ``torch.compile``, which reads both, then fails. So the old ones are what is set here.
     """
-    matmul, convolution, newer = _matmul(), _convolution(), [(switch, switch.fp32_precision) for switch in _newer_switches()]
+    matmul, convolution, newer, backends = "highest", True, [], cast("Any", torch.backends)
+    with suppress(RuntimeError):  # somebody set a newer switch; then the old one is at its default
+        matmul = torch.get_float32_matmul_precision()
+    with suppress(RuntimeError):
+        convolution = backends.cudnn.allow_tf32
+    with suppress(AttributeError):  # there are none before torch 2.9
+        switches = (backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+        newer = [(switch, switch.fp32_precision) for switch in switches]
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
     if not allowed:  # to the old switch of convolutions that means: as torch.backends.fp32_precision says
@@ -114,33 +129,11 @@ def tf32(*, allowed: bool) -> Iterator[None]:
             switch.fp32_precision = value
 
 
-def _matmul() -> str:
-    try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:  # somebody set a newer switch; then the old one is at its default
-        return "highest"
-
-
-def _convolution() -> bool:
-    try:
-        return torch.backends.cudnn.allow_tf32
-    except RuntimeError:
-        return True
-
-
-def _newer_switches() -> list[Any]:
-    """All that the old ones move; none before torch 2.9."""
-    backends: Any = torch.backends
-    try:
-        return [backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn]
-    except AttributeError:
-        return []
-
-
 _SHORTAGE = (
     "out of memory",
     "can't allocate memory",
     "not enough memory",
+    "Storage size calculation overflowed",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "unable to find an engine to execute this computation",  # cuDNN's, when none of its algorithms gets its work space
     "Unable to find a valid cuDNN algorithm",
@@ -174,16 +167,14 @@ def explaining_breakdown(work: str, device: torch.device) -> Iterator[None]:
             raise
         raise RunFailedError(f"BatchNorm cannot normalise one value a channel in {work}", fix="raise batch_size to 2 or more") from error
     except RuntimeError as error:
-        explained = _explain(str(error), work, device)
-        if explained is None:
+        if (explained := _explain(str(error), work, device)) is None:
             raise
         raise explained from error
 
 
 def _shortage(work: str, device: torch.device) -> RunFailedError:
-    return RunFailedError(
-        f"out of memory on {device} in {work}", fix="lower batch_size or image_size, or take a smaller backbone; checkpoints are kept"
-    )
+    fix = "lower batch_size or image_size, or take a smaller backbone; checkpoints are kept"
+    return RunFailedError(f"out of memory on {device} in {work}", fix=fix)
 
 
 def _explain(text: str, work: str, device: torch.device) -> RunFailedError | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -13,13 +14,13 @@ from sslkit.contract.errors import DivergedError, OptionError, RunInterruptedErr
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Notice
 from sslkit.contract.images import Batch
-from sslkit.contract.objective import Objective, Prediction, StepOutput
+from sslkit.contract.objective import Classified, Objective, StepOutput
 from sslkit.training.checkpoints import Checkpoints, identity_of
 from sslkit.training.device import autocast_of
-from sslkit.training.divergence import LossWatch, clip_gradients, gradient_norm
 from sslkit.training.features import BatchSource, evaluating
 from sslkit.training.handover import check_objective, check_output
-from sslkit.training.measuring import StepLog, measure
+from sslkit.training.metrics import StepLog, measure
+from sslkit.training.optimizers import clip_gradients, gradient_norm
 from sslkit.training.options import TrainingOptions
 from sslkit.training.seeds import derive_seed, global_seed
 from sslkit.training.state import TrainState
@@ -31,14 +32,16 @@ class FitResult(NamedTuple):
     Attributes:
         heldout: loss and metrics on held-out images after the last step; empty without any.
         steps: optimizer steps, those before an interruption counted in.
-        predictions: on held-out images after the last step, in their order, on the CPU.
+        predictions: of every classifier on held-out images after the last step, in their order, on the CPU.
         rollbacks: how often it went back to the beginning of an epoch, to continue at a lower learning rate.
+        logits: of the same predictions, (M, K) float32 on the CPU; empty unless they were to be kept.
     """
 
     heldout: dict[str, float]
     steps: int
-    predictions: dict[str, Prediction]
+    predictions: dict[str, Classified]
     rollbacks: int
+    logits: dict[str, Tensor]
 
 
 class Snapshots(NamedTuple):
@@ -62,6 +65,7 @@ def fit(
     *,
     evaluate_every: int | None = None,
     snapshots: Snapshots | None = None,
+    keep_logits: bool = False,
 ) -> FitResult:
     """Train ``objective``; resume from the context's folder if it holds a checkpoint of this fit.
 
@@ -74,6 +78,7 @@ def fit(
         evaluate_every: epochs between measurements on held-out images; None: ten times over the fit, if it has as many epochs. They
             are measured at the end in any case, and with every snapshot.
         snapshots: networks to keep on the way.
+        keep_logits: return the logits of the predictions too, which grow with the number of classes.
 
     Raises:
         OptionError: another fit was run for the same part of the context.
@@ -92,7 +97,7 @@ def fit(
     if context.runtime.channels_last:
         objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stub lacks this overload
     with _part(context), global_seed(derive_seed(context.seed, context.stage, context.part, "global"), context.device):
-        loop = _Loop(objective, train, heldout, training, context, evaluate_every, snapshots or Snapshots(), checkpoints)
+        loop = _Loop(objective, train, heldout, training, context, evaluate_every, snapshots or Snapshots(), keep_logits, checkpoints)
         if (found := checkpoints.load_latest()) is not None:
             loop.state.restore(found)
         while True:
@@ -116,31 +121,25 @@ def _part(context: RunContext) -> Iterator[None]:
         raise
 
 
+@dataclass(eq=False)
 class _Loop:
     """One fit."""
 
-    def __init__(
-        self,
-        objective: Objective,
-        train: BatchSource,
-        heldout: BatchSource | None,
-        training: TrainingOptions,
-        context: RunContext,
-        evaluate_every: int | None,
-        snapshots: Snapshots,
-        checkpoints: Checkpoints,
-    ) -> None:
-        self.train = train
-        self.heldout = heldout
-        self.training = training
-        self.context = context
-        self.evaluate_every = evaluate_every
-        self.snapshots = snapshots
-        self.checkpoints = checkpoints
-        self.state = TrainState(objective, train, training, context)
-        self.forward = ForwardPass(objective, train.batch_size, context)
-        self.log = StepLog(self.state, context, LossWatch(checkpoints.latest))
-        self.parameters = tuple(objective.parameters())  # once: a walk through all modules takes as long as many an operation
+    objective: Objective
+    train: BatchSource
+    heldout: BatchSource | None
+    training: TrainingOptions
+    context: RunContext
+    evaluate_every: int | None
+    snapshots: Snapshots
+    keep_logits: bool
+    checkpoints: Checkpoints
+
+    def __post_init__(self) -> None:
+        self.state = TrainState(self.objective, self.train, self.training, self.context)
+        self.forward = ForwardPass(self.objective, self.train.batch_size, self.context)
+        self.log = StepLog(self.state, self.context, self.checkpoints.latest)
+        self.parameters = tuple(self.objective.parameters())  # once: a walk through all modules takes as long as many an operation
 
     def run(self) -> FitResult:
         """All epochs that are left, and the measurement after the last."""
@@ -150,11 +149,11 @@ class _Loop:
                 self._train_epoch()
             self.log.begin(epochs)  # a fit that was finished before is announced too: its last measurement comes again
             self._save()
-            measured = measure(self.heldout, state, self.context)
-        return FitResult(measured.metrics, state.step, measured.predictions, state.rollbacks)
+            measured = measure(self.heldout, state, self.context, keep_logits=self.keep_logits)
+        return FitResult(measured.metrics, state.step, measured.predictions, state.rollbacks, measured.logits)
 
     def _train_epoch(self) -> None:
-        state, context, objective = self.state, self.context, self.state.objective
+        state, context, objective = self.state, self.context, self.objective
         if state.order is None:
             state.begin_epoch()
             if self.training.on_nan.retries:
@@ -214,7 +213,7 @@ class _Loop:
     def _step(self, phase: str, views: dict[str, Tensor], num_images: int, *, logged: bool) -> None:
         """One phase: forward, backward, optimizer."""
         state, context, max_norm = self.state, self.context, self.training.clip_grad_norm
-        objective, optimizer = state.objective, state.optimizers[phase]
+        objective, optimizer = self.objective, state.optimizers[phase]
         objective.on_before_step(phase, state)
         for parameter in self.parameters:  # of every phase: a GAN's generator leaves gradients in its discriminator
             parameter.grad = None
@@ -233,21 +232,18 @@ class _Loop:
     def _pause(self, epoch: int) -> None:
         """Between two epochs: keep the network and measure it, if it is time. What is measured after the last epoch is the fit's result."""
         if kept := epoch in self.snapshots.epochs:
-            self.snapshots.keep(epoch, self.state.objective.exported_backbone())
-        if self.state.progress < 1.0 and (kept or self._is_measured(epoch)):
+            self.snapshots.keep(epoch, self.objective.exported_backbone())
+        if self.evaluate_every is None:  # ten times, of as many epochs as there are, after the last one of each tenth
+            due = 10 * (epoch - 1) // self.training.epochs < 10 * epoch // self.training.epochs
+        else:
+            due = epoch % self.evaluate_every == 0
+        if self.state.progress < 1.0 and (kept or (due and epoch > 0)):
             try:
                 measure(self.heldout, self.state, self.context)
             except RunInterruptedError:
                 self._save()
                 raise
             self.log.restart_clock()
-
-    def _is_measured(self, epoch: int) -> bool:
-        """Whether held-out images are measured after so many epochs: of as many as there are, ten, the last one of them; or every so many."""
-        if self.evaluate_every is None:
-            tenths = [10 * each // self.training.epochs for each in (epoch - 1, epoch)]
-            return epoch > 0 and tenths[0] < tenths[1]
-        return epoch > 0 and epoch % self.evaluate_every == 0
 
     def _save(self) -> None:
         self.log.check()

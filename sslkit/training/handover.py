@@ -1,6 +1,7 @@
 """What plugins hand over, checked when it arrives: later it would be a traceback far from its cause, or a wrong file.
 
-A check that passes reads no value of a tensor on a GPU.
+What breaks the contract is refused with the name of its class: with a ``PluginError`` where nothing has run yet, with a ``RunFailedError``
+afterwards. A check that passes reads no value of a tensor on a GPU.
 """
 
 import math
@@ -17,16 +18,12 @@ from sslkit.contract.errors import PluginError, RunFailedError, did_you_mean
 from sslkit.contract.evaluator import Evaluation, Evaluator
 from sslkit.contract.images import LabeledData
 from sslkit.contract.misspelling import refuse_misspelt_attributes
-from sslkit.contract.objective import Mean, Objective, Prediction, StepOutput
+from sslkit.contract.objective import Classified, Mean, Objective, Prediction, StepOutput
 from sslkit.contract.training import Schedule
 
 
 def check_objective(objective: Objective) -> None:
-    """Refuse an objective whose phases, frozen parts or schedules are not what the contract says, or that exports no backbone; its parameter groups are looked at apart.
-
-    Raises:
-        PluginError: names the objective and what is wrong with it.
-    """
+    """Before it is trained: its phases, frozen parts, schedules and backbone; its parameter groups are looked at apart."""
     if not isinstance(objective, Objective):
         raise PluginError("build_objective must return an Objective", found=objective)
     refuse_misspelt_attributes(objective, Objective)
@@ -63,21 +60,23 @@ _NUM_PROBES = 33
 
 
 def checked_evaluation(evaluator: Evaluator, evaluation: object, data: LabeledData, stage: str) -> Evaluation:
-    """What ``evaluate`` returned, its metrics as plain floats.
-
-    Raises:
-        RunFailedError: a metric is no finite number, or something else is not what :class:`Evaluation` says.
-    """
+    """What ``evaluate`` returned, its metrics as plain floats."""
     if not isinstance(evaluation, Evaluation):
         raise _broken(evaluator, "evaluate must return an Evaluation", stage, found=evaluation)
-    metrics = _finite_metrics(evaluator, evaluation.metrics, stage)
+    metrics = {}
+    for name, value in _named(evaluator, "metrics", evaluation.metrics, stage).items():
+        if (number := finite_number(value)) is None:
+            raise _broken(evaluator, f"metric {name!r} must be a finite number", stage, found=value)
+        metrics[name] = number
     if evaluator.exports_backbone and not isinstance(evaluation.backbone, Backbone):
         raise _broken(evaluator, "exports_backbone is True, so evaluate must return a backbone", stage, found=evaluation.backbone)
     for name, head in _named(evaluator, "heads", evaluation.heads, stage).items():
         if not isinstance(head, nn.Module) or "." in name:
             raise _broken(evaluator, "heads must be modules by names without dots", stage, found={name: head})
     for name, prediction in _named(evaluator, "predictions", evaluation.predictions, stage).items():
-        _check_prediction(evaluator, name, prediction, stage)
+        if not isinstance(prediction, Classified) or not _is_whole(prediction):
+            what = f"prediction {name!r} must be a Classified of int64 classes and targets (M,): Classified.of(logits, targets)"
+            raise _broken(evaluator, what, stage, found=_kinds(prediction))
         if len(prediction.targets) != len(data.test):
             what = f"prediction {name!r} must be of all {len(data.test)} test images"
             raise _broken(evaluator, what, stage, found=len(prediction.targets))
@@ -86,11 +85,7 @@ def checked_evaluation(evaluator: Evaluator, evaluation: object, data: LabeledDa
 
 
 def check_output(objective: Objective, output: object, phase: str, stage: str, *, training: bool) -> None:
-    """Refuse what ``forward`` returned if it is no StepOutput as the contract says.
-
-    Raises:
-        RunFailedError: names the class and what is wrong.
-    """
+    """What ``forward`` returned."""
     if not isinstance(output, StepOutput):
         raise _broken(objective, "forward must return a StepOutput", stage, found=output)
     loss = output.loss
@@ -102,49 +97,35 @@ def check_output(objective: Objective, output: object, phase: str, stage: str, *
         if name in RESERVED_METRICS:
             raise _broken(objective, f"no metric may be called {name!r}, as something else in the log is", stage)
         if not _is_mean(mean, loss.device):
-            found = tuple(map(_kind, mean)) if isinstance(mean, Mean) else _kind(mean)
-            raise _broken(objective, f"metric {name!r} must be a Mean of scalars on the loss's device: Mean.of(x)", stage, found=found)
+            what = f"metric {name!r} must be a Mean of scalars on the loss's device: Mean.of(x)"
+            raise _broken(objective, what, stage, found=_kinds(mean))
     for name, prediction in _named(objective, "predictions", output.predictions, stage).items():
-        _check_prediction(objective, name, prediction, stage)
+        if not isinstance(prediction, Prediction) or not _fits(prediction):
+            what = f"prediction {name!r} must be a Prediction of logits (M, K) and int64 targets (M,)"
+            raise _broken(objective, what, stage, found=_kinds(prediction))
 
 
-def check_targets(owner: object, predictions: Mapping[str, Prediction], stage: str) -> None:
-    """Refuse predictions whose targets are none of the classes that their logits are of. Reads values: for what lies on the CPU.
-
-    Raises:
-        RunFailedError: names the first.
-    """
+def check_targets(owner: object, predictions: Mapping[str, Classified], stage: str) -> None:
+    """Refuse predictions of classes that there are not. Reads values: for what lies on the CPU."""
     for name, prediction in predictions.items():
-        num_classes = prediction.logits.shape[1]
-        low, high = (int(value) for value in prediction.targets.aminmax())
-        if low < 0 or high >= num_classes:
-            what = f"the targets of prediction {name!r} must be columns of its logits"
-            raise _broken(owner, what, stage, found=f"{low} to {high}", allowed=f"0 to {num_classes - 1}")
+        for what in ("classes", "targets"):
+            low, high = (int(value) for value in getattr(prediction, what).aminmax())
+            if low < 0 or high >= prediction.num_classes:
+                allowed = f"0 to {prediction.num_classes - 1}, its classes"
+                raise _broken(
+                    owner, f"the {what} of prediction {name!r} are out of range", stage, found=f"{low} to {high}", allowed=allowed
+                )
 
 
 def check_means(objective: Objective, means: Mapping[str, float], stage: str, when: str) -> None:
-    """Refuse metrics that are not finite, before they are logged.
-
-    Args:
-        objective: whose metrics they are.
-        means: by name.
-        stage: the name of the stage.
-        when: they were measured.
-
-    Raises:
-        RunFailedError: names the first.
-    """
+    """Refuse metrics that are not finite, before they are logged; ``when`` says when they were measured."""
     for name, value in means.items():
         if finite_number(value) is None:
             raise _broken(objective, f"metric {name!r} must be finite, and is {value} {when}", stage)
 
 
 def checked_indices(objective: Objective, indices: object, num_images: int, stage: str) -> Tensor:
-    """What ``epoch_indices`` returned, on the CPU.
-
-    Raises:
-        RunFailedError: they are no indices of the images, or there is none.
-    """
+    """What ``epoch_indices`` returned, on the CPU."""
     if not isinstance(indices, Tensor) or indices.ndim != 1 or indices.dtype != torch.int64:
         raise _broken(objective, "epoch_indices must return an (M,) int64 tensor", stage, found=_kind(indices))
     indices = indices.cpu()
@@ -159,11 +140,7 @@ def checked_indices(objective: Objective, indices: object, num_images: int, stag
 
 
 def scale_of(schedule: Schedule, epoch: float, num_epochs: float) -> float:
-    """The factor on the learning rate.
-
-    Raises:
-        RunFailedError: it is no finite number, or negative.
-    """
+    """The factor on the learning rate."""
     value: object = schedule.scale(epoch, num_epochs)
     number = finite_number(value)
     if number is None or number < 0.0:
@@ -173,11 +150,7 @@ def scale_of(schedule: Schedule, epoch: float, num_epochs: float) -> float:
 
 
 def check_schedule(schedule: Schedule, num_epochs: float) -> None:
-    """Ask for factors all over the training, forwards and back: they may depend on the epoch alone, or a resumed run would have others.
-
-    Raises:
-        PluginError: a factor is none, or changes from one call to the next.
-    """
+    """Ask for factors all over the training, forwards and back: they may depend on the epoch alone, or a resumed run would have others."""
     epochs = [num_epochs * probe / (_NUM_PROBES - 1) for probe in range(_NUM_PROBES)]
     try:
         forwards, backwards = ({epoch: scale_of(schedule, epoch, num_epochs) for epoch in order} for order in (epochs, epochs[::-1]))
@@ -190,11 +163,7 @@ def check_schedule(schedule: Schedule, num_epochs: float) -> None:
 
 
 def checked_notes(schedule: Schedule, num_epochs: float) -> tuple[str, ...]:
-    """What ``notes`` returned.
-
-    Raises:
-        PluginError: it is no sequence of sentences.
-    """
+    """What ``notes`` returned."""
     notes: object = schedule.notes(num_epochs)
     if isinstance(notes, str) or not isinstance(notes, Sequence) or not all(isinstance(note, str) for note in notes):
         raise PluginError(f"{provenance_of(type(schedule))}: notes must return a tuple of sentences", found=notes)
@@ -202,25 +171,10 @@ def checked_notes(schedule: Schedule, num_epochs: float) -> tuple[str, ...]:
 
 
 def scheduled_value(objective: Objective, name: str, value: object, progress: float, stage: str) -> float:
-    """One of the values of ``Objective.schedules``.
-
-    Raises:
-        RunFailedError: it is no finite number.
-    """
-    number = finite_number(value)
-    if number is None:
+    """One of the values of ``Objective.schedules``."""
+    if (number := finite_number(value)) is None:
         raise _broken(objective, f"schedule {name!r} must return a finite number at progress {progress:.4g}", stage, found=value)
     return number
-
-
-def _finite_metrics(evaluator: Evaluator, metrics: object, stage: str) -> dict[str, float]:
-    numbers = {}
-    for name, value in _named(evaluator, "metrics", metrics, stage).items():
-        number = finite_number(value)
-        if number is None:
-            raise _broken(evaluator, f"metric {name!r} must be a finite number", stage, found=value)
-        numbers[name] = number
-    return numbers
 
 
 def _named(owner: object, what: str, values: object, stage: str) -> Mapping[str, Any]:
@@ -249,14 +203,20 @@ def _fits(prediction: Prediction) -> bool:
     return logits.ndim == 2 and targets.shape == logits.shape[:1] and logits.is_floating_point() and targets.dtype == torch.int64
 
 
-def _check_prediction(owner: object, name: str, prediction: object, stage: str) -> None:
-    if not isinstance(prediction, Prediction) or not _fits(prediction):
-        found = tuple(map(_kind, prediction)) if isinstance(prediction, Prediction) else _kind(prediction)
-        raise _broken(owner, f"prediction {name!r} must be a Prediction of logits (M, K) and int64 targets (M,)", stage, found=found)
+def _is_whole(classified: Classified) -> bool:
+    classes, targets, num_classes, in_top5 = classified
+    labels = [each.shape for each in (classes, targets) if isinstance(each, Tensor) and each.ndim == 1 and each.dtype == torch.int64]
+    if len(labels) < 2 or labels[0] != labels[1] or type(num_classes) is not int:
+        return False
+    return in_top5 is None or (isinstance(in_top5, Tensor) and in_top5.shape == targets.shape and in_top5.dtype == torch.bool)
+
+
+def _kinds(values: object) -> Any:
+    """What a value is, or each in one of our tuples, without reading it."""
+    return tuple(map(_kind, values)) if isinstance(values, Mean | Prediction | Classified) else _kind(values)
 
 
 def _kind(value: object) -> str:
-    """What a value is, without reading it."""
     return f"{value.dtype} {tuple(value.shape)} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
 
 

@@ -1,108 +1,234 @@
-"""Means and predictions over many batches: what was measured waits on the device, and is read together."""
+"""What observers hear of a fit: its steps, what was measured in them, whether they diverged, and what held-out images show."""
 
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sslkit.contract.objective import Mean, Prediction
+from sslkit.contract.errors import DivergedError, RunInterruptedError
+from sslkit.contract.evaluator import RunContext
+from sslkit.contract.events import FitStart, HeldoutEnd, StepEnd
+from sslkit.contract.objective import Classified, Mean, StepOutput
+from sslkit.training.device import autocast_of
+from sslkit.training.features import BatchSource, evaluating
+from sslkit.training.handover import check_means, check_output, check_targets
+from sslkit.training.optimizers import weight_norm
+from sslkit.training.seeds import derive_seed, global_seed, make_generator
+from sslkit.training.state import Meters, TrainState
+
+MAX_WAITING = 1000
+"""Steps that may wait on the device to be read: with a huge ``log_every`` they would fill it."""
+
+LIMIT = 1e10
+"""A loss or a norm beyond it has exploded: float32 is about to lose it, whatever is minimised."""
+
+REMEDY = "start over (--fresh) with a lower learning rate, warmup_epochs, clip_grad_norm or on_nan"
 
 
-class Meters:
-    """Sums of totals and counts by metric name, in float64 on the host, in the order of the steps whenever they are read."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, float]] = {}
-        self._waiting: list[_Row] = []
-
-    def add(self, metrics: Mapping[str, Mean], watched: Sequence[Tensor] = ()) -> None:
-        """Add one step's means. Costs one operation, whose result waits for :meth:`settle`, and no host sync.
-
-        Args:
-            metrics: by name; other ones than in the step before, if need be.
-            watched: 0-dim tensors that are handed back as they are.
-        """
-        counts = {name: None if isinstance(mean.num, Tensor) else mean.num for name, mean in metrics.items()}
-        scalars = [_exact(part) for mean in metrics.values() for part in mean if isinstance(part, Tensor)]
-        with torch.no_grad():
-            values = torch.stack([*watched, *scalars])  # a copy: a CUDA graph writes the next step's into the same memory
-        self._waiting.append(_Row(len(watched), counts, values))
-
-    def settle(self) -> list[list[float]]:
-        """Read what waits, with one host sync, and sum it up.
-
-        Returns:
-            What was watched in each step since the last time.
-        """
-        waiting, self._waiting = self._waiting, []
-        if not waiting:
-            return []
-        values = iter(torch.cat([row.values for row in waiting]).tolist())
-        watched = []
-        for row in waiting:
-            watched.append([next(values) for _ in range(row.num_watched)])
-            for name, count in row.counts.items():
-                total, num = self._sums.get(name, (0.0, 0.0))
-                self._sums[name] = total + next(values), num + (next(values) if count is None else count)
-        return watched
-
-    def read(self) -> dict[str, float]:
-        """The means so far, by name; what was never counted is left out."""
-        self.settle()
-        return {name: total / num for name, (total, num) in self._sums.items() if num}
-
-    def clear(self) -> None:
-        """Begin a new mean."""
-        self._sums = {}
-        self._waiting = []
-
-    def state(self) -> dict[str, Tensor]:
-        """The sums by name, for a checkpoint: (2,) float64, total and count."""
-        self.settle()
-        return {name: torch.tensor(pair, dtype=torch.float64) for name, pair in self._sums.items()}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from :meth:`state`."""
-        self.clear()
-        for name, pair in state.items():
-            total, num = pair.tolist()
-            self._sums[name] = total, num
-
-
-class _Row(NamedTuple):
-    """What one step measured.
+class StepFacts(NamedTuple):
+    """What is known of a phase's step.
 
     Attributes:
-        num_watched: how many of the values are watched; they come first.
-        counts: by metric; None where the count is a tensor too, and follows upon its total.
-        values: (num_watched + totals and counts,) on the device.
+        phase: of the objective.
+        step: counted from 1.
+        lr: of the first parameter group.
+        loss: the value that was minimised.
+        gradient_norm: 2-norm over all parameters of the phase, before clipping; None: not computed in this step.
+        weight_norm: 2-norm over all trained parameters, after the step; None: not computed after this step.
     """
 
-    num_watched: int
-    counts: Mapping[str, float | None]
-    values: Tensor
+    phase: str
+    step: int
+    lr: float
+    loss: float
+    gradient_norm: float | None = None
+    weight_norm: float | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing that is known has exploded; NaN is below no limit."""
+        return all(abs(value) < LIMIT for value in (self.loss, self.gradient_norm, self.weight_norm) if value is not None)
+
+    def __str__(self) -> str:
+        norms = {"gradient": self.gradient_norm, "weight": self.weight_norm}
+        return f"loss {self.loss:.4g}" + "".join(f", {name} norm {norm:.4g}" for name, norm in norms.items() if norm is not None)
 
 
-def _exact(value: Tensor) -> Tensor:
-    """An integer beside losses would become float32, which cannot count beyond 16 million. Apple's GPUs have nothing longer."""
-    return value if value.is_floating_point() or value.device.type == "mps" else value.double()
+class StepLog:
+    """Tells observers of steps, and reads what was measured in them every ``log_every`` of them; then it notices what has diverged.
+
+    Args:
+        state: of the loop.
+        context: where it runs.
+        latest_checkpoint: is asked for the one that an error names.
+    """
+
+    def __init__(self, state: TrainState, context: RunContext, latest_checkpoint: Callable[[], Path | None]) -> None:
+        self._state = state
+        self._context = context
+        self._latest_checkpoint = latest_checkpoint
+        self._waiting: list[tuple[str, int, float]] = []  # phase, step and learning rate
+        self._last: dict[str, StepFacts] = {}  # step that was read, by phase
+        self._begun = False
+        self.restart_clock()
+
+    def begin(self, num_epochs: int) -> None:
+        """Once the first epoch's length is known: announce the fit."""
+        if self._begun:
+            return
+        self._begun = True
+        state, context = self._state, self._context
+        context.emit(
+            FitStart(
+                stage=context.stage,
+                part=context.part,
+                step=state.step,
+                num_steps=state.step + (num_epochs - state.epoch) * state.num_batches - state.batch,
+                num_epochs=num_epochs,
+                measured=state.begins_epoch and state.step > 0,
+            )
+        )
+        self.restart_clock()
+
+    def begin_again(self) -> None:
+        """After a rollback: what observers heard of later steps is void, and the next ``begin`` says where the fit continues."""
+        self._begun = False
+        self._waiting = []
+        self._last = {}
+
+    def restart_clock(self) -> None:
+        """Leave what was no training out of the throughput."""
+        self._images = 0
+        self._since = time.perf_counter()
+
+    @property
+    def due(self) -> bool:
+        """Whether metrics are read after the coming step. A short fit must leave a line too."""
+        return (self._state.step + 1) % self._context.runtime.log_every == 0 or self._state.ends_with_next_step
+
+    def note(self, phase: str, output: StepOutput, gradient_norm: Tensor | None) -> None:
+        """Add a step's loss and metrics to the means, without reading them."""
+        state = self._state
+        measured = {"loss": output.loss} if gradient_norm is None else {"loss": output.loss, "gradient_norm": gradient_norm}
+        metrics = {name: Mean(value, 1) for name, value in measured.items()} | output.metrics
+        if len(state.optimizers) > 1:
+            metrics = {f"{phase}_{name}": mean for name, mean in metrics.items()}
+        state.meters.add(metrics, watched=list(measured.values()))
+        self._waiting.append((phase, state.step + 1, state.learning_rate))
+
+    def check(self) -> None:
+        """Read what was noted, and look at it and at the weights; costs a host sync.
+
+        A gradient whose norm nobody asked for shows in the next step's loss, or in the weights if there was none.
+
+        Raises:
+            DivergedError: a step was bad; says what is known of it and of the one before.
+        """
+        waiting, self._waiting = self._waiting, []
+        watched = self._state.meters.settle()
+        if not waiting:
+            return
+        steps = [StepFacts(*noted, *values) for noted, values in zip(waiting, watched, strict=True)]
+        steps[-1] = steps[-1]._replace(weight_norm=float(weight_norm(self._state.optimizers.values())))
+        for facts in steps:
+            before = self._last.get(facts.phase)
+            self._last[facts.phase] = facts
+            if not facts.good:
+                checkpoint = self._latest_checkpoint()
+                where = f"the last good checkpoint is {checkpoint}" if checkpoint is not None else "there is no checkpoint yet"
+                earlier = "" if before is None else f"; the step before: {before}"
+                what = f"training diverged at step {facts.step}: {facts}, learning rate {facts.lr:.4g}{earlier}; {where}"
+                raise DivergedError(what, fix=REMEDY)
+
+    def step(self, num_images: int, *, logged: bool) -> None:
+        """After an optimizer step.
+
+        Args:
+            num_images: that it was made with.
+            logged: whether metrics are read: the value of ``due`` before it.
+
+        Raises:
+            DivergedError: out of ``check``, before the numbers of a diverged step are logged.
+        """
+        state, context = self._state, self._context
+        self._images += num_images
+        metrics: dict[str, float] = {}
+        if logged or len(self._waiting) >= MAX_WAITING:
+            self.check()
+        if logged:
+            means = state.meters.read()
+            check_means(state.objective, means, context.stage, f"in the steps up to {state.step}")
+            metrics = {**means, "lr": state.learning_rate, "images_per_second": self._images / max(time.perf_counter() - self._since, 1e-9)}
+            state.meters.clear()
+            self.restart_clock()
+        context.emit(
+            StepEnd(
+                stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, num_images=num_images, metrics=metrics
+            )
+        )
 
 
-class Predictions:
-    """Gathers what classifiers predict, batch after batch."""
+class Measured(NamedTuple):
+    """What held-out images show; empty where nothing was measured.
 
-    def __init__(self) -> None:
-        self._parts: dict[str, list[Prediction]] = {}
+    Attributes:
+        metrics: means by name, ``loss`` among them.
+        predictions: of every classifier, by name, on the CPU.
+        logits: of the same predictions, (M, K) float32 on the CPU; empty unless they were to be kept.
+    """
 
-    def add(self, predictions: Mapping[str, Prediction]) -> None:
-        """Add one batch's: copies, because a CUDA graph writes the next batch's into the same memory."""
-        for name, prediction in predictions.items():
-            self._parts.setdefault(name, []).append(Prediction(prediction.logits.detach().clone(), prediction.targets.clone()))
+    metrics: dict[str, float]
+    predictions: dict[str, Classified]
+    logits: dict[str, Tensor]
 
-    def read(self) -> dict[str, Prediction]:
-        """All of them by name, on the CPU: logits (M, K) float32, targets (M,) int64."""
-        return {
-            name: Prediction(torch.cat([part.logits for part in parts]).float().cpu(), torch.cat([part.targets for part in parts]).cpu())
-            for name, parts in self._parts.items()
-        }
+
+def measure(heldout: BatchSource | None, state: TrainState, context: RunContext, *, keep_logits: bool = False) -> Measured:
+    """Loss, metrics and predictions on held-out images, in eval mode, with the same draws every time.
+
+    Never compiled: to compile the forward pass once more, for eval mode, takes longer than it saves in a few passes over held-out images.
+
+    Returns:
+        Nothing if there are no held-out images, or the objective has no ``heldout_phase``.
+
+    Raises:
+        DivergedError: the loss is not finite.
+        RunInterruptedError: the user asked to stop.
+    """
+    objective = state.objective
+    phase = objective.heldout_phase
+    if heldout is None or phase is None:
+        return Measured({}, {}, {})
+    state.update_schedule()  # to the progress made: after resuming, nothing else has set it yet
+    meters = Meters()
+    classified: dict[str, list[Classified]] = {}
+    kept: dict[str, list[Tensor]] = {}
+    seed = derive_seed(context.seed, context.stage, context.part, "heldout")
+    generator = make_generator(seed, context.device)
+    with torch.no_grad(), evaluating(objective), global_seed(seed, context.device):
+        for batch in heldout.in_order():
+            if context.should_stop():
+                raise RunInterruptedError(f"stopped in stage {context.stage!r} while measuring, after {state.step} steps")
+            views = objective.make_views(batch, generator, train=False)
+            num_images = len(batch.indices)
+            with autocast_of(context):
+                output = objective(views, phase, state.schedule_tensors)
+            check_output(objective, output, phase, context.stage, training=False)
+            loss = Mean(output.loss.float() * num_images, num_images)  # bfloat16 cannot count beyond 256
+            meters.add({"loss": loss, **output.metrics})
+            for name, prediction in output.predictions.items():
+                classified.setdefault(name, []).append(Classified.of(*prediction))
+                if keep_logits:
+                    kept.setdefault(name, []).append(prediction.logits.clone())
+    metrics = meters.read()
+    if not math.isfinite(metrics["loss"]):
+        where = f"after {state.step} steps, learning rate {state.learning_rate:.4g}"
+        raise DivergedError(f"the loss on held-out images is {metrics['loss']} {where}", fix=REMEDY)
+    check_means(objective, metrics, context.stage, f"on held-out images after {state.step} steps")
+    predictions = {name: Classified.join(parts) for name, parts in classified.items()}
+    check_targets(objective, predictions, context.stage)
+    context.emit(HeldoutEnd(stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, metrics=metrics))
+    return Measured(metrics, predictions, {name: torch.cat(parts).float().cpu() for name, parts in kept.items()})

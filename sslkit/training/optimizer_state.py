@@ -65,16 +65,7 @@ def _as_saved(loaded: Any, saved: Any) -> Any:
 
 
 class UnsavableError(SslkitError):
-    """A value that neither JSON nor safetensors can hold.
-
-    Args:
-        path: where it stands.
-        value: what it is.
-    """
-
-    def __init__(self, path: str, value: object) -> None:
-        allowed = "numbers, strings, None, plain tensors, and dicts, lists and tuples of them"
-        super().__init__(f"{path} is of the type {type(value).__module__}.{type(value).__qualname__}", allowed=allowed)
+    """A value that neither JSON nor safetensors can hold."""
 
 
 def take_apart(value: Any, path: str) -> tuple[Any, dict[str, Tensor]]:
@@ -108,7 +99,8 @@ def _take_apart(value: Any, path: str, prefix: str, tensors: dict[str, Tensor]) 
     if type(value) is torch.dtype:
         return {"dtype": str(value).removeprefix("torch.")}
     if type(value) not in (Tensor, nn.Parameter) or value.layout is not torch.strided or value.is_quantized:
-        raise UnsavableError(path, value)
+        allowed = "numbers, strings, None, plain tensors, and dicts, lists and tuples of them"
+        raise UnsavableError(f"{path} is of the type {type(value).__module__}.{type(value).__qualname__}", allowed=allowed)
     name = f"{prefix}.{len(tensors)}"  # keys may hold any characters, and two paths could read the same
     tensors[name] = value.detach()
     return {"tensor": name, "device": value.device.type, "order": _memory_order(value)}

@@ -11,11 +11,6 @@ from sslkit.contract.training import OptimizerFactory, Schedule
 from sslkit.training.optimizers import SGD
 from sslkit.training.schedules import Cosine
 
-MAX_EPOCHS = 1_000_000
-MAX_BATCH_SIZE = 1_000_000
-MAX_SNAPSHOTS = 1000
-"""Each is a file."""
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +59,8 @@ class TrainingOptions(Checked):
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise OptionError("epochs", "must be positive", found=self.epochs, allowed="1 or more")
-        if self.epochs > MAX_EPOCHS:
-            raise OptionError("epochs", "are too many", found=self.epochs, allowed=f"at most {MAX_EPOCHS:,}")
         if self.batch_size < 1:
             raise OptionError("batch_size", "must be positive", found=self.batch_size, allowed="1 or more images")
-        if self.batch_size > MAX_BATCH_SIZE:
-            raise OptionError("batch_size", "is too large", found=self.batch_size, allowed=f"at most {MAX_BATCH_SIZE:,} images")
         if self.clip_grad_norm is not None and self.clip_grad_norm <= 0.0:
             raise OptionError("clip_grad_norm", "must be positive", found=self.clip_grad_norm, allowed="a number above 0")
 
@@ -84,31 +75,22 @@ class TrainingOptions(Checked):
                 "batch_size", f"is larger than the data ({num_images} images)", found=self.batch_size, allowed=f"1 to {num_images}"
             )
 
-    def check_phases(self, phases: Sequence[str]) -> None:
-        """Refuse optimizers for other phases than there are.
+    def optimizers_for(self, phases: Sequence[str]) -> dict[str, OptimizerFactory]:
+        """The optimizer of each phase.
 
         Raises:
-            OptionError: names ``optimizer``.
-        """
-        if isinstance(self.optimizer, Mapping):
-            for name in self.optimizer:
-                if name not in phases:
-                    problem = "is given for a phase that there is not"
-                    raise OptionError("optimizer", problem, found=name, allowed=phases, fix=did_you_mean(name, phases))
-            for phase in phases:
-                self.optimizer_of(phase)
-
-    def optimizer_of(self, phase: str) -> OptimizerFactory:
-        """The optimizer of one phase.
-
-        Raises:
-            OptionError: optimizers are given per phase, and this phase has none.
+            OptionError: optimizers are given per phase, and not for these phases.
         """
         if isinstance(self.optimizer, OptimizerFactory):
-            return self.optimizer
-        if phase not in self.optimizer:
-            raise OptionError("optimizer", f"no optimizer for phase {phase!r}", found=list(self.optimizer))
-        return self.optimizer[phase]
+            return dict.fromkeys(phases, self.optimizer)
+        for name in self.optimizer:
+            if name not in phases:
+                problem = "is given for a phase that there is not"
+                raise OptionError("optimizer", problem, found=name, allowed=phases, fix=did_you_mean(name, phases))
+        for phase in phases:
+            if phase not in self.optimizer:
+                raise OptionError("optimizer", f"no optimizer for phase {phase!r}", found=list(self.optimizer))
+        return dict(self.optimizer)
 
 
 def check_snapshots(epochs: Iterable[int], num_epochs: int) -> list[int]:
@@ -118,8 +100,6 @@ def check_snapshots(epochs: Iterable[int], num_epochs: int) -> list[int]:
         OptionError: one lies outside of the training, or stands there twice.
     """
     snapshots = sorted(epochs)
-    if len(snapshots) > MAX_SNAPSHOTS:
-        raise OptionError("snapshot_epochs", "are too many", found=len(snapshots), allowed=f"at most {MAX_SNAPSHOTS:,}")
     if any(not 0 <= epoch <= num_epochs for epoch in snapshots) or len(set(snapshots)) < len(snapshots):
         raise OptionError("snapshot_epochs", "must be distinct epochs of the training", found=snapshots, allowed=f"0 to {num_epochs}")
     return snapshots

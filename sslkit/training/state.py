@@ -1,6 +1,6 @@
 """Everything about a training loop that must survive an interruption."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,77 @@ from typing_extensions import override
 from sslkit.contract.errors import ArtifactError
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Notice
-from sslkit.contract.objective import Objective, TrainContext
+from sslkit.contract.objective import Mean, Objective, TrainContext
 from sslkit.training.checkpoints import Checkpoint
 from sslkit.training.features import BatchSource, extract_features
 from sslkit.training.handover import check_schedule, checked_indices, scale_of, scheduled_value
-from sslkit.training.metrics import Meters
 from sslkit.training.optimizer_state import capture_optimizer, restore_optimizer
+from sslkit.training.optimizers import build_optimizers, rate_of, set_rates
 from sslkit.training.options import TrainingOptions
-from sslkit.training.phase_optimizers import build_optimizers, rate_of, set_rates
 from sslkit.training.seeds import derive_seed, global_generators, make_generator
+
+
+class Meters:
+    """Sums of totals and counts by metric name, in float64 on the host, in the order of the steps whenever they are read."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, float]] = {}
+        self._waiting: list[tuple[int, Mapping[str, float | None], Tensor]] = []  # how many are watched; counts, None in values; values
+
+    def add(self, metrics: Mapping[str, Mean], watched: Sequence[Tensor] = ()) -> None:
+        """Add one step's means. Costs one operation, whose result waits for :meth:`settle`, and no host sync.
+
+        Args:
+            metrics: by name; other ones than in the step before, if need be.
+            watched: 0-dim tensors that are handed back as they are.
+        """
+        counts = {name: None if isinstance(mean.num, Tensor) else mean.num for name, mean in metrics.items()}
+        scalars = [part for mean in metrics.values() for part in mean if isinstance(part, Tensor)]
+        # An integer beside losses would become float32, which cannot count beyond 16 million. Apple's GPUs have nothing longer.
+        exact = [part if part.is_floating_point() or part.device.type == "mps" else part.double() for part in scalars]
+        with torch.no_grad():
+            values = torch.stack([*watched, *exact])  # a copy: a CUDA graph writes the next step's into the same memory
+        self._waiting.append((len(watched), counts, values))
+
+    def settle(self) -> list[list[float]]:
+        """Read what waits, with one host sync, and sum it up.
+
+        Returns:
+            What was watched in each step since the last time.
+        """
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return []
+        values = iter(torch.cat([values for _, _, values in waiting]).tolist())
+        watched = []
+        for num_watched, counts, _ in waiting:
+            watched.append([next(values) for _ in range(num_watched)])
+            for name, count in counts.items():
+                total, num = self._sums.get(name, (0.0, 0.0))
+                self._sums[name] = total + next(values), num + (next(values) if count is None else count)
+        return watched
+
+    def read(self) -> dict[str, float]:
+        """The means so far, by name; what was never counted is left out."""
+        self.settle()
+        return {name: total / num for name, (total, num) in self._sums.items() if num}
+
+    def clear(self) -> None:
+        """Begin a new mean."""
+        self._sums = {}
+        self._waiting = []
+
+    def state(self) -> dict[str, Tensor]:
+        """The sums by name, for a checkpoint: (2,) float64, total and count."""
+        self.settle()
+        return {name: torch.tensor(pair, dtype=torch.float64) for name, pair in self._sums.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from :meth:`state`."""
+        self.clear()
+        for name, pair in state.items():
+            total, num = pair.tolist()
+            self._sums[name] = total, num
 
 
 class TrainState(TrainContext):
@@ -44,7 +106,7 @@ class TrainState(TrainContext):
         self.step = 0
         self.order: Tensor | None = None
         self.meters = Meters()
-        self.optimizers = build_optimizers(objective, training)
+        self.optimizers = build_optimizers(objective, training.optimizers_for(objective.phases))
         self.rollbacks = 0
         self._scale = 1.0
         self._train = train
@@ -164,21 +226,13 @@ class TrainState(TrainContext):
         return tensors, {"counters": counters, "optimizers": optimizers}
 
     def capture_optimizers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Their part of it.
-
-        Raises:
-            PluginError: one keeps what cannot be saved.
-        """
+        """Their part of it; a ``PluginError`` where one keeps what cannot be saved."""
         captured = {phase: capture_optimizer(optimizer, f"optimizer.{phase}") for phase, optimizer in self.optimizers.items()}
         tensors = {name: tensor for _, own in captured.values() for name, tensor in own.items()}
         return {phase: plain for phase, (plain, _) in captured.items()}, tensors
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Resume from what :meth:`capture` gave.
-
-        Raises:
-            ArtifactError: the checkpoint belongs to another model or to other data.
-        """
+        """Resume from what :meth:`capture` gave; an ``ArtifactError`` where that belongs to another model or to other data."""
         try:
             self._restore(*checkpoint)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
@@ -193,7 +247,11 @@ class TrainState(TrainContext):
             raise ArtifactError(
                 f"{path}: the number of training images changed", found=self._train.num_images, allowed=str(counters["num_images"])
             )
-        self._restore_objective(path, _below(tensors, "objective."))
+        frozen = {name: tensor for name, tensor in self.objective.state_dict().items() if self._is_frozen(name)}
+        try:
+            self.objective.load_state_dict({**_below(tensors, "objective."), **frozen})
+        except RuntimeError as error:
+            raise ArtifactError(f"{path}: does not fit the model ({str(error).splitlines()[-1].strip()})") from error
         for phase, optimizer in self.optimizers.items():
             restore_optimizer(optimizer, state["optimizers"][phase], tensors, self._context.device)
         self._restore_random(tensors)
@@ -203,13 +261,6 @@ class TrainState(TrainContext):
         self.order = tensors.get("order")
         if not 0 <= self.epoch <= self._training.epochs or not 0 <= self.batch <= self.num_batches:
             raise ValueError(f"epoch {self.epoch}, batch {self.batch}")
-
-    def _restore_objective(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
-        frozen = {name: tensor for name, tensor in self.objective.state_dict().items() if self._is_frozen(name)}
-        try:
-            self.objective.load_state_dict({**tensors, **frozen})
-        except RuntimeError as error:
-            raise ArtifactError(f"{path}: does not fit the model ({str(error).splitlines()[-1].strip()})") from error
 
     def _is_frozen(self, name: str) -> bool:
         return name.startswith(tuple(f"{module}." for module in self.objective.frozen))

@@ -75,21 +75,17 @@ def _answering(handler: Handler, numbers: Iterable[signal.Signals]) -> Iterator[
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in numbers}
-    ours = {number: found for number, found in before.items() if found is not None and _is_free(number, found)}
-    for number in ours:
-        signal.signal(number, handler)
+    ours = {}
+    for number in numbers:
+        found = signal.getsignal(number)
+        if found not in (None, signal.SIG_IGN) and (number in _ALWAYS or found in (signal.SIG_DFL, _terminate)):
+            ours[number] = found
+            signal.signal(number, handler)
     try:
         yield
     finally:
         for number, found in ours.items():
             signal.signal(number, found)
-
-
-def _is_free(number: signal.Signals, handler: object) -> bool:
-    if handler is signal.SIG_IGN:
-        return False
-    return number in _ALWAYS or handler in (signal.SIG_DFL, _terminate)
 
 
 def name_of(number: int) -> str:

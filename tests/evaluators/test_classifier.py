@@ -13,7 +13,7 @@ from sslkit.contract.events import Event
 from sslkit.data.arrays import ArraySet
 from sslkit.data.loader import Loader
 from sslkit.evaluators import feature_cache as frozen_trunk
-from sslkit.evaluators.classifier import Classifier, Fitted, FrozenFeatures, build_heads, check_head, check_layers, fit_classifier
+from sslkit.evaluators.classifier import Classifier, Fitted, FrozenFeatures, build_heads, check_classifier, check_layers, fit_classifier
 from sslkit.storage.tensor_file import load_tensors
 from sslkit.training.state import TrainState
 from tests.contract.miniatures.backbones import TinyConv
@@ -186,29 +186,19 @@ def test_all_layers_share_one_forward_pass_that_stops_at_the_deepest():
     assert {layers for _, layers in backbone.__dict__["calls"]} == {("stem",)}
 
 
-def test_top1_is_counted_over_all_test_images_after_the_last_epoch():
-    backbone = network()
-    metrics, heads = fit(backbone)
-    assert DATA.test.labels is not None
-    for layer, head in heads.items():
-        with torch.no_grad():
-            logits = head.eval()(backbone.eval()(DATA.test.read(range(15)), [layer])[layer])
-        correct = sum(int(row.argmax()) == int(label) for row, label in zip(logits, DATA.test.labels, strict=True))
-        assert metrics[f"{layer}.top1"] == pytest.approx(100 * correct / 15, rel=1e-6)
-
-
 def test_predictions_are_those_on_the_test_images_in_their_order():
     backbone = network()
     heads = build_heads("linear", ("stem", "body"), backbone, DATA, context())
     fitted = fit_classifier(backbone, heads, DATA, training(), context(), freeze=True)
     assert DATA.test.labels is not None
     assert set(fitted.predictions) == {"stem", "body"}
-    for layer, (logits, targets) in fitted.predictions.items():
-        assert torch.equal(targets, DATA.test.labels)
+    for layer, found in fitted.predictions.items():
         with torch.no_grad():
-            expected = heads[layer].eval()(backbone.eval()(DATA.test.read(range(15)), [layer])[layer])
-        assert torch.allclose(logits, expected, atol=1e-5)
-        assert fitted.metrics[f"{layer}.top1"] == pytest.approx(100 * (logits.argmax(dim=1) == targets).double().mean().item())
+            logits = heads[layer].eval()(backbone.eval()(DATA.test.read(range(15)), [layer])[layer])
+        assert torch.equal(found.classes, logits.argmax(dim=1))
+        assert torch.equal(found.targets, DATA.test.labels)
+        assert (found.num_classes, found.in_top5) == (DATA.num_classes, None)
+        assert fitted.metrics[f"{layer}.top1"] == pytest.approx(100 * (found.classes == found.targets).double().mean().item())
 
 
 def test_it_learns_what_is_there_to_learn():
@@ -325,32 +315,9 @@ def test_kept_features_train_the_same_heads_as_computed_ones(
     tolerance = 1e-4 if autocast is None else 0.05
     for layer in ("stem", "body"):
         assert torch.equal(kept.predictions[layer].targets, computed.predictions[layer].targets)
-        torch.testing.assert_close(kept.predictions[layer].logits, computed.predictions[layer].logits, rtol=tolerance, atol=tolerance)
+        assert (kept.predictions[layer].classes != computed.predictions[layer].classes).sum() <= (0 if autocast is None else 1)
     for name, tensor in kept_heads.items():
         torch.testing.assert_close(tensor, computed_heads[name], rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_its_forward_pass_is_one_graph_that_holds_no_weights(autocast: torch.dtype | None):
-    """What is compiled for the first network must serve the second as well."""
-    for seed in (0, 1):
-        backbone = network(seed=seed)
-        heads = build_heads("linear", ("stem", "body"), backbone, DATA, context())
-        classifier = Classifier(backbone, heads, DATA, frozen=FrozenFeatures()).train()
-        compiled = torch.compile(classifier, backend="aot_eager", fullgraph=True)
-        views = classifier.make_views(Batch(DATA.train.read(range(9)), torch.arange(9)), Generator(), train=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast is not None):
-            outputs = [one(views, "main", {}) for one in (classifier, compiled)]
-        gradients = []
-        for output in outputs:
-            classifier.zero_grad()
-            output.loss.backward()
-            gradients.append([parameter.grad for parameter in classifier.heads.parameters()])
-        # What is compiled takes its backward pass under the autocast of the forward pass, whatever that switched off within.
-        tolerance = {} if autocast is None else {"rtol": 0.05, "atol": 1e-3}
-        torch.testing.assert_close(gradients[0], gradients[1], **tolerance)
-        for layer in heads:
-            torch.testing.assert_close(outputs[1].predictions[layer].logits, outputs[0].predictions[layer].logits)
 
 
 # -------------------------------------------------------------------------------------------------------- heads and refusals
@@ -385,7 +352,7 @@ def test_layers_that_cannot_be_probed_are_refused():
 def test_a_convolution_on_a_vector_is_refused():
     backbone = network()
     backbone.feature_info = (*backbone.feature_info, FeatureInfo("logits", 8, 1, "vector"))
-    check_head("layers", "conv", ["stem"], backbone)
-    check_head("layers", "mlp", ["logits"], backbone)
+    check_classifier("layers", ["stem"], "conv", training(), backbone, DATA)
+    check_classifier("layers", ["logits"], "mlp", training(), backbone, DATA)
     with pytest.raises(OptionError, match=r"^layers: a convolution needs a map or tokens, and this layer is a vector; found 'logits'$"):
-        check_head("layers", "conv", ["stem", "logits"], backbone)
+        check_classifier("layers", ["stem", "logits"], "conv", training(), backbone, DATA)

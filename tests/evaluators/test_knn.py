@@ -140,8 +140,6 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed():
         KNN(layers=("stem",), k=31).check(backbone, DATA)
     with pytest.raises(OptionError, match=r"^layers: layer does not exist in this backbone; found 'conv2'; allowed: stem, body$"):
         KNN(layers=("conv2",)).check(backbone, DATA)
-    with pytest.raises(OptionError, match=r"^layers: is empty"):
-        KNN(layers=()).check(backbone, DATA)
 
 
 def test_data_without_labels_is_refused():

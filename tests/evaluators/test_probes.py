@@ -2,9 +2,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Generator, nn
 
-from sslkit import SGD, Backbone, ConvProbe, Evaluator, FeatureInfo, LinearProbe, MLPProbe, OptionError, SemiSupervised
+from sslkit import SGD, Backbone, Batch, ConvProbe, Evaluator, LinearProbe, MLPProbe, OptionError, SemiSupervised
+from sslkit.evaluators.classifier import Classifier, FrozenFeatures, build_heads
 from sslkit.storage.identity import state_hash
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.evaluators.labeled import arrays, changed, context, copy_of, labeled, network
@@ -80,6 +81,29 @@ def test_the_width_of_the_heads(kind: Any, options: dict, expected: list[int]):
     assert widths(heads["body"]) == expected
 
 
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_its_forward_pass_is_one_graph_that_holds_no_weights(autocast: torch.dtype | None):
+    """What is compiled for the first network must serve the second as well."""
+    for seed in (0, 1):
+        backbone = network(seed=seed)
+        heads = build_heads("linear", ("stem", "body"), backbone, DATA, context())
+        classifier = Classifier(backbone, heads, DATA, frozen=FrozenFeatures()).train()
+        compiled = torch.compile(classifier, backend="aot_eager", fullgraph=True)
+        views = classifier.make_views(Batch(DATA.train.read(range(9)), torch.arange(9)), Generator(), train=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast is not None):
+            outputs = [one(views, "main", {}) for one in (classifier, compiled)]
+        gradients = []
+        for output in outputs:
+            classifier.zero_grad()
+            output.loss.backward()
+            gradients.append([parameter.grad for parameter in classifier.heads.parameters()])
+        # What is compiled takes its backward pass under the autocast of the forward pass, whatever that switched off within.
+        tolerance = {} if autocast is None else {"rtol": 0.05, "atol": 1e-3}
+        torch.testing.assert_close(gradients[0], gradients[1], **tolerance)
+        for layer in heads:
+            torch.testing.assert_close(outputs[1].predictions[layer].logits, outputs[0].predictions[layer].logits)
+
+
 # ----------------------------------------------------------------------------------------------------------------- refusals
 
 
@@ -91,19 +115,8 @@ def test_what_cannot_work_is_refused_before_anything_is_computed(kind: Any):
     check(layers=("stem", "body"), batch_size=30)
     with pytest.raises(OptionError, match=r"^layers: layer does not exist in this backbone; found 'conv2'; allowed: stem, body$"):
         check(layers=("stem", "conv2"))
-    with pytest.raises(OptionError, match=r"^layers: is empty"):
-        check(layers=())
     with pytest.raises(OptionError, match=r"^batch_size: is larger than the data \(30 images\); found 31; allowed: 1 to 30$"):
         check(batch_size=31)
-
-
-def test_only_the_conv_probe_needs_positions():
-    backbone = on_meta()
-    backbone.feature_info = (*backbone.feature_info, FeatureInfo("logits", 8, 1, "vector"))
-    probe(LinearProbe, ("logits",)).check(backbone, DATA)
-    probe(MLPProbe, ("logits",)).check(backbone, DATA)
-    with pytest.raises(OptionError, match=r"^layers: a convolution needs a map or tokens, and this layer is a vector; found 'logits'$"):
-        probe(ConvProbe, ("logits",)).check(backbone, DATA)
 
 
 @pytest.mark.parametrize(("kind", "option"), [(MLPProbe, "hidden"), (ConvProbe, "width")])

@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 import sslkit.evaluators.few_labels as module
-from sslkit import ArtifactError, Augment, DataError, FeatureInfo, LabeledData, OptionError, RunInterruptedError, SemiSupervised
+from sslkit import ArtifactError, Augment, DataError, LabeledData, OptionError, RunInterruptedError, SemiSupervised
 from sslkit.data.arrays import ArraySet
 from sslkit.evaluators import feature_cache as frozen_trunk
 from sslkit.evaluators.classifier import Fitted, fit_classifier
+from sslkit.evaluators.few_labels import select_per_class
 from sslkit.storage.identity import state_hash
 from tests.evaluators.labeled import NUM_CLASSES, Steps, arrays, context, images_through, labeled, network
 
@@ -52,6 +53,32 @@ def watch(monkeypatch: pytest.MonkeyPatch):
 
 
 # ---------------------------------------------------------------------------------------------------------------- the labels
+
+
+LABELS = torch.randint(0, 3, (60,), generator=Generator().manual_seed(0))
+
+
+def test_random_gives_every_image_a_chance():
+    seen = torch.cat([select_per_class(LABELS, 5, "random", Generator().manual_seed(seed)) for seed in range(60)])
+    assert len(seen.unique()) == 60
+
+
+def test_first_draws_nothing():
+    generator = Generator().manual_seed(0)
+    before = generator.get_state()
+    select_per_class(LABELS, 5, "first", generator)
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_no_more_can_be_chosen_than_the_smallest_class_has():
+    most, label = int(LABELS.bincount().min()), int(LABELS.bincount().argmin())
+    assert len(select_per_class(LABELS, most, "random", Generator())) == 3 * most
+    with pytest.raises(DataError, match=f"class {label} has {most} images; found {most + 1}; allowed: at most {most} labels per class"):
+        select_per_class(LABELS, most + 1, "first", Generator())
+
+
+def test_labels_need_not_start_at_zero():
+    assert select_per_class(torch.tensor([7, 3, 7, 3]), 1, "first", Generator()).tolist() == [0, 1]
 
 
 def labels_chosen(watch: Any, *, data: LabeledData = DATA, surroundings: dict | None = None, **options: Any) -> list[list[int]]:
@@ -259,9 +286,6 @@ def test_what_does_not_fit_the_data_or_the_network_is_refused():
         semi(layers=("conv2",)).check(backbone, DATA)
     with pytest.raises(OptionError, match=r"^batch_size: is larger than the data \(30 images\)"):
         semi(batch_size=31).check(backbone, DATA)
-    backbone.feature_info = (*backbone.feature_info, FeatureInfo("logits", 8, 1, "vector"))
-    with pytest.raises(OptionError, match=r"^layers: a convolution needs a map or tokens"):
-        semi(layers=("logits",), head="conv").check(backbone, DATA)
 
 
 def test_the_smallest_class_decides():

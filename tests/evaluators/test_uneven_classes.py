@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sslkit import KNN, Arrays, Event, LinearProbe, Notice, Prediction, SemiSupervised, Supervised, evaluate
+from sslkit import KNN, Arrays, Classified, Event, LinearProbe, Notice, SemiSupervised, Supervised, evaluate
 from sslkit.contract.events import Observer
 from sslkit.contract.runtime import Runtime
-from sslkit.evaluators.accuracy import accuracies, few_classes, is_uneven, majority, recalls
-from sslkit.evaluators.classifier import accuracies_of
+from sslkit.evaluators.classifier import accuracies_of, few_classes, is_uneven, recalls
 from sslkit.report.metrics import better
 from sslkit.report.run_folder import RunFolder, StageFolder
 from sslkit.report.run_tables import recall_table
@@ -33,9 +32,9 @@ class Notices(Observer):
             self.messages.append(event.message)
 
 
-def said(classes: Tensor, targets: Tensor, num_classes: int) -> Prediction:
-    """A prediction that names these classes."""
-    return Prediction(torch.nn.functional.one_hot(classes, num_classes).float(), targets)
+def accuracies(classified: Classified) -> dict[str, float]:
+    """What there is to say beside the top-1 of ``a``."""
+    return {name: value for name, value in accuracies_of({"a": 0.0}, {"a": classified}).items() if name != "a.top1"}
 
 
 def images_of(counts: list[int], *, seed: int) -> tuple[Tensor, Tensor]:
@@ -51,9 +50,8 @@ def data_of(counts: list[int]) -> Arrays:
 
 
 def test_one_class_for_all_is_seen_through():
-    prediction = said(torch.zeros(200, dtype=torch.int64), torch.tensor([0] * 190 + [1] * 10), 2)
-    assert accuracies(prediction) == {"balanced": 50.0}
-    assert majority(prediction) == 95.0
+    prediction = Classified(torch.zeros(200, dtype=torch.int64), torch.tensor([0] * 190 + [1] * 10), 2)
+    assert accuracies(prediction) == {"a.balanced": 50.0, "majority": 95.0}
     assert recalls(prediction) == [100.0, 0.0]
     assert few_classes(prediction) == (1, 2)
     assert accuracies_of({"conv2": 95.0}, {"conv2": prediction}) == {"conv2.top1": 95.0, "conv2.balanced": 50.0, "majority": 95.0}
@@ -61,13 +59,13 @@ def test_one_class_for_all_is_seen_through():
 
 def test_classes_of_like_sizes_bring_no_more_figures_than_they_need():
     targets = torch.arange(30) % 3
-    assert accuracies_of({"a": 100.0}, {"a": said(targets, targets, 3)}) == {"a.top1": 100.0}
-    assert few_classes(said(targets, targets, 3)) is None
+    assert accuracies_of({"a": 100.0}, {"a": Classified(targets, targets, 3)}) == {"a.top1": 100.0}
+    assert few_classes(Classified(targets, targets, 3)) is None
     uneven = torch.tensor([0] * 15 + [1] * 10)
-    assert is_uneven(said(uneven, uneven, 2))
-    assert not is_uneven(said(uneven[1:], uneven[1:], 2))
-    assert not is_uneven(said(uneven, uneven.clamp(max=0), 3)), "a class without test images, or one alone, is no uneven one"
-    assert recalls(said(uneven, uneven.clamp(max=0), 3)) == [60.0, None, None]
+    assert is_uneven(uneven)
+    assert not is_uneven(uneven[1:])
+    assert not is_uneven(uneven.clamp(max=0)), "a class without test images, or one alone, is no uneven one"
+    assert recalls(Classified(uneven, uneven.clamp(max=0), 3)) == [60.0, None, None]
 
 
 @pytest.mark.parametrize(("num_classes", "named"), [(19, False), (20, True)])
@@ -77,14 +75,13 @@ def test_of_many_classes_the_five_most_likely_count_too(num_classes: int, named:
     for image in range(num_classes):  # the right class is the fourth most likely, of every other image the sixth
         order = [(image + step) % num_classes for step in (1, 2, 3, *((4, 5) if image % 2 else ()), 0)]
         logits[image, order] = torch.arange(len(order), 0, -1).float()
-    found = accuracies(Prediction(logits, targets))
-    assert found == ({"top5": 50.0} if named else {})
+    assert accuracies(Classified.of(logits, targets)) == ({"a.top5": 50.0} if named else {})
 
 
 def test_few_classes_are_less_than_half_of_those_that_there_are():
     targets = torch.arange(10)
-    assert [few_classes(said(targets % named, targets, 12)) for named in (1, 4, 5, 10)] == [(1, 10), (4, 10), None, None]
-    assert few_classes(said(torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), 2)) is None
+    assert [few_classes(Classified(targets % named, targets, 12)) for named in (1, 4, 5, 10)] == [(1, 10), (4, 10), None, None]
+    assert few_classes(Classified(torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), 2)) is None
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from sslkit import RecipeError, load_recipe
 from sslkit.cli import commands as cli
 from sslkit.recipe.sweep import identity
 from sslkit.run.networks import backbone_image
+from sslkit.run.preflight import check_recipe
 
 RECIPE = """
 name = "tiny"
@@ -193,26 +194,15 @@ WRONG_OVERRIDES = {
 
 TOO_LARGE = {
     "seed=9223372036854775808": "seed: is too large an integer; allowed: 64 bits",
-    "stages.pretrain.epochs=1000001": "stages.pretrain.epochs: are too many; found 1000001; allowed: at most 1,000,000",
-    "stages.pretrain.batch_size=1000001": "stages.pretrain.batch_size: is too large; found 1000001; allowed: at most 1,000,000 images",
-    "stages.pretrain.augment.crop_padding=1025": "stages.pretrain.augment.crop_padding: is too large; found 1025;"
-    " allowed: at most 1,024 pixels",
-    "stages.pretrain.task={ name = 'rotnet', angles = [" + "1, " * 361 + "] }": "stages.pretrain.task.angles: are too many; found 361;"
-    " allowed: at most 360",
-    "backbone.width=1e300": "backbone.width: is out of range; found 1e+300; allowed: 0 < width <= 100",
+    "stages.pretrain.batch_size=1000000000": "stages.pretrain.batch_size: is larger than the data (1442 images); found 1000000000;"
+    " allowed: 1 to 1442",
+    "backbone.width=1e300": "backbone.width: is out of range; found 1e+300; allowed: 0 < width <= 1,000,000",
     'data={ name = "digits", image_size = 257 }': "data.image_size: the digits have no more to show; found 257; allowed: at most 256 pixels",
     'data={ name = "image_folder", root = "x", image_size = 8193 }': "data.image_size: is too large; found 8193;"
     " allowed: at most 8,192 pixels",
-    evaluator('name = "mlp_probe", layers = ["conv2"], hidden = 65537'): "stages.probe.evaluator.hidden: is too large; found 65537;"
-    " allowed: at most 65,536",
-    evaluator('name = "conv_probe", layers = ["conv2"], width = 65537'): "stages.probe.evaluator.width: is too large; found 65537;"
-    " allowed: at most 65,536",
     evaluator(
         'name = "semi_supervised", layers = ["conv2"], labels_per_class = [2], selection = "random", num_subsets = 1001'
     ): "stages.probe.evaluator.num_subsets: are too many; found 1001; allowed: at most 1,000",
-    evaluator(
-        'name = "semi_supervised", layers = ["conv2"], labels_per_class = [2], images_per_epoch = 1000000001'
-    ): "stages.probe.evaluator.images_per_epoch: is too large; found 1000000001; allowed: at most 1,000,000,000",
     f"sweep={{ seed = {list(range(501))} }}": "sweep: makes 501 variants; allowed: 500; write several recipes",
 }
 
@@ -237,6 +227,24 @@ CASES = {**TOO_LARGE, **FOUND_BY_FUZZING, **TYPOS, **WRONG_TYPES, **UNKNOWN_NAME
 @pytest.mark.parametrize(("override", "message"), CASES.items(), ids=CASES.keys())
 def test_a_wrong_key_is_refused_in_one_line(refused: Refused, override: str, message: str):
     assert_message(refused(override), message)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "stages.pretrain.epochs=1000000000000",
+        "backbone.width=1000000.0",
+        "stages.pretrain.augment.crop_padding=1000000000000",
+        "stages.pretrain.task={ name = 'rotnet', angles = [" + ", ".join(f"{i / 2}" for i in range(720)) + "] }",
+        evaluator('name = "mlp_probe", layers = ["conv2"], hidden = 1000000000000'),
+        evaluator('name = "conv_probe", layers = ["conv2"], width = 1000000000000'),
+        evaluator('name = "semi_supervised", layers = ["conv2"], labels_per_class = [2], images_per_epoch = 1000000000000'),
+    ],
+    ids=lambda override: override[:60],
+)
+def test_a_number_may_be_as_large_as_somebody_has_time_and_memory(override: str, tmp_path: Path):
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    assert check_recipe(load_recipe(tmp_path / "tiny.toml", [override])) == "", "nothing is left unchecked"
 
 
 def test_a_chain_of_stages_may_be_longer_than_pythons_stack(tmp_path: Path):

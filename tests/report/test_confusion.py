@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sslkit import Prediction
+from sslkit import Classified
 from sslkit.report.pictures.confusion import MAX_CLASSES, Matrix, draw_confusion, read_matrices
 from sslkit.run.artifacts import ARTIFACT, Predicted, save_predictions
 from tests.report.drawn import words_of
@@ -23,8 +23,7 @@ def predicted(num_classes: int, num_images: int = 60, *, right: float = 0.7, see
 def leave(folder: Path, key: str, classes: tuple[str, ...], **classifiers: Predicted) -> None:
     """A finished stage with what its classifiers given."""
     finish(folder, key, classes=classes)
-    logits = {name: torch.nn.functional.one_hot(given.classes).float() for name, given in classifiers.items()}
-    save_predictions(folder / key, {name: Prediction(logits[name], given.targets) for name, given in classifiers.items()})
+    save_predictions(folder / key, {name: Classified(*given, len(classes)) for name, given in classifiers.items()})
 
 
 @pytest.mark.parametrize("num_classes", [2, 5])

@@ -71,6 +71,10 @@ TRAINING = TrainingOptions(epochs=2, batch_size=8, augment=Augment(crop_padding=
 PROBE = LinearProbe(layers=("stem", "body"), epochs=2, batch_size=8)
 
 
+LAST_CHECKPOINT = "checkpoint-000000008.safetensors"
+"""What a finished pretraining keeps of its checkpoints."""
+
+
 def pretrained(task: PretextTask | None = None, backbone: Backbone | None = None, data: Dataset = DATA, **options: Any) -> Any:
     """Two epochs of four steps."""
     task, backbone = task or Rotation(), backbone or network()
@@ -151,7 +155,7 @@ def test_without_a_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_folder_gets_the_artifact(tmp_path: Path):
     result = pretrained(output=tmp_path / "pretrain", seed=5)
-    assert sorted(path.name for path in (tmp_path / "pretrain").iterdir()) == [ARTIFACT, BACKBONE, METRICS]
+    assert sorted(path.name for path in (tmp_path / "pretrain").iterdir()) == [ARTIFACT, BACKBONE, LAST_CHECKPOINT, METRICS]
     found = artifact(tmp_path / "pretrain")
     assert {key: found[key] for key in ("stage", "kind", "status", "steps", "num_images", "skipped_files")} == {
         "stage": "pretrain",
@@ -431,8 +435,9 @@ def test_a_stopped_pretraining_goes_on_with_the_same_bits(stops: list[int], tmp_
     assert len(watcher.of(StepEnd)) == 8 - sum(stops)
     assert resumed.metrics == whole.metrics
     assert resumed.fingerprint == whole.fingerprint
-    assert (tmp_path / "parts" / BACKBONE).read_bytes() == (tmp_path / "whole" / BACKBONE).read_bytes()
-    assert not list((tmp_path / "parts").glob("checkpoint*"))
+    assert [path.name for path in (tmp_path / "parts").glob("checkpoint*")] == [LAST_CHECKPOINT]
+    for name in (BACKBONE, LAST_CHECKPOINT):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_a_stopped_evaluation_goes_on_with_the_same_bits(tmp_path: Path):
@@ -481,7 +486,7 @@ def test_a_crash_while_the_artifact_is_written_loses_nothing(tmp_path: Path, mon
 def test_half_written_files_of_a_kill_are_swept_away(tmp_path: Path):
     (tmp_path / "checkpoint-000000003.safetensors.tmp-0123456789abcdef").write_bytes(b"half")
     pretrained(output=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [ARTIFACT, BACKBONE, METRICS]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [ARTIFACT, BACKBONE, LAST_CHECKPOINT, METRICS]
 
 
 def test_a_finished_stage_without_its_weights_is_an_error(tmp_path: Path):
@@ -513,7 +518,7 @@ def test_of_damaged_checkpoints_the_one_before_is_used(tmp_path: Path):
         assert watcher.of(FitStart)[0].step == 3
         assert again.metrics == whole.metrics
         assert (folder / BACKBONE).read_bytes() == (tmp_path / "whole" / BACKBONE).read_bytes()
-        assert not list(folder.glob("checkpoint*"))
+        assert [path.name for path in folder.glob("checkpoint*")] == [LAST_CHECKPOINT]
 
 
 def cut(path: Path) -> None:

@@ -12,6 +12,7 @@ from sslkit import (
     KNN,
     NIN,
     Backbone,
+    Classified,
     ConvProbe,
     Evaluation,
     Evaluator,
@@ -131,12 +132,22 @@ class NeedsVectors(Constant):
 
 class ShortPredictions(Constant):
     def evaluate(self, backbone, data, context):
-        return Evaluation(self.metrics, predictions={"deep": Prediction(torch.zeros(10, 3), data.test.labels[:10])})
+        return Evaluation(self.metrics, predictions={"deep": Classified.of(torch.zeros(10, 3), data.test.labels[:10])})
+
+
+class WholePredictions(Constant):
+    def evaluate(self, backbone, data, context):
+        return Evaluation(self.metrics, predictions={"deep": Prediction(torch.zeros(12, 3), data.test.labels)})
+
+
+class OtherClasses(Constant):
+    def evaluate(self, backbone, data, context):
+        return Evaluation(self.metrics, predictions={"deep": Classified.of(torch.zeros(12, 4), data.test.labels)})
 
 
 class ShuffledPredictions(Constant):
     def evaluate(self, backbone, data, context):
-        return Evaluation(self.metrics, predictions={"deep": Prediction(torch.zeros(12, 3), data.test.labels.flip(0))})
+        return Evaluation(self.metrics, predictions={"deep": Classified.of(torch.zeros(12, 3), data.test.labels.flip(0))})
 
 
 class ReadsLabelsThatItDoesNotNeed(Constant):
@@ -157,9 +168,10 @@ def test_an_evaluator_that_needs_no_labels_gets_none():
     [
         (
             ShortPredictions,
-            "prediction 'deep' must be logits (12, 3) and targets (12,), of every test image and every class,"
-            " and has the shapes (10, 3) and (10,)",
+            "prediction 'deep' must be Classified.of(logits, targets) of every test image, (12,), and has the shapes (10,) and (10,)",
         ),
+        (WholePredictions, "prediction 'deep' must be Classified.of(logits, targets), and its type is Prediction"),
+        (OtherClasses, "prediction 'deep' must be Classified.of(logits, targets) of every class, 3, and is of 4"),
         (ShuffledPredictions, "the targets of prediction 'deep' must be the labels"),
         (DrawsGlobally, "the metrics must repeat: draw from generators that context.seed alone decides"),
         (ReadsImages, "check must read labels only, and read images"),

@@ -2,7 +2,9 @@
 
 import itertools
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import pytest
 import torch
 from torch import Generator, Tensor, nn
 
@@ -15,6 +17,7 @@ from sslkit import (
     HeldoutEnd,
     Mean,
     Objective,
+    RunInterruptedError,
     StepEnd,
     StepOutput,
     TrainingOptions,
@@ -73,6 +76,19 @@ def run(
     loader = Loader(IMAGES, batch_size=training.batch_size, device=CPU, options=training.augment)
     measured = None if heldout is None else Loader(heldout, batch_size=8, device=CPU)
     return fit(objective, loader, measured, training, make_context(**options), evaluate_every=evaluate_every)
+
+
+def watched(objective: Objective, *arguments: Any, **options: Any) -> list[Event]:
+    """The events of a run."""
+    events: list[Event] = []
+    run(objective, *arguments, emit=events.append, **options)
+    return events
+
+
+def interrupt(steps: int, objective: Objective, *arguments: Any, **options: Any) -> None:
+    """A run that is stopped after so many steps."""
+    with pytest.raises(RunInterruptedError):
+        run(objective, *arguments, should_stop=stop_after(steps), **options)
 
 
 def stop_after(steps: int) -> Callable[[], bool]:

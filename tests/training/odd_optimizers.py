@@ -141,22 +141,6 @@ class Divided(_Plain):
         super().__init__([{"params": part} for part in parts if part], **options)
 
 
-def _without_first_group(groups: list[dict]) -> Optimizer:
-    return _Plain(groups[1:])
-
-
-def _without_vectors(groups: list[dict]) -> Optimizer:
-    return _Plain([{**group, "params": [p for p in group["params"] if p.ndim > 1]} for group in groups])
-
-
-def _with_a_stranger(groups: list[dict]) -> Optimizer:
-    return _Plain([*groups, {"params": [torch.nn.Parameter(torch.zeros(1))]}])
-
-
-def _merged(groups: list[dict]) -> Optimizer:
-    return _Plain([{"params": [parameter for group in groups for parameter in group["params"]]}])
-
-
 def _rateless(groups: list[dict]) -> Optimizer:
     optimizer = _Plain(groups)
     for group in optimizer.param_groups:
@@ -168,10 +152,10 @@ KINDS: dict[str, Callable[[list[dict]], Any]] = {
     cls.__name__: cls for cls in (_Plain, ScheduleFree, DistanceFree, Nested, Global, Hidden, Forgetful, Callback, OwnRate, Divided)
 }
 KINDS |= {
-    "no first group": _without_first_group,
-    "no vectors": _without_vectors,
-    "a stranger": _with_a_stranger,
-    "merged": _merged,
+    "no first group": lambda groups: _Plain(groups[1:]),
+    "no vectors": lambda groups: _Plain([{**group, "params": [p for p in group["params"] if p.ndim > 1]} for group in groups]),
+    "a stranger": lambda groups: _Plain([*groups, {"params": [torch.nn.Parameter(torch.zeros(1))]}]),
+    "merged": lambda groups: _Plain([{"params": [parameter for group in groups for parameter in group["params"]]}]),
     "rateless": _rateless,
     "closure": lambda groups: torch.optim.LBFGS([parameter for group in groups for parameter in group["params"]]),
     "nothing": lambda _groups: None,

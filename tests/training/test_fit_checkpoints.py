@@ -37,7 +37,18 @@ from tests.contract.contexts import make_context
 from tests.contract.families import FAMILIES, build
 from tests.contract.miniatures.images import tiny_images
 from tests.recipes import steps_logged
-from tests.training.brightness import CPU, IMAGES, PLAIN_SGD, Brightness, assert_same_state, logged, run, stop_after, told
+from tests.training.brightness import (
+    CPU,
+    IMAGES,
+    PLAIN_SGD,
+    Brightness,
+    assert_same_state,
+    interrupt,
+    run,
+    stop_after,
+    told,
+    watched,
+)
 
 # -------------------------------------------------------------------------------------------------- a loss that is not finite
 
@@ -257,8 +268,7 @@ def test_a_fit_that_rolled_back_is_the_fit_that_had_the_lower_rate_from_that_epo
     rolled = Fragile(tolerated=0.06)
     run(rolled, forgiving(1), folder=tmp_path / "rolled")
     reference = Fragile(tolerated=1.0)
-    with pytest.raises(RunInterruptedError):
-        run(reference, forgiving(1), folder=tmp_path / "reference", should_stop=stop_after(3))
+    interrupt(3, reference, forgiving(1), folder=tmp_path / "reference")
 
     class Slower(Fragile):
         __qualname__ = Fragile.__qualname__  # for whose checkpoint it stands in
@@ -355,25 +365,11 @@ def test_a_roll_back_needs_a_folder():
         run(Brightness(), forgiving(1))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"retries": -1}, "^retries: must not be negative; found -1"),
-        ({"lr_factor": 1.0}, "^lr_factor: must lower the learning rate; found 1.0; allowed: 0 < lr_factor < 1"),
-        ({"lr_factor": 0.0}, "^lr_factor: must lower"),
-    ],
-)
-def test_wrong_ways_to_retry_are_refused(options: dict, message: str):
-    with pytest.raises(OptionError, match=message):
-        OnNan(**options)
-
-
 # -------------------------------------------------------------------------------------------------------------- checkpoints
 
 
 def test_checkpoints_are_written_that_often_and_at_the_end(tmp_path: Path):
-    events: list[Event] = []
-    run(Brightness(), folder=tmp_path, checkpoint_minutes=0, emit=events.append)
+    events = watched(Brightness(), folder=tmp_path, checkpoint_minutes=0)
     assert [event.step for event in events if isinstance(event, CheckpointSaved)] == [*range(1, 10), 9]
 
 
@@ -399,8 +395,7 @@ def test_held_out_images_see_the_schedule_of_their_moment_also_after_resuming(st
     whole: list[Event] = []
     parts: list[Event] = []
     run(Scheduled(), heldout=tiny_images(4), evaluate_every=1, emit=whole.append)
-    with pytest.raises(RunInterruptedError):
-        run(Scheduled(), heldout=tiny_images(4), evaluate_every=1, emit=parts.append, folder=tmp_path, should_stop=stop_after(steps))
+    interrupt(steps, Scheduled(), heldout=tiny_images(4), evaluate_every=1, emit=parts.append, folder=tmp_path)
     run(Scheduled(), heldout=tiny_images(4), evaluate_every=1, emit=parts.append, folder=tmp_path)
     found, expected = ([event for event in events if isinstance(event, HeldoutEnd)] for events in (parts, whole))
     assert found == expected
@@ -442,8 +437,7 @@ def test_frozen_parts_do_not_move_and_stay_out_of_checkpoints(tmp_path: Path):
     before = copy.deepcopy(whole.backbone.state_dict())
     run(whole)
     assert all(torch.equal(tensor, before[name]) for name, tensor in whole.backbone.state_dict().items())
-    with pytest.raises(RunInterruptedError):
-        run(stopped, folder=tmp_path, should_stop=stop_after(4))
+    interrupt(4, stopped, folder=tmp_path)
     stored = {name for name in load_tensors(tmp_path / "checkpoint-000000004.safetensors")[0] if name.startswith("objective.")}
     assert stored == {"objective.head.weight", "objective.head.bias"}
     run(resumed, folder=tmp_path)
@@ -451,8 +445,7 @@ def test_frozen_parts_do_not_move_and_stay_out_of_checkpoints(tmp_path: Path):
 
 
 def interrupted(folder: Path) -> Path:
-    with pytest.raises(RunInterruptedError):
-        run(Brightness(), folder=folder, should_stop=stop_after(4))
+    interrupt(4, Brightness(), folder=folder)
     return folder / "checkpoint-000000004.safetensors"
 
 
@@ -511,8 +504,7 @@ def test_a_checkpoint_that_is_intact_and_none_of_ours_is_no_traceback(change: di
 @pytest.mark.parametrize("stamp", [None, "x", [1], {}])
 def test_a_stamp_that_is_none_is_another_machines(stamp: object, tmp_path: Path):
     rewritten(interrupted(tmp_path), written_on=stamp)
-    events: list[Event] = []
-    run(Brightness(), folder=tmp_path, emit=events.append)
+    events = watched(Brightness(), folder=tmp_path)
     assert "written on another machine or version (torch: None -> " in next(event.message for event in events if isinstance(event, Notice))
 
 
@@ -520,8 +512,7 @@ def test_a_checkpoint_of_another_machine_is_used_with_a_word_of_warning(tmp_path
     path = interrupted(tmp_path)
     written_on = load_tensors(path)[1]["written_on"]
     rewritten(path, written_on={**written_on, "torch": "2.0.1"})
-    events: list[Event] = []
-    run(Brightness(), folder=tmp_path, emit=events.append)
+    events = watched(Brightness(), folder=tmp_path)
     (notice,) = [event for event in events if isinstance(event, Notice)]
     assert notice.message == (
         f"the checkpoint was written on another machine or version (torch: 2.0.1 -> {torch.__version__}): "
@@ -599,8 +590,7 @@ class Steadied(Brightness):
 )
 def test_a_checkpoint_of_another_fit_is_refused(before: Callable, after: Callable, training: dict, difference: str, tmp_path: Path):
     plain = {"epochs": 3, "batch_size": 8, "optimizer": PLAIN_SGD, "schedule": Constant()}
-    with pytest.raises(RunInterruptedError):
-        run(before(), TrainingOptions(**plain), folder=tmp_path, should_stop=stop_after(4))
+    interrupt(4, before(), TrainingOptions(**plain), folder=tmp_path)
     with pytest.raises(ArtifactError, match=rf"checkpoint-000000004\.safetensors: is a checkpoint of another fit \({difference}\); remove"):
         run(after(), TrainingOptions(**{**plain, **training}), folder=tmp_path)
     resumed, whole = before(), before()
@@ -638,34 +628,3 @@ def test_a_fit_that_was_stopped_may_be_called_again_with_its_context(tmp_path: P
     assert fit(resumed, loader, None, TrainingOptions(epochs=2, batch_size=8), context).steps == 6
     fit(whole, loader, None, TrainingOptions(epochs=2, batch_size=8), make_context())
     assert_same_state(resumed, whole)
-
-
-def test_momenta_have_their_parameters_layout_again_after_resuming(tmp_path: Path):
-    seen: list[bool] = []
-
-    class Watching(Brightness):
-        def on_before_step(self, phase, context) -> None:
-            assert isinstance(context, TrainState)
-            if context.step < 4:
-                return
-            entries = context.optimizers["main"].state.items()
-            seen.extend(value["momentum_buffer"].stride() == parameter.stride() for parameter, value in entries)
-
-    with pytest.raises(RunInterruptedError):
-        run(Watching(), channels_last=True, folder=tmp_path, should_stop=stop_after(4))
-    assert not seen
-    run(Watching(), channels_last=True, folder=tmp_path)
-    assert seen
-    assert all(seen)
-
-
-def test_a_mean_goes_on_after_resuming(tmp_path: Path):
-    whole: list[Event] = []
-    parts: list[Event] = []
-    run(Brightness(), log_every=4, emit=whole.append)
-    with pytest.raises(RunInterruptedError):
-        run(Brightness(), log_every=4, emit=parts.append, folder=tmp_path, should_stop=stop_after(3))
-    run(Brightness(), log_every=4, emit=parts.append, folder=tmp_path)
-    assert logged(parts) == logged(whole)
-    assert logged(parts, "too_bright") == logged(whole, "too_bright")
-    assert len(logged(whole)) == 3  # after steps 4 and 8, and at the end

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from sslkit.contract.objective import Mean
-from sslkit.training.metrics import Meters
+from sslkit.training.state import Meters
 
 
 def test_means_over_uneven_batches_are_exact():

@@ -1,7 +1,7 @@
 import copy
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sslkit import Augment, Constant, OptionError, PluginError, RunFailedError, RunInterruptedError, TrainingOptions
-from sslkit.catalog.source_code import SourceCode
+from sslkit import Augment, Constant, OptionError, PluginError, RunFailedError, TrainingOptions
 from sslkit.storage.tensor_file import load_tensors
 from sslkit.training.optimizer_state import UnsavableError, put_together, same, take_apart
-from sslkit.training.phase_optimizers import build_optimizers, parameters_of
+from sslkit.training.optimizers import build_optimizers, parameters_of
 from sslkit.training.state import TrainState
 from tests.contract.families import FAMILIES, build
-from tests.training.brightness import CPU, Brightness, assert_same_state, logged, run, stop_after
+from tests.training.brightness import CPU, Brightness, assert_same_state, interrupt, logged, run, watched
 from tests.training.odd_optimizers import Odd
-
-
-@pytest.fixture(autouse=True)
-def _no_source_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which of these tests' own would be read and hashed at every fit with a folder: all of it."""
-    monkeypatch.setattr(SourceCode, "of", lambda _self, *_values: {})
-
 
 HERE = r" of odd_optimizers\.py"
 
@@ -65,8 +57,7 @@ def test_whatever_an_optimizer_keeps_a_resumed_fit_ends_with_the_same_bits(kind:
     options: dict[str, Any] = {"channels_last": kind in {"Nested", "AdamW"}}
     expected = run(whole, training(kind), **options)
     for steps in (2, 3):  # before a parameter gets its first gradient, and within an epoch after that
-        with pytest.raises(RunInterruptedError):
-            run(Grouped(), training(kind), folder=tmp_path, should_stop=stop_after(steps), **options)
+        interrupt(steps, Grouped(), training(kind), folder=tmp_path, **options)
     assert run(resumed, training(kind), folder=tmp_path, **options) == expected
     assert_same_state(resumed, whole)
 
@@ -96,10 +87,10 @@ class Watching(Grouped):
 def test_a_restored_state_is_equal_in_values_types_and_memory_layout(kind: str, tmp_path: Path):
     """A matrix that lies on its side is multiplied by another kernel, which rounds otherwise."""
     kept: list[dict] = []
-    run(Watching(kept), training(kind))
-    with pytest.raises(RunInterruptedError):
-        run(Watching([]), training(kind), folder=tmp_path, should_stop=stop_after(5))
-    run(Watching(kept), training(kind), folder=tmp_path)
+    options: dict[str, Any] = {"channels_last": kind == "AdamW"}
+    run(Watching(kept), training(kind), **options)
+    interrupt(5, Watching([]), training(kind), folder=tmp_path, **options)
+    run(Watching(kept), training(kind), folder=tmp_path, **options)
     whole, resumed = kept
     assert same(resumed, whole)
     assert strides(resumed) == strides(whole)
@@ -109,8 +100,7 @@ def test_a_restored_state_is_equal_in_values_types_and_memory_layout(kind: str, 
 
 
 def test_an_optimizer_that_loads_less_than_it_saved_is_found_out(tmp_path: Path):
-    with pytest.raises(RunInterruptedError):
-        run(Brightness(), training("Forgetful"), folder=tmp_path, should_stop=stop_after(4))
+    interrupt(4, Brightness(), training("Forgetful"), folder=tmp_path)
     message = rf"^Forgetful{HERE}: load_state_dict does not restore what state_dict gave, so a run with it cannot be resumed$"
     with pytest.raises(RunFailedError, match=message):
         run(Brightness(), training("Forgetful"), folder=tmp_path)
@@ -203,99 +193,69 @@ def test_an_optimizer_that_trains_something_else_than_it_was_asked_to_is_refused
     assert all(torch.equal(tensor, before[name]) for name, tensor in objective.state_dict().items())
 
 
-class Forgotten(Grouped):
-    def parameter_groups(self):
-        return {"main": super().parameter_groups()["main"][1:]}
-
-
 class Doubled(Brightness):
     heldout_phase = None
     phases = ("one", "other")
 
     def parameter_groups(self):
-        return {
-            phase: [{"params": [*self.backbone.parameters(), *(self.head.parameters() if phase == "one" else ())]}] for phase in self.phases
-        }
+        head = {"one": self.head.parameters(), "other": ()}
+        return {phase: [{"params": [*self.backbone.parameters(), *head[phase]]}] for phase in self.phases}
 
 
-class TrainsFrozen(Brightness):
-    frozen = ("head",)
-
-    def parameter_groups(self):
-        return {"main": [{"params": list(self.parameters())}]}
-
-
-class Outside(Brightness):
-    def parameter_groups(self):
-        groups = super().parameter_groups()
-        groups["main"].append({"params": [nn.Parameter(torch.zeros(2))]})
-        return groups
-
-
-class OtherPhase(Brightness):
-    def parameter_groups(self):
-        return {"mian": super().parameter_groups()["main"]}
-
-
-class NoDicts(Brightness):
-    def parameter_groups(self):
-        return {"main": list(self.parameters())}
-
-
-class Misspelt(Grouped):
-    def parameter_groups(self):
-        groups = super().parameter_groups()
-        groups["main"][1]["lr_scal"] = groups["main"][1].pop("lr_scale")
-        return groups
-
-
-class Backwards(Grouped):
-    def parameter_groups(self):
-        groups = super().parameter_groups()
-        groups["main"][1]["lr_scale"] = -0.5
-        return groups
-
-
-class NoParameters(Brightness):
-    def parameter_groups(self):
-        return {"main": [{"params": None}]}
-
-
-class Names(Brightness):
-    def parameter_groups(self):
-        return {"main": [{"params": [name for name, _ in self.named_parameters()][:1]}]}
-
-
-TEST = r" of test_phase_optimizers\.py: "
+def spoilt(change: Callable[[Grouped, list[dict]], Any], **attributes: Any) -> Grouped:
+    """With what ``change`` makes of the groups of its phase."""
+    objective = Grouped()
+    groups = change(objective, objective.parameter_groups()["main"])
+    for name, value in {"parameter_groups": lambda: groups if isinstance(groups, dict) else {"main": groups}, **attributes}.items():
+        setattr(objective, name, value)
+    return objective
 
 
 @pytest.mark.parametrize(
-    ("objective", "message"),
+    ("build_objective", "message"),
     [
         (
-            Forgotten,
+            lambda: spoilt(lambda _, groups: groups[1:]),
             r"no phase trains late, backbone\.stem\.0\.weight, .* more; add it to parameter_groups, or set requires_grad_\(False\)$",
         ),
         (Doubled, r"several phases train backbone\.stem\.0\.weight, .* more; leave it to one phase of parameter_groups$"),
-        (TrainsFrozen, r"a phase trains, and frozen names, head\.weight, head\.bias; take it out of one of the two$"),
         (
-            Outside,
+            lambda: spoilt(lambda _, groups: groups, frozen=("head",)),
+            r"a phase trains, and frozen names, head\.weight, head\.bias; take it out of one of the two$",
+        ),
+        (
+            lambda: spoilt(lambda _, groups: [*groups, {"params": [nn.Parameter(torch.zeros(2))]}]),
             r"a phase trains a tensor that is no parameter of the objective; register it as a parameter: a checkpoint would lack it$",
         ),
-        (OtherPhase, r"parameter_groups must have one entry for each phase; found \['mian'\]; allowed: main$"),
-        (NoDicts, r"parameter_groups must give each phase a list of dicts with the key 'params'; found "),
-        (NoParameters, r"parameter_groups must give parameters under 'params'; found None; allowed: a tensor, or several$"),
-        (Names, r"parameter_groups must give parameters under 'params'; found \['.*'\]; allowed: a tensor, or several$"),
         (
-            Misspelt,
+            lambda: spoilt(lambda _, groups: {"mian": groups}),
+            r"parameter_groups must have one entry for each phase; found \['mian'\]; allowed: main$",
+        ),
+        (
+            lambda: spoilt(lambda objective, _: list(objective.parameters())),
+            r"parameter_groups must give each phase a list of dicts with the key 'params'; found ",
+        ),
+        (
+            lambda: spoilt(lambda *_: [{"params": None}]),
+            r"parameter_groups must give parameters under 'params'; found None; allowed: a tensor, or several$",
+        ),
+        (
+            lambda: spoilt(lambda *_: [{"params": ["late"]}]),
+            r"parameter_groups must give parameters under 'params'; found \['.*'\]; allowed: a tensor, or several$",
+        ),
+        (
+            lambda: spoilt(lambda _, groups: [groups[0], {"params": groups[1]["params"], "lr_scal": 0.5}]),
             r"parameter_groups has an unknown key; found 'lr_scal'; allowed: params, lr_scale, weight_decay, lr; did you mean 'lr_scale'\?$",
         ),
-        (Backwards, r"parameter_groups has an lr_scale that is no rate; found -0\.5; allowed: 0 or more$"),
+        (
+            lambda: spoilt(lambda _, groups: [groups[0], {**groups[1], "lr_scale": -0.5}]),
+            r"parameter_groups has an lr_scale that is no rate; found -0\.5; allowed: 0 or more$",
+        ),
     ],
 )
-def test_every_trainable_parameter_is_in_exactly_one_optimizer(objective: type[Brightness], message: str):
-    with pytest.raises(PluginError, match=f"^{objective.__name__}{TEST}{message}"):
-        run(objective(), training("_Plain"))
+def test_every_trainable_parameter_is_in_exactly_one_optimizer(build_objective: Callable[[], Brightness], message: str):
+    with pytest.raises(PluginError, match=rf"^(Grouped|Doubled) of test_phase_optimizers\.py: {message}"):
+        run(build_objective(), training("_Plain"))
 
 
 def test_what_is_frozen_is_trained_by_nobody_even_if_it_asks_for_a_gradient():
@@ -327,9 +287,9 @@ def test_groups_may_be_divided_named_and_hold_options_of_the_optimizer():
             return {"main": [{"params": iter(first["params"]), "momentum": 0.5}, {**second, "weight_decay": 0.1}]}
 
     objective = Named()
-    optimizer = build_optimizers(objective, training("SGD"))["main"]
+    optimizer = build_optimizers(objective, training("SGD").optimizers_for(["main"]))["main"]
     assert [group["momentum"] for group in optimizer.param_groups] == [0.5, 0.0]
-    divided = build_optimizers(Grouped(), training("Divided"))["main"]
+    divided = build_optimizers(Grouped(), training("Divided").optimizers_for(["main"]))["main"]
     assert len(divided.param_groups) == 4
     head = divided.param_groups[1]
     assert head["base_lr"] == head["lr"] * 0.5
@@ -337,8 +297,7 @@ def test_groups_may_be_divided_named_and_hold_options_of_the_optimizer():
 
 
 def test_a_rate_in_a_tensor_is_logged_as_a_number():
-    events: list = []
-    run(Brightness(), training("rate in a tensor", schedule=Constant(warmup_epochs=2)), emit=events.append, log_every=1)
+    events = watched(Brightness(), training("rate in a tensor", schedule=Constant(warmup_epochs=2)), log_every=1)
     rates = logged(events, "lr")
     assert {type(rate) for rate in rates} == {float}
     assert rates == pytest.approx([0.01 * min(1, step / 6) for step in range(9)])

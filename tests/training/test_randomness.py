@@ -47,7 +47,7 @@ def test_the_global_state_is_seeded_and_put_back():
 
 
 def test_the_global_states_of_other_devices_are_left_alone(monkeypatch: pytest.MonkeyPatch):
-    """Folding a network's BatchNorms, on the CPU and in the middle of a fit, would make every epoch's dropout on a GPU the same."""
+    """Work on the CPU in the middle of a fit would make every epoch's dropout on a GPU the same."""
     for module in (torch.cuda, torch.xpu, torch.mps):
         for name in ("manual_seed", "manual_seed_all"):
             monkeypatch.setattr(module, name, lambda _seed: pytest.fail("seeded another device"), raising=False)

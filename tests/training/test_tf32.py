@@ -1,5 +1,5 @@
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -49,29 +49,20 @@ def switches() -> Iterator[None]:
         BACKENDS.mkldnn.matmul.fp32_precision = "none"
 
 
-def nothing() -> None:
-    """Torch's defaults."""
-
-
-def set_old() -> None:
-    torch.set_float32_matmul_precision("medium")
-    BACKENDS.cudnn.allow_tf32 = False
-
-
-def set_newer() -> None:
-    BACKENDS.cuda.matmul.fp32_precision = "tf32"
-
-
-def set_others() -> None:
-    BACKENDS.cudnn.conv.fp32_precision = "ieee"
-
-
-def set_generic() -> None:
-    BACKENDS.fp32_precision = "tf32"
+PREPARED: dict[str, Callable[[], object]] = {
+    "torch's defaults": lambda: None,
+    "old ones": lambda: (torch.set_float32_matmul_precision("medium"), setattr(BACKENDS.cudnn, "allow_tf32", False)),
+}
+if NEWER:
+    PREPARED |= {
+        "a newer one": lambda: setattr(BACKENDS.cuda.matmul, "fp32_precision", "tf32"),
+        "another newer one": lambda: setattr(BACKENDS.cudnn.conv, "fp32_precision", "ieee"),
+        "the generic one": lambda: setattr(BACKENDS, "fp32_precision", "tf32"),
+    }
 
 
 @pytest.mark.usefixtures("switches")
-@pytest.mark.parametrize("prepare", [nothing, set_old, *([set_newer, set_others, set_generic] if NEWER else [])])
+@pytest.mark.parametrize("prepare", PREPARED.values(), ids=PREPARED)
 @pytest.mark.parametrize("allowed", [True, False])
 def test_all_switches_agree_and_are_put_back(allowed: bool, prepare: Any):
     """Torch has two sets of them. Those who mix them get errors from torch.compile, and TF32 where they have not looked."""

@@ -13,8 +13,6 @@ from sslkit import Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, Option
 from sslkit_rotnet.transforms import MIN_SIDE, NAMED, Interpolation, Transform, is_exact, rotation, transform_all
 
 QUARTERS = (0, 90, 180, 270)
-MAX_ANGLES = 360
-"""Every image is seen under all of them."""
 
 
 @final
@@ -44,8 +42,6 @@ class RotNet(PretextTask):
         angles, names = self.angles, self.transforms
         if angles is not None and names is not None:
             raise OptionError("transforms", "excludes angles", fix="give one of the two; rotate90 and the like are transforms too")
-        if angles is not None and len(angles) > MAX_ANGLES:
-            raise OptionError("angles", "are too many", found=len(angles), allowed=f"at most {MAX_ANGLES}")
         if angles is not None and (len(angles) < 2 or len(set(map(rotation, angles))) < len(angles)):
             raise OptionError("angles", "must be at least two numbers of degrees, all different modulo 360", found=angles)
         if names is not None and (len(names) < 2 or len(set(names)) < len(names) or not set(names) <= set(NAMED)):
