@@ -4,13 +4,17 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
+from sslkit.recipe.toml import apply_override
 from sslkit.storage.metrics_log import read_metrics
 
-SMALL = """
+HEAD = """
 name = "small"
 device = "cpu"
 log_every = 1
@@ -22,20 +26,34 @@ name = "digits"
 name = "nin"
 num_blocks = 3
 width = 0.05
+"""
 
+PRETRAIN = """
 [stages.pretrain]
 task = { name = "rotnet" }
 augment = { crop_padding = 1 }
 epochs = 1
 batch_size = 500
+"""
 
+PROBE = """
 [stages.probe]
 weights = "pretrain"
 evaluator = { name = "linear_probe", layers = ["conv2"], epochs = 1, batch_size = 500 }
 """
 
+SMALL = HEAD + PRETRAIN + PROBE
+
 LONG = SMALL.replace("epochs = 1\nbatch_size = 500", "epochs = 30\nbatch_size = 500")
 """A pretraining of 90 steps: there is time to do something to it."""
+
+
+def changed(*overrides: str, text: str = SMALL) -> str:
+    """A recipe with other values for some keys, each as on a command line."""
+    table = tomllib.loads(text)
+    for override in overrides:
+        apply_override(table, override)
+    return tomli_w.dumps(table)
 
 
 def start(recipe: Path, folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:

@@ -17,8 +17,8 @@ from sslkit import Augment, Catalog, OptimizerFactory, Schedule, TrainingOptions
 from sslkit.catalog.catalog import KINDS
 from sslkit.contract.runtime import Runtime
 from sslkit.recipe.build import REQUIRED, Option, build, options_of
-from sslkit.recipe.extends import read_recipe
 from sslkit.recipe.recipe import parse_recipe
+from sslkit.recipe.toml import read_recipe
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {

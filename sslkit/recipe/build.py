@@ -9,7 +9,7 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, time
 from functools import partial
@@ -45,7 +45,7 @@ class Option(NamedTuple):
 
 
 class _ClassError(OptionError):
-    """No recipe could set the option: the class is wrong, not the recipe."""
+    """The class is wrong, not the recipe: none could set the option."""
 
 
 def options_of(cls: type) -> dict[str, Option]:
@@ -113,26 +113,26 @@ def words(annotation: Any, *, plural: bool = False) -> str:
 
 
 @overload
-def build(target: type[T], table: object, path: str, catalog: Catalog) -> T: ...
+def build(target: type[T], value: object, path: str, catalog: Catalog) -> T: ...
 @overload
-def build(target: str, table: object, path: str, catalog: Catalog) -> Any: ...
-def build(target: type | str, table: object, path: str, catalog: Catalog) -> Any:
-    """Build a value from its table in a recipe.
+def build(target: object, value: object, path: str, catalog: Catalog) -> Any: ...
+def build(target: Any, value: object, path: str, catalog: Catalog) -> Any:
+    """Build a value from what a recipe says.
 
     Args:
         target: a kind of class (``PretextTask`` or ``"pretext_tasks"``): the table's ``name`` chooses the class from the catalog,
-            and a string alone is the name. Or a dataclass, whose table has no ``name``.
-        table: the options. Tables inside it are built by what the options' annotations ask for.
-        path: where the table stands in the recipe, dotted; errors begin with it.
+            and a string alone is the name. Or a dataclass, whose table has no ``name``; or any other annotation of an option.
+        value: a table of options, mostly. Tables inside it are built by what the options' annotations ask for.
+        path: where it stands in the recipe, dotted; errors begin with it.
         catalog: where names are looked up.
 
     Raises:
-        RecipeError: the table is wrong; the message begins with the dotted path of the option at fault.
+        RecipeError: the value is wrong; the message begins with the dotted path of the option at fault.
         PluginError: the class is wrong: an option without annotation, for example.
     """
-    cls = KINDS[target].cls if isinstance(target, str) else target
-    with blaming(path), refusing(path, cls.__name__):
-        return _instance(cls, table, catalog)
+    target = KINDS[target].cls if isinstance(target, str) else target
+    with blaming(path), refusing(path, getattr(target, "__name__", "")):
+        return _adapter(target).validate_python(value, context=catalog)
 
 
 @contextmanager
@@ -194,20 +194,16 @@ def _arguments(cls: type, table: Mapping[str, Any], catalog: Catalog) -> dict[st
     except ValidationError as error:
         own = {problem["type"]: str(problem["loc"][0]) for problem in reversed(error.errors()) if len(problem["loc"]) == 1}
         if (key := own.get("extra_forbidden")) is not None:
-            if dataclasses.is_dataclass(cls) and _lacks_annotation(cls, key):
+            value = inspect.getattr_static(cls, key, None)
+            annotated = any(key in inspect.get_annotations(base) for base in cls.__mro__) or key.startswith("_")
+            if dataclasses.is_dataclass(cls) and not annotated and isinstance(value, bool | int | float | str | tuple | list | dict):
+                # ``key = value`` in the body makes no field: its author forgot the type
                 raise PluginError(f"{cls.__name__}.{key}: the option has no annotation", fix="annotate it with its type") from None
             near = did_you_mean(key, options)
             raise OptionError(key, "unknown option", allowed="" if near else options or "no options", fix=near) from None
         if (key := own.get("missing")) is not None:
             raise OptionError(key, "missing; required", allowed=words(options[key].annotation)) from None
         raise
-
-
-def _lacks_annotation(cls: type, key: str) -> bool:
-    """Whether a dataclass has ``key = value`` in its body, which makes no field: its author forgot the type."""
-    value = inspect.getattr_static(cls, key, None)
-    annotated = any(key in inspect.get_annotations(base) for base in cls.__mro__)
-    return isinstance(value, bool | int | float | str | tuple | list | dict) and not annotated and not key.startswith("_")
 
 
 def construct(cls: Any, positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> Any:
@@ -224,13 +220,21 @@ def construct(cls: Any, positional: tuple[Any, ...], arguments: Mapping[str, Any
 def table_of(cls: type) -> TypeAdapter[Any]:
     """The table of a class's options, as pydantic checks it."""
     options = options_of(cls).values()
-    entries = {
-        name: (typing.Required if default is REQUIRED else typing.NotRequired)[_typed(annotation)] for name, annotation, default in options
-    }
     try:
-        return TypeAdapter(pydantic.with_config(_CONFIG)(TypedDict(cls.__name__, entries)))  # pyright: ignore
+        return table_with({each.name: each.annotation for each in options}, [each.name for each in options if each.default is REQUIRED])
     except (pydantic.PydanticUserError, NameError, TypeError) as error:
         raise PluginError(f"{cls.__name__}: a recipe cannot hold its options", found=str(error), fix="annotate them otherwise") from error
+
+
+def table_with(annotations: Mapping[str, Any], required: Collection[str]) -> TypeAdapter[Any]:
+    """A table with these keys, as pydantic checks it."""
+    entries = {key: (typing.Required if key in required else typing.NotRequired)[_typed(each)] for key, each in annotations.items()}
+    return TypeAdapter(pydantic.with_config(_CONFIG)(TypedDict("Table", entries)))  # pyright: ignore
+
+
+@functools.cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(_typed(annotation), config=_CONFIG)
 
 
 def _typed(annotation: Any) -> Any:

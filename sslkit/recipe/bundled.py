@@ -24,7 +24,8 @@ class BundledRecipe(NamedTuple):
 
 def bundled_recipes() -> list[BundledRecipe]:
     """All of them, by name."""
-    return [BundledRecipe(path.stem, path, _summary(path)) for path in sorted(_folder().glob("*.toml"))]
+    first_lines = {path: path.read_text(encoding="utf-8").partition("\n")[0] for path in sorted(_folder().glob("*.toml"))}
+    return [BundledRecipe(path.stem, path, line.removeprefix("#").strip()) for path, line in first_lines.items()]
 
 
 def bundled_weights() -> dict[str, Path]:
@@ -81,8 +82,3 @@ def _folder() -> Path:
     package = Path(__file__).parents[1]
     installed = package / "_recipes"
     return installed if installed.is_dir() else package.parent / "recipes"
-
-
-def _summary(path: Path) -> str:
-    with path.open(encoding="utf-8") as file:
-        return file.readline().removeprefix("#").strip()

@@ -15,8 +15,8 @@ from torch import Tensor
 from sslkit import Dataset, ImageSet, ImageSpec, OptionError, RecipeError, Split, load_backbone, load_recipe
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.bundled import BundledRecipe, bundled_recipes, bundled_weights, copy_recipe, find_recipe
-from sslkit.recipe.extends import read_recipe
 from sslkit.recipe.stages import training_of
+from sslkit.recipe.toml import read_recipe
 from sslkit.run.preflight import check
 from sslkit.run.weights_file import read_weights
 from tests.run.model_cards import FACTS, read_card

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sslkit import RecipeError, load_recipe
-from sslkit.recipe.extends import read_recipe
+from sslkit.recipe.toml import read_recipe
 
 BASE = """
 name = "base"

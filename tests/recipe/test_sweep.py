@@ -12,32 +12,12 @@ from sslkit.catalog.discovery import load_catalog
 from sslkit.recipe.recipe import Recipe, parse_recipe
 from sslkit.recipe.sweep import expand
 from sslkit.storage.identity import state_hash
+from tests.recipes import SMALL
 
-BASE = """
-name = "swept"
-device = "cpu"
-log_every = 1
-
-[data]
-name = "digits"
-
-[backbone]
-name = "nin"
-num_blocks = 3
-width = 0.05
-
-[stages.pretrain]
-task = { name = "rotnet" }
-epochs = 1
-batch_size = 700
-
-[stages.probe]
-weights = "pretrain"
-evaluator = { name = "linear_probe", layers = ["conv2"], epochs = 1, batch_size = 700 }
-
+BASE = f"""{SMALL}
 [stages.random_probe]
 weights = "random"
-evaluator = { name = "linear_probe", layers = ["conv1"], epochs = 1, batch_size = 700 }
+evaluator = {{ name = "linear_probe", layers = ["conv1"], epochs = 1, batch_size = 500 }}
 """
 CATALOG = load_catalog()
 

@@ -10,27 +10,7 @@ from sslkit import RecipeError, load_recipe
 from sslkit.cli import commands as cli
 from sslkit.recipe.sweep import identity
 from sslkit.run.networks import backbone_image
-
-RECIPE = """
-name = "tiny"
-
-[data]
-name = "digits"
-
-[backbone]
-name = "nin"
-num_blocks = 3
-width = 0.1
-
-[stages.pretrain]
-task = { name = "rotnet" }
-epochs = 1
-batch_size = 64
-
-[stages.probe]
-weights = "pretrain"
-evaluator = { name = "linear_probe", layers = ["conv2"], epochs = 1 }
-"""
+from tests.recipes import changed
 
 Refused = Callable[..., str]
 
@@ -38,7 +18,7 @@ Refused = Callable[..., str]
 @pytest.fixture
 def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
     """Checks a recipe, ``tiny.toml`` with overrides unless said otherwise, and returns the one line that it is refused with."""
-    (tmp_path / "tiny.toml").write_text(RECIPE)
+    (tmp_path / "tiny.toml").write_text(changed("name=tiny"))
     (tmp_path / "my_nets.py").write_text("Plain = 3\n\nclass NoBackbone: ...\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -106,6 +86,8 @@ WRONG_TYPES = {
     "stages.pretrain.task.angles=90": "stages.pretrain.task.angles: must be an array of numbers; found 90; write [90]",
     "seed=-1": "seed: must be an integer, 0 or more; found -1",
     "seed=true": "seed: must be an integer, 0 or more; found True",
+    "seed=0.5": "seed: must be an integer, 0 or more; found 0.5",
+    "stages.pretrain.evaluate_every=true": "stages.pretrain.evaluate_every: must be an integer, 1 or more; found True",
     "stages=3": "stages: must be a table; found 3",
     "stages.pretrain=3": "stages.pretrain: must be a table; found 3",
     "stages.pretrain.task=3": "stages.pretrain.task: must be a pretext task (its name, or a table with its name and options); found 3",
@@ -116,10 +98,16 @@ WRONG_TYPES = {
     "observers=3": 'observers: must be an array of tables; found 3; allowed: [{ name = "..." }]',
     "paper=3": "paper: must be a table; found 3",
     'paper={ "probe.conv2.top1" = "91" }': "paper.\"probe.conv2.top1\": must be a number in percent; found '91'",
+    'paper={ "probe.conv2.top1" = true }': 'paper."probe.conv2.top1": must be a number in percent; found True',
+    'paper={ "probe" = 90 }': "paper: not a metric of a stage; found 'probe'; ...",
     'margins={ a = "probe.conv2.top1" }': "margins.\"a\": must be two metrics; found 'probe.conv2.top1'; ...",
+    'margins={ a = ["probe.conv2.top1"] }': "margins.\"a\": must be two metrics; found ['probe.conv2.top1']; allowed: [...",
+    'margins={ a = ["probe.a", 3] }': 'margins."a": not a metric of a stage; found 3; ...',
+    "margins=true": "margins: must be a table; found True",
 }
 
 UNKNOWN_NAMES = {
+    "stages.pretrain.task.name=rotnett": "stages.pretrain.task.name: no pretext task is called 'rotnett'; allowed: ...",
     "stages.pretrain.task=rotnett": "stages.pretrain.task: no pretext task is called 'rotnett'; allowed: ...",
     "backbone=nim": "backbone: no backbone is called 'nim'; allowed: ...",
     "stages.probe.evaluator.name=linear_prob": "stages.probe.evaluator.name: no evaluator is called 'linear_prob'; allowed: ...",
@@ -150,6 +138,7 @@ IMPOSSIBLE_VALUES = {
     "stages.pretrain.augment.crop_padding=-1": "stages.pretrain.augment.crop_padding: must not be negative; found -1;"
     " allowed: 0 or more pixels",
     "log_every=0": "log_every: must be positive; found 0; allowed: 1 or more steps",
+    "stages.probe.log_every=0": "stages.probe.log_every: must be positive; found 0; allowed: 1 or more steps",
     "stages.pretrain.batch_size=5000": "stages.pretrain.batch_size: is larger than the data (1442 images); found 5000; allowed: 1 to 1442",
     "stages.probe.evaluator.batch_size=5000": "stages.probe.evaluator.batch_size: is larger than the data (1442 images); ...",
     evaluator('name = "knn", layers = ["conv2"], k = 5000'): "stages.probe.evaluator.k: is larger than the data (1442 images); found 5000;"
@@ -168,6 +157,11 @@ WRONG_STAGES = {
     'stages={ "a/b" = { task = "rotnet" } }': "stages.a/b: not a name; found 'a/b'; allowed: letters, digits, _ and -, but not 'random'",
     "name=a/b": "name: not a name; found 'a/b'; allowed: letters, digits, _ and -, but not 'random'",
     "name=random": "name: not a name; found 'random'; allowed: letters, digits, _ and -, but not 'random'",
+    "name=..": "name: not a name; found '..'; ...",
+    "name=7": "name: not a name; found 7; ...",
+    f"name={'x' * 101}": "name: not a name; found 'xxx...",
+    'stages={ random = { task = "rotnet" } }': "stages.random: not a name; found 'random'; ...",
+    'stages={ a = { weights = "random" } }': "stages.a: needs a task, to pretrain, or an evaluator; found ['weights']",
     'stages.last={ evaluator = "knn" }': "stages.last.evaluator.layers: missing; required; allowed: an array of strings",
     'stages.last={ evaluator = { name = "knn", layers = ["conv2"] } }': "stages.last.weights: missing; required; name an earlier stage,"
     ' "random" or "backbone"',
@@ -189,6 +183,7 @@ WRONG_OVERRIDES = {
     "nonsense": "override 'nonsense': must be KEY=VALUE; allowed: for example stages.pretrain.epochs=1",
     "=3": "override '=3': must be KEY=VALUE; allowed: for example stages.pretrain.epochs=1",
     "name.x=3": "override 'name.x=3': name is not a table; found 'tiny'",
+    "stages.pretrain.epochs.x=3": "override 'stages.pretrain.epochs.x=3': stages.pretrain.epochs is not a table; found 1",
 }
 
 TOO_LARGE = {
