@@ -29,24 +29,16 @@ from sslkit.storage.identity import state_hash
 from sslkit.storage.metrics_log import read_metrics
 from tests.contract.miniatures.rotation import Rotation
 from tests.evaluators.labeled import arrays, network
+from tests.recipes import HEAD
 from tests.run.test_stages import Recorder, stop_after
 
 DATA = arrays()
 RUNTIME = Runtime(device="cpu", precision="float32", log_every=1)
 TRAINING = TrainingOptions(epochs=3, batch_size=8, augment=Augment(crop_padding=1))
 
-RECIPE = """
-name = "watched"
-device = "cpu"
-
-[data]
-name = "digits"
-
-[backbone]
-name = "nin"
-num_blocks = 3
-width = 0.05
-
+RECIPE = (
+    HEAD
+    + """
 [stages.pretrain]
 task = { name = "rotnet" }
 epochs = 2
@@ -61,6 +53,7 @@ evaluator = { name = "linear_probe", layers = ["conv2"], epochs = 1, batch_size 
 weights = "pretrain@1"
 evaluator = { name = "linear_probe", layers = ["conv2"], epochs = 1, batch_size = 700 }
 """
+)
 
 
 def hashes(folder: Path) -> dict[int, str]:
