@@ -38,9 +38,8 @@ def refuse_misspelt_attributes(instance: object, contract: type) -> None:
     values = [name for name in _overridable(contract) if not callable(getattr(contract, name))]
     left = [name for name in values if getattr(type(instance), name) is getattr(contract, name) and name not in vars(instance)]
     for name in vars(instance):
-        near = [] if name.startswith("_") or hasattr(type(instance), name) else difflib.get_close_matches(name, left, n=1, cutoff=_NEAR)
-        if near:
-            raise _misspelt(type(instance), contract, name, near[0])
+        if not name.startswith("_") and not hasattr(type(instance), name):
+            _refuse_near(name, left, _NEAR, type(instance), contract)
 
 
 def _refuse_misspelt(cls: type, contract: type) -> None:
@@ -49,17 +48,15 @@ def _refuse_misspelt(cls: type, contract: type) -> None:
     left = [name for name in known if not any(name in vars(base) for base in written)]
     for base in written:
         for name in vars(base).keys() - inspect.get_annotations(base).keys():
-            if name.startswith("_") or hasattr(contract, name):
-                continue
-            event = name.startswith("on_") and any(hook.startswith("on_") for hook in known)
-            near = difflib.get_close_matches(name, known if event else left, n=1, cutoff=0.0 if event else _NEAR)
-            if near:
-                raise _misspelt(cls, contract, name, near[0])
+            if not name.startswith("_") and not hasattr(contract, name):
+                event = name.startswith("on_") and any(hook.startswith("on_") for hook in known)
+                _refuse_near(name, known if event else left, 0.0 if event else _NEAR, cls, contract)
 
 
-def _misspelt(cls: type, contract: type, name: str, meant: str) -> PluginError:
-    what = f"{provenance_of(cls)}: {contract.__name__} has no {name!r}"
-    return PluginError(what, fix=f"did you mean {meant!r}? A name of your own that is like it begins with _")
+def _refuse_near(name: str, names: list[str], cutoff: float, cls: type, contract: type) -> None:
+    for meant in difflib.get_close_matches(name, names, n=1, cutoff=cutoff):
+        what = f"{provenance_of(cls)}: {contract.__name__} has no {name!r}"
+        raise PluginError(what, fix=f"did you mean {meant!r}? A name of your own that is like it begins with _")
 
 
 def _overridable(contract: type) -> list[str]:

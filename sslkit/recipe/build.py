@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, time
 from functools import partial
+from inspect import Parameter
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, NamedTuple, TypeGuard, TypeVar, get_args, get_origin, get_type_hints, overload
+from typing import Annotated, Any, TypeGuard, TypeVar, get_args, get_origin, get_type_hints, overload
 
 import pydantic
 from pydantic import PlainValidator, TypeAdapter, ValidationError, ValidationInfo, WithJsonSchema
@@ -30,26 +31,20 @@ from sslkit.storage.limits import dotted
 
 T = TypeVar("T")
 
-REQUIRED: Any = inspect.Parameter.empty
+REQUIRED: Any = Parameter.empty
 """The default of an option that has none."""
 
 _CONFIG = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
-
-
-class Option(NamedTuple):
-    """One option of a class; ``default`` is ``REQUIRED`` where there is none."""
-
-    name: str
-    annotation: Any
-    default: Any
 
 
 class _ClassError(OptionError):
     """The class is wrong, not the recipe: none could set the option."""
 
 
-def options_of(cls: type) -> dict[str, Option]:
+def options_of(cls: type) -> dict[str, Parameter]:
     """The options of a class by name: the fields of a dataclass, or the parameters of a constructor, but for the ``image`` of a backbone.
+
+    Annotations are resolved, and a default that is made anew for each object is there; an option that must be given has none (``REQUIRED``).
 
     Raises:
         PluginError: the constructor cannot be checked: an option has no annotation, or it takes ``**kwargs``.
@@ -65,7 +60,7 @@ def options_of(cls: type) -> dict[str, Option]:
     defaults = {option.name: option.default_factory() for option in given if callable(option.default_factory)}
     parameters = list(inspect.signature(constructor).parameters.values())[1:]
     if issubclass(cls, Backbone):
-        if not parameters or parameters[0].name != "image" or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
+        if not parameters or parameters[0].name != "image" or parameters[0].kind is Parameter.KEYWORD_ONLY:
             what = f"{cls.__name__}: the constructor of a backbone must take 'image' first"
             raise PluginError(what, fix="def __init__(self, image, *, ...)")
         parameters = parameters[1:]
@@ -78,14 +73,12 @@ def options_of(cls: type) -> dict[str, Option]:
             raise PluginError(f"{cls.__name__}.{parameter.name}: the option has no annotation", fix="annotate it with its type")
         if parameter.name == "name":
             raise PluginError(f"{cls.__name__}.name: an option cannot be called 'name', which chooses the class", fix="rename it")
-    return {each.name: Option(each.name, hints[each.name], defaults.get(each.name, each.default)) for each in parameters}
+    return {each.name: each.replace(annotation=hints[each.name], default=defaults.get(each.name, each.default)) for each in parameters}
 
 
 def kind_of(annotation: Any) -> str | None:
     """The kind of class that an annotation asks for, or None."""
-    if not isinstance(annotation, type):
-        return None
-    return next((kind for kind, (base, _) in KINDS.items() if issubclass(annotation, base)), None)
+    return next((kind for kind, (base, _) in KINDS.items() if isinstance(annotation, type) and issubclass(annotation, base)), None)
 
 
 def is_table(annotation: Any) -> TypeGuard[type]:

@@ -199,8 +199,9 @@ class StageParser:
         if "backbone" in table:
             own, place = table["backbone"], f"{path}.backbone"
             # [stages.x.backbone] overrides single options of [backbone], unless it names another class.
-            both = isinstance(own, Mapping) and isinstance(common, Mapping)
-            common = {**common, **own} if both and own.get("name", common.get("name")) == common.get("name") else own
+            if isinstance(own, Mapping) and isinstance(common, Mapping) and own.get("name", common.get("name")) == common.get("name"):
+                own = {**common, **own}
+            common = own
         elif common is None:
             raise RecipeError("backbone: missing; required", fix='for example backbone = { name = "nin" }')
         options = build_backbone_options(common, place, self._catalog)

@@ -17,7 +17,7 @@ from tests.recipes import changed
 from tests.report.run_folders import make_run
 
 RECIPE = f"""# A recipe that runs in a second
-{changed("name=tiny", "stages.probe.evaluator.layers=['conv1', 'conv2']")}
+{changed("name=tiny", "stages.pretrain.batch_size=128", "stages.probe.evaluator.layers=['conv1', 'conv2']")}
 [paper]
 "probe.conv2.top1" = 91.16
 

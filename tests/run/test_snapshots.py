@@ -171,9 +171,9 @@ def test_snapshots_and_sweeps_go_together():
         ([('"pretrain@1"', '"object"')], "stages.middle.weights: that stage leaves no backbone; found 'object'"),
         ([('"pretrain@1"', '"pretain@1"')], "stages.middle.weights: no such stage; found 'pretain@1'"),
         ([("[2, 0, 1]", "[3]")], "stages.pretrain.snapshot_epochs: must be distinct epochs of the training; found [3]; allowed: 0 to 2"),
-        ([("[2, 0, 1]", "[1.5]")], "stages.pretrain.snapshot_epochs: must be an array of integers; found [1.5]"),
+        ([("[2, 0, 1]", "[1.5]")], "stages.pretrain.snapshot_epochs[0]: must be an integer; found 1.5"),
         ([("[2, 0, 1]", "2")], "stages.pretrain.snapshot_epochs: must be an array of integers; found 2"),
-        ([("[2, 0, 1]", "[true]")], "stages.pretrain.snapshot_epochs: must be an array of integers; found [True]"),
+        ([("[2, 0, 1]", "[true]")], "stages.pretrain.snapshot_epochs[0]: must be an integer; found True"),
     ],
 )
 def test_wrong_snapshots_are_refused_in_one_line(changes: list[tuple[str, str]], message: str):
