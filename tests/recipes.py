@@ -1,4 +1,4 @@
-"""Small recipes, and runs of them in processes of their own."""
+"""Small recipes, what is said of them, and runs of them in processes of their own."""
 
 import os
 import subprocess
@@ -6,11 +6,16 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tomli_w
 
+from sslkit import Evaluator, Event, Notice, Observer, Recipe, load_catalog
+from sslkit.catalog.catalog import Offer
+from sslkit.recipe.recipe import parse_recipe
 from sslkit.recipe.toml import apply_override
 from sslkit.storage.metrics_log import read_metrics
 
@@ -54,6 +59,38 @@ def changed(*overrides: str, text: str = SMALL) -> str:
     for override in overrides:
         apply_override(table, override)
     return tomli_w.dumps(table)
+
+
+def two_stages_of(evaluator: type[Evaluator]) -> Recipe:
+    """A recipe whose stages ``first`` and ``second`` measure an untrained network with a class of a test's own."""
+    stage = '[stages.{}]\nweights = "random"\nevaluator = "mine"\n'
+    table = tomllib.loads(f"{HEAD}{stage.format('first')}{stage.format('second')}")
+    installed = load_catalog()
+    return parse_recipe(table, replace(installed, offers=(*installed.offers, Offer("evaluators", "mine", evaluator, None))))
+
+
+def refusal(kind: type[Exception], call: Callable[..., object], *arguments: Any, **options: Any) -> str:
+    """The one line that a call is refused with."""
+    with pytest.raises(kind) as caught:
+        call(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class Recorder(Observer):
+    """Keeps the events of some kinds; of all, where none is named."""
+
+    def __init__(self, *kinds: type[Event]) -> None:
+        self.events: list[Any] = []
+        self._kinds = kinds or (Event,)
+
+    def observe(self, event: Event) -> None:
+        if isinstance(event, self._kinds):
+            self.events.append(event)
+
+    def messages(self) -> list[str]:
+        """Of the notices among them."""
+        return [event.message for event in self.events if isinstance(event, Notice)]
 
 
 def start(recipe: Path, folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:

@@ -9,17 +9,13 @@ from sslkit.catalog.catalog import KINDS, Catalog, PluginInfo
 from sslkit.catalog.discovery import Hooks, load_catalog
 from sslkit.contract.errors import PluginError
 from sslkit.contract.objective import PretextTask
-from tests.catalog.plugin_site import GOOD, HEAD, Site
+from tests.catalog.plugin_site import GOOD, HEAD, Site, Task
+from tests.recipes import refusal
 
 MARKED = "from pathlib import Path\nPath(__file__).with_suffix('.imported').touch()\n" + GOOD
 """A plugin that leaves a file beside itself when it is imported."""
 
 LOST = GOOD.replace("'good'", "'lost'")
-
-
-class Task(PretextTask):
-    def build_objective(self, backbone, data):
-        raise NotImplementedError
 
 
 def enabled(catalog: Catalog) -> dict[str, PluginInfo]:
@@ -185,9 +181,7 @@ def test_two_plugins_offer_one_name(site: Site):
     assert catalog.names("pretext_tasks") == ("good",)
     flat = catalog.find("schedules", "flat")  # a name that does not collide keeps working
     assert catalog.spec_of(flat) == "flat"
-    with pytest.raises(PluginError) as caught:
-        catalog.find("pretext_tasks", "good")
-    assert str(caught.value) == (
+    assert refusal(PluginError, catalog.find, "pretext_tasks", "good") == (
         "pretext task 'good' is offered by one (sslkit-one 1.1) and by two (sslkit-two 2.2); "
         "write 'site_one:Task' or 'site_two:Task', or switch a plugin off with SSLKIT_DISABLE_PLUGINS"
     )
@@ -232,9 +226,7 @@ def test_a_broken_plugin_is_mentioned_only_where_a_name_is_unknown(site: Site):
     site.install("good", GOOD)
     catalog = load_catalog()
     assert catalog.find("pretext_tasks", "good")
-    with pytest.raises(PluginError) as caught:
-        catalog.find("pretext_tasks", "goof")
-    message = str(caught.value)
+    message = refusal(PluginError, catalog.find, "pretext_tasks", "goof")
     assert message.startswith("no pretext task is called 'goof'; allowed: good; did you mean 'good'?; ")
     assert message.endswith("broken plugin: bad (sslkit-bad 1.0): ModuleNotFoundError: No module named 'package_that_does_not_exist'")
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 from hatchling.builders.wheel import WheelBuilder
 from torch import Tensor
@@ -78,8 +79,10 @@ def test_each_says_what_it_is_and_how_to_run_it(bundled):
 
 
 @every_recipe
-def test_each_loads_under_the_name_of_its_file(bundled):
+def test_each_loads_under_the_name_of_its_file_and_comes_back_equal(bundled, tmp_path):
     recipe = load_recipe(bundled.path)
+    (tmp_path / "recipe.toml").write_text(tomli_w.dumps(dict(recipe.table)))
+    assert load_recipe(tmp_path / "recipe.toml") == recipe
     assert recipe.name == bundled.name
     assert list(dict.fromkeys(stage.name for stage in recipe.stages)) == list(read_recipe(bundled.path)[0]["stages"])
 

@@ -12,7 +12,7 @@ from sslkit.catalog.discovery import load_catalog
 from sslkit.recipe.recipe import Recipe, parse_recipe
 from sslkit.recipe.sweep import expand
 from sslkit.storage.identity import state_hash
-from tests.recipes import SMALL
+from tests.recipes import SMALL, refusal
 
 BASE = f"""{SMALL}
 [stages.random_probe]
@@ -31,9 +31,7 @@ def keys(sweep: str) -> list[str]:
 
 
 def refused(sweep: str) -> str:
-    with pytest.raises(RecipeError) as caught:
-        parse(sweep)
-    return str(caught.value)
+    return refusal(RecipeError, parse, sweep)
 
 
 # --------------------------------------------------------------------------------------------------------------- the variants

@@ -1,5 +1,6 @@
 """Whatever is wrong with a recipe is said in one line, with the dotted path of the key at fault, before anything is computed."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from sslkit import RecipeError, load_recipe
 from sslkit.cli import commands as cli
 from sslkit.recipe.sweep import identity
 from sslkit.run.networks import backbone_image
-from tests.recipes import changed
+from tests.recipes import changed, refusal
 
 Refused = Callable[..., str]
 
@@ -40,8 +41,8 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 def assert_message(found: str, expected: str) -> None:
-    """``...`` at the end stands for what depends on the machine or is long."""
-    assert found == expected or (expected.endswith("...") and found.startswith(expected.removesuffix("...")))
+    """``...`` stands for what depends on the machine or is long."""
+    assert re.fullmatch(".*".join(map(re.escape, expected.split("..."))), found), found
 
 
 def optimizer(options: str) -> str:
@@ -58,13 +59,13 @@ def evaluator(options: str) -> str:
 
 TYPOS = {
     'stages={ tables = { task = "rotnet" } }': "stages.tables: is a folder that every run has; found 'tables'; choose another name",
-    "bakbone=1": "bakbone: unknown key; allowed: name, seed, data, ...",
+    "bakbone=1": "bakbone: unknown key; allowed: name, seed, data, ...; did you mean 'backbone'...",
     "data.image_sise=16": "data.image_sise: unknown option; did you mean 'image_size'?",
     "backbone.num_block=3": "backbone.num_block: unknown option; did you mean 'num_blocks'?",
     "backbone.model=resnet18": "backbone.model: unknown option; allowed: num_blocks, width, pool_after_conv3",
-    "stages.pretrain.epoch=1": "stages.pretrain.epoch: unknown key; allowed: task, evaluate_every, ...",
+    "stages.pretrain.epoch=1": "stages.pretrain.epoch: unknown key; allowed: task, evaluate_every, ...; did you mean 'epochs'...",
     "stages.pretrain.task.angels=[0, 90]": "stages.pretrain.task.angels: unknown option; did you mean 'angles'?",
-    "stages.probe.wieghts=random": "stages.probe.wieghts: unknown key; allowed: evaluator, weights, ...",
+    "stages.probe.wieghts=random": "stages.probe.wieghts: unknown key; allowed: evaluator, weights, ...; did you mean 'weights'...",
     "stages.probe.evaluator.layer=[]": "stages.probe.evaluator.layer: unknown option; did you mean 'layers'?",
     "stages.pretrain.augment.crop_paddings=4": "stages.pretrain.augment.crop_paddings: unknown option; did you mean 'crop_padding'?",
     optimizer('name = "sgd", learning_rate = 0.1'): "stages.pretrain.optimizer.learning_rate: unknown option;"
@@ -108,11 +109,11 @@ WRONG_TYPES = {
 
 UNKNOWN_NAMES = {
     "stages.pretrain.task.name=rotnett": "stages.pretrain.task.name: no pretext task is called 'rotnett'; allowed: ...",
-    "stages.pretrain.task=rotnett": "stages.pretrain.task: no pretext task is called 'rotnett'; allowed: ...",
+    "stages.pretrain.task=rotnett": "stages.pretrain.task: no pretext task is called 'rotnett'; allowed: ...; did you mean 'rotnet'...",
     "backbone=nim": "backbone: no backbone is called 'nim'; allowed: ...",
-    "stages.probe.evaluator.name=linear_prob": "stages.probe.evaluator.name: no evaluator is called 'linear_prob'; allowed: ...",
-    "data=digit": "data: no dataset is called 'digit'; allowed: ...",
-    "data=conv_probe": "data: no dataset is called 'conv_probe'; allowed: ...",
+    "stages.probe.evaluator.name=linear_prob": "stages.probe.evaluator.name: no evaluator is called 'linear_prob'; allowed: ...; did you mean 'linear_probe'...",
+    "data=digit": "data: no dataset is called 'digit'; allowed: ...; did you mean 'digits'...",
+    "data=conv_probe": "data: no dataset is called 'conv_probe'; allowed: ...'conv_probe' is an evaluator",
     "stages.pretrain.optimizer=sgdd": "stages.pretrain.optimizer: no optimizer is called 'sgdd'; allowed: ...",
     "stages.pretrain.schedule=linear": "stages.pretrain.schedule: no schedule is called 'linear'; allowed: ...",
     'observers=["tensorbord"]': "observers[0]: no observer is called 'tensorbord'; ...",
@@ -120,7 +121,7 @@ UNKNOWN_NAMES = {
     "stages.probe.device=gpu": "stages.probe.device: is not usable on this machine; found 'gpu'; allowed: auto, cpu...",
     "precision=float8": "precision: unknown choice; found 'float8'; allowed: 'auto', 'bfloat16', 'tf32', 'float32'; did you mean 'float32'?",
     "compile=maybe": "compile: unknown choice; found 'maybe'; allowed: 'auto', true or false",
-    'backbone={ name = "timm", model = "resnet-18" }': "backbone.model: timm ...",
+    'backbone={ name = "timm", model = "resnet-18" }': "backbone.model: timm ...; did you mean 'resnet18'...",
     "backbone=my_nets:MyNet": "backbone: 'my_nets:MyNet' does not exist: my_nets has no 'MyNet'",
     "backbone=my_netz:MyNet": "backbone: 'my_netz:MyNet' cannot be imported; it is neither installed nor in the current folder",
     "backbone=my_nets:Plain": "backbone: 'my_nets:Plain' must be a class; found 3; a subclass of Backbone, not an object",
@@ -147,6 +148,7 @@ IMPOSSIBLE_VALUES = {
     " more than the smallest class has; found 1000; allowed: at most 140",
     'stages.probe.evaluator.layers=["conv9"]': "stages.probe.evaluator.layers: layer does not exist in this backbone; found 'conv9';"
     " allowed: conv1, conv2, conv3",
+    'data={ name = "image_folder", root = "nowhere" }': "data: ...nowhere is not a folder; set root in [data] to the folder of the images",
     'data={ name = "image_folder", root = "" }': "data.root: must be a folder; found ''",
 }
 
@@ -172,6 +174,7 @@ WRONG_STAGES = {
     " found 'pretrain -> probe -> pretrain'",
     'stages.last={ weights = "probe", evaluator = { name = "knn", layers = ["conv2"] } }': "stages.last.weights: that stage leaves no"
     " backbone; found 'probe'; allowed: pretrain, random, backbone",
+    'stages={ early = { weights = "late", evaluator = { name = "knn", layers = ["conv2"] } }, late = { task = "rotnet" } }': "stages.early.weights: must be an earlier stage; found 'late'; move [stages.late] above [stages.early]",
     "stages.probe.evaluator=supervised": "stages.probe.weights: this evaluator trains from scratch; found 'pretrain'; allowed: \"random\"",
     "stages.probe.backbone.num_blocks=3": "stages.probe.backbone: the backbone comes from stage 'pretrain'; leave it out,"
     ' or set weights = "random"',
@@ -248,26 +251,6 @@ def test_an_empty_key_is_shown(refused: Refused, tmp_path: Path):
     assert refused(path="empty.toml").startswith('"": unknown key; allowed: name, ')
 
 
-def test_the_nearest_name_is_offered(refused: Refused):
-    for override, near in {
-        "bakbone=1": "backbone",
-        "stages.pretrain.epoch=1": "epochs",
-        "stages.probe.wieghts=random": "weights",
-        "stages.pretrain.task=rotnett": "rotnet",
-        "stages.probe.evaluator.name=linear_prob": "linear_probe",
-        "data=digit": "digits",
-        'backbone={ name = "timm", model = "resnet-18" }': "resnet18",
-    }.items():
-        assert f"; did you mean '{near}'" in refused(override)
-    assert refused("data=conv_probe").endswith("'conv_probe' is an evaluator")
-
-
-def test_an_earlier_stage_must_be_earlier(refused: Refused):
-    later = '{ weights = "late", evaluator = { name = "knn", layers = ["conv2"] } }'
-    message = refused(f'stages={{ early = {later}, late = {{ task = "rotnet" }} }}')
-    assert message == "stages.early.weights: must be an earlier stage; found 'late'; move [stages.late] above [stages.early]"
-
-
 @pytest.mark.parametrize(
     ("table", "message"),
     [
@@ -295,11 +278,6 @@ def test_files_that_cannot_be_read(refused: Refused, tmp_path: Path):
     assert message.endswith("; did you mean 'quickstart'?")
 
 
-def test_missing_images_are_named(refused: Refused, tmp_path: Path):
-    message = refused('data={ name = "image_folder", root = "nowhere" }')
-    assert message == f"data: {tmp_path / 'nowhere'} is not a folder; set root in [data] to the folder of the images"
-
-
 HEAD = 'name = "x"\nbackbone = "nin"\n[stages.pretrain]\ntask = "rotnet"\n[data]\nname = "image_folder"\n'
 AS_PEOPLE_WRITE = {
     'root = "C:\\Users\\me"': "(Invalid hex value (at line 7, column 13)); in double quotes a backslash begins an escape: write a path in single quotes,",
@@ -320,10 +298,8 @@ AS_PEOPLE_WRITE = {
 def test_toml_as_people_write_it_is_told_the_cause(line: str, message: str, tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text(f"{HEAD}{line}\n")
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path)
     begun = f"{path}: not valid TOML " if message.startswith("(") else ""
-    assert str(caught.value).startswith(f"{begun}{message}")
+    assert refusal(RecipeError, load_recipe, path).startswith(f"{begun}{message}")
 
 
 def test_a_byte_order_mark_is_no_mistake_and_another_encoding_is_named(tmp_path: Path):
@@ -347,8 +323,7 @@ def test_a_byte_order_mark_is_no_mistake_and_another_encoding_is_named(tmp_path:
 def test_an_override_that_is_no_word_and_no_toml_is_refused(override: str, message: str, tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text(HEAD)
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path, [override])
-    assert str(caught.value).startswith(f"override {override!r}: not valid TOML (")
-    assert str(caught.value).endswith(message)
+    found = refusal(RecipeError, load_recipe, path, [override])
+    assert found.startswith(f"override {override!r}: not valid TOML (")
+    assert found.endswith(message)
     assert load_recipe(path, ["data.root=C:\\Users"]).table["data"]["root"] == "C:\\Users"
