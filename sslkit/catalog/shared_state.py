@@ -70,16 +70,6 @@ def _folder() -> str:
     return ""
 
 
-def _numpy_state() -> tuple[Any, ...]:
-    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the one that others draw from
-    return (name, np.asarray(keys).tobytes(), *rest)
-
-
-def _set_numpy_state(value: tuple[Any, ...]) -> None:
-    name, keys, *rest = value
-    np.random.set_state((name, np.frombuffer(keys, dtype=np.uint32), *rest))  # noqa: NPY002
-
-
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "torch's default device": (_default_device, torch.set_default_device),
@@ -104,7 +94,10 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
         lambda: torch.get_rng_state().numpy().tobytes(),
         lambda value: torch.set_rng_state(torch.frombuffer(bytearray(value), dtype=torch.uint8)),
     ),
-    "numpy's global generator": (_numpy_state, _set_numpy_state),
+    "numpy's global generator": (
+        lambda: tuple(part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()),  # noqa: NPY002 - the one that others draw from
+        np.random.set_state,
+    ),
     "Python's global generator": (random.getstate, random.setstate),
     "the working directory": (_folder, lambda value: value and os.chdir(value)),
 }

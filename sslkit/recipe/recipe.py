@@ -19,7 +19,7 @@ from sslkit.recipe.build import build
 from sslkit.recipe.code_policy import RecipeCode, code_of, lies_in_run, refuse_code
 from sslkit.recipe.schema import RECIPE_KEYS, build_keys
 from sslkit.recipe.stages import PretrainStage, Stage, StageParser, training_of
-from sslkit.recipe.sweep import Variant, expand, merge
+from sslkit.recipe.sweep import expand, merge
 from sslkit.recipe.toml import EXTENDS, apply_override, origin, read_recipe
 from sslkit.training.handover import checked_notes
 
@@ -121,12 +121,20 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | No
     data, observers = given["data"], given.get("observers", [])
     if not isinstance(observers, list):
         raise RecipeError("observers: must be an array of tables", found=observers, allowed='[{ name = "..." }]')
-    parsers = [_parsed(variant, data, catalog) for variant in variants]
+    parsers: list[StageParser] = []
+    for variant in variants:
+        try:
+            parsers.append(StageParser(variant.table, data, catalog))
+        except RecipeError as error:
+            if not variant.labels:
+                raise
+            raise RecipeError(f"{error} (in the sweep's variant {variant.name})") from error
     stages = merge(variants, [tuple(parser.stages.values()) for parser in parsers])
     if len(stages) > MAX_STAGES:
         what = f"stages: are {len(stages):,} with all variants and snapshots"
         raise RecipeError(what, allowed=f"{MAX_STAGES:,}", fix="write several recipes")
-    keys = [stage.key for stage in stages]
+    paper, margins = given.get("paper", {}), given.get("margins", {})
+    _check_figures(paper, margins, [stage.key for stage in stages])
     sources = SourceCode()  # hashed here, right after the import: a file that is edited later is not what runs
     swept, resolved = "sweep" in table, [parser.resolved() for parser in parsers]
     watching = tuple(found for i, entry in enumerate(observers) if (found := _observer(entry, f"observers[{i}]", catalog)))
@@ -135,8 +143,8 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | No
         name=given["name"],
         data=data,
         stages=stages,
-        paper=_paper(given.get("paper", {}), keys),
-        margins=_margins(given.get("margins", {}), keys),
+        paper={key: float(value) for key, value in paper.items()},
+        margins={label: (first, second) for label, (first, second) in margins.items()},
         observers=watching,
         table=table if swept else {**resolved[0], **{key: dict(table[key]) for key in ("paper", "margins") if key in table}},
         variants={variant.name: own for variant, own in zip(variants, resolved, strict=True)} if swept else {},
@@ -176,15 +184,6 @@ def _notes(parsers: Sequence[StageParser]) -> Iterator[str]:
                 yield from (f"{path}.{note}" for note in checked_notes(training.schedule, training.epochs))
 
 
-def _parsed(variant: Variant, data: Dataset, catalog: Catalog) -> StageParser:
-    try:
-        return StageParser(variant.table, data, catalog)
-    except RecipeError as error:
-        if not variant.labels:
-            raise
-        raise RecipeError(f"{error} (in the sweep's variant {variant.name})") from error
-
-
 def _observer(entry: object, path: str, catalog: Catalog) -> Observer | None:
     """One observer. Watching a run never takes it down: where it cannot be made, and no option is at fault, it is left out."""
     try:
@@ -199,21 +198,16 @@ def _observer(entry: object, path: str, catalog: Catalog) -> Observer | None:
     return None
 
 
-def _paper(figures: Mapping[str, Any], stages: Sequence[str]) -> dict[str, float]:
-    for key, value in figures.items():
+def _check_figures(paper: Mapping[str, Any], margins: Mapping[str, Any], stages: Sequence[str]) -> None:
+    for key, value in paper.items():
         _check_metric(key, "paper", stages)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise RecipeError(f'paper."{key}": must be a number in percent', found=value)
-    return {key: float(value) for key, value in figures.items()}
-
-
-def _margins(margins: Mapping[str, Any], stages: Sequence[str]) -> dict[str, tuple[str, str]]:
     for label, pair in margins.items():
         if not isinstance(pair, list) or len(pair) != 2:
             raise RecipeError(f'margins."{label}": must be two metrics', found=pair, allowed='["<stage>.<metric>", "<stage>.<metric>"]')
         for key in pair:
             _check_metric(key, f'margins."{label}"', stages)
-    return {label: (pair[0], pair[1]) for label, pair in margins.items()}
 
 
 def _check_metric(key: Any, path: str, stages: Sequence[str]) -> None:

@@ -260,31 +260,6 @@ def test_only_allowed_plugins_are_imported(site: Site, monkeypatch: pytest.Monke
         catalog.find("pretext_tasks", "lost")
 
 
-def test_an_empty_list_allows_nothing(site: Site, monkeypatch: pytest.MonkeyPatch):
-    site.install("one", MARKED)
-    allow(monkeypatch, "")
-    assert [plugin.state for plugin in load_catalog().plugins if plugin.name == "one"] == ["not allowed"]
-    assert imported(site) == set()
-
-
-def test_what_is_disabled_stays_so_where_it_is_allowed(site: Site, monkeypatch: pytest.MonkeyPatch):
-    site.install("one", MARKED)
-    allow(monkeypatch, "one")
-    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", f"{os.environ['SSLKIT_DISABLE_PLUGINS']},one")
-    assert [plugin.state for plugin in load_catalog().plugins if plugin.name == "one"] == ["disabled"]
-    assert imported(site) == set()
-
-
-def test_our_own_plugins_are_always_allowed(site: Site, monkeypatch: pytest.MonkeyPatch):
-    site.install("one", MARKED)
-    monkeypatch.delenv("SSLKIT_DISABLE_PLUGINS")
-    allow(monkeypatch, "")
-    catalog = load_catalog()
-    assert "rotnet" in catalog.names("pretext_tasks")
-    assert "nin" in catalog.names("backbones")
-    assert {plugin.distribution for plugin in catalog.plugins if plugin.state == "loaded"} == {"sslkit"}
-
-
 def test_a_distribution_in_the_list_tells_two_plugins_of_one_name_apart(site: Site, monkeypatch: pytest.MonkeyPatch):
     site.install("first", MARKED, entries={"same": "site_first"})
     site.install("second", MARKED.replace("'good'", "'better'"), entries={"same": "site_second"})
@@ -332,35 +307,36 @@ def test_environment_variables_work_in_a_process_of_its_own(site: Site):
     assert done.stdout.strip() == "['flips']"
 
 
-# ---------------------------------------------------------------------------------- SSLKIT_ALLOW_PLUGINS, SSLKIT_DISABLE_PLUGINS
-
-
-def state(name: str = "flips") -> str:
-    return next(plugin.state for plugin in load_catalog().plugins if plugin.name == name)
-
-
-def test_without_variables_everything_is_imported(site: Site):
-    site.install("flips", GOOD)
-    assert state() == "loaded"
-    assert load_catalog().notes == ()
+def states() -> dict[str, str]:
+    return {plugin.name: plugin.state for plugin in load_catalog().plugins}
 
 
 @pytest.mark.parametrize("item", ["flips", " flips ", "x,flips", "sslkit-flips:flips", "SSLKIT_flips:flips", "sslkit.flips:flips"])
 def test_an_item_is_a_name_or_a_distribution_and_a_name(item: str, site: Site, monkeypatch: pytest.MonkeyPatch):
-    site.install("flips", GOOD)
-    monkeypatch.setenv("SSLKIT_ALLOW_PLUGINS", item)
-    assert state() == "loaded"
+    site.install("flips", MARKED)
+    allow(monkeypatch, item)
     monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", item)
-    assert state() == "disabled"
+    assert states()["flips"] == "disabled"
+    assert imported(site) == set()
+    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", "")
+    assert states()["flips"] == "loaded"
 
 
 @pytest.mark.parametrize(
     "item", ["", ",", "flip", "Flips", "sslkit-flips", "sslkit-flips:", "sslkit-other:flips", "flips:sslkit-flips", "*"]
 )
 def test_nothing_else_is_meant(item: str, site: Site, monkeypatch: pytest.MonkeyPatch):
-    site.install("flips", GOOD)
+    site.install("flips", MARKED)
+    allow(monkeypatch, item)
     monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", item)
-    assert state() == "loaded"
-    monkeypatch.setenv("SSLKIT_ALLOW_PLUGINS", item)
-    assert state() == "not allowed"
-    assert state("rotnet") == "loaded"  # one of sslkit's own
+    assert states() == {"builtin": "loaded", "flips": "not allowed", "rotnet": "loaded"}, "sslkit's own are always allowed"
+    assert imported(site) == set()
+    monkeypatch.delenv("SSLKIT_ALLOW_PLUGINS")
+    assert states()["flips"] == "loaded"
+
+
+def test_without_variables_everything_is_imported(site: Site, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("SSLKIT_DISABLE_PLUGINS")
+    site.install("flips", GOOD)
+    assert states()["flips"] == "loaded"
+    assert load_catalog().notes == ()

@@ -158,16 +158,8 @@ def refused(recipe: Mapping[str, Any]) -> str:
 def test_a_recipe_becomes_typed_parts():
     recipe = parse()
     assert (recipe.name, {stage.seed for stage in recipe.stages}, recipe.data) == ("full", {7}, Digits(image_size=16))
-    assert [stage.name for stage in recipe.stages] == [
-        "pretrain",
-        "more",
-        "probe",
-        "random_probe",
-        "finetune",
-        "tuned_probe",
-        "supervised",
-        "other",
-    ]
+    names = ["pretrain", "more", "probe", "random_probe", "finetune", "tuned_probe", "supervised", "other"]
+    assert [stage.name for stage in recipe.stages] == names
     pretrain, probe = recipe.stage("pretrain"), recipe.stage("probe")
     assert isinstance(pretrain, PretrainStage)
     assert isinstance(probe, EvaluateStage)
@@ -193,13 +185,7 @@ def test_what_is_left_out_has_a_default():
     )
     (stage,) = recipe.stages
     assert isinstance(stage, PretrainStage)
-    assert ({stage.seed for stage in recipe.stages}, recipe.data, dict(recipe.paper), dict(recipe.margins), recipe.observers) == (
-        {0},
-        Digits(),
-        {},
-        {},
-        (),
-    )
+    assert (stage.seed, recipe.data, dict(recipe.paper), dict(recipe.margins), recipe.observers) == (0, Digits(), {}, {}, ())
     assert (stage.training, stage.runtime, stage.evaluate_every, stage.weights) == (TrainingOptions(), Runtime(), None, "random")
     assert stage.backbone.options == {"num_blocks": 4, "width": 1.0, "pool_after_conv3": False}
 
