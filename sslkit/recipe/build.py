@@ -212,17 +212,18 @@ def construct(cls: Any, positional: tuple[Any, ...], arguments: Mapping[str, Any
 @functools.cache
 def table_of(cls: type) -> TypeAdapter[Any]:
     """The table of a class's options, as pydantic checks it."""
-    options = options_of(cls).values()
+    options = options_of(cls)
+    required = [name for name, option in options.items() if option.default is REQUIRED]
     try:
-        return table_with({each.name: each.annotation for each in options}, [each.name for each in options if each.default is REQUIRED])
+        return table_with(cls.__name__, {name: option.annotation for name, option in options.items()}, required)
     except (pydantic.PydanticUserError, NameError, TypeError) as error:
         raise PluginError(f"{cls.__name__}: a recipe cannot hold its options", found=str(error), fix="annotate them otherwise") from error
 
 
-def table_with(annotations: Mapping[str, Any], required: Collection[str]) -> TypeAdapter[Any]:
+def table_with(title: str, annotations: Mapping[str, Any], required: Collection[str]) -> TypeAdapter[Any]:
     """A table with these keys, as pydantic checks it."""
     entries = {key: (typing.Required if key in required else typing.NotRequired)[_typed(each)] for key, each in annotations.items()}
-    return TypeAdapter(pydantic.with_config(_CONFIG)(TypedDict("Table", entries)))  # pyright: ignore
+    return TypeAdapter(pydantic.with_config(_CONFIG)(TypedDict(title, entries)))  # pyright: ignore
 
 
 @functools.cache

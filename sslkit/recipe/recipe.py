@@ -115,7 +115,7 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | No
     variants = [variant._replace(table=_placed(variant.table, device)) for variant in expand(table)]
     refuse_code([variant.table for variant in variants], catalog)
     given = build_keys(RECIPE_KEYS, table, "", catalog)
-    for key in ("name", "data", "stages"):
+    for key in ("name", "data"):
         if key not in given:
             raise RecipeError(f"{key}: missing; required")
     data, observers = given["data"], given.get("observers", [])

@@ -127,8 +127,12 @@ def json_schema(catalog: Catalog) -> dict[str, Any]:
             tables.append({**table, "properties": properties, "required": ["name", *table.get("required", ())]})
         names = [table["properties"]["name"]["const"] for table in tables]
         definitions[kind] = {"anyOf": [{"enum": names}, address, *tables, own]}
-    kinds = [(PRETRAIN_KEYS, "task"), (EVALUATE_KEYS, "evaluator"), (RECIPE_KEYS, "name")]
-    *stages, recipe = [_schema_of(table_with(keys, [required]), definitions) for keys, required in kinds]
+    tables = [
+        table_with("Pretraining", PRETRAIN_KEYS, ["task"]),
+        table_with("Evaluation", EVALUATE_KEYS, ["evaluator"]),
+        table_with("Recipe", RECIPE_KEYS, ["name"]),
+    ]
+    *stages, recipe = [_schema_of(table, definitions) for table in tables]
     recipe["properties"]["stages"] = {"type": "object", "additionalProperties": {"anyOf": stages}}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **recipe, "$defs": definitions}
 

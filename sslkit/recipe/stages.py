@@ -112,6 +112,8 @@ class StageParser:
         self._named: dict[str, Stage] = {}
         self.stages: dict[str, Stage] = {}
         self.pretrained: dict[str, bool] = {}
+        if "stages" not in given:
+            raise RecipeError("stages: missing; required")
         if not given["stages"]:
             raise RecipeError("stages: is empty", fix="add a [stages.pretrain] table")
         for name, stage in given["stages"].items():

@@ -12,7 +12,7 @@ from sslkit.catalog.discovery import load_catalog
 from sslkit.recipe.recipe import Recipe, parse_recipe
 from sslkit.recipe.sweep import expand
 from sslkit.storage.identity import state_hash
-from tests.recipes import SMALL, refusal
+from tests.recipes import HEAD, SMALL, refusal
 
 BASE = f"""{SMALL}
 [stages.random_probe]
@@ -106,6 +106,14 @@ def test_figures_name_a_stage_by_its_folder_also_where_it_has_dots():
     message = refused('[sweep]\n"backbone.width" = [0.05, 0.1]\n[paper]\n"width=0.06/probe.conv2.top1" = 90.0')
     assert message.startswith("paper: not a metric of a stage; found 'width=0.06/probe.conv2.top1'")
     assert message.endswith("did you mean 'width=0.05/probe'?")
+
+
+def test_variants_may_bring_all_stages():
+    sweep = """[sweep]
+    turned = { "stages.pretrain.task" = "rotnet" }
+    measured = { "stages.knn" = { weights = "random", evaluator = { name = "knn", layers = ["conv2"] } } }
+    """
+    assert [stage.key for stage in parse(sweep, HEAD).stages] == ["turned/pretrain", "measured/knn"]
 
 
 def test_each_variants_recipe_is_resolved():
