@@ -7,10 +7,9 @@ from typing import Any, Literal, NamedTuple, Self, final
 import torch
 from torch import Tensor, nn
 
-from sslkit.contract.annotations import check_arguments
+from sslkit.contract.checks import Contract, check_arguments
 from sslkit.contract.errors import BackboneError
 from sslkit.contract.images import Color, ImageSpec
-from sslkit.contract.misspelling import Contract
 
 LayerKind = Literal["map", "tokens", "vector"]
 

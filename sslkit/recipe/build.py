@@ -23,9 +23,9 @@ from pydantic import PlainValidator, TypeAdapter, ValidationError, ValidationInf
 from typing_extensions import TypedDict
 
 from sslkit.catalog.catalog import KINDS, Catalog
-from sslkit.contract.annotations import ARRAYS, TABLES, WORDS, bare, choices_of, is_fixed, is_plain, members_of, unalias
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.blame import blaming
+from sslkit.contract.checks import ARRAYS, TABLES, WORDS, bare, choices_of, is_fixed, is_plain, members_of, unalias
 from sslkit.contract.errors import BackboneError, OptionError, PluginError, RecipeError, did_you_mean
 from sslkit.storage.limits import dotted
 

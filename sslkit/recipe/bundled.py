@@ -9,13 +9,7 @@ from sslkit.contract.errors import RecipeError, did_you_mean
 
 
 class BundledRecipe(NamedTuple):
-    """One of them.
-
-    Attributes:
-        name: what ``sslkit run`` and ``sslkit recipes copy`` know it by.
-        path: the file.
-        summary: its first comment line.
-    """
+    """One of them: the name that commands know it by, its file, and its first comment line."""
 
     name: str
     path: Path
@@ -45,14 +39,7 @@ def find_recipe(text: str) -> Path:
 
 
 def copy_recipe(name: str, target: Path) -> Path:
-    """Give the user a bundled recipe to own.
-
-    Args:
-        name: of the recipe.
-        target: a folder, or the new file.
-
-    Returns:
-        The new file.
+    """Copy a bundled recipe into a folder, or to a new file, which is returned.
 
     Raises:
         RecipeError: no such recipe, the file exists, or it cannot be written.

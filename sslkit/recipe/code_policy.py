@@ -53,11 +53,7 @@ def lies_in_run(path: Path) -> bool:
 
 
 def refuse_code(tables: Iterable[Mapping[str, Any]], catalog: Catalog) -> None:
-    """Refuse every class that a recipe may not import, all in one message; building the recipe would stop at the first.
-
-    Args:
-        tables: the recipe, or its variants.
-        catalog: says what may be imported.
+    """Refuse every class that a recipe, or a variant of it, may not import, all in one message; building it would stop at the first.
 
     Raises:
         RecipeError: starts with the dotted path of the first.

@@ -99,12 +99,7 @@ def load_recipe(
 
 
 def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | None = None) -> Recipe:
-    """Check a recipe's table and build its parts.
-
-    Args:
-        table: the recipe as it is written.
-        catalog: where names are looked up.
-        device: of every stage, whatever the recipe says; None: as it says.
+    """Check a recipe as it is written, and build its parts; ``device`` is as in :func:`load_recipe`.
 
     Raises:
         RecipeError: starts with the dotted path of the key at fault.

@@ -84,14 +84,7 @@ RECIPE_KEYS: Keys = {
 
 
 def build_keys(keys: Keys, table: Mapping[str, Any], path: str, catalog: Catalog, fixes: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Build the value of each key that a table has.
-
-    Args:
-        keys: that may be there.
-        table: it.
-        path: of the table, dotted.
-        catalog: where names are looked up.
-        fixes: what to do about keys that belong into another table.
+    """Build the value of each key that the table at a dotted path has; ``fixes`` says what to do about keys that belong into another one.
 
     Raises:
         RecipeError: a key does not exist, or its value is wrong.

@@ -87,12 +87,7 @@ Stage = PretrainStage | EvaluateStage
 
 
 class StageParser:
-    """The stages of one recipe without a sweep, or of one variant.
-
-    Args:
-        table: the recipe; what it has in common with other variants was checked before.
-        data: that its table asks for.
-        catalog: where names are looked up.
+    """The stages of one recipe without a sweep, or of one variant; what it has in common with others was checked before.
 
     Attributes:
         stages: by key.

@@ -79,11 +79,7 @@ def expand(table: Mapping[str, Any]) -> list[Variant]:
 def merge(variants: Sequence[Variant], stages: Sequence[Sequence[Stage]]) -> tuple[Stage, ...]:
     """All stages of all variants, each once, in the order in which they are first needed.
 
-    A stage's key names only the axes that change it or a stage before it: two probes of one pretraining share it.
-
-    Args:
-        variants: of one sweep.
-        stages: of each variant, whose keys are unique in it.
+    A stage's key then names only the axes that change it or a stage before it: two probes share one pretraining.
     """
     if not variants[0].labels:  # no sweep, and perhaps many stages
         return tuple(stages[0])
@@ -101,12 +97,7 @@ def merge(variants: Sequence[Variant], stages: Sequence[Sequence[Stage]]) -> tup
 
 
 def identity(stage: Stage, stages: Sequence[Stage]) -> tuple[Stage, ...]:
-    """Equal for stages that do the same on the same data: the stage and all that its weights depend on, but not where they stand.
-
-    Args:
-        stage: one of ``stages``.
-        stages: of one recipe, or of one variant.
-    """
+    """Equal for stages that do the same on the same data: the stage and all that its weights depend on, but not where they stand."""
     by_key = {other.key: other for other in stages}
     chain = [stage]
     while chain[-1].weights not in BEGINNINGS:  # a loop, for a chain may be longer than Python's stack
