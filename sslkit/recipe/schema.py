@@ -37,7 +37,7 @@ def _at_least(minimum: int) -> Any:
 
 
 def _later(schema: dict[str, Any]) -> Any:
-    """A key whose value is checked once more is known: which stages there are, or which variants."""
+    """A key whose value is checked later, when it is known which stages or variants there are."""
     return Annotated[Any, WithJsonSchema(schema)]
 
 

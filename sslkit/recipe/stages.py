@@ -99,7 +99,7 @@ class StageParser:
 
     def __init__(self, table: Mapping[str, Any], data: Dataset, catalog: Catalog) -> None:
         self._table, self._data, self._catalog = table, data, catalog
-        given = build_keys({**RECIPE_KEYS, "data": Any}, table, "", catalog)
+        given = build_keys({**RECIPE_KEYS, "data": Any}, table, "", catalog)  # the data is built already
         self._seed = given.get("seed", 0)
         self._runtime = {key: value for key, value in given.items() if key in RUNTIME_KEYS}
         with refusing(""):  # before a stage is to blame
@@ -138,8 +138,8 @@ class StageParser:
             given = build_keys(PRETRAIN_KEYS, table, path, self._catalog)
             with refusing(path):
                 training = construct(TrainingOptions, (), {key: value for key, value in given.items() if key in TRAINING_KEYS})
-                snapshots = check_snapshots(given.get("snapshot_epochs", ()), training.epochs)
-            options = {"task": given["task"], "training": training, "snapshot_epochs": tuple(snapshots)}
+                kept = tuple(check_snapshots(given.get("snapshot_epochs", ()), training.epochs))
+            options = {"task": given["task"], "training": training, "snapshot_epochs": kept}
             stage = partial(PretrainStage, **options, evaluate_every=given.get("evaluate_every"))
         else:
             fixes = {key: f"write {path}.evaluator.{key}" for key in TRAINING_KEYS}
@@ -174,7 +174,7 @@ class StageParser:
         if not _leaves_backbone(earlier[stage]):
             exporting = [stage.name for stage in earlier.values() if _leaves_backbone(stage)]
             raise RecipeError(f"{path}: that stage leaves no backbone", found=weights, allowed=[*exporting, *BEGINNINGS])
-        kept = getattr(earlier[stage], "snapshot_epochs", ())
+        kept = begun.snapshot_epochs if isinstance(begun := earlier[stage], PretrainStage) else ()
         if not at or (snapshot == EACH and kept):
             return stage, kept if at else (None,)
         if snapshot.isdecimal() and int(snapshot) in kept:
