@@ -12,16 +12,10 @@ from types import FrameType, TracebackType
 
 from torch.optim import Optimizer
 
-from sslkit.contract.backbone import Backbone
+from sslkit.contract.checks import Contract
 from sslkit.contract.class_address import one_line, package_of, provenance_of
 from sslkit.contract.errors import SslkitError, printable
-from sslkit.contract.evaluator import Evaluator
-from sslkit.contract.events import Observer
-from sslkit.contract.images import Dataset, ImageSet
-from sslkit.contract.objective import Objective, PretextTask
-from sslkit.contract.training import OptimizerFactory, Schedule
 
-_ROLES = (PretextTask, Objective, Backbone, Evaluator, Dataset, ImageSet, OptimizerFactory, Optimizer, Schedule, Observer)
 _LIBRARIES = tuple(
     {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     | {*site.getsitepackages(), site.getusersitepackages()}
@@ -145,7 +139,7 @@ def _owner(frame: FrameType) -> type | None:
     owner = frame.f_locals.get(first[0]) if first and frame.f_code.co_argcount else None
     cls = owner if isinstance(owner, type) else type(owner)
     outside = package_of(_module(frame)) not in ("sslkit", "torch") and frame.f_code.co_filename != "<string>"
-    return cls if outside and issubclass(cls, _ROLES) else None
+    return cls if outside and issubclass(cls, (Contract, Optimizer)) else None
 
 
 def _is_foreign(frame: FrameType) -> bool:
