@@ -74,9 +74,11 @@ def test_a_plugin_may_be_an_object_and_name_its_functions_freely(site: Site):
     assert enabled(load_catalog())["object"].offers == {"pretext_tasks": ("a", "b")}
 
 
-def test_each_load_is_fresh(site: Site):
+def test_each_load_is_fresh_and_leaves_the_path_alone(site: Site):
     site.install("flips", GOOD)
+    path = list(sys.path)
     assert load_catalog() == load_catalog()
+    assert sys.path == path
 
 
 BROKEN = {
@@ -229,13 +231,6 @@ def test_a_broken_plugin_is_mentioned_only_where_a_name_is_unknown(site: Site):
     message = refusal(PluginError, catalog.find, "pretext_tasks", "goof")
     assert message.startswith("no pretext task is called 'goof'; allowed: good; did you mean 'good'?; ")
     assert message.endswith("broken plugin: bad (sslkit-bad 1.0): ModuleNotFoundError: No module named 'package_that_does_not_exist'")
-
-
-def test_loading_does_not_change_any_global_state(site: Site):
-    site.install("flips", GOOD)
-    path = list(sys.path)
-    load_catalog()
-    assert sys.path == path
 
 
 def allow(monkeypatch: pytest.MonkeyPatch, value: str) -> None:

@@ -138,16 +138,6 @@ def parse(*overrides: str, text: str = FULL) -> Recipe:
     return parse_recipe(table(text, *overrides), CATALOG)
 
 
-def without(*path: str) -> dict[str, Any]:
-    parsed = table()
-    *parents, last = path
-    below = parsed
-    for parent in parents:
-        below = below[parent]
-    del below[last]
-    return parsed
-
-
 def refused(recipe: Mapping[str, Any]) -> str:
     return refusal(RecipeError, parse_recipe, recipe, CATALOG)
 
@@ -221,8 +211,9 @@ def test_a_stage_with_weights_has_the_backbone_that_they_were_made_for():
 
 
 def test_a_backbone_is_needed_where_no_stage_has_its_own():
-    assert refused(without("backbone")).startswith("backbone: missing; required; for example backbone = ")
-    only_own = without("backbone")
+    only_own = table()
+    del only_own["backbone"]
+    assert refused(only_own).startswith("backbone: missing; required; for example backbone = ")
     only_own["stages"] = {"other": only_own["stages"]["other"]}
     del only_own["paper"], only_own["margins"]
     assert parse_recipe(only_own, CATALOG).stage("other").backbone.name == "tiny"
