@@ -70,7 +70,7 @@ RUNS_CODE = re.compile(
 """Calls that run what they are given, or may: also by way of an unpickler."""
 
 MAY_RUN_CODE = {
-    "sslkit/catalog/import_path.py": {"importlib.import_module"},  # package.module:Class, which the catalog has allowed
+    "sslkit/catalog/catalog.py": {"importlib.import_module"},  # package.module:Class, which the catalog has allowed
     "sslkit/backbones/from_timm.py": {"importlib.import_module"},  # libraries that are heavy to import, by constant names
     "sslkit/data/torchvision_sets.py": {"importlib.import_module", "pickle"},  # CIFAR's files, arrays alone, after their checksum
     "sslkit/training/device.py": {"ctypes.CDLL"},  # the C library of this very process

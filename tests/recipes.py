@@ -1,16 +1,25 @@
-"""Small recipes, and runs of them in processes of their own."""
+"""Small recipes, what is said of them, and runs of them in processes of their own."""
 
 import os
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+import tomli_w
+
+from sslkit import Evaluator, Event, Notice, Observer, Recipe, load_catalog
+from sslkit.catalog.catalog import Offer
+from sslkit.recipe.recipe import parse_recipe
+from sslkit.recipe.toml import apply_override
 from sslkit.storage.metrics_log import read_metrics
 
-SMALL = """
+HEAD = """
 name = "small"
 device = "cpu"
 log_every = 1
@@ -22,20 +31,66 @@ name = "digits"
 name = "nin"
 num_blocks = 3
 width = 0.05
+"""
 
+PRETRAIN = """
 [stages.pretrain]
 task = { name = "rotnet" }
 augment = { crop_padding = 1 }
 epochs = 1
 batch_size = 500
+"""
 
+PROBE = """
 [stages.probe]
 weights = "pretrain"
 evaluator = { name = "linear_probe", layers = ["conv2"], epochs = 1, batch_size = 500 }
 """
 
+SMALL = HEAD + PRETRAIN + PROBE
+
 LONG = SMALL.replace("epochs = 1\nbatch_size = 500", "epochs = 30\nbatch_size = 500")
 """A pretraining of 90 steps: there is time to do something to it."""
+
+
+def changed(*overrides: str, text: str = SMALL) -> str:
+    """A recipe with other values for some keys, each as on a command line."""
+    table = tomllib.loads(text)
+    for override in overrides:
+        apply_override(table, override)
+    return tomli_w.dumps(table)
+
+
+def two_stages_of(evaluator: type[Evaluator]) -> Recipe:
+    """A recipe whose stages ``first`` and ``second`` measure an untrained network with a class of a test's own."""
+    stage = '[stages.{}]\nweights = "random"\nevaluator = "mine"\n'
+    table = tomllib.loads(f"{HEAD}{stage.format('first')}{stage.format('second')}")
+    installed = load_catalog()
+    return parse_recipe(table, replace(installed, offers=(*installed.offers, Offer("evaluators", "mine", evaluator, None))))
+
+
+def refusal(kind: type[Exception], call: Callable[..., object], *arguments: Any, **options: Any) -> str:
+    """The one line that a call is refused with."""
+    with pytest.raises(kind) as caught:
+        call(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class Recorder(Observer):
+    """Keeps the events of some kinds; of all, where none is named."""
+
+    def __init__(self, *kinds: type[Event]) -> None:
+        self.events: list[Any] = []
+        self._kinds = kinds or (Event,)
+
+    def observe(self, event: Event) -> None:
+        if isinstance(event, self._kinds):
+            self.events.append(event)
+
+    def messages(self) -> list[str]:
+        """Of the notices among them."""
+        return [event.message for event in self.events if isinstance(event, Notice)]
 
 
 def start(recipe: Path, folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:

@@ -1,14 +1,18 @@
 """What a recipe can name: kinds of classes, and the :class:`Catalog` of those that plugins offer."""
 
+import importlib
 import inspect
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from sslkit.catalog.import_path import import_class
+from sslkit.catalog.shared_state import loading
 from sslkit.contract.backbone import Backbone
-from sslkit.contract.class_address import address_of, package_of, source_of
+from sslkit.contract.class_address import address_of, one_line, package_of, source_of
 from sslkit.contract.errors import PluginError, did_you_mean
 from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.events import Observer
@@ -149,7 +153,11 @@ class Catalog:
             PluginError: no plugin offers the name, or two do; importing the class is not allowed; it cannot be imported, or is none.
         """
         if ":" in name:
-            return self._at(kind, name)
+            if refusal := self.refusal(name):
+                raise refusal
+            cls = self._offered_at(name) or import_class(name)
+            check_class(kind, cls, repr(name))
+            return cls
         found = self._offers_of(kind, name)
         if not found:
             raise self._unknown(kind, name)
@@ -183,14 +191,6 @@ class Catalog:
         """How a recipe names ``cls``: its name where that is unambiguous, else ``package.module:Class``."""
         names = [offer.name for offer in self.offers if offer.cls is cls and len(self._offers_of(offer.kind, offer.name)) == 1]
         return min(names, default=address_of(cls))
-
-    def _at(self, kind: str, spec: str) -> type:
-        """The class at an address: one that is offered, or one to import."""
-        if refusal := self.refusal(spec):
-            raise refusal
-        cls = self._offered_at(spec) or import_class(spec)
-        check_class(kind, cls, repr(spec))
-        return cls
 
     def _offered_at(self, spec: str) -> type | None:
         return next((offer.cls for offer in self.offers if address_of(offer.cls) == spec), None)
@@ -232,3 +232,32 @@ def check_class(kind: str, cls: object, what: str) -> None:
         raise PluginError(f"{what} must be a subclass of {base.__name__}", found=cls)
     if inspect.isabstract(cls):
         raise PluginError(f"{what} is abstract", found=cls, fix=f"it lacks {', '.join(sorted(cls.__abstractmethods__))}")
+
+
+def import_class(spec: str) -> Any:
+    """Import what stands at an address, whatever it is.
+
+    What the module changes of the state that all code shares is put back. Where it lies in the current folder, that is put on ``sys.path``, as
+    ``python -m`` does, and stays there for what the module imports later.
+
+    Raises:
+        PluginError: the module cannot be imported, or holds no such thing.
+    """
+    module_name, _, qualname = spec.partition(":")
+    folder, package = str(Path.cwd()), package_of(spec)
+    if package.isidentifier() and package not in sys.modules and folder not in sys.path and PathFinder.find_spec(package, [folder]):
+        sys.path.insert(0, folder)
+    try:
+        with loading(module_name):
+            found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}.")
+        why = "it is neither installed nor in the current folder" if missing else one_line(error)
+        raise PluginError(f"{spec!r} cannot be imported", fix=why) from error
+    for depth, name in enumerate(qualname.split(".")):
+        if depth and not isinstance(found, type):  # a class may hold another; the attributes of anything else are no business of a recipe
+            break
+        if not hasattr(found, name):
+            raise PluginError(f"{spec!r} does not exist: {module_name} has no {qualname!r}", fix=did_you_mean(name, dir(found)))
+        found = getattr(found, name)
+    return found

@@ -22,7 +22,6 @@ import importlib.metadata
 import inspect
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 
@@ -101,7 +100,13 @@ def load_catalog(*, allow_code: bool = False) -> Catalog:
     """
     strict = os.environ.get(STRICT, "") not in ("", "0")
     found = [(point, _origin(point)) for point in importlib.metadata.entry_points(group=GROUP)]
-    notes = list(_meaningless_items([info for _, info in found]))
+    known = dict.fromkeys(name for _, info in found for name in (info.name, f"{info.distribution}:{info.name}"))
+    notes = [
+        "; ".join(filter(None, (f"{variable} names {item!r}, which no installed plugin has", did_you_mean(item, known))))
+        for variable in (DISABLE, ALLOW)
+        for item in _listed(variable)
+        if not any(_means(item, info) for _, info in found)
+    ]
     if strict and notes:
         raise PluginError("; ".join(notes))
     plugins: list[PluginInfo] = []
@@ -127,15 +132,6 @@ def _means(item: str, info: PluginInfo) -> bool:
     distribution, _, name = item.rpartition(":")
     normal = [re.sub(r"[-_.]+", "-", spelling).lower() for spelling in (distribution, info.distribution)]
     return name == info.name and (not distribution or normal[0] == normal[1])
-
-
-def _meaningless_items(found: list[PluginInfo]) -> Iterator[str]:
-    """A sentence for each item that means nothing that is installed: it may be a typing error, and then something is not as wished."""
-    known = dict.fromkeys(name for info in found for name in (info.name, f"{info.distribution}:{info.name}"))
-    for variable in (DISABLE, ALLOW):
-        for item in _listed(variable):
-            if not any(_means(item, info) for info in found):
-                yield "; ".join(filter(None, (f"{variable} names {item!r}, which no installed plugin has", did_you_mean(item, known))))
 
 
 def _load(point: EntryPoint, info: PluginInfo, *, strict: bool) -> tuple[PluginInfo, Classes]:
@@ -189,20 +185,15 @@ def _classes_of(plugin: object, name: str) -> Classes:
         raise PluginError(f"unknown hook {unknown!r}", allowed=KINDS, fix=did_you_mean(unknown, KINDS)) from error
     classes: Classes = {}
     for kind, meaning in KINDS.items():
-        for offered in (checked(kind, result) for result in _results(getattr(manager.hook, kind))):
-            named = classes.setdefault(kind, {})
+        hook: pluggy.HookCaller = getattr(manager.hook, kind)
+        for impl in hook.get_hookimpls():  # called one by one: pluggy's own call drops a forgotten ``return``
+            if impl.wrapper or impl.hookwrapper:
+                raise PluginError(f"hook {kind} must not be a wrapper", fix="write @hookimpl without arguments")
+            # pluggy's versions differ on parameters with defaults (before 1.7 they were not passed), so none are allowed.
+            if parameters := list(inspect.signature(impl.function).parameters):
+                raise PluginError(f"hook {kind} takes no arguments", found=", ".join(parameters))
+            named, offered = classes.setdefault(kind, {}), checked(kind, impl.function())
             if twice := named.keys() & offered.keys():
                 raise PluginError(f"{meaning.noun} {min(twice)!r} is offered twice by the same plugin")
             named |= offered
     return {kind: named for kind, named in classes.items() if named}
-
-
-def _results(hook: pluggy.HookCaller) -> Iterator[object]:
-    """What each implementation of a hook returns. Called one by one: pluggy's own call drops a forgotten ``return``."""
-    for impl in hook.get_hookimpls():
-        if impl.wrapper or impl.hookwrapper:
-            raise PluginError(f"hook {hook.name} must not be a wrapper", fix="write @hookimpl without arguments")
-        # pluggy's versions differ on parameters with defaults (before 1.7 they were not passed), so none are allowed.
-        if parameters := list(inspect.signature(impl.function).parameters):
-            raise PluginError(f"hook {hook.name} takes no arguments", found=", ".join(parameters))
-        yield impl.function()

@@ -7,7 +7,7 @@ import torch
 from typing_extensions import override
 
 from sslkit.catalog.shared_state import GENERATORS, kept_state
-from sslkit.contract.class_address import one_line, provenance_of
+from sslkit.contract.class_address import one_line, package_of, provenance_of
 from sslkit.contract.errors import OptionError
 from sslkit.contract.events import Event, Notice, Observer, Record, warn
 
@@ -58,7 +58,7 @@ class Observers(Record):
 
     def _tell(self, observer: Observer, event: Event) -> None:
         """What foreign observers set or draw is put back: neither dropout nor a later stage is to notice that somebody watches."""
-        if _is_own(observer):  # sets and draws nothing, and to look after it in every step takes time
+        if package_of(type(observer).__module__) == "sslkit":  # sets and draws nothing, and to look after it in every step takes time
             observer.observe(event)
             return
         with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []), kept_state() as changed:
@@ -68,7 +68,3 @@ class Observers(Record):
             self._noted.append(observer)
             text = f"observer {provenance_of(type(observer))} changed {', '.join(named)} at {type(event).__name__}: put back, as after each event"
             self.observe(Notice(stage=event.stage, message=text))
-
-
-def _is_own(observer: Observer) -> bool:
-    return type(observer).__module__.partition(".")[0] == "sslkit"

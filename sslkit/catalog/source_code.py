@@ -53,23 +53,20 @@ class SourceCode:
         code: dict[str, str] = {}
         for name, chosen in _modules(values):
             # A library that something is built of is no method: torchvision, say, under a network that a user wraps.
-            if chosen or not _is_installed(name):
-                code |= self._code_of(name)
+            module = sys.modules.get(name)
+            if module is not None and name.partition(".")[0] not in _KNOWN_OTHERWISE and (chosen or not _is_installed(name)):
+                package = _package_of(name)
+                unit = package or name
+                if unit not in self._found:
+                    self._found[unit] = self._read(module, package)
+                code |= self._found[unit]
         return dict(sorted(code.items()))
-
-    def _code_of(self, name: str) -> dict[str, str]:
-        module = sys.modules.get(name)
-        if name.partition(".")[0] in _KNOWN_OTHERWISE or module is None:
-            return {}
-        package = _package_of(name)
-        unit = package or name
-        if unit not in self._found:
-            self._found[unit] = self._read(module, package)
-        return self._found[unit]
 
     def _read(self, module: ModuleType, package: str) -> dict[str, str]:
         if package:
-            return {package: _hash_of(_sources(_folder_of(package)), _folder_of(package)) or _version_of(package)}
+            folder = Path(sys.modules[package].__file__ or "").parent
+            version = str(getattr(sys.modules[package], "__version__", "unknown"))  # for one without Python code of its own
+            return {package: _hash_of(_sources(folder), folder) or version}
         file = Path(getattr(module, "__file__", None) or "")
         if not file.is_file():  # typed into an interpreter: there is nothing to read
             return {}
@@ -115,10 +112,6 @@ def _package_of(name: str) -> str:
     return ""
 
 
-def _folder_of(package: str) -> Path:
-    return Path(sys.modules[package].__file__ or "").parent
-
-
 def _sources(folder: Path) -> list[Path]:
     """The Python files of a package, without what editors hide beside them: locks (links to nothing) and copies."""
     files = (file for file in folder.rglob("*.py") if not any(part.startswith(".") for part in file.relative_to(folder).parts))
@@ -136,11 +129,6 @@ def _is_installed(name: str) -> bool:
 def _holds_installed(folder: Path) -> bool:
     usual = {*site.getsitepackages(), site.getusersitepackages(), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     return str(folder) in usual or next(folder.glob("*.dist-info"), None) is not None
-
-
-def _version_of(package: str) -> str:
-    """For a package without Python code of its own."""
-    return str(getattr(sys.modules[package], "__version__", "unknown"))
 
 
 def _hashes_beside(file: Path, root: Path) -> dict[str, str]:
@@ -220,23 +208,21 @@ def _without_comments(text: str) -> str:
         return text
     if any(token.type == tokenize.ERRORTOKEN for token in tokens):  # the same, before Python 3.12
         return text
+    comments, code = ([token for token in tokens if (token.type == tokenize.COMMENT) is wanted] for wanted in (True, False))
+    starts = {tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    docstrings = [  # strings that are a whole statement, wherever they stand
+        token
+        for before, token, after in zip([None, *code], code, code[1:], strict=False)
+        if token.type == tokenize.STRING and (before is None or before.type in starts) and after.type == tokenize.NEWLINE
+    ]
     lines = text.split("\n")
-    for token in (*(token for token in tokens if token.type == tokenize.COMMENT), *_docstrings(tokens)):
+    for token in (*comments, *docstrings):
         (first, start), (last, end) = token.start, token.end
         kept = lines[first - 1][:start], lines[last - 1][end:]
         lines[first - 1 : last] = [""] * (last - first + 1)
         lines[first - 1] = kept[0]
         lines[last - 1] += kept[1]
     return "\n".join(line.rstrip() for line in lines if line.strip())
-
-
-def _docstrings(tokens: Iterable[tokenize.TokenInfo]) -> Iterator[tokenize.TokenInfo]:
-    """Strings that are a whole statement, wherever they stand."""
-    code = [token for token in tokens if token.type != tokenize.COMMENT]
-    begins = {tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
-    for before, token, after in zip([None, *code], code, code[1:], strict=False):
-        if token.type == tokenize.STRING and (before is None or before.type in begins) and after.type == tokenize.NEWLINE:
-            yield token
 
 
 def _definitions(text: str) -> str:

@@ -7,10 +7,9 @@ from typing import Any, Literal, NamedTuple, Self, final
 import torch
 from torch import Tensor, nn
 
-from sslkit.contract.annotations import check_arguments
+from sslkit.contract.checks import Contract, check_arguments
 from sslkit.contract.errors import BackboneError
 from sslkit.contract.images import Color, ImageSpec
-from sslkit.contract.misspelling import Contract
 
 LayerKind = Literal["map", "tokens", "vector"]
 
@@ -91,10 +90,8 @@ class Backbone(nn.Module, Contract):
         Raises:
             BackboneError: a layer does not exist.
         """
-        names = self.layer_names
         for layer in layers:
-            if layer not in names:
-                raise BackboneError(f"layer {layer!r} does not exist in {type(self).__name__}", allowed=names)
+            self.layer(layer)
         return self.extract(self.prepare(images), layers)
 
     @final
@@ -202,12 +199,8 @@ def _to_color(x: Tensor, color: Color) -> Tensor:
         return x if num_chs == 3 else x.expand(-1, 3, -1, -1)
     if num_chs == 1:
         return x
-    return _luma(x) if color == "gray" else _lightness(x)
-
-
-def _luma(rgb: Tensor) -> Tensor:
-    """ITU-R BT.601 luma, which is what PIL's mode L holds."""
-    return _weighted(rgb, 0.299, 0.587, 0.114)
+    # ITU-R BT.601 luma is what PIL's mode L holds.
+    return _weighted(x, 0.299, 0.587, 0.114) if color == "gray" else _lightness(x)
 
 
 def _lightness(rgb: Tensor) -> Tensor:

@@ -9,20 +9,13 @@ from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from traceback import StackSummary, format_list, walk_tb
 from types import FrameType, TracebackType
-from typing import Any
 
 from torch.optim import Optimizer
 
-from sslkit.contract.backbone import Backbone
+from sslkit.contract.checks import Contract
 from sslkit.contract.class_address import one_line, package_of, provenance_of
 from sslkit.contract.errors import SslkitError, printable
-from sslkit.contract.evaluator import Evaluator
-from sslkit.contract.events import Observer
-from sslkit.contract.images import Dataset, ImageSet
-from sslkit.contract.objective import Objective, PretextTask
-from sslkit.contract.training import OptimizerFactory, Schedule
 
-_ROLES = (PretextTask, Objective, Backbone, Evaluator, Dataset, ImageSet, OptimizerFactory, Optimizer, Schedule, Observer)
 _LIBRARIES = tuple(
     {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     | {*site.getsitepackages(), site.getusersitepackages()}
@@ -35,13 +28,6 @@ Frame = tuple[str, int, str, str | None]
 class Blame(str):
     """A note on an error, in one line.
 
-    Args:
-        text: the line.
-        places: see the attributes, as for the others.
-        culprit: see the attributes.
-        frames: see the attributes.
-        consequence: see the attributes.
-
     Attributes:
         places: where in a run it happened, the outermost first.
         culprit: whose code failed, and in which method; empty where all of it is sslkit's or a library's.
@@ -49,18 +35,10 @@ class Blame(str):
         consequence: what became of the work so far; empty where nobody knows.
     """
 
-    def __new__(cls, text: str, *_: object) -> "Blame":
-        """Strings are made here; what comes with them is added in ``__init__``."""
-        return super().__new__(cls, text)
-
-    def __init__(self, _text: str, places: tuple[str, ...], culprit: str, frames: tuple[Frame, ...], consequence: str) -> None:
-        self.places = places
-        self.culprit = culprit
-        self.frames = frames
-        self.consequence = consequence
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Blame, (str(self), self.places, self.culprit, self.frames, self.consequence)
+    places: tuple[str, ...] = ()
+    culprit: str = ""
+    frames: tuple[Frame, ...] = ()
+    consequence: str = ""
 
     def traceback(self) -> str:
         """The culprit's own frames, as Python prints them."""
@@ -111,23 +89,23 @@ def portable(error: BaseException) -> BaseException:
         ForkingPickler.dumps(sent)
     except Exception:
         sent = RuntimeError(one_line(error))
-        for note in filter(None, (blame_of(error),)):
+        if note := blame_of(error):
             sent.add_note(note)
     return sent
 
 
 def _blame(error: BaseException, place: str, consequence: str) -> None:
-    found = blame_of(error)
-    if found is None:
-        places: tuple[str, ...] = ()
-        culprit, frames = _culprit(error.__traceback__)
-    else:
+    places = (place,) if place else ()
+    if found := blame_of(error):
         error.__notes__.remove(found)
-        places, culprit, frames, consequence = found.places, found.culprit, found.frames, found.consequence or consequence
-    places = (place, *places) if place else places
-    what = f"{culprit}: {printable(one_line(error))}" if culprit else printable(one_line(error))
-    text = f"{', '.join(places)}: {what}" if places else what
-    error.add_note(Blame(f"{text}; {consequence}" if consequence else text, places, culprit, frames, consequence))
+        places, culprit, frames, consequence = (*places, *found.places), found.culprit, found.frames, found.consequence or consequence
+    else:
+        culprit, frames = _culprit(error.__traceback__)
+    parts = (", ".join(places), culprit, printable(one_line(error)))
+    text = ": ".join(filter(None, parts))
+    note = Blame(f"{text}; {consequence}" if consequence else text)
+    note.places, note.culprit, note.frames, note.consequence = places, culprit, frames, consequence
+    error.add_note(note)
 
 
 def _culprit(trace: TracebackType | None) -> tuple[str, tuple[Frame, ...]]:
@@ -146,20 +124,13 @@ def _culprit(trace: TracebackType | None) -> tuple[str, tuple[Frame, ...]]:
     else:
         frame = next((frame for frame, _ in stack if _is_foreign(frame)), None)
         if frame is None:
-            return _failed_optimizer(stack), ()
+            # An optimizer of torch's may have failed that a plugin built: sslkit has not called it wrongly.
+            called = ((each.f_locals.get("self"), each.f_code.co_name) for each, _ in reversed(stack))
+            return next((f"{provenance_of(type(at))} failed in {name}" for at, name in called if isinstance(at, Optimizer)), ""), ()
         culprit, package = f"{frame.f_code.co_qualname} in {Path(frame.f_code.co_filename).name} failed", package_of(_module(frame))
     below = stack[next(place for place, (each, _) in enumerate(stack) if each is frame) :]
     own = [(each, line) for each, line in below if package_of(_module(each)) == package or _is_foreign(each)]
     return culprit, tuple((each.filename, each.lineno or 0, each.name, each.line) for each in StackSummary.extract(iter(own)))
-
-
-def _failed_optimizer(stack: list[tuple[FrameType, int]]) -> str:
-    """An optimizer of torch's that a plugin may have built: sslkit has not called it wrongly. Empty for any other error."""
-    for frame, _ in reversed(stack):
-        optimizer = frame.f_locals.get("self")
-        if isinstance(optimizer, Optimizer):
-            return f"{provenance_of(type(optimizer))} failed in {frame.f_code.co_name}"
-    return ""
 
 
 def _owner(frame: FrameType) -> type | None:
@@ -168,7 +139,7 @@ def _owner(frame: FrameType) -> type | None:
     owner = frame.f_locals.get(first[0]) if first and frame.f_code.co_argcount else None
     cls = owner if isinstance(owner, type) else type(owner)
     outside = package_of(_module(frame)) not in ("sslkit", "torch") and frame.f_code.co_filename != "<string>"
-    return cls if outside and issubclass(cls, _ROLES) else None
+    return cls if outside and issubclass(cls, (Contract, Optimizer)) else None
 
 
 def _is_foreign(frame: FrameType) -> bool:

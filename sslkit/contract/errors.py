@@ -35,7 +35,7 @@ class SslkitError(Exception):
         self.what = what
         parts = [what]
         if found is not _NOTHING:
-            parts.append(f"found {_shorten(found)}")
+            parts.append(f"found {_cut(repr(found), 80)}")
         if allowed := allowed if isinstance(allowed, str) else ", ".join(allowed):
             parts.append(f"allowed: {allowed}")
         if fix:
@@ -117,11 +117,6 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """``did you mean 'x'?`` for the nearest candidate, or an empty string where none is near."""
     near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else ""
-
-
-def _shorten(value: object, limit: int = 80) -> str:
-    """``repr`` in one line, cut in the middle of nothing that a reader needs."""
-    return _cut(repr(value), limit)
 
 
 def _cut(text: str, limit: int) -> str:

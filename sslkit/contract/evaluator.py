@@ -10,11 +10,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import nn
 
-from sslkit.contract.annotations import Checked
 from sslkit.contract.backbone import Backbone
+from sslkit.contract.checks import Checked, Contract
 from sslkit.contract.events import Emit, tell_nobody
 from sslkit.contract.images import LabeledData
-from sslkit.contract.misspelling import Contract
 from sslkit.contract.objective import Classified
 from sslkit.contract.runtime import Runtime
 

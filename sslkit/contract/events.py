@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
+from sslkit.contract.checks import Contract
 from sslkit.contract.errors import SslkitWarning
-from sslkit.contract.misspelling import Contract
 
 
 class _ReadOnly(dict[str, float]):

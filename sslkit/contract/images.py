@@ -7,9 +7,8 @@ from typing import Literal, NamedTuple, final
 
 from torch import Tensor
 
-from sslkit.contract.annotations import Checked
+from sslkit.contract.checks import Checked, Contract
 from sslkit.contract.errors import OptionError
-from sslkit.contract.misspelling import Contract
 
 Color = Literal["rgb", "gray", "lightness"]
 Split = Literal["pretrain", "train", "test"]

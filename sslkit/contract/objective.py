@@ -7,10 +7,9 @@ from typing import ClassVar, NamedTuple, Protocol, Self, final
 import torch
 from torch import Generator, Tensor, nn
 
-from sslkit.contract.annotations import Checked
 from sslkit.contract.backbone import Backbone
+from sslkit.contract.checks import Checked, Contract
 from sslkit.contract.images import Batch, DataInfo, ImageSpec
-from sslkit.contract.misspelling import Contract
 
 
 class Mean(NamedTuple):

@@ -59,42 +59,26 @@ def counting(what: str, total: int | None = None) -> Iterator[Callable[[int], No
         To be called with the number of things that were done since the last call.
     """
     watcher = _watcher.get()
-    if watcher is None:
-        yield _ignore
-        return
-    counter = _Counter(watcher, what, total)
-    try:
-        yield counter.add
-    finally:
-        counter.finish()
+    count, reported, any_reported = Count(what, 0, total), time.monotonic(), False
 
+    def add(num_things: int) -> None:
+        nonlocal count, reported, any_reported
+        count = count._replace(done=count.done + num_things)
+        if watcher is not None and (now := time.monotonic()) - reported >= _SECONDS:
+            reported, any_reported = now, True
+            report(count)
 
-def _ignore(_num_things: int) -> None:
-    """Tell nobody."""
-
-
-class _Counter:
-    def __init__(self, watcher: Watcher, what: str, total: int | None) -> None:
-        self._watcher: Watcher | None = watcher
-        self._count = Count(what, 0, total)
-        self._reported = time.monotonic()
-        self._any = False
-
-    def add(self, num_things: int) -> None:
-        self._count = self._count._replace(done=self._count.done + num_things)
-        if (now := time.monotonic()) - self._reported >= _SECONDS:
-            self._reported, self._any = now, True
-            self._report(self._count)
-
-    def finish(self) -> None:
-        if self._any:
-            self._report(self._count._replace(finished=True))
-
-    def _report(self, count: Count) -> None:
-        if self._watcher is None:
-            return
+    def report(count: Count) -> None:
+        nonlocal watcher
         try:
-            self._watcher(count)
+            if watcher is not None:
+                watcher(count)
         except Exception as error:  # as with observers: watching a run never takes it down
-            self._watcher = None
+            watcher = None
             warnings.warn(f"progress cannot be shown any more: {error!r}", RuntimeWarning, stacklevel=2)
+
+    try:
+        yield add
+    finally:
+        if any_reported:
+            report(count._replace(finished=True))

@@ -7,7 +7,7 @@ from typing import Literal, final
 
 import torch
 
-from sslkit.contract.annotations import Checked
+from sslkit.contract.checks import Checked
 from sslkit.contract.errors import OptionError
 
 _TYPES = ("cpu", "cuda", "mps", "xpu")

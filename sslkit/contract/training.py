@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from sslkit.contract.annotations import Checked
-from sslkit.contract.misspelling import Contract
+from sslkit.contract.checks import Checked, Contract
 
 
 class OptimizerFactory(Checked, Contract):

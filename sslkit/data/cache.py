@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sslkit.contract.checks import refuse_misspelt_attributes
 from sslkit.contract.errors import DataError, RunFailedError
 from sslkit.contract.images import Dataset, ImageSet, ImageSpec, LabeledData, Split
-from sslkit.contract.misspelling import refuse_misspelt_attributes
 from sslkit.data.arrays import checksum
 from sslkit.data.duplicates import Duplicates, find_duplicates
 from sslkit.data.file_set import FileSet

@@ -9,47 +9,42 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, time
 from functools import partial
+from inspect import Parameter
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, NamedTuple, TypeGuard, TypeVar, get_args, get_origin, get_type_hints, overload
+from typing import Annotated, Any, TypeGuard, TypeVar, get_args, get_origin, get_type_hints, overload
 
 import pydantic
 from pydantic import PlainValidator, TypeAdapter, ValidationError, ValidationInfo, WithJsonSchema
 from typing_extensions import TypedDict
 
 from sslkit.catalog.catalog import KINDS, Catalog
-from sslkit.contract.annotations import ARRAYS, TABLES, WORDS, bare, choices_of, is_fixed, is_plain, members_of, unalias
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.blame import blaming
+from sslkit.contract.checks import ARRAYS, TABLES, WORDS, bare, choices_of, is_fixed, is_plain, members_of, unalias
 from sslkit.contract.errors import BackboneError, OptionError, PluginError, RecipeError, did_you_mean
 from sslkit.storage.json_files import dotted
 
 T = TypeVar("T")
 
-REQUIRED: Any = inspect.Parameter.empty
+REQUIRED: Any = Parameter.empty
 """The default of an option that has none."""
 
 _CONFIG = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
-class Option(NamedTuple):
-    """One option of a class; ``default`` is ``REQUIRED`` where there is none."""
-
-    name: str
-    annotation: Any
-    default: Any
-
-
 class _ClassError(OptionError):
-    """No recipe could set the option: the class is wrong, not the recipe."""
+    """The class is wrong, not the recipe: none could set the option."""
 
 
-def options_of(cls: type) -> dict[str, Option]:
+def options_of(cls: type) -> dict[str, Parameter]:
     """The options of a class by name: the fields of a dataclass, or the parameters of a constructor, but for the ``image`` of a backbone.
+
+    Annotations are resolved, and a default that is made anew for each object is there; an option that must be given has none (``REQUIRED``).
 
     Raises:
         PluginError: the constructor cannot be checked: an option has no annotation, or it takes ``**kwargs``.
@@ -65,7 +60,7 @@ def options_of(cls: type) -> dict[str, Option]:
     defaults = {option.name: option.default_factory() for option in given if callable(option.default_factory)}
     parameters = list(inspect.signature(constructor).parameters.values())[1:]
     if issubclass(cls, Backbone):
-        if not parameters or parameters[0].name != "image" or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
+        if not parameters or parameters[0].name != "image" or parameters[0].kind is Parameter.KEYWORD_ONLY:
             what = f"{cls.__name__}: the constructor of a backbone must take 'image' first"
             raise PluginError(what, fix="def __init__(self, image, *, ...)")
         parameters = parameters[1:]
@@ -78,14 +73,12 @@ def options_of(cls: type) -> dict[str, Option]:
             raise PluginError(f"{cls.__name__}.{parameter.name}: the option has no annotation", fix="annotate it with its type")
         if parameter.name == "name":
             raise PluginError(f"{cls.__name__}.name: an option cannot be called 'name', which chooses the class", fix="rename it")
-    return {each.name: Option(each.name, hints[each.name], defaults.get(each.name, each.default)) for each in parameters}
+    return {each.name: each.replace(annotation=hints[each.name], default=defaults.get(each.name, each.default)) for each in parameters}
 
 
 def kind_of(annotation: Any) -> str | None:
     """The kind of class that an annotation asks for, or None."""
-    if not isinstance(annotation, type):
-        return None
-    return next((kind for kind, (base, _) in KINDS.items() if issubclass(annotation, base)), None)
+    return next((kind for kind, (base, _) in KINDS.items() if isinstance(annotation, type) and issubclass(annotation, base)), None)
 
 
 def is_table(annotation: Any) -> TypeGuard[type]:
@@ -113,26 +106,26 @@ def words(annotation: Any, *, plural: bool = False) -> str:
 
 
 @overload
-def build(target: type[T], table: object, path: str, catalog: Catalog) -> T: ...
+def build(target: type[T], value: object, path: str, catalog: Catalog) -> T: ...
 @overload
-def build(target: str, table: object, path: str, catalog: Catalog) -> Any: ...
-def build(target: type | str, table: object, path: str, catalog: Catalog) -> Any:
-    """Build a value from its table in a recipe.
+def build(target: object, value: object, path: str, catalog: Catalog) -> Any: ...
+def build(target: Any, value: object, path: str, catalog: Catalog) -> Any:
+    """Build a value from what a recipe says.
 
     Args:
         target: a kind of class (``PretextTask`` or ``"pretext_tasks"``): the table's ``name`` chooses the class from the catalog,
-            and a string alone is the name. Or a dataclass, whose table has no ``name``.
-        table: the options. Tables inside it are built by what the options' annotations ask for.
-        path: where the table stands in the recipe, dotted; errors begin with it.
+            and a string alone is the name. Or a dataclass, whose table has no ``name``; or any other annotation of an option.
+        value: a table of options, mostly. Tables inside it are built by what the options' annotations ask for.
+        path: where it stands in the recipe, dotted; errors begin with it.
         catalog: where names are looked up.
 
     Raises:
-        RecipeError: the table is wrong; the message begins with the dotted path of the option at fault.
+        RecipeError: the value is wrong; the message begins with the dotted path of the option at fault.
         PluginError: the class is wrong: an option without annotation, for example.
     """
-    cls = KINDS[target].cls if isinstance(target, str) else target
-    with blaming(path), refusing(path, cls.__name__):
-        return _instance(cls, table, catalog)
+    target = KINDS[target].cls if isinstance(target, str) else target
+    with blaming(path), refusing(path, getattr(target, "__name__", "")):
+        return _adapter(target).validate_python(value, context=catalog)
 
 
 @contextmanager
@@ -194,20 +187,16 @@ def _arguments(cls: type, table: Mapping[str, Any], catalog: Catalog) -> dict[st
     except ValidationError as error:
         own = {problem["type"]: str(problem["loc"][0]) for problem in reversed(error.errors()) if len(problem["loc"]) == 1}
         if (key := own.get("extra_forbidden")) is not None:
-            if dataclasses.is_dataclass(cls) and _lacks_annotation(cls, key):
+            value = inspect.getattr_static(cls, key, None)
+            annotated = any(key in inspect.get_annotations(base) for base in cls.__mro__) or key.startswith("_")
+            if dataclasses.is_dataclass(cls) and not annotated and isinstance(value, bool | int | float | str | tuple | list | dict):
+                # ``key = value`` in the body makes no field: its author forgot the type
                 raise PluginError(f"{cls.__name__}.{key}: the option has no annotation", fix="annotate it with its type") from None
             near = did_you_mean(key, options)
             raise OptionError(key, "unknown option", allowed="" if near else options or "no options", fix=near) from None
         if (key := own.get("missing")) is not None:
             raise OptionError(key, "missing; required", allowed=words(options[key].annotation)) from None
         raise
-
-
-def _lacks_annotation(cls: type, key: str) -> bool:
-    """Whether a dataclass has ``key = value`` in its body, which makes no field: its author forgot the type."""
-    value = inspect.getattr_static(cls, key, None)
-    annotated = any(key in inspect.get_annotations(base) for base in cls.__mro__)
-    return isinstance(value, bool | int | float | str | tuple | list | dict) and not annotated and not key.startswith("_")
 
 
 def construct(cls: Any, positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> Any:
@@ -223,14 +212,23 @@ def construct(cls: Any, positional: tuple[Any, ...], arguments: Mapping[str, Any
 @functools.cache
 def table_of(cls: type) -> TypeAdapter[Any]:
     """The table of a class's options, as pydantic checks it."""
-    options = options_of(cls).values()
-    entries = {
-        name: (typing.Required if default is REQUIRED else typing.NotRequired)[_typed(annotation)] for name, annotation, default in options
-    }
+    options = options_of(cls)
+    required = [name for name, option in options.items() if option.default is REQUIRED]
     try:
-        return TypeAdapter(pydantic.with_config(_CONFIG)(TypedDict(cls.__name__, entries)))  # pyright: ignore
+        return table_with(cls.__name__, {name: option.annotation for name, option in options.items()}, required)
     except (pydantic.PydanticUserError, NameError, TypeError) as error:
         raise PluginError(f"{cls.__name__}: a recipe cannot hold its options", found=str(error), fix="annotate them otherwise") from error
+
+
+def table_with(title: str, annotations: Mapping[str, Any], required: Collection[str]) -> TypeAdapter[Any]:
+    """A table with these keys, as pydantic checks it."""
+    entries = {key: (typing.Required if key in required else typing.NotRequired)[_typed(each)] for key, each in annotations.items()}
+    return TypeAdapter(pydantic.with_config(_CONFIG)(TypedDict(title, entries)))  # pyright: ignore
+
+
+@functools.cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(_typed(annotation), config=_CONFIG)
 
 
 def _typed(annotation: Any) -> Any:

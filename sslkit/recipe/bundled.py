@@ -9,13 +9,7 @@ from sslkit.contract.errors import RecipeError, did_you_mean
 
 
 class BundledRecipe(NamedTuple):
-    """One of them.
-
-    Attributes:
-        name: what ``sslkit run`` and ``sslkit recipes copy`` know it by.
-        path: the file.
-        summary: its first comment line.
-    """
+    """One of them: the name that commands know it by, its file, and its first comment line."""
 
     name: str
     path: Path
@@ -24,7 +18,8 @@ class BundledRecipe(NamedTuple):
 
 def bundled_recipes() -> list[BundledRecipe]:
     """All of them, by name."""
-    return [BundledRecipe(path.stem, path, _summary(path)) for path in sorted(_folder().glob("*.toml"))]
+    first_lines = {path: path.read_text(encoding="utf-8").partition("\n")[0] for path in sorted(_folder().glob("*.toml"))}
+    return [BundledRecipe(path.stem, path, line.removeprefix("#").strip()) for path, line in first_lines.items()]
 
 
 def bundled_weights() -> dict[str, Path]:
@@ -44,14 +39,7 @@ def find_recipe(text: str) -> Path:
 
 
 def copy_recipe(name: str, target: Path) -> Path:
-    """Give the user a bundled recipe to own.
-
-    Args:
-        name: of the recipe.
-        target: a folder, or the new file.
-
-    Returns:
-        The new file.
+    """Copy a bundled recipe into a folder, or to a new file, which is returned.
 
     Raises:
         RecipeError: no such recipe, the file exists, or it cannot be written.
@@ -81,8 +69,3 @@ def _folder() -> Path:
     package = Path(__file__).parents[1]
     installed = package / "_recipes"
     return installed if installed.is_dir() else package.parent / "recipes"
-
-
-def _summary(path: Path) -> str:
-    with path.open(encoding="utf-8") as file:
-        return file.readline().removeprefix("#").strip()

@@ -40,7 +40,9 @@ class RecipeCode:
 
     def as_json(self) -> dict[str, Any]:
         """What belongs beside a result: every plugin, and every class from elsewhere."""
-        return {"plugins": [_plain(plugin) for plugin in self.plugins], "imported": dict(self.imported), "notes": list(self.notes)}
+        keys = ("name", "distribution", "version", "state", "error")
+        plugins = [{key: value for key in keys if (value := getattr(plugin, key)) is not None} for plugin in self.plugins]
+        return {"plugins": plugins, "imported": dict(self.imported), "notes": list(self.notes)}
 
 
 def lies_in_run(path: Path) -> bool:
@@ -51,11 +53,7 @@ def lies_in_run(path: Path) -> bool:
 
 
 def refuse_code(tables: Iterable[Mapping[str, Any]], catalog: Catalog) -> None:
-    """Refuse every class that a recipe may not import, all in one message; building the recipe would stop at the first.
-
-    Args:
-        tables: the recipe, or its variants.
-        catalog: says what may be imported.
+    """Refuse every class that a recipe, or a variant of it, may not import, all in one message; building it would stop at the first.
 
     Raises:
         RecipeError: starts with the dotted path of the first.
@@ -84,8 +82,3 @@ def named_classes(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from named_classes(entry, f"{path}[{i}]")
     elif isinstance(value, str) and _CLASS.fullmatch(path) and _ADDRESS.fullmatch(value):
         yield path, value
-
-
-def _plain(plugin: PluginInfo) -> dict[str, str]:
-    entry = {"name": plugin.name, "distribution": plugin.distribution, "version": plugin.version, "state": plugin.state}
-    return {**entry, "error": plugin.error} if plugin.error else entry

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from inspect import Parameter
 from pathlib import PurePath
 from typing import Any
 
@@ -14,7 +15,7 @@ from sslkit.contract.backbone import Backbone
 from sslkit.contract.blame import blaming
 from sslkit.contract.errors import PluginError
 from sslkit.contract.images import ImageSpec
-from sslkit.recipe.build import Option, class_and_arguments, construct, kind_of, options_of, refusing
+from sslkit.recipe.build import class_and_arguments, construct, kind_of, options_of, refusing
 
 
 def describe(value: object, catalog: Catalog) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def describe_backbone_options(backbone: Backbone, catalog: Catalog) -> dict[str,
         return None
 
 
-def _plain_options(cls: type, options: Mapping[str, Option], values: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
+def _plain_options(cls: type, options: Mapping[str, Parameter], values: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
     table = {}
     for name, option in options.items():
         if values[name] is not None:

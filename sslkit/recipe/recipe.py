@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,11 @@ from sslkit.contract.events import Observer, warn
 from sslkit.contract.images import Dataset
 from sslkit.recipe.build import build
 from sslkit.recipe.code_policy import RecipeCode, code_of, lies_in_run, refuse_code
-from sslkit.recipe.extends import EXTENDS, origin, read_recipe
-from sslkit.recipe.parse import RUNTIME_KEYS, StageParser
-from sslkit.recipe.stages import PretrainStage, Stage, training_of
-from sslkit.recipe.sweep import Variant, expand, merge
-from sslkit.recipe.toml import apply_override, as_name, as_table, check_keys, required
+from sslkit.recipe.schema import RECIPE_KEYS, build_keys
+from sslkit.recipe.stages import PretrainStage, Stage, StageParser, training_of
+from sslkit.recipe.sweep import expand, merge
+from sslkit.recipe.toml import EXTENDS, apply_override, origin, read_recipe
 from sslkit.training.handover import checked_notes
-
-TOP_KEYS = ("name", "seed", "data", "backbone", "stages", "sweep", "paper", "margins", "observers", *EXTENDS, *RUNTIME_KEYS)
 
 MAX_STAGES = 2000
 """Of all variants: each is a folder, and is checked before anything is computed."""
@@ -102,49 +99,52 @@ def load_recipe(
 
 
 def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | None = None) -> Recipe:
-    """Check a recipe's table and build its parts.
-
-    Args:
-        table: the recipe as it is written.
-        catalog: where names are looked up.
-        device: of every stage, whatever the recipe says; None: as it says.
+    """Check a recipe as it is written, and build its parts; ``device`` is as in :func:`load_recipe`.
 
     Raises:
         RecipeError: starts with the dotted path of the key at fault.
     """
     if extending := [key for key in EXTENDS if key in table]:
         raise RecipeError(f"{extending[0]}: is for a recipe's file", found=table[extending[0]], fix="load_recipe reads files")
-    check_keys(table, TOP_KEYS, "")
-    name = as_name(required(table, "name", ""), "name")
     table = _placed(table, device)
     variants = [variant._replace(table=_placed(variant.table, device)) for variant in expand(table)]
     refuse_code([variant.table for variant in variants], catalog)
-    data = build(Dataset, required(table, "data", ""), "data", catalog)
-    observers = table.get("observers", [])
+    given = build_keys(RECIPE_KEYS, table, "", catalog)
+    for key in ("name", "data"):
+        if key not in given:
+            raise RecipeError(f"{key}: missing; required")
+    data, observers = given["data"], given.get("observers", [])
     if not isinstance(observers, list):
         raise RecipeError("observers: must be an array of tables", found=observers, allowed='[{ name = "..." }]')
-    parsers = [_parsed(variant, data, catalog) for variant in variants]
+    parsers: list[StageParser] = []
+    for variant in variants:
+        try:
+            parsers.append(StageParser(variant.table, data, catalog))
+        except RecipeError as error:
+            if not variant.labels:
+                raise
+            raise RecipeError(f"{error} (in the sweep's variant {variant.name})") from error
     stages = merge(variants, [tuple(parser.stages.values()) for parser in parsers])
-    keys = {stage.key: None for stage in stages}
-    if len(keys) > MAX_STAGES:
-        raise RecipeError(
-            f"stages: are {len(keys):,} with all variants and snapshots", allowed=f"{MAX_STAGES:,}", fix="write several recipes"
-        )
+    if len(stages) > MAX_STAGES:
+        what = f"stages: are {len(stages):,} with all variants and snapshots"
+        raise RecipeError(what, allowed=f"{MAX_STAGES:,}", fix="write several recipes")
+    paper, margins = given.get("paper", {}), given.get("margins", {})
+    _check_figures(paper, margins, [stage.key for stage in stages])
     sources = SourceCode()  # hashed here, right after the import: a file that is edited later is not what runs
     swept, resolved = "sweep" in table, [parser.resolved() for parser in parsers]
     watching = tuple(found for i, entry in enumerate(observers) if (found := _observer(entry, f"observers[{i}]", catalog)))
     code = code_of(resolved, catalog)  # once everything is built, and so imported
     return Recipe(
-        name=name,
+        name=given["name"],
         data=data,
         stages=stages,
-        paper=_paper(table, keys),
-        margins=_margins(table, keys),
+        paper={key: float(value) for key, value in paper.items()},
+        margins={label: (first, second) for label, (first, second) in margins.items()},
         observers=watching,
-        table=dict(table) if swept else {**resolved[0], **_figures(table)},
+        table=table if swept else {**resolved[0], **{key: dict(table[key]) for key in ("paper", "margins") if key in table}},
         variants={variant.name: own for variant, own in zip(variants, resolved, strict=True)} if swept else {},
         versions={stage.key: _versions(stage, data, catalog) for stage in stages},
-        sources={stage.key: sources.of(*_decisive(stage), data) for stage in stages},
+        sources={stage.key: sources.of(*_method(stage), stage.backbone.cls, *stage.backbone.arguments.values(), data) for stage in stages},
         code=code,
         notes=tuple(dict.fromkeys((*_notes(parsers), *code.notes))),
     )
@@ -171,26 +171,12 @@ def _notes(parsers: Sequence[StageParser]) -> Iterator[str]:
         if not begins:
             yield f'{path}.pretrained: no stage begins with these weights, as "random" ones are never pretrained; set weights = "backbone"'
     for stage in (stage for parser in parsers for stage in parser.stages.values()):
-        yield from _stage_notes(stage)
-
-
-def _stage_notes(stage: Stage) -> Iterator[str]:
-    if isinstance(stage, PretrainStage) and (stage.evaluate_every or 0) > stage.training.epochs:
-        yield f"stages.{stage.name}.evaluate_every: {stage.evaluate_every} of {stage.training.epochs} epochs: measured at the end alone"
-    if found := training_of(stage):
-        path, training = f"{found[0]}.schedule", found[1]
-        with blaming(path):
-            yield from (f"{path}.{note}" for note in checked_notes(training.schedule, training.epochs))
-
-
-def _parsed(variant: Variant, data: Dataset, catalog: Catalog) -> StageParser:
-    try:
-        check_keys(variant.table, TOP_KEYS, "")  # again: a variant may have brought a key that no recipe has
-        return StageParser(variant.table, data, catalog)
-    except RecipeError as error:
-        if not variant.labels:
-            raise
-        raise RecipeError(f"{error} (in the sweep's variant {variant.name})") from error
+        if isinstance(stage, PretrainStage) and (stage.evaluate_every or 0) > stage.training.epochs:
+            yield f"stages.{stage.name}.evaluate_every: {stage.evaluate_every} of {stage.training.epochs} epochs: measured at the end alone"
+        if found := training_of(stage):
+            path, training = f"{found[0]}.schedule", found[1]
+            with blaming(path):
+                yield from (f"{path}.{note}" for note in checked_notes(training.schedule, training.epochs))
 
 
 def _observer(entry: object, path: str, catalog: Catalog) -> Observer | None:
@@ -207,30 +193,19 @@ def _observer(entry: object, path: str, catalog: Catalog) -> Observer | None:
     return None
 
 
-def _figures(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: dict(table[key]) for key in ("paper", "margins") if key in table}
-
-
-def _paper(table: Mapping[str, Any], stages: Collection[str]) -> dict[str, float]:
-    figures = as_table(table.get("paper", {}), "paper")
-    for key, value in figures.items():
+def _check_figures(paper: Mapping[str, Any], margins: Mapping[str, Any], stages: Sequence[str]) -> None:
+    for key, value in paper.items():
         _check_metric(key, "paper", stages)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise RecipeError(f'paper."{key}": must be a number in percent', found=value)
-    return {key: float(value) for key, value in figures.items()}
-
-
-def _margins(table: Mapping[str, Any], stages: Collection[str]) -> dict[str, tuple[str, str]]:
-    margins = as_table(table.get("margins", {}), "margins")
     for label, pair in margins.items():
         if not isinstance(pair, list) or len(pair) != 2:
             raise RecipeError(f'margins."{label}": must be two metrics', found=pair, allowed='["<stage>.<metric>", "<stage>.<metric>"]')
         for key in pair:
             _check_metric(key, f'margins."{label}"', stages)
-    return {label: (pair[0], pair[1]) for label, pair in margins.items()}
 
 
-def _check_metric(key: Any, path: str, stages: Collection[str]) -> None:
+def _check_metric(key: Any, path: str, stages: Sequence[str]) -> None:
     """A stage's key may hold dots (``gamma=0.2/probe``), so it is looked for before each of them."""
     if isinstance(key, str) and any(key[:place] in stages for place, letter in enumerate(key) if letter == "."):
         return
@@ -244,14 +219,11 @@ def _check_metric(key: Any, path: str, stages: Collection[str]) -> None:
     )
 
 
-def _decisive(stage: Stage) -> tuple[object, ...]:
-    """The objects and classes whose code decides a stage's outcome."""
-    method = (stage.task, stage.training) if isinstance(stage, PretrainStage) else (stage.evaluator,)
-    return (*method, stage.backbone.cls, *stage.backbone.arguments.values())
+def _method(stage: Stage) -> tuple[object, ...]:
+    """What decides a stage's outcome beside the network and the data."""
+    return (stage.task, stage.training) if isinstance(stage, PretrainStage) else (stage.evaluator,)
 
 
 def _versions(stage: Stage, data: Dataset, catalog: Catalog) -> dict[str, str]:
-    """The plugins whose code decides a stage's outcome."""
-    method = type(stage.task) if isinstance(stage, PretrainStage) else type(stage.evaluator)
-    owners = [catalog.owner(cls) for cls in (method, stage.backbone.cls, type(data))]
+    owners = [catalog.owner(cls) for cls in (type(_method(stage)[0]), stage.backbone.cls, type(data))]
     return {owner.distribution: owner.version for owner in owners if owner is not None}

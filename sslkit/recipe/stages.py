@@ -1,16 +1,21 @@
-"""The stages of a recipe, what their keys mean, and where each may take its weights from."""
+"""The stages of a recipe: from their tables and back, where each may take its weights from, and what their keys mean."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
+from sslkit.catalog.catalog import Catalog
 from sslkit.contract.errors import RecipeError, did_you_mean
 from sslkit.contract.evaluator import Evaluator
+from sslkit.contract.images import Dataset
 from sslkit.contract.objective import PretextTask
 from sslkit.contract.runtime import Runtime
-from sslkit.recipe.describe import BackboneOptions
-from sslkit.training.options import TrainingOptions
+from sslkit.recipe.build import build, construct, refusing
+from sslkit.recipe.describe import BackboneOptions, build_backbone_options, describe
+from sslkit.recipe.schema import EVALUATE_KEYS, NAME, PRETRAIN_KEYS, RECIPE_KEYS, RUNTIME_KEYS, TRAINING_KEYS, build_keys
+from sslkit.training.options import TrainingOptions, check_snapshots
 
 RANDOM = "random"
 """Untrained weights, whatever ``[backbone]`` says of pretrained ones."""
@@ -81,68 +86,139 @@ class EvaluateStage(_Stage):
 Stage = PretrainStage | EvaluateStage
 
 
-class Weights(NamedTuple):
-    """Where a stage's network comes from.
+class StageParser:
+    """The stages of one recipe without a sweep, or of one variant; what it has in common with others was checked before.
 
     Attributes:
-        stage: an earlier stage, ``random`` or ``backbone``.
-        snapshots: the epochs to take of it, a stage each; (None,) for the final network.
-        each: the recipe asks for every snapshot there is.
-    """
-
-    stage: str = RANDOM
-    snapshots: tuple[int | None, ...] = (None,)
-    each: bool = False
-
-
-def check_weights(name: str, weights: object, tables: Mapping[str, Any], earlier: Mapping[str, Stage]) -> Weights:
-    """Accept ``random``, ``backbone``, an earlier stage that leaves a backbone, ``<stage>@<epoch>`` or ``<stage>@each``.
-
-    Args:
-        name: of the stage.
-        weights: what its table says.
-        tables: all stages of the recipe as they are written.
-        earlier: the stages above this one.
+        stages: by key.
+        pretrained: whether any stage begins with the weights of a backbone that asks for pretrained ones, by its dotted path.
 
     Raises:
-        RecipeError: it names something else; the message says what is meant or where the cycle is.
+        RecipeError: starts with the dotted path of the key at fault.
     """
-    path = f"stages.{name}.weights"
-    if weights in BEGINNINGS:
-        return Weights(str(weights))
-    stage, at, snapshot = weights.partition("@") if isinstance(weights, str) else (weights, "", "")
-    if not isinstance(stage, str) or stage not in tables:
-        known = [*earlier, *BEGINNINGS]
-        raise RecipeError(f"{path}: no such stage", found=weights, allowed=known, fix=did_you_mean(str(stage), known))
-    if stage not in earlier:
-        if cycle := find_cycle(name, tables):
-            raise RecipeError(f"{path}: stages wait for each other in a cycle", found=" -> ".join(cycle))
-        raise RecipeError(f"{path}: must be an earlier stage", found=weights, fix=f"move [stages.{stage}] above [stages.{name}]")
-    if not _leaves_backbone(earlier[stage]):
-        exporting = [stage.name for stage in earlier.values() if _leaves_backbone(stage)]
-        raise RecipeError(f"{path}: that stage leaves no backbone", found=weights, allowed=[*exporting, *BEGINNINGS])
-    return Weights(stage, _snapshots(snapshot, earlier[stage], path), snapshot == EACH) if at else Weights(stage)
 
+    def __init__(self, table: Mapping[str, Any], data: Dataset, catalog: Catalog) -> None:
+        self._table, self._data, self._catalog = table, data, catalog
+        given = build_keys({**RECIPE_KEYS, "data": Any}, table, "", catalog)  # the data is built already
+        self._seed = given.get("seed", 0)
+        self._runtime = {key: value for key, value in given.items() if key in RUNTIME_KEYS}
+        with refusing(""):  # before a stage is to blame
+            construct(Runtime, (), self._runtime)
+        self._named: dict[str, Stage] = {}
+        self.stages: dict[str, Stage] = {}
+        self.pretrained: dict[str, bool] = {}
+        if "stages" not in given:
+            raise RecipeError("stages: missing; required")
+        if not given["stages"]:
+            raise RecipeError("stages: is empty", fix="add a [stages.pretrain] table")
+        for name, stage in given["stages"].items():
+            path = f"stages.{name}"
+            for parsed in self._parse(build(NAME, name, path, catalog), build(Mapping[str, Any], stage, path, catalog), path):
+                self.stages[parsed.key] = self._named[name] = parsed
 
-def _snapshots(wanted: str, stage: Stage, path: str) -> tuple[int, ...]:
-    kept = stage.snapshot_epochs if isinstance(stage, PretrainStage) else ()
-    if wanted == EACH and kept:
-        return kept
-    if wanted.isdecimal() and int(wanted) in kept:
-        return (int(wanted),)
-    raise RecipeError(
-        f"{path}: that stage keeps no such snapshot",
-        found=f"{stage.name}@{wanted}",
-        allowed=[f"{stage.name}@{epoch}" for epoch in (*kept, *((EACH,) if kept else ()))] or stage.name,
-        fix="" if kept else f"give [stages.{stage.name}] snapshot_epochs",
-    )
+    def resolved(self) -> dict[str, Any]:
+        """The recipe with every default filled in, as plain values: loading it gives equal stages."""
+        own = {key: self._table[key] for key in RUNTIME_KEYS if key in self._table}
+        table = {"name": self._table["name"], "seed": self._seed, **own, "data": describe(self._data, self._catalog)}
+        if "observers" in self._table:
+            table["observers"] = self._table["observers"]
+        return {**table, "stages": {name: self._resolved_stage(name, stage) for name, stage in self._named.items()}}
 
+    def _parse(self, name: str, table: Mapping[str, Any], path: str) -> Iterator[Stage]:
+        """A stage; one that takes each snapshot of another becomes a stage for each."""
+        if name in ("tables", "variants"):
+            raise RecipeError(f"{path}: is a folder that every run has", found=name, fix="choose another name")
+        if name == AS_BUILT:
+            raise RecipeError(f"{path}: in weights, this word means what [backbone] builds", fix="choose another name")
+        if "task" in table and "evaluator" in table:
+            raise RecipeError(f"{path}: has a task and an evaluator", allowed="one of them", fix="make two stages of it")
+        if "task" not in table and "evaluator" not in table:
+            raise RecipeError(f"{path}: needs a task, to pretrain, or an evaluator", found=sorted(table))
+        if "task" in table:
+            given = build_keys(PRETRAIN_KEYS, table, path, self._catalog)
+            with refusing(path):
+                training = construct(TrainingOptions, (), {key: value for key, value in given.items() if key in TRAINING_KEYS})
+                kept = tuple(check_snapshots(given.get("snapshot_epochs", ()), training.epochs))
+            options = {"task": given["task"], "training": training, "snapshot_epochs": kept}
+            stage = partial(PretrainStage, **options, evaluate_every=given.get("evaluate_every"))
+        else:
+            fixes = {key: f"write {path}.evaluator.{key}" for key in TRAINING_KEYS}
+            given = build_keys(EVALUATE_KEYS, table, path, self._catalog, fixes)
+            stage = partial(EvaluateStage, evaluator=given["evaluator"])
+            if "weights" not in table:
+                raise RecipeError(f"{path}.weights: missing; required", fix='name an earlier stage, "random" or "backbone"')
+        with refusing(path):
+            runtime = construct(Runtime, (), self._runtime | {key: value for key, value in given.items() if key in RUNTIME_KEYS})
+        weights, snapshots = self._weights(name, given.get("weights", RANDOM))
+        if "evaluator" in given and given["evaluator"].from_scratch and weights != RANDOM:
+            raise RecipeError(f"{path}.weights: this evaluator trains from scratch", found=given["weights"], allowed='"random"')
+        backbone = self._backbone(table, weights, path)
+        for snapshot in snapshots:
+            key = f"{name}/epoch={snapshot}" if str(given.get("weights")).endswith(f"@{EACH}") else name
+            yield stage(name=name, key=key, seed=self._seed, weights=weights, snapshot=snapshot, backbone=backbone, runtime=runtime)
 
-def training_of(stage: Stage) -> tuple[str, TrainingOptions] | None:
-    """How a stage trains, and the dotted path of the table that says so; None where it trains nothing."""
-    if isinstance(stage, PretrainStage):
-        return f"stages.{stage.name}", stage.training
-    return (f"stages.{stage.name}.evaluator", stage.evaluator) if isinstance(stage.evaluator, TrainingOptions) else None
+    def _weights(self, name: str, weights: Any) -> tuple[str, tuple[int | None, ...]]:
+        """``random``, ``backbone``, or an earlier stage that leaves a backbone, and the snapshots to take of it: None is the final network."""
+        path = f"stages.{name}.weights"
+        if weights in BEGINNINGS:
+            return weights, (None,)
+        tables, earlier = self._table["stages"], self._named
+        stage, at, snapshot = weights.partition("@") if isinstance(weights, str) else (weights, "", "")
+        if not isinstance(stage, str) or stage not in tables:
+            known = [*earlier, *BEGINNINGS]
+            raise RecipeError(f"{path}: no such stage", found=weights, allowed=known, fix=did_you_mean(str(stage), known))
+        if stage not in earlier:
+            if cycle := find_cycle(name, tables):
+                raise RecipeError(f"{path}: stages wait for each other in a cycle", found=" -> ".join(cycle))
+            raise RecipeError(f"{path}: must be an earlier stage", found=weights, fix=f"move [stages.{stage}] above [stages.{name}]")
+        if not _leaves_backbone(earlier[stage]):
+            exporting = [stage.name for stage in earlier.values() if _leaves_backbone(stage)]
+            raise RecipeError(f"{path}: that stage leaves no backbone", found=weights, allowed=[*exporting, *BEGINNINGS])
+        kept = begun.snapshot_epochs if isinstance(begun := earlier[stage], PretrainStage) else ()
+        if not at or (snapshot == EACH and kept):
+            return stage, kept if at else (None,)
+        if snapshot.isdecimal() and int(snapshot) in kept:
+            return stage, (int(snapshot),)
+        raise RecipeError(
+            f"{path}: that stage keeps no such snapshot",
+            found=weights,
+            allowed=[f"{stage}@{epoch}" for epoch in (*kept, *((EACH,) if kept else ()))] or stage,
+            fix="" if kept else f"give [stages.{stage}] snapshot_epochs",
+        )
+
+    def _backbone(self, table: Mapping[str, Any], weights: str, path: str) -> BackboneOptions:
+        if weights not in BEGINNINGS:
+            if "backbone" in table:
+                fix = 'leave it out, or set weights = "random"'
+                raise RecipeError(f"{path}.backbone: the backbone comes from stage {weights!r}", fix=fix)
+            return self._named[weights].backbone
+        common, place = self._table.get("backbone"), "backbone"
+        if "backbone" in table:
+            own, place = table["backbone"], f"{path}.backbone"
+            # [stages.x.backbone] overrides single options of [backbone], unless it names another class.
+            if isinstance(own, Mapping) and isinstance(common, Mapping) and own.get("name", common.get("name")) == common.get("name"):
+                own = {**common, **own}
+            common = own
+        elif common is None:
+            raise RecipeError("backbone: missing; required", fix='for example backbone = { name = "nin" }')
+        options = build_backbone_options(common, place, self._catalog)
+        if options.pretrained:
+            self.pretrained[place] = self.pretrained.get(place, False) or weights == AS_BUILT
+        return options.without_downloads() if weights == RANDOM else options
+
+    def _resolved_stage(self, name: str, stage: Stage) -> dict[str, Any]:
+        given = self._table["stages"][name]
+        table: dict[str, Any] = {key: given[key] for key in RUNTIME_KEYS if key in given}
+        if stage.weights in BEGINNINGS:
+            table["backbone"] = {"name": stage.backbone.name, **stage.backbone.options}
+        table["weights"] = given.get("weights", RANDOM)
+        if isinstance(stage, EvaluateStage):
+            return {**table, "evaluator": describe(stage.evaluator, self._catalog)}
+        if stage.evaluate_every is not None:
+            table["evaluate_every"] = stage.evaluate_every
+        if stage.snapshot_epochs:
+            table["snapshot_epochs"] = list(stage.snapshot_epochs)
+        return {**table, "task": describe(stage.task, self._catalog), **describe(stage.training, self._catalog)}
 
 
 def find_cycle(start: str, tables: Mapping[str, Any]) -> list[str]:
@@ -162,6 +238,13 @@ def find_cycle(start: str, tables: Mapping[str, Any]) -> list[str]:
 def _leaves_backbone(stage: Stage) -> bool:
     """One network: a stage that is run on each snapshot of another leaves several."""
     return stage.key == stage.name and (isinstance(stage, PretrainStage) or stage.evaluator.exports_backbone)
+
+
+def training_of(stage: Stage) -> tuple[str, TrainingOptions] | None:
+    """How a stage trains, and the dotted path of the table that says so; None where it trains nothing."""
+    if isinstance(stage, PretrainStage):
+        return f"stages.{stage.name}", stage.training
+    return (f"stages.{stage.name}.evaluator", stage.evaluator) if isinstance(stage.evaluator, TrainingOptions) else None
 
 
 class StageKey(NamedTuple):

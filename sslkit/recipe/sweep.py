@@ -9,9 +9,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from sslkit.contract.errors import RecipeError
-from sslkit.recipe.extends import EXTENDS
 from sslkit.recipe.stages import BEGINNINGS, Stage
-from sslkit.recipe.toml import set_key
+from sslkit.recipe.toml import EXTENDS, set_key
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _FIXED = ("name", *EXTENDS, "data", "sweep", "paper", "margins", "observers")
@@ -80,11 +79,7 @@ def expand(table: Mapping[str, Any]) -> list[Variant]:
 def merge(variants: Sequence[Variant], stages: Sequence[Sequence[Stage]]) -> tuple[Stage, ...]:
     """All stages of all variants, each once, in the order in which they are first needed.
 
-    A stage's key names only the axes that change it or a stage before it: two probes of one pretraining share it.
-
-    Args:
-        variants: of one sweep.
-        stages: of each variant, whose keys are unique in it.
+    A stage's key then names only the axes that change it or a stage before it: two probes share one pretraining.
     """
     if not variants[0].labels:  # no sweep, and perhaps many stages
         return tuple(stages[0])
@@ -93,30 +88,22 @@ def merge(variants: Sequence[Variant], stages: Sequence[Sequence[Stage]]) -> tup
     ]
     merged: dict[str, Stage] = {}
     for variant, own in zip(variants, stages, strict=True):
-        keys = {word: word for word in BEGINNINGS} | {stage.key: _key(variant.labels, stage.key, by_labels) for stage in own}
+        keys = {word: word for word in BEGINNINGS}
         for stage in own:
-            merged.setdefault(keys[stage.key], replace(stage, key=keys[stage.key], weights=keys[stage.weights]))
+            telling = [label for axis, label in enumerate(variant.labels) if _matters(axis, stage.key, by_labels)]
+            key = keys[stage.key] = f"{','.join(telling)}/{stage.key}" if telling else stage.key
+            merged.setdefault(key, replace(stage, key=key, weights=keys[stage.weights]))
     return tuple(merged.values())
 
 
 def identity(stage: Stage, stages: Sequence[Stage]) -> tuple[Stage, ...]:
-    """Equal for stages that do the same on the same data: the stage and all that its weights depend on, but not where they stand.
-
-    Args:
-        stage: one of ``stages``.
-        stages: of one recipe, or of one variant.
-    """
+    """Equal for stages that do the same on the same data: the stage and all that its weights depend on, but not where they stand."""
     by_key = {other.key: other for other in stages}
     chain = [stage]
     while chain[-1].weights not in BEGINNINGS:  # a loop, for a chain may be longer than Python's stack
         chain.append(by_key[chain[-1].weights])
     beginning = chain[-1].weights
     return tuple(replace(one, key=one.name, weights=beginning) for one in chain)
-
-
-def _key(labels: tuple[str, ...], key: str, by_labels: Sequence[tuple[tuple[str, ...], Mapping[str, Any]]]) -> str:
-    telling = [label for axis, label in enumerate(labels) if _matters(axis, key, by_labels)]
-    return f"{','.join(telling)}/{key}" if telling else key
 
 
 def _matters(axis: int, key: str, by_labels: Sequence[tuple[tuple[str, ...], Mapping[str, Any]]]) -> bool:
@@ -132,19 +119,17 @@ def _matters(axis: int, key: str, by_labels: Sequence[tuple[tuple[str, ...], Map
 def _axes(sweep: Any) -> list[list[_Choice]]:
     if not isinstance(sweep, Mapping) or not sweep:
         raise RecipeError("sweep: must be a table", found=sweep, allowed='"key" = [values], or a table of keys for each named variant')
-    named = {name: values for name, values in sweep.items() if isinstance(values, Mapping)}
-    arrays = {key: values for key, values in sweep.items() if key not in named}
-    axes = [_array(key, values, arrays) for key, values in arrays.items()]
-    return [*([_named(named)] if named else []), *axes]
-
-
-def _named(variants: Mapping[str, Mapping[str, Any]]) -> list[_Choice]:
-    for name, values in variants.items():
+    arrays, named = {}, []
+    for name, values in sweep.items():
+        if not isinstance(values, Mapping):
+            arrays[name] = values
+            continue
         if not _LABEL.fullmatch(name):
             raise RecipeError(f"sweep: {name!r} cannot name a variant", allowed="letters, digits, _, - and .")
         for key in values:
             _check_key(key, f"sweep.{name}")
-    return [_Choice(name, values, f"sweep.{name}") for name, values in variants.items()]
+        named.append(_Choice(name, values, f"sweep.{name}"))
+    return [*([named] if named else []), *(_array(key, values, arrays) for key, values in arrays.items())]
 
 
 def _array(key: str, values: Any, arrays: Mapping[str, Any]) -> list[_Choice]:

@@ -1,14 +1,21 @@
-"""A recipe as it is written: the TOML file, overrides from the command line, and the simple values in it."""
+"""A recipe as it is written: the TOML file, what it extends, and overrides from the command line."""
 
 import codecs
+import copy
+import functools
+import operator
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sslkit.contract.errors import RecipeError, did_you_mean
-from sslkit.storage.json_files import MAX_DEPTH, dotted, find_unfit
+from sslkit.recipe.bundled import find_recipe
+from sslkit.storage.json_files import MAX_DEPTH, find_unfit
+
+EXTENDS = ("extends", "without")
+"""The keys that only a file has: what is left when they are followed is a recipe."""
 
 MAX_BYTES = 2**20
 """Of a recipe. The longest that ships has 4,000; more would only keep the parser busy."""
@@ -16,7 +23,8 @@ MAX_BYTES = 2**20
 _MAX_DOTS = 1000
 """In one line: for a key of so many tables tomllib takes a time that grows with the square of their number."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+Files = dict[Path, dict[str, Any]]
+"""What a recipe and each that it extends say themselves, the recipe's own first."""
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -29,11 +37,7 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def parse_table(text: str, where: str) -> dict[str, Any]:
-    """Read TOML.
-
-    Args:
-        text: it.
-        where: it stands; a message about its syntax begins with that, one about a value with the value's dotted path.
+    """Read TOML. A message about its syntax begins with ``where`` it stands, one about a value with the value's dotted path.
 
     Raises:
         RecipeError: it is not TOML, or it holds a value that nobody means.
@@ -120,7 +124,8 @@ def apply_override(table: dict[str, Any], override: str) -> None:
         RecipeError: it has no such form, or goes through a key that is no table.
     """
     key, equals, text = override.partition("=")
-    where = f"override {_short(override)}"
+    shown = override if len(override) <= 100 else f"{override[:100]}..."
+    where = f"override {shown!r}"
     if not equals or not key.strip():
         raise RecipeError(f"{where}: must be KEY=VALUE", allowed="for example stages.pretrain.epochs=1")
     value = _value(text.strip(), where)
@@ -159,49 +164,70 @@ def _value(text: str, where: str) -> Any:
     return table["value"]
 
 
-def _short(text: str, limit: int = 100) -> str:
-    return repr(text if len(text) <= limit else f"{text[:limit]}...")
+def origin(table: Mapping[str, Any], files: Files, message: str) -> str:
+    """Where the value stands whose key a message begins with, if that is in a file which the recipe extends; else nothing."""
+    keys = re.sub(r"\[\d+\]", "", message.partition(": ")[0]).split(".")
+    value = _at(table, keys)
+    holding = [path for path, own in files.items() if value is not None and _at(own, keys) == value]
+    return f" (in {holding[0]})" if holding and holding[0] != next(iter(files)) else ""
 
 
-def check_keys(table: Mapping[str, Any], allowed: Iterable[str], path: str, *, elsewhere: Mapping[str, str] | None = None) -> None:
-    """Refuse a key that does not exist.
+def read_recipe(path: Path) -> tuple[dict[str, Any], Files]:
+    """Read a recipe, and what it extends: tables are merged key by key; a table that names another class, and any other value, replaces.
 
-    Args:
-        table: what is written.
-        allowed: the keys that exist.
-        path: of the table, dotted.
-        elsewhere: keys that belong into another table, and its path.
+    The recipe's name is its own; of the other recipe, what ``without`` lists stays away.
+
+    Returns:
+        The whole recipe, and the files that it is made of.
+
+    Raises:
+        RecipeError: a file cannot be read, or extends itself.
     """
-    for key in table:
-        if key not in allowed:
-            there = (elsewhere or {}).get(key)
-            fix = f"write {there}.{key}" if there else did_you_mean(key, allowed)
-            raise RecipeError(f"{dotted(path, key)}: unknown key", allowed=allowed, fix=fix)
+    files = {path: read_table(path)}
+    while "extends" in files[path]:
+        other, where = files[path]["extends"], "" if len(files) == 1 else f" (in {path})"
+        if not isinstance(other, str) or not other:
+            raise RecipeError(
+                f"extends: must be a string{where}", found=other, allowed="the name of a bundled recipe, or the path of a file"
+            )
+        try:
+            path = path.parent / other if Path(other).suffix else find_recipe(other)
+            own = read_table(path)
+        except (RecipeError, ValueError) as error:  # a null byte
+            raise RecipeError(f"extends: {error}{where}") from error
+        if any(path.resolve() == known.resolve() for known in files):
+            raise RecipeError("extends: goes in a circle", found=" -> ".join(file.name for file in (*files, path)))
+        files[path] = own
+    merged: dict[str, Any] = {}
+    for own in reversed(files.values()):
+        merged.pop("name", None)
+        for key in _without(own, merged):
+            *parents, last = key.split(".")
+            del functools.reduce(operator.getitem, parents, merged)[last]
+        merged |= {key: _merged(merged.get(key), value) for key, value in own.items() if key not in EXTENDS}
+    return merged, files
 
 
-def required(table: Mapping[str, Any], key: str, path: str, fix: str = "") -> Any:
-    """The value of a key that must be there."""
-    if key not in table:
-        raise RecipeError(f"{path}.{key}: missing; required" if path else f"{key}: missing; required", fix=fix)
-    return table[key]
+def _without(table: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    keys = table.get("without", [])
+    if "without" in table and "extends" not in table:
+        raise RecipeError("without: is for a recipe that extends another", found=keys, fix='add extends = "..."')
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise RecipeError("without: must be an array of keys", found=keys, allowed='["paper", "stages.probe"]')
+    for key in keys:
+        if _at(other, key.split(".")) is None:
+            raise RecipeError("without: no such key in the recipe that is extended", found=key, fix=did_you_mean(key, other))
+    return keys
 
 
-def as_table(value: Any, path: str) -> Mapping[str, Any]:
-    """A table, or an error."""
-    if not isinstance(value, Mapping):
-        raise RecipeError(f"{path}: must be a table", found=value)
-    return value
+def _at(table: Any, keys: list[str]) -> Any:
+    """The value of a dotted key; None where there is none."""
+    for key in keys:
+        table = table.get(key) if isinstance(table, Mapping) else None
+    return table
 
 
-def as_name(value: Any, path: str) -> str:
-    """A name that is also a folder's, on every system."""
-    if not isinstance(value, str) or not _NAME.fullmatch(value) or value == "random" or len(value) > 100:
-        raise RecipeError(f"{path}: not a name", found=value, allowed="letters, digits, _ and -, but not 'random'")
-    return value
-
-
-def as_integer(value: Any, path: str, minimum: int) -> int:
-    """An integer that is not below a minimum, or an error."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise RecipeError(f"{path}: must be an integer, {minimum} or more", found=value)
-    return value
+def _merged(base: Any, value: Any) -> Any:
+    if not isinstance(value, Mapping) or not isinstance(base, Mapping) or value.get("name", base.get("name")) != base.get("name"):
+        return copy.deepcopy(value)
+    return {**base, **{key: _merged(base.get(key), entry) for key, entry in value.items()}}

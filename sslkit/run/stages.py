@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from sslkit.contract.annotations import check_arguments
 from sslkit.contract.backbone import Backbone
+from sslkit.contract.checks import check_arguments
 from sslkit.contract.errors import OptionError
 from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.events import Observer

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sslkit.catalog.observers import Observers
-from sslkit.contract.annotations import Checked
+from sslkit.contract.checks import Checked
 from sslkit.contract.errors import OptionError
 from sslkit.contract.events import Observer
 from sslkit.contract.runtime import Runtime

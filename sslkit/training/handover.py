@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from sslkit.contract.backbone import Backbone
+from sslkit.contract.checks import refuse_misspelt_attributes
 from sslkit.contract.class_address import provenance_of
 from sslkit.contract.errors import PluginError, RunFailedError, did_you_mean
 from sslkit.contract.evaluator import Evaluation, Evaluator
 from sslkit.contract.images import LabeledData
-from sslkit.contract.misspelling import refuse_misspelt_attributes
 from sslkit.contract.objective import Classified, Mean, Objective, Prediction, StepOutput
 from sslkit.contract.training import Schedule
 

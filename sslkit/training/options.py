@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
-from sslkit.contract.annotations import Checked
+from sslkit.contract.checks import Checked
 from sslkit.contract.errors import OptionError, did_you_mean
 from sslkit.contract.images import Augment
 from sslkit.contract.training import OptimizerFactory, Schedule

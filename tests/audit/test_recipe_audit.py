@@ -19,19 +19,12 @@ from sslkit.audit.task_audit import AuditOptions
 from sslkit.cli.console import print_audit
 from sslkit.recipe.stages import PretrainStage
 from sslkit.run.environment import describe_environment
+from tests.recipes import HEAD, changed
 
-RECIPE = """
-name = "tiny"
-device = "cpu"
-precision = "float32"
-
-[data]
-name = "digits"
-
-[backbone]
-name = "nin"
-width = 0.1
-
+CPU = changed("name=tiny", "precision=float32", "backbone={ name = 'nin', width = 0.1 }", text=HEAD)
+RECIPE = (
+    CPU
+    + """
 [stages.pretrain]
 task = { name = "rotnet" }
 optimizer = { name = "adamw", lr = 0.005 }
@@ -44,6 +37,7 @@ task = { name = "rotnet", transforms = ["identity", "transpose"] }
 weights = "pretrain"
 evaluator = { name = "knn", layers = ["conv1"] }
 """
+)
 
 FAST = AuditOptions(sources=("isotropic_noise",), num_images=200, epochs=1)
 
@@ -134,7 +128,7 @@ def test_a_missing_stage_is_refused(tmp_path):
 def test_a_recipe_without_pretraining_is_refused(tmp_path):
     recipe = recipe_of(
         tmp_path,
-        RECIPE.partition("[stages.pretrain]")[0] + '[stages.probe]\nweights = "random"\nevaluator = { name = "knn", layers = ["conv1"] }',
+        CPU + '[stages.probe]\nweights = "random"\nevaluator = { name = "knn", layers = ["conv1"] }',
     )
     with pytest.raises(RecipeError, match=r"^stages: none of them pretrains, so there is no pretext task to audit; found \['probe'\]$"):
         audit_recipe(recipe, options=FAST)

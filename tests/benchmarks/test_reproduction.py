@@ -19,41 +19,21 @@ from reproduction.tables import Cell, Table, by_interest, paper_tables
 from sslkit import Observer, StageStart, load_catalog, load_recipe
 from sslkit.contract.events import Event
 from sslkit.recipe.recipe import Recipe, parse_recipe
+from tests.recipes import SMALL, changed
 
 ROOT = Path(__file__).parents[2]
 SUFFIXES = ("", "_cpu")
 
-TINY = """
-name = "{name}"
-device = "cpu"
-precision = "float32"
-
-[data]
-name = "digits"
-
-[backbone]
-name = "nin"
-num_blocks = 3
-width = 0.05
-
-[stages.pretrain]
-task = {{ name = "rotnet" }}
-epochs = 2
-batch_size = 500
-{snapshots}
-
-[stages.probe]
-weights = "pretrain"
-evaluator = {{ name = "linear_probe", layers = ["{layer}"], epochs = 1, batch_size = 500 }}
-
+FEW = """
 [stages.few]
 weights = "random"
-evaluator = {{ name = "semi_supervised", labels_per_class = [1], selection = "random", num_subsets = 2, layers = ["conv1"], head = "linear", epochs = 1, batch_size = 10, images_per_epoch = 20 }}
+evaluator = { name = "semi_supervised", labels_per_class = [1], selection = "random", num_subsets = 2, layers = ["conv1"], head = "linear", epochs = 1, batch_size = 10, images_per_epoch = 20 }
 """
 
 
-def tiny(name: str, layer: str = "conv2", snapshots: str = "") -> Recipe:
-    return parse_recipe(tomllib.loads(TINY.format(name=name, layer=layer, snapshots=snapshots)), load_catalog())
+def tiny(name: str, *overrides: str) -> Recipe:
+    text = changed(f"name={name}", "precision=float32", "stages.pretrain.epochs=2", *overrides, text=SMALL + FEW)
+    return parse_recipe(tomllib.loads(text), load_catalog())
 
 
 class Started(Observer):
@@ -148,7 +128,7 @@ def cells_of(recipe: Recipe) -> list[Cell]:
 
 
 def test_what_one_recipe_has_trained_is_not_trained_again(tmp_path: Path):
-    recipes = {recipe.name: recipe for recipe in (tiny("one"), tiny("two", layer="conv1"))}
+    recipes = {recipe.name: recipe for recipe in (tiny("one"), tiny("two", "stages.probe.evaluator.layers=['conv1']"))}
     started = Started()
     reproduction = Reproduction(recipes, tmp_path, [started])
     finished = list(reproduction.run([cell for recipe in recipes.values() for cell in cells_of(recipe)], lambda: False))
@@ -283,7 +263,7 @@ def test_rotnets_own_probes_are_measured_before_all_else():
 
 
 def test_a_run_becomes_records_with_all_that_belongs_beside_a_figure(tmp_path: Path):
-    recipe = tiny("one", snapshots="snapshot_epochs = [0, 1]")
+    recipe = tiny("one", "stages.pretrain.snapshot_epochs=[0, 1]")
     cells = [Cell("one", "probe.conv2.top1"), Cell("one", "pretrain.top1@1"), Cell("one", "pretrain.top1@7"), Cell("one", "nothing.top1")]
     list(Reproduction({"one": recipe}, tmp_path).run(cells[:1], lambda: False))
     records = collect(tmp_path / "one", "one_cpu", cells, data="digits", command="sslkit run x")

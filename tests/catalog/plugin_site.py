@@ -4,6 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sslkit.contract.objective import PretextTask
+
+
+class Task(PretextTask):
+    """Builds nothing."""
+
+    def build_objective(self, backbone, data):
+        raise NotImplementedError
+
+
 HEAD = """
 from sslkit.catalog.discovery import hookimpl
 from sslkit.contract.objective import PretextTask

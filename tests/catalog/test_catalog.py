@@ -7,14 +7,9 @@ import pytest
 from sslkit.catalog.catalog import KINDS, Catalog
 from sslkit.catalog.discovery import load_catalog
 from sslkit.contract.errors import PluginError, SslkitError
-from sslkit.contract.objective import PretextTask
 from sslkit.contract.training import OptimizerFactory, Schedule
-from tests.catalog.plugin_site import GOOD, HEAD, Site
-
-
-class Task(PretextTask):
-    def build_objective(self, backbone, data):
-        raise NotImplementedError
+from tests.catalog.plugin_site import GOOD, HEAD, Site, Task
+from tests.recipes import refusal
 
 
 class OtherTask(Task):
@@ -26,6 +21,10 @@ class Flat(Schedule):
         return 1.0
 
 
+def refused(catalog: Catalog, name: str, kind: str = "pretext_tasks") -> str:
+    return refusal(PluginError, catalog.find, kind, name)
+
+
 def test_one_name_may_be_used_for_two_kinds():
     catalog = Catalog.of(pretext_tasks={"x": Task}, schedules={"x": Flat})
     assert catalog.find("pretext_tasks", "x") is Task
@@ -34,9 +33,7 @@ def test_one_name_may_be_used_for_two_kinds():
 
 def test_an_unknown_name():
     catalog = Catalog.of(pretext_tasks={"rotnet": Task, "jigsaw": OtherTask}, schedules={"flat": Flat})
-    with pytest.raises(PluginError) as caught:
-        catalog.find("pretext_tasks", "rotnot")
-    assert str(caught.value) == "no pretext task is called 'rotnot'; allowed: jigsaw, rotnet; did you mean 'rotnet'?"
+    assert refused(catalog, "rotnot") == "no pretext task is called 'rotnot'; allowed: jigsaw, rotnet; did you mean 'rotnet'?"
     with pytest.raises(PluginError, match=r"^no pretext task is called 'flat'; allowed: jigsaw, rotnet; 'flat' is a schedule$"):
         catalog.find("pretext_tasks", "flat")
     with pytest.raises(PluginError) as caught:
@@ -68,9 +65,10 @@ def test_a_class_is_imported_from_the_current_folder(tmp_path: Path, monkeypatch
     (folder / "nets_of_a_project.py").write_text(HEAD + "class Outer:\n    class Inner(Task):\n        pass\n")
     monkeypatch.setattr(sys, "path", list(sys.path))
     trusting = Catalog(allow_code=True)
-    with pytest.raises(PluginError) as caught:
-        trusting.find("pretext_tasks", "nets_of_a_project:Task")
-    assert str(caught.value) == "'nets_of_a_project:Task' cannot be imported; it is neither installed nor in the current folder"
+    assert (
+        refused(trusting, "nets_of_a_project:Task")
+        == "'nets_of_a_project:Task' cannot be imported; it is neither installed nor in the current folder"
+    )
     monkeypatch.chdir(folder)
     importlib.invalidate_caches()
     cls = trusting.find("pretext_tasks", "nets_of_a_project:Task")
@@ -86,9 +84,7 @@ def test_what_is_imported_is_checked(site: Site):
     (site.folder / "site_broken.py").write_text("import package_that_does_not_exist\n")
 
     def message(spec: str) -> str:
-        with pytest.raises(PluginError) as caught:
-            Catalog(allow_code=True).find("schedules", spec)
-        return str(caught.value)
+        return refused(Catalog(allow_code=True), spec, "schedules")
 
     assert message("site_nets:Task") == "'site_nets:Task' must be a subclass of Schedule; found <class 'site_nets.Task'>"
     assert message("site_nets:Shedule") == "'site_nets:Shedule' does not exist: site_nets has no 'Shedule'; did you mean 'Schedule'?"
@@ -100,12 +96,6 @@ def test_what_is_imported_is_checked(site: Site):
         "'site_broken:X' cannot be imported; ModuleNotFoundError: No module named 'package_that_does_not_exist'"
     )
     assert message(":X") == "':X' cannot be imported; ValueError: Empty module name"
-
-
-def refusal(catalog: Catalog, spec: str) -> str:
-    with pytest.raises(PluginError) as caught:
-        catalog.find("pretext_tasks", spec)
-    return str(caught.value)
 
 
 def test_code_is_imported_only_where_it_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -120,16 +110,16 @@ def test_code_is_imported_only_where_it_is_allowed(tmp_path: Path, monkeypatch: 
         "wicked_package.tasks:Task": "wicked_package/__init__.py",
         "loose.tasks:Task": "loose",
     }.items():
-        assert refusal(Catalog(), spec) == f"{spec!r} is code outside the catalog, from {tmp_path / source}; {fix}"
+        assert refused(Catalog(), spec) == f"{spec!r} is code outside the catalog, from {tmp_path / source}; {fix}"
     for spec in ("nowhere:Task", ":Task", "a b:Task", "../wicked:Task", "a\0b:Task", ".wicked:Task"):
-        assert refusal(Catalog(), spec).startswith(f"{spec!r} is code outside the catalog; {fix}".replace("\\", "\\"))
+        assert refused(Catalog(), spec).startswith(f"{spec!r} is code outside the catalog; {fix}".replace("\\", "\\"))
     assert sys.path == path
     assert not {"wicked", "wicked_package", "loose"} & set(sys.modules)
 
 
 def test_of_what_is_imported_already_the_file_is_known():
-    assert f"is code outside the catalog, from {sys.modules['json'].__file__}; " in refusal(Catalog(), "json.decoder:JSONDecoder")
-    assert refusal(Catalog(), "sys:flags").startswith("'sys:flags' is code outside the catalog; ")
+    assert f"is code outside the catalog, from {sys.modules['json'].__file__}; " in refused(Catalog(), "json.decoder:JSONDecoder")
+    assert refused(Catalog(), "sys:flags").startswith("'sys:flags' is code outside the catalog; ")
 
 
 def test_an_address_of_an_offered_class_imports_nothing(site: Site):
@@ -140,11 +130,11 @@ def test_an_address_of_an_offered_class_imports_nothing(site: Site):
     del sys.modules["site_flips"]
     assert catalog.find("pretext_tasks", "site_flips:Task") is catalog.find("pretext_tasks", "good")
     by_hand = Catalog.of(pretext_tasks={"mine": Task})
-    assert by_hand.find("pretext_tasks", f"{__name__}:Task") is Task
-    assert "is code outside the catalog" in refusal(by_hand, f"{__name__}:OtherTask")
-    assert not by_hand.is_outside(f"{__name__}:Task")
+    assert by_hand.find("pretext_tasks", f"{Task.__module__}:Task") is Task
+    assert "is code outside the catalog" in refused(by_hand, f"{__name__}:OtherTask")
+    assert not by_hand.is_outside(f"{Task.__module__}:Task")
     with pytest.raises(PluginError, match="must be a subclass of Schedule"):
-        by_hand.find("schedules", f"{__name__}:Task")
+        by_hand.find("schedules", f"{Task.__module__}:Task")
 
 
 def test_the_package_of_a_loaded_plugin_may_be_imported_from(site: Site):
@@ -168,20 +158,20 @@ def test_no_other_package_is_trusted_for_a_plugins_sake(site: Site):
     catalog = load_catalog()
     assert catalog.names("pretext_tasks") == ("good",)
     for spec in ("site_shared.others:Task", "site_shared_too:Task", "site_bad:Task"):
-        assert "is code outside the catalog" in refusal(catalog, spec)
+        assert "is code outside the catalog" in refused(catalog, spec)
 
 
 def test_of_sslkit_itself_only_offered_classes_have_an_address(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("SSLKIT_DISABLE_PLUGINS", raising=False)
     catalog = load_catalog()
     assert catalog.find("schedules", "sslkit.training.schedules:Constant") is catalog.find("schedules", "constant")
-    assert "is code outside the catalog" in refusal(catalog, "sslkit.testing.specimens:Task")
+    assert "is code outside the catalog" in refused(catalog, "sslkit.testing.specimens:Task")
 
 
 def test_a_class_is_reached_through_classes_alone(site: Site):
     (site.folder / "site_deep.py").write_text(HEAD + "import site_deeper\n")
     (site.folder / "site_deeper.py").write_text(HEAD)
-    message = refusal(Catalog(allow_code=True), "site_deep:site_deeper.Task")
+    message = refused(Catalog(allow_code=True), "site_deep:site_deeper.Task")
     assert message.startswith("'site_deep:site_deeper.Task' must be a class; found <module 'site_deeper'")
 
 
@@ -190,8 +180,8 @@ def test_the_current_folder_is_reached_only_where_it_has_the_module(tmp_path: Pa
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
     monkeypatch.chdir(tmp_path)
     trusting, before = Catalog(allow_code=True), list(sys.path)
-    assert refusal(trusting, "json.decoder:JSONDecoder")
-    assert refusal(trusting, "nowhere_at_all:Task")
+    assert refused(trusting, "json.decoder:JSONDecoder")
+    assert refused(trusting, "nowhere_at_all:Task")
     assert sys.path == before
     assert trusting.find("pretext_tasks", "near_by:Task")
     assert sys.path == [str(tmp_path), *before]

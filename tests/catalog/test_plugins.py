@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -8,15 +9,13 @@ from sslkit.catalog.catalog import KINDS, Catalog, PluginInfo
 from sslkit.catalog.discovery import Hooks, load_catalog
 from sslkit.contract.errors import PluginError
 from sslkit.contract.objective import PretextTask
-from tests.catalog.plugin_site import GOOD, HEAD, Site
+from tests.catalog.plugin_site import GOOD, HEAD, Site, Task
+from tests.recipes import refusal
 
 MARKED = "from pathlib import Path\nPath(__file__).with_suffix('.imported').touch()\n" + GOOD
 """A plugin that leaves a file beside itself when it is imported."""
 
-
-class Task(PretextTask):
-    def build_objective(self, backbone, data):
-        raise NotImplementedError
+LOST = GOOD.replace("'good'", "'lost'")
 
 
 def enabled(catalog: Catalog) -> dict[str, PluginInfo]:
@@ -75,29 +74,51 @@ def test_a_plugin_may_be_an_object_and_name_its_functions_freely(site: Site):
     assert enabled(load_catalog())["object"].offers == {"pretext_tasks": ("a", "b")}
 
 
-def test_each_load_is_fresh(site: Site):
+def test_each_load_is_fresh_and_leaves_the_path_alone(site: Site):
     site.install("flips", GOOD)
+    path = list(sys.path)
     assert load_catalog() == load_catalog()
+    assert sys.path == path
 
 
-def test_importing_a_plugin_fails(site: Site):
-    site.install("bad", "import package_that_does_not_exist\n")
-    assert broken(site, "bad") == "ModuleNotFoundError: No module named 'package_that_does_not_exist'"
+BROKEN = {
+    "import": ("import package_that_does_not_exist\n", r"ModuleNotFoundError: No module named 'package_that_does_not_exist'"),
+    "syntax": ("def broken(:\n", r"SyntaxError: .*"),
+    "exit": ("raise SystemExit(3)\n", r"SystemExit: 3"),
+    "no module": ("", r"ModuleNotFoundError: No module named 'site_bad'"),
+    "misspelt hook": (
+        GOOD.replace("def pretext_tasks", "def pretext_taks"),
+        r"unknown hook 'pretext_taks'; allowed: pretext_tasks, backbones, .*; did you mean 'pretext_tasks'\?",
+    ),
+    "misspelt hook beside a good one": (LOST + "@hookimpl\ndef shedules():\n    return {}\n", r"unknown hook 'shedules'.*"),
+    "nothing marked": (
+        LOST.replace("@hookimpl\n", ""),
+        r"the plugin has no hook: nothing in it is marked with @hookimpl; allowed: pretext_tasks, .*",
+    ),
+    # The good hook comes first in the alphabet, so pluggy up to 1.6 has registered it when it refuses the bad one.
+    "refused by pluggy": (LOST + "@hookimpl\ndef schedules(epoch):\n    return {}\n", r"PluginValidationError: .*epoch.*"),
+    "argument with a default": (LOST.replace("pretext_tasks()", "pretext_tasks(size=32)"), r".*size.*"),
+    "wrapper": (
+        LOST.replace("@hookimpl", "@hookimpl(wrapper=True)").replace("return {'lost': Task}", "return (yield)"),
+        r"hook pretext_tasks must not be a wrapper; write @hookimpl without arguments",
+    ),
+    "raising hook": (
+        LOST.replace("return {'lost': Task}", "raise RuntimeError('first line\\nsecond line')"),
+        r"RuntimeError: first line second line",
+    ),
+    "raising hook beside a good one": (LOST + "@hookimpl\ndef schedules():\n    raise KeyError\n", r"KeyError"),
+    "one name twice": (
+        LOST + "@hookimpl(specname='pretext_tasks')\ndef more():\n    return {'lost': Task}\n",
+        r"pretext task 'lost' is offered twice by the same plugin",
+    ),
+}
 
 
-def test_a_plugin_does_not_parse(site: Site):
-    site.install("bad", "def broken(:\n")
-    assert broken(site, "bad").startswith("SyntaxError: ")
-
-
-def test_a_plugin_exits_on_import(site: Site):
-    site.install("bad", "raise SystemExit(3)\n")
-    assert broken(site, "bad") == "SystemExit: 3"
-
-
-def test_the_module_of_an_entry_point_does_not_exist(site: Site):
-    site.install("bad")
-    assert broken(site, "bad") == "ModuleNotFoundError: No module named 'site_bad'"
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_plugin_that_cannot_be_used_takes_no_other_down(site: Site, case: str):
+    source, reason = BROKEN[case]
+    site.install("bad", source)
+    assert re.fullmatch(reason, broken(site, "bad"))
 
 
 def test_an_entry_point_cannot_be_read(site: Site):
@@ -121,56 +142,9 @@ def test_two_entry_points_of_one_name_are_both_loaded(site: Site):
     assert [plugin.distribution for plugin in catalog.plugins if plugin.name == "same"] == ["sslkit-first", "sslkit-second"]
 
 
-def test_a_misspelt_hook(site: Site):
-    site.install("bad", GOOD.replace("def pretext_tasks", "def pretext_taks"))
-    reason = broken(site, "bad")
-    assert reason.startswith("unknown hook 'pretext_taks'; allowed: pretext_tasks, backbones, ")
-    assert reason.endswith("; did you mean 'pretext_tasks'?")
-
-
-def test_a_misspelt_hook_beside_a_good_one_takes_the_whole_plugin_out(site: Site):
-    site.install("bad", GOOD.replace("'good'", "'lost'") + "@hookimpl\ndef shedules():\n    return {}\n")
-    assert broken(site, "bad").startswith("unknown hook 'shedules'")
-
-
 def test_a_hook_of_a_later_version_may_be_optional(site: Site):
     site.install("new", GOOD + "@hookimpl(optionalhook=True)\ndef tokenizers():\n    return {'x': 1}\n")
     assert enabled(load_catalog())["new"].offers == {"pretext_tasks": ("good",)}
-
-
-def test_no_function_is_marked(site: Site):
-    site.install("bad", HEAD + "def pretext_tasks():\n    return {'lost': Task}\n")
-    assert broken(site, "bad").startswith("the plugin has no hook: nothing in it is marked with @hookimpl; allowed: pretext_tasks, ")
-
-
-def test_a_hook_that_fails_pluggys_validation_leaves_nothing_registered(site: Site):
-    # The good hook comes first in the alphabet, so pluggy up to 1.6 has registered it when it refuses the bad one.
-    source = HEAD + "@hookimpl\ndef pretext_tasks():\n    return {'lost': Task}\n@hookimpl\ndef schedules(epoch):\n    return {}\n"
-    site.install("bad", source)
-    reason = broken(site, "bad")
-    assert reason.startswith("PluginValidationError: ")
-    assert "epoch" in reason
-
-
-def test_a_hook_with_a_defaulted_argument_is_refused_by_every_pluggy(site: Site):
-    site.install("bad", HEAD + "@hookimpl\ndef pretext_tasks(size=32):\n    return {'lost': Task}\n")
-    assert "size" in broken(site, "bad")
-
-
-def test_a_wrapper_is_refused(site: Site):
-    site.install("bad", HEAD + "@hookimpl(wrapper=True)\ndef pretext_tasks():\n    return (yield)\n")
-    assert broken(site, "bad") == "hook pretext_tasks must not be a wrapper; write @hookimpl without arguments"
-
-
-def test_a_hook_raises(site: Site):
-    site.install("bad", HEAD + "@hookimpl\ndef pretext_tasks():\n    raise RuntimeError('first line\\nsecond line')\n")
-    assert broken(site, "bad") == "RuntimeError: first line second line"
-
-
-def test_one_raising_hook_takes_the_plugins_other_hooks_out(site: Site):
-    source = HEAD + "@hookimpl\ndef pretext_tasks():\n    return {'lost': Task}\n@hookimpl\ndef schedules():\n    raise KeyError\n"
-    site.install("bad", source)
-    assert broken(site, "bad") == "KeyError"
 
 
 @pytest.mark.parametrize(
@@ -200,12 +174,6 @@ def test_what_a_hook_returns_is_checked(site: Site, offered: str, reason: str):
     assert broken(site, "bad") == reason
 
 
-def test_one_plugin_offers_a_name_twice(site: Site):
-    more = "@hookimpl(specname='pretext_tasks')\ndef more():\n    return {'lost': Task}\n"
-    site.install("bad", GOOD.replace("'good'", "'lost'") + more)
-    assert broken(site, "bad") == "pretext task 'lost' is offered twice by the same plugin"
-
-
 def test_two_plugins_offer_one_name(site: Site):
     more = "@hookimpl\ndef schedules():\n    return {'flat': Flat}\nclass Flat(Schedule):\n    def scale(self, epoch, num_epochs):\n        return 1.0\n"
     site.install("one", GOOD + more, version="1.1")
@@ -215,9 +183,7 @@ def test_two_plugins_offer_one_name(site: Site):
     assert catalog.names("pretext_tasks") == ("good",)
     flat = catalog.find("schedules", "flat")  # a name that does not collide keeps working
     assert catalog.spec_of(flat) == "flat"
-    with pytest.raises(PluginError) as caught:
-        catalog.find("pretext_tasks", "good")
-    assert str(caught.value) == (
+    assert refusal(PluginError, catalog.find, "pretext_tasks", "good") == (
         "pretext task 'good' is offered by one (sslkit-one 1.1) and by two (sslkit-two 2.2); "
         "write 'site_one:Task' or 'site_two:Task', or switch a plugin off with SSLKIT_DISABLE_PLUGINS"
     )
@@ -262,18 +228,9 @@ def test_a_broken_plugin_is_mentioned_only_where_a_name_is_unknown(site: Site):
     site.install("good", GOOD)
     catalog = load_catalog()
     assert catalog.find("pretext_tasks", "good")
-    with pytest.raises(PluginError) as caught:
-        catalog.find("pretext_tasks", "goof")
-    message = str(caught.value)
+    message = refusal(PluginError, catalog.find, "pretext_tasks", "goof")
     assert message.startswith("no pretext task is called 'goof'; allowed: good; did you mean 'good'?; ")
     assert message.endswith("broken plugin: bad (sslkit-bad 1.0): ModuleNotFoundError: No module named 'package_that_does_not_exist'")
-
-
-def test_loading_does_not_change_any_global_state(site: Site):
-    site.install("flips", GOOD)
-    path = list(sys.path)
-    load_catalog()
-    assert sys.path == path
 
 
 def allow(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
@@ -296,31 +253,6 @@ def test_only_allowed_plugins_are_imported(site: Site, monkeypatch: pytest.Monke
     assert catalog.notes == ()
     with pytest.raises(PluginError, match=r"; plugin that is not on SSLKIT_ALLOW_PLUGINS: one \(sslkit-one 1\.0\)$"):
         catalog.find("pretext_tasks", "lost")
-
-
-def test_an_empty_list_allows_nothing(site: Site, monkeypatch: pytest.MonkeyPatch):
-    site.install("one", MARKED)
-    allow(monkeypatch, "")
-    assert [plugin.state for plugin in load_catalog().plugins if plugin.name == "one"] == ["not allowed"]
-    assert imported(site) == set()
-
-
-def test_what_is_disabled_stays_so_where_it_is_allowed(site: Site, monkeypatch: pytest.MonkeyPatch):
-    site.install("one", MARKED)
-    allow(monkeypatch, "one")
-    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", f"{os.environ['SSLKIT_DISABLE_PLUGINS']},one")
-    assert [plugin.state for plugin in load_catalog().plugins if plugin.name == "one"] == ["disabled"]
-    assert imported(site) == set()
-
-
-def test_our_own_plugins_are_always_allowed(site: Site, monkeypatch: pytest.MonkeyPatch):
-    site.install("one", MARKED)
-    monkeypatch.delenv("SSLKIT_DISABLE_PLUGINS")
-    allow(monkeypatch, "")
-    catalog = load_catalog()
-    assert "rotnet" in catalog.names("pretext_tasks")
-    assert "nin" in catalog.names("backbones")
-    assert {plugin.distribution for plugin in catalog.plugins if plugin.state == "loaded"} == {"sslkit"}
 
 
 def test_a_distribution_in_the_list_tells_two_plugins_of_one_name_apart(site: Site, monkeypatch: pytest.MonkeyPatch):
@@ -368,3 +300,38 @@ def test_environment_variables_work_in_a_process_of_its_own(site: Site):
     }
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['flips']"
+
+
+def states() -> dict[str, str]:
+    return {plugin.name: plugin.state for plugin in load_catalog().plugins}
+
+
+@pytest.mark.parametrize("item", ["flips", " flips ", "x,flips", "sslkit-flips:flips", "SSLKIT_flips:flips", "sslkit.flips:flips"])
+def test_an_item_is_a_name_or_a_distribution_and_a_name(item: str, site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.install("flips", MARKED)
+    allow(monkeypatch, item)
+    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", item)
+    assert states()["flips"] == "disabled"
+    assert imported(site) == set()
+    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", "")
+    assert states()["flips"] == "loaded"
+
+
+@pytest.mark.parametrize(
+    "item", ["", ",", "flip", "Flips", "sslkit-flips", "sslkit-flips:", "sslkit-other:flips", "flips:sslkit-flips", "*"]
+)
+def test_nothing_else_is_meant(item: str, site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.install("flips", MARKED)
+    allow(monkeypatch, item)
+    monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", item)
+    assert states() == {"builtin": "loaded", "flips": "not allowed", "rotnet": "loaded"}, "sslkit's own are always allowed"
+    assert imported(site) == set()
+    monkeypatch.delenv("SSLKIT_ALLOW_PLUGINS")
+    assert states()["flips"] == "loaded"
+
+
+def test_without_variables_everything_is_imported(site: Site, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("SSLKIT_DISABLE_PLUGINS")
+    site.install("flips", GOOD)
+    assert states()["flips"] == "loaded"
+    assert load_catalog().notes == ()

@@ -4,21 +4,18 @@ import contextlib
 import os
 import random
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from sslkit import Backbone, Evaluation, Evaluator, Event, LabeledData, Notice, Observer, RunContext, load_catalog, load_recipe, run_recipe
-from sslkit.catalog.catalog import Catalog, Offer
+from sslkit import Backbone, Evaluation, Evaluator, LabeledData, Notice, RunContext, load_catalog, load_recipe, run_recipe
 from sslkit.catalog.shared_state import kept_state
-from sslkit.recipe.recipe import parse_recipe
 from tests.catalog.plugin_site import GOOD, Site
-from tests.recipes import SMALL, weights
+from tests.recipes import SMALL, Recorder, two_stages_of, weights
 
 LOUD = """
 import os, random
@@ -57,15 +54,6 @@ CHANGES: dict[str, Callable[[], object]] = {
     "Python's global generator": random.random,
     "the working directory": lambda: os.chdir("/"),
 }
-
-
-class Notices(Observer):
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def observe(self, event: Event) -> None:
-        if isinstance(event, Notice):
-            self.messages.append(event.message)
 
 
 @pytest.fixture(autouse=True)
@@ -109,9 +97,9 @@ def test_it_is_put_back_after_an_error_too(tmp_path: Path):
 def test_an_installed_plugin_that_nobody_uses_changes_no_weights(source: str, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", "")
     (tmp_path / "small.toml").write_text(SMALL)
-    seen = Notices()
+    seen = Recorder(Notice)
     alone = run_recipe(load_recipe(tmp_path / "small.toml"), output=tmp_path / "alone", report=False, observers=[seen])
-    assert not [message for message in seen.messages if "put back" in message], "sslkit's own code leaves all of it alone"
+    assert not [message for message in seen.messages() if "put back" in message], "sslkit's own code leaves all of it alone"
     site.install("loud", source)
     note = f"plugin loud (sslkit-loud 1.0) changed {PUT_BACK} when it was loaded: put back"
     assert load_catalog().notes == (note,)
@@ -120,7 +108,7 @@ def test_an_installed_plugin_that_nobody_uses_changes_no_weights(source: str, si
     beside = run_recipe(recipe, output=tmp_path / "beside", report=False, observers=[seen])
     assert weights(beside.folder) == weights(alone.folder)
     assert beside.results.as_json() == alone.results.as_json()
-    assert seen.messages.count(note) == 1
+    assert seen.messages().count(note) == 1
 
 
 def test_a_hook_changes_nothing_either(site: Site):
@@ -160,11 +148,7 @@ class Careless(Evaluator):
 
 
 def test_a_stage_finds_what_it_would_find_if_it_ran_alone(tmp_path: Path):
-    stage = '[stages.{}]\nweights = "random"\nevaluator = "careless"\n'
-    text = 'name = "two"\ndata = "digits"\nbackbone = "nin"\n' + stage.format("first") + stage.format("second")
-    installed = load_catalog()
-    catalog: Catalog = replace(installed, offers=(*installed.offers, Offer("evaluators", "careless", Careless, None)))
-    seen = Notices()
-    result = run_recipe(parse_recipe(tomllib.loads(text), catalog), output=tmp_path / "run", report=False, observers=[seen])
+    seen = Recorder(Notice)
+    result = run_recipe(two_stages_of(Careless), output=tmp_path / "run", report=False, observers=[seen])
     assert result.results.stages["second"] == result.results.stages["first"]
-    assert seen.messages == ["code of this stage changed torch's default dtype, torch's number of threads: put back"] * 2
+    assert seen.messages() == ["code of this stage changed torch's default dtype, torch's number of threads: put back"] * 2

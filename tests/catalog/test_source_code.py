@@ -191,11 +191,15 @@ print(sorted(SourceCode().of(Task()).items()))
 """
 
 
+def printed_by(project: Path, script: str) -> str:
+    return subprocess.run([sys.executable, script], cwd=project, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.slow
 def test_of_a_script_only_what_it_defines_counts(project: Path):
     def run(**changes: object) -> str:
         write(project, {"experiment.py": SCRIPT.format(**{"factor": 1, "returned": 1, "epochs": 1, **changes}), "beside.py": ""})
-        return subprocess.run([sys.executable, "experiment.py"], cwd=project, capture_output=True, text=True, check=True).stdout
+        return printed_by(project, "experiment.py")
 
     first = run()
     assert first.startswith("[('beside.py', ")
@@ -213,7 +217,7 @@ def test_code_typed_into_an_interpreter_cannot_be_read():
 def test_an_annotated_constant_of_a_script_counts(project: Path):
     def run(factor: int) -> str:
         write(project, {"annotated.py": f"FACTOR: int = {factor}\n{SCRIPT.format(factor=1, returned=1, epochs=1)}", "beside.py": ""})
-        return subprocess.run([sys.executable, "annotated.py"], cwd=project, capture_output=True, text=True, check=True).stdout
+        return printed_by(project, "annotated.py")
 
     assert run(1) != run(2)
 
@@ -225,8 +229,7 @@ def test_sources_in_other_encodings_are_read_as_python_reads_them(head: bytes, p
     (project / "encoded.py").write_bytes(head + b"import beside\nclass A: ...\n")
     assert list(code_of("encoded:A")) == ["beside.py", "encoded.py"]
     (project / "script.py").write_bytes(head + SCRIPT.format(factor=1, returned=1, epochs=1).encode())
-    found = subprocess.run([sys.executable, "script.py"], cwd=project, capture_output=True, text=True, check=True).stdout
-    assert "script.py" in found
+    assert "script.py" in printed_by(project, "script.py")
 
 
 def test_what_editors_hide_in_a_package_is_none_of_its_code(project: Path):
@@ -249,8 +252,7 @@ def test_sources_that_python_would_not_read_any_more_are_taken_as_they_are(spoil
         project,
         {"beside.py": "", "running.py": f"open('running.py', 'wb').write({spoilt!r})\n{SCRIPT.format(factor=1, returned=1, epochs=1)}"},
     )
-    found = subprocess.run([sys.executable, "running.py"], cwd=project, capture_output=True, text=True, check=True).stdout
-    assert "running.py" in found
+    assert "running.py" in printed_by(project, "running.py")
 
 
 @pytest.mark.parametrize("editable", [True, False])

@@ -11,7 +11,7 @@ import torch
 from sslkit import Event, Notice, Observer, SslkitWarning, StageEnd, StageStart, StepEnd, load_recipe, run_recipe
 from sslkit.cli.console import progress_on_stderr
 from sslkit.recipe.recipe import Recipe
-from tests.recipes import SMALL
+from tests.recipes import SMALL, Recorder
 
 
 @pytest.fixture
@@ -19,16 +19,6 @@ def recipe(tmp_path: Path) -> Recipe:
     """Two stages."""
     (tmp_path / "small.toml").write_text(SMALL)
     return load_recipe(tmp_path / "small.toml")
-
-
-class Recorder(Observer):
-    def __init__(self, *kinds: type[Event]) -> None:
-        self.events: list[Event] = []
-        self._kinds = kinds
-
-    def observe(self, event: Event) -> None:
-        if isinstance(event, self._kinds):
-            self.events.append(event)
 
 
 class Reader(Recorder):
@@ -57,7 +47,7 @@ def caught(recipe: Recipe, folder: Path, *observers: Observer) -> list[warnings.
 def test_notices_are_warnings_where_no_observer_shows_them_each_once_and_of_the_callers_line(recipe: Recipe, tmp_path: Path):
     recorder = Recorder(Notice)
     found = caught(recipe, begun(recipe, tmp_path / "run"), recorder)
-    messages = [event.message for event in recorder.events if isinstance(event, Notice)]
+    messages = recorder.messages()
     assert [str(warning.message) for warning in found] == messages
     assert len(set(messages)) == len(messages)
     assert "no checkpoint can be read: the training begins from the start" in messages
@@ -124,8 +114,7 @@ def test_what_an_observer_sets_is_put_back_and_said_once(recipe: Recipe, tmp_pat
     meddled = run_recipe(replace(recipe, observers=(Meddling(folder=str(tmp_path)),)), output=tmp_path / "meddled", observers=[reader])
     assert meddled.results.stages == run_recipe(recipe, output=tmp_path / "alone", observers=[Reader()]).results.stages
     assert (torch.get_num_threads(), Path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()) == (*before, True, torch.float32)
-    said = [event.message for event in reader.events if isinstance(event, Notice) and event.message.startswith("observer")]
-    assert [message.partition(" at ")[0] for message in said] == [
+    assert [message.partition(" at ")[0] for message in reader.messages() if message.startswith("observer")] == [
         f"observer Meddling of {Path(__file__).name} changed torch's default dtype, torch's number of threads, torch's gradient mode, "
         "the working directory"
     ]

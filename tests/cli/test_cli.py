@@ -13,28 +13,11 @@ import pytest
 import sslkit.report.run
 from sslkit.catalog.catalog import Catalog, PluginInfo
 from sslkit.recipe.bundled import bundled_recipes
+from tests.recipes import changed
 from tests.report.run_folders import make_run
 
-RECIPE = """# A recipe that runs in a second
-name = "tiny"
-
-[data]
-name = "digits"
-
-[backbone]
-name = "nin"
-num_blocks = 3
-width = 0.1
-
-[stages.pretrain]
-task = { name = "rotnet" }
-epochs = 1
-batch_size = 128
-
-[stages.probe]
-weights = "pretrain"
-evaluator = { name = "linear_probe", layers = ["conv1", "conv2"], epochs = 1 }
-
+RECIPE = f"""# A recipe that runs in a second
+{changed("name=tiny", "stages.pretrain.batch_size=128", "stages.probe.evaluator.layers=['conv1', 'conv2']")}
 [paper]
 "probe.conv2.top1" = 91.16
 

@@ -15,16 +15,9 @@ from sslkit.cli import preview
 from sslkit.cli.commands import app
 from sslkit.cli.preview import write_preview
 from sslkit.report.pictures.grid import Sheet
+from tests.recipes import HEAD, PRETRAIN, changed
 
-RECIPE = """
-name = "tiny"
-data = "digits"
-backbone = { name = "nin", num_blocks = 3, width = 0.05 }
-
-[stages.pretrain]
-task = { name = "rotnet" }
-augment = { crop_padding = 2 }
-"""
+RECIPE = changed("name=tiny", "data=digits", "stages.pretrain.augment.crop_padding=2", text=HEAD + PRETRAIN)
 
 NO_PRETRAINING = """
 name = "supervised"

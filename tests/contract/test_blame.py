@@ -131,17 +131,22 @@ class Measure(Evaluator):
 
 
 @pytest.fixture
-def command(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
-    """Runs a recipe with the plugin, and gives the lines on stderr."""
+def recipe(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe's file, where the plugin is installed."""
     monkeypatch.delenv("SSLKIT_DISABLE_PLUGINS")
-    (tmp_path / "small.toml").write_text(SMALL)
-    (tmp_path / "small.toml").write_text(SMALL)
     site.install("foo", PLUGIN, module="foo_tasks", version="1.2", entries={})
     (tmp_path / "sslkit_foo-1.2.dist-info" / "top_level.txt").write_text("foo_tasks\n")
+    (tmp_path / "small.toml").write_text(SMALL)
     monkeypatch.chdir(tmp_path)
+    return tmp_path / "small.toml"
+
+
+@pytest.fixture
+def command(recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """Runs the recipe, and gives the lines on stderr."""
 
     def run(*overrides: str) -> list[str]:
-        monkeypatch.setattr(sys, "argv", ["sslkit", "run", "small.toml", *overrides, "--allow-code", "--quiet"])
+        monkeypatch.setattr(sys, "argv", ["sslkit", "run", recipe.name, *overrides, "--allow-code", "--quiet"])
         with pytest.raises(SystemExit) as caught:
             cli.main()
         assert caught.value.code == 1
@@ -235,26 +240,20 @@ def test_frames_are_plain_values_that_any_process_takes():
     assert f", line {line}, in {function}\n    {source}\n" in blame.traceback()
 
 
-def test_in_python_the_error_keeps_its_type_and_says_the_same(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("SSLKIT_DISABLE_PLUGINS")
-    site.install("foo", PLUGIN, module="foo_tasks")
-    (tmp_path / "small.toml").write_text(SMALL)
-    recipe = load_recipe(tmp_path / "small.toml", [TASK.format("forward")], allow_code=True)
+def test_in_python_the_error_keeps_its_type_and_says_the_same(recipe: Path, tmp_path: Path):
+    loaded = load_recipe(recipe, [TASK.format("forward")], allow_code=True)
     with pytest.raises(KeyError) as caught:
-        run_recipe(recipe, output=tmp_path / "run")
+        run_recipe(loaded, output=tmp_path / "run")
     (note,) = caught.value.__notes__
     assert note.startswith("stage 'pretrain', step 1 (batch 1 of epoch 1): Failing of ")
     assert note.endswith("failed in forward: KeyError: 'boom'; there is no checkpoint yet")
 
 
-def test_what_a_plugin_refuses_late_says_where_it_did_and_stays_what_it_is(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("SSLKIT_DISABLE_PLUGINS")
-    site.install("foo", PLUGIN, module="foo_tasks")
-    (tmp_path / "small.toml").write_text(SMALL)
-    recipe = load_recipe(tmp_path / "small.toml", [TASK.format("on_before_step")], allow_code=True)
+def test_what_a_plugin_refuses_late_says_where_it_did_and_stays_what_it_is(recipe: Path, tmp_path: Path):
+    loaded = load_recipe(recipe, [TASK.format("on_before_step")], allow_code=True)
     message = r"^stage 'pretrain': Failing of [^:]* failed in on_before_step: depth: is bad; found 3; allowed: 4$"
     with pytest.raises(OptionError, match=message) as caught:
-        run_recipe(recipe, output=tmp_path / "run")
+        run_recipe(loaded, output=tmp_path / "run")
     assert caught.value.option == "depth"
 
 

@@ -15,7 +15,6 @@ import torch
 
 from sslkit import (
     Backbone,
-    Catalog,
     Digits,
     Evaluation,
     Evaluator,
@@ -32,14 +31,13 @@ from sslkit import (
     pretrain,
     run_recipe,
 )
-from sslkit.catalog.catalog import Offer
 from sslkit.contract.runtime import Runtime
 from sslkit.recipe.recipe import parse_recipe
 from sslkit.storage.identity import state_hash
 from sslkit.storage.metrics_log import read_metrics
 from tests.contract.miniatures.backbones import TinyConv
 from tests.contract.miniatures.rotation import Rotation
-from tests.recipes import SMALL, steps_logged, weights
+from tests.recipes import SMALL, steps_logged, two_stages_of, weights
 
 
 class Meddling(Observer):
@@ -152,10 +150,6 @@ def test_what_an_observer_draws_moves_no_dropout():
 
 
 def test_a_stage_keeps_its_figures_where_an_evaluator_writes_into_them_later(tmp_path: Path):
-    stage = '[stages.{}]\nweights = "random"\nevaluator = "forgetful"\n'
-    text = 'name = "two"\ndata = "digits"\nbackbone = "nin"\n' + stage.format("first") + stage.format("second")
-    installed = load_catalog()
-    catalog: Catalog = replace(installed, offers=(*installed.offers, Offer("evaluators", "forgetful", Forgetful, None)))
-    result = run_recipe(parse_recipe(tomllib.loads(text), catalog), output=tmp_path / "run", report=False)
+    result = run_recipe(two_stages_of(Forgetful), output=tmp_path / "run", report=False)
     assert result.results.stages == {"first": {"stages": 1.0}, "second": {"stages": 2.0}}
     assert json.loads((tmp_path / "run" / "results.json").read_text())["stages"] == result.results.stages

@@ -15,7 +15,7 @@ from sslkit import (
     load_catalog,
 )
 from sslkit.catalog.catalog import KINDS
-from sslkit.contract.misspelling import _overridable
+from sslkit.contract.checks import _overridable
 from sslkit.data.cache import OpenedDataset
 from sslkit.training.handover import check_objective
 from tests.contract.families import FAMILIES

@@ -6,6 +6,7 @@ import importlib
 import re
 import sys
 import tomllib
+from inspect import Parameter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +19,9 @@ from sslkit.audit.sources import SOURCES
 from sslkit.audit.task_audit import BATCH_SIZE, MEASURED_IMAGES, AuditOptions
 from sslkit.catalog.catalog import KINDS
 from sslkit.contract.runtime import Runtime
-from sslkit.recipe.build import REQUIRED, Option, build, options_of
-from sslkit.recipe.extends import read_recipe
+from sslkit.recipe.build import REQUIRED, build, options_of
 from sslkit.recipe.recipe import parse_recipe
+from sslkit.recipe.toml import read_recipe
 
 pytestmark = pytest.mark.docs
 
@@ -76,7 +77,7 @@ def first_party(kind: str) -> dict[str, type]:
     return {offer.name: offer.cls for offer in offers}
 
 
-def assert_default(text: str, option: Option) -> None:
+def assert_default(text: str, option: Parameter) -> None:
     """A default in TOML, in backticks; in words where it is None."""
     if option.default is REQUIRED:
         assert text == "required"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 from hatchling.builders.wheel import WheelBuilder
 from torch import Tensor
@@ -15,8 +16,8 @@ from torch import Tensor
 from sslkit import Dataset, ImageSet, ImageSpec, OptionError, RecipeError, Split, load_backbone, load_recipe
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.bundled import BundledRecipe, bundled_recipes, bundled_weights, copy_recipe, find_recipe
-from sslkit.recipe.extends import read_recipe
 from sslkit.recipe.stages import training_of
+from sslkit.recipe.toml import read_recipe
 from sslkit.run.preflight import check
 from sslkit.run.weights_file import read_weights
 from tests.run.model_cards import FACTS, read_card
@@ -78,8 +79,10 @@ def test_each_says_what_it_is_and_how_to_run_it(bundled):
 
 
 @every_recipe
-def test_each_loads_under_the_name_of_its_file(bundled):
+def test_each_loads_under_the_name_of_its_file_and_comes_back_equal(bundled, tmp_path):
     recipe = load_recipe(bundled.path)
+    (tmp_path / "recipe.toml").write_text(tomli_w.dumps(dict(recipe.table)))
+    assert load_recipe(tmp_path / "recipe.toml") == recipe
     assert recipe.name == bundled.name
     assert list(dict.fromkeys(stage.name for stage in recipe.stages)) == list(read_recipe(bundled.path)[0]["stages"])
 

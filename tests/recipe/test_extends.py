@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from sslkit import RecipeError, load_recipe
-from sslkit.recipe.extends import read_recipe
+from sslkit.recipe.toml import read_recipe
+from tests.recipes import refusal
 
 BASE = """
 name = "base"
@@ -33,11 +34,8 @@ def write(folder: Path, **texts: str) -> Path:
     return folder / "mine.toml"
 
 
-def refusal(path: Path, *overrides: str) -> str:
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path, overrides)
-    assert "\n" not in str(caught.value)
-    return str(caught.value).replace(f"{path.parent}/", "")
+def refused(path: Path, *overrides: str) -> str:
+    return refusal(RecipeError, load_recipe, path, overrides).replace(f"{path.parent}/", "")
 
 
 def test_tables_are_merged_and_the_rest_is_replaced(tmp_path: Path):
@@ -111,19 +109,19 @@ def test_it_goes_on_through_folders_and_to_bundled_recipes(tmp_path: Path):
 )
 def test_what_is_refused(tmp_path: Path, text: str, message: str):
     path = write(tmp_path, mine=text, other='extends = "mine.toml"', third='extends = "none.toml"')
-    found = refusal(path)
+    found = refused(path)
     assert found.startswith(message)
     assert "(in base.toml)" not in found
 
 
 def test_the_file_of_a_wrong_key_is_named(tmp_path: Path):
     path = write(tmp_path, mine='extends = "base.toml"\nname = "mine"\nbackbone = { num_blocks = 5 }', base=f"{BASE}\n[data2]\nx = 1")
-    assert refusal(path).endswith(" (in base.toml)")
+    assert refused(path).endswith(" (in base.toml)")
     write(tmp_path, base=BASE.replace("angles = [0, 90, 180, 270]", 'angles = [0, "90"]'))
-    assert refusal(path) == "stages.pretrain.task.angles[1]: must be a number; found '90' (in base.toml)"
-    assert refusal(path, "stages.pretrain.task.angles=['0']") == "stages.pretrain.task.angles[0]: must be a number; found '0'"
+    assert refused(path) == "stages.pretrain.task.angles[1]: must be a number; found '90' (in base.toml)"
+    assert refused(path, "stages.pretrain.task.angles=['0']") == "stages.pretrain.task.angles[0]: must be a number; found '0'"
 
 
 def test_only_a_file_extends(tmp_path: Path):
     path = write(tmp_path, mine=re.sub('"base"', '"mine"', BASE))
-    assert refusal(path, "extends=quickstart") == "extends: is for a recipe's file; found 'quickstart'; load_recipe reads files"
+    assert refused(path, "extends=quickstart") == "extends: is for a recipe's file; found 'quickstart'; load_recipe reads files"

@@ -23,16 +23,10 @@ from sslkit.contract.errors import printable
 from sslkit.run.preflight import check_recipe
 from sslkit.storage.json_files import MAX_DEPTH
 from tests.recipe.fuzzing import KEYS, RECIPES, TREES, VALUES, paths, spoilt_recipes
+from tests.recipes import changed
 
 CATALOG = load_catalog()
-GOOD = tomli_w.dumps(
-    {
-        "name": "tiny",
-        "data": "digits",
-        "backbone": {"name": "nin", "num_blocks": 3, "width": 0.05},
-        "stages": {"pretrain": {"task": "rotnet"}, "probe": {"weights": "pretrain", "evaluator": {"name": "knn", "layers": ["conv2"]}}},
-    }
-)
+GOOD = changed("name=tiny")
 
 
 @pytest.fixture(scope="module", autouse=True)

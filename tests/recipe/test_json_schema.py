@@ -2,7 +2,7 @@ import json
 from typing import Any
 
 from sslkit.catalog.catalog import Catalog
-from sslkit.recipe.json_schema import json_schema
+from sslkit.recipe.schema import json_schema
 from tests.recipe.test_options import CATALOG, Kinds, SomeTask as Task, Trained
 
 

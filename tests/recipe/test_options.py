@@ -22,6 +22,7 @@ from sslkit.contract.objective import PretextTask
 from sslkit.contract.training import OptimizerFactory, Schedule
 from sslkit.recipe.build import build
 from sslkit.recipe.describe import BackboneOptions, build_backbone_options, describe
+from tests.recipes import refusal
 
 PATH = "stages.pretrain.task"
 NO_AUGMENT = Augment()
@@ -171,10 +172,7 @@ def toml(text: str) -> dict[str, Any]:
 
 
 def error(target: Any, table: object, path: str = PATH) -> str:
-    with pytest.raises(RecipeError) as caught:
-        build(target, table, path, CATALOG)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return refusal(RecipeError, build, target, table, path, CATALOG)
 
 
 # ---------------------------------------------------------------------------------------------------------------- names
@@ -475,9 +473,7 @@ def test_unions_are_told_apart_by_shape():
 
 
 def plugin_error(cls: type, table: dict) -> str:
-    with pytest.raises(PluginError) as caught:
-        build(cls, table, "p", CATALOG)
-    return str(caught.value)
+    return refusal(PluginError, build, cls, table, "p", CATALOG)
 
 
 def test_an_option_without_annotation():
@@ -604,9 +600,7 @@ def test_what_describe_refuses():
         values: Any = ()
 
     def message(value: object) -> str:
-        with pytest.raises(PluginError) as caught:
-            describe(value, CATALOG)
-        return str(caught.value)
+        return refusal(PluginError, describe, value, CATALOG)
 
     assert message(Cleared(layer=None)) == "Cleared.layer: None cannot be written into a recipe; make None its default"
     assert message(Cleared(values=[1, math.inf])) == (
@@ -643,9 +637,7 @@ def test_a_backbone_is_described_without_being_built():
 
 def test_errors_in_a_backbones_options():
     def message(table: object, path: str = "backbone") -> str:
-        with pytest.raises(RecipeError) as caught:
-            build_backbone_options(table, path, CATALOG).build(SPEC)
-        return str(caught.value)
+        return refusal(RecipeError, lambda: build_backbone_options(table, path, CATALOG).build(SPEC))
 
     assert message("net") == "backbone.depth: missing; required; allowed: an integer"
     assert message("nett") == "backbone: no backbone is called 'nett'; allowed: net; did you mean 'net'?"
@@ -688,9 +680,7 @@ class Unannotated(Net):
 
 def test_constructors_that_cannot_be_checked():
     def message(cls: type) -> str:
-        with pytest.raises(PluginError) as caught:
-            build_backbone_options("x", "backbone", Catalog.of(backbones={"x": cls}))
-        return str(caught.value)
+        return refusal(PluginError, build_backbone_options, "x", "backbone", Catalog.of(backbones={"x": cls}))
 
     assert message(Greedy) == (
         "Greedy: the constructor takes **kwargs: int, so options cannot be checked; name every option, annotated and keyword-only"

@@ -18,19 +18,11 @@ from sslkit.catalog.catalog import PluginInfo
 from sslkit.recipe.code_policy import RecipeCode, lies_in_run, named_classes
 from sslkit.recipe.recipe import parse_recipe
 from tests.catalog.plugin_site import GOOD, Site
+from tests.recipes import HEAD, PRETRAIN
 
 ROOT = Path(__file__).parents[2]
 
-RECIPE = """
-name = "tiny"
-data = "digits"
-backbone = { name = "nin", num_blocks = 3, width = 0.03 }
-
-[stages.pretrain]
-task = "rotnet"
-epochs = 1
-batch_size = 500
-"""
+RECIPE = HEAD + PRETRAIN
 
 WATCHER = """
 from dataclasses import dataclass
@@ -235,7 +227,7 @@ def test_a_run_says_and_records_which_plugins_it_loaded(site: Site):
         "broken plugins: bad (sslkit-bad 1.0): OSError: first\\x1b[31m second",
         "  note: SSLKIT_DISABLE_PLUGINS names 'offf', which no installed plugin has; did you mean 'off'?",
     ]
-    artifact = json.loads(next((folder / "runs" / "tiny").glob("*/artifact.json")).read_text())
+    artifact = json.loads(next((folder / "runs" / "small").glob("*/artifact.json")).read_text())
     code = artifact["environments"][0]["code"]
     states = {plugin["name"]: (plugin["distribution"], plugin["version"], plugin["state"]) for plugin in code["plugins"]}
     assert states["flips"] == ("sslkit-flips", "2.3", "loaded")

@@ -12,32 +12,12 @@ from sslkit.catalog.discovery import load_catalog
 from sslkit.recipe.recipe import Recipe, parse_recipe
 from sslkit.recipe.sweep import expand
 from sslkit.storage.identity import state_hash
+from tests.recipes import HEAD, SMALL, refusal
 
-BASE = """
-name = "swept"
-device = "cpu"
-log_every = 1
-
-[data]
-name = "digits"
-
-[backbone]
-name = "nin"
-num_blocks = 3
-width = 0.05
-
-[stages.pretrain]
-task = { name = "rotnet" }
-epochs = 1
-batch_size = 700
-
-[stages.probe]
-weights = "pretrain"
-evaluator = { name = "linear_probe", layers = ["conv2"], epochs = 1, batch_size = 700 }
-
+BASE = f"""{SMALL}
 [stages.random_probe]
 weights = "random"
-evaluator = { name = "linear_probe", layers = ["conv1"], epochs = 1, batch_size = 700 }
+evaluator = {{ name = "linear_probe", layers = ["conv1"], epochs = 1, batch_size = 500 }}
 """
 CATALOG = load_catalog()
 
@@ -51,9 +31,7 @@ def keys(sweep: str) -> list[str]:
 
 
 def refused(sweep: str) -> str:
-    with pytest.raises(RecipeError) as caught:
-        parse(sweep)
-    return str(caught.value)
+    return refusal(RecipeError, parse, sweep)
 
 
 # --------------------------------------------------------------------------------------------------------------- the variants
@@ -99,23 +77,13 @@ def test_variants_do_not_share_tables():
 
 
 def test_a_stage_is_named_after_the_axes_that_change_it():
-    assert keys('[sweep]\n"stages.probe.evaluator.epochs" = [1, 2]') == [
-        "pretrain",
-        "epochs=1/probe",
-        "random_probe",
-        "epochs=2/probe",
-    ]
+    assert keys('[sweep]\n"stages.probe.evaluator.epochs" = [1, 2]') == ["pretrain", "epochs=1/probe", "random_probe", "epochs=2/probe"]
 
 
 def test_what_changes_a_stage_changes_the_stages_after_it():
-    assert keys('[sweep]\n"stages.pretrain.epochs" = [1, 2]') == [
-        "epochs=1/pretrain",
-        "epochs=1/probe",
-        "random_probe",
-        "epochs=2/pretrain",
-        "epochs=2/probe",
-    ]
     recipe = parse('[sweep]\n"stages.pretrain.epochs" = [1, 2]')
+    expected = ["epochs=1/pretrain", "epochs=1/probe", "random_probe", "epochs=2/pretrain", "epochs=2/probe"]
+    assert [stage.key for stage in recipe.stages] == expected
     assert [recipe.stage(f"epochs={n}/probe").weights for n in (1, 2)] == ["epochs=1/pretrain", "epochs=2/pretrain"]
 
 
@@ -138,6 +106,14 @@ def test_figures_name_a_stage_by_its_folder_also_where_it_has_dots():
     message = refused('[sweep]\n"backbone.width" = [0.05, 0.1]\n[paper]\n"width=0.06/probe.conv2.top1" = 90.0')
     assert message.startswith("paper: not a metric of a stage; found 'width=0.06/probe.conv2.top1'")
     assert message.endswith("did you mean 'width=0.05/probe'?")
+
+
+def test_variants_may_bring_all_stages():
+    sweep = """[sweep]
+    turned = { "stages.pretrain.task" = "rotnet" }
+    measured = { "stages.knn" = { weights = "random", evaluator = { name = "knn", layers = ["conv2"] } } }
+    """
+    assert [stage.key for stage in parse(sweep, HEAD).stages] == ["turned/pretrain", "measured/knn"]
 
 
 def test_each_variants_recipe_is_resolved():

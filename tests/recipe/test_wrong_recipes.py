@@ -1,5 +1,6 @@
 """Whatever is wrong with a recipe is said in one line, with the dotted path of the key at fault, before anything is computed."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,27 +12,7 @@ from sslkit.cli import commands as cli
 from sslkit.recipe.sweep import identity
 from sslkit.run.networks import backbone_image
 from sslkit.run.preflight import check_recipe
-
-RECIPE = """
-name = "tiny"
-
-[data]
-name = "digits"
-
-[backbone]
-name = "nin"
-num_blocks = 3
-width = 0.1
-
-[stages.pretrain]
-task = { name = "rotnet" }
-epochs = 1
-batch_size = 64
-
-[stages.probe]
-weights = "pretrain"
-evaluator = { name = "linear_probe", layers = ["conv2"], epochs = 1 }
-"""
+from tests.recipes import changed, refusal
 
 Refused = Callable[..., str]
 
@@ -39,7 +20,7 @@ Refused = Callable[..., str]
 @pytest.fixture
 def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
     """Checks a recipe, ``tiny.toml`` with overrides unless said otherwise, and returns the one line that it is refused with."""
-    (tmp_path / "tiny.toml").write_text(RECIPE)
+    (tmp_path / "tiny.toml").write_text(changed("name=tiny"))
     (tmp_path / "my_nets.py").write_text("Plain = 3\n\nclass NoBackbone: ...\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -61,8 +42,8 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 def assert_message(found: str, expected: str) -> None:
-    """``...`` at the end stands for what depends on the machine or is long."""
-    assert found == expected or (expected.endswith("...") and found.startswith(expected.removesuffix("...")))
+    """``...`` stands for what depends on the machine or is long."""
+    assert re.fullmatch(".*".join(map(re.escape, expected.split("..."))), found), found
 
 
 def optimizer(options: str) -> str:
@@ -79,13 +60,13 @@ def evaluator(options: str) -> str:
 
 TYPOS = {
     'stages={ tables = { task = "rotnet" } }': "stages.tables: is a folder that every run has; found 'tables'; choose another name",
-    "bakbone=1": "bakbone: unknown key; allowed: name, seed, data, ...",
+    "bakbone=1": "bakbone: unknown key; allowed: name, seed, data, ...; did you mean 'backbone'...",
     "data.image_sise=16": "data.image_sise: unknown option; did you mean 'image_size'?",
     "backbone.num_block=3": "backbone.num_block: unknown option; did you mean 'num_blocks'?",
     "backbone.model=resnet18": "backbone.model: unknown option; allowed: num_blocks, width, pool_after_conv3",
-    "stages.pretrain.epoch=1": "stages.pretrain.epoch: unknown key; allowed: task, evaluate_every, ...",
+    "stages.pretrain.epoch=1": "stages.pretrain.epoch: unknown key; allowed: task, evaluate_every, ...; did you mean 'epochs'...",
     "stages.pretrain.task.angels=[0, 90]": "stages.pretrain.task.angels: unknown option; did you mean 'angles'?",
-    "stages.probe.wieghts=random": "stages.probe.wieghts: unknown key; allowed: evaluator, weights, ...",
+    "stages.probe.wieghts=random": "stages.probe.wieghts: unknown key; allowed: evaluator, weights, ...; did you mean 'weights'...",
     "stages.probe.evaluator.layer=[]": "stages.probe.evaluator.layer: unknown option; did you mean 'layers'?",
     "stages.pretrain.augment.crop_paddings=4": "stages.pretrain.augment.crop_paddings: unknown option; did you mean 'crop_padding'?",
     optimizer('name = "sgd", learning_rate = 0.1'): "stages.pretrain.optimizer.learning_rate: unknown option;"
@@ -107,6 +88,8 @@ WRONG_TYPES = {
     "stages.pretrain.task.angles=90": "stages.pretrain.task.angles: must be an array of numbers; found 90; write [90]",
     "seed=-1": "seed: must be an integer, 0 or more; found -1",
     "seed=true": "seed: must be an integer, 0 or more; found True",
+    "seed=0.5": "seed: must be an integer, 0 or more; found 0.5",
+    "stages.pretrain.evaluate_every=true": "stages.pretrain.evaluate_every: must be an integer, 1 or more; found True",
     "stages=3": "stages: must be a table; found 3",
     "stages.pretrain=3": "stages.pretrain: must be a table; found 3",
     "stages.pretrain.task=3": "stages.pretrain.task: must be a pretext task (its name, or a table with its name and options); found 3",
@@ -117,15 +100,21 @@ WRONG_TYPES = {
     "observers=3": 'observers: must be an array of tables; found 3; allowed: [{ name = "..." }]',
     "paper=3": "paper: must be a table; found 3",
     'paper={ "probe.conv2.top1" = "91" }': "paper.\"probe.conv2.top1\": must be a number in percent; found '91'",
+    'paper={ "probe.conv2.top1" = true }': 'paper."probe.conv2.top1": must be a number in percent; found True',
+    'paper={ "probe" = 90 }': "paper: not a metric of a stage; found 'probe'; ...",
     'margins={ a = "probe.conv2.top1" }': "margins.\"a\": must be two metrics; found 'probe.conv2.top1'; ...",
+    'margins={ a = ["probe.conv2.top1"] }': "margins.\"a\": must be two metrics; found ['probe.conv2.top1']; allowed: [...",
+    'margins={ a = ["probe.a", 3] }': 'margins."a": not a metric of a stage; found 3; ...',
+    "margins=true": "margins: must be a table; found True",
 }
 
 UNKNOWN_NAMES = {
-    "stages.pretrain.task=rotnett": "stages.pretrain.task: no pretext task is called 'rotnett'; allowed: ...",
+    "stages.pretrain.task.name=rotnett": "stages.pretrain.task.name: no pretext task is called 'rotnett'; allowed: ...",
+    "stages.pretrain.task=rotnett": "stages.pretrain.task: no pretext task is called 'rotnett'; allowed: ...; did you mean 'rotnet'...",
     "backbone=nim": "backbone: no backbone is called 'nim'; allowed: ...",
-    "stages.probe.evaluator.name=linear_prob": "stages.probe.evaluator.name: no evaluator is called 'linear_prob'; allowed: ...",
-    "data=digit": "data: no dataset is called 'digit'; allowed: ...",
-    "data=conv_probe": "data: no dataset is called 'conv_probe'; allowed: ...",
+    "stages.probe.evaluator.name=linear_prob": "stages.probe.evaluator.name: no evaluator is called 'linear_prob'; allowed: ...; did you mean 'linear_probe'...",
+    "data=digit": "data: no dataset is called 'digit'; allowed: ...; did you mean 'digits'...",
+    "data=conv_probe": "data: no dataset is called 'conv_probe'; allowed: ...'conv_probe' is an evaluator",
     "stages.pretrain.optimizer=sgdd": "stages.pretrain.optimizer: no optimizer is called 'sgdd'; allowed: ...",
     "stages.pretrain.schedule=linear": "stages.pretrain.schedule: no schedule is called 'linear'; allowed: ...",
     'observers=["tensorbord"]': "observers[0]: no observer is called 'tensorbord'; ...",
@@ -133,7 +122,7 @@ UNKNOWN_NAMES = {
     "stages.probe.device=gpu": "stages.probe.device: is not usable on this machine; found 'gpu'; allowed: auto, cpu...",
     "precision=float8": "precision: unknown choice; found 'float8'; allowed: 'auto', 'bfloat16', 'tf32', 'float32'; did you mean 'float32'?",
     "compile=maybe": "compile: unknown choice; found 'maybe'; allowed: 'auto', true or false",
-    'backbone={ name = "timm", model = "resnet-18" }': "backbone.model: timm ...",
+    'backbone={ name = "timm", model = "resnet-18" }': "backbone.model: timm ...; did you mean 'resnet18'...",
     "backbone=my_nets:MyNet": "backbone: 'my_nets:MyNet' does not exist: my_nets has no 'MyNet'",
     "backbone=my_netz:MyNet": "backbone: 'my_netz:MyNet' cannot be imported; it is neither installed nor in the current folder",
     "backbone=my_nets:Plain": "backbone: 'my_nets:Plain' must be a class; found 3; a subclass of Backbone, not an object",
@@ -151,6 +140,7 @@ IMPOSSIBLE_VALUES = {
     "stages.pretrain.augment.crop_padding=-1": "stages.pretrain.augment.crop_padding: must not be negative; found -1;"
     " allowed: 0 or more pixels",
     "log_every=0": "log_every: must be positive; found 0; allowed: 1 or more steps",
+    "stages.probe.log_every=0": "stages.probe.log_every: must be positive; found 0; allowed: 1 or more steps",
     "stages.pretrain.batch_size=5000": "stages.pretrain.batch_size: is larger than the data (1442 images); found 5000; allowed: 1 to 1442",
     "stages.probe.evaluator.batch_size=5000": "stages.probe.evaluator.batch_size: is larger than the data (1442 images); ...",
     evaluator('name = "knn", layers = ["conv2"], k = 5000'): "stages.probe.evaluator.k: is larger than the data (1442 images); found 5000;"
@@ -159,6 +149,7 @@ IMPOSSIBLE_VALUES = {
     " more than the smallest class has; found 1000; allowed: at most 140",
     'stages.probe.evaluator.layers=["conv9"]': "stages.probe.evaluator.layers: layer does not exist in this backbone; found 'conv9';"
     " allowed: conv1, conv2, conv3",
+    'data={ name = "image_folder", root = "nowhere" }': "data: ...nowhere is not a folder; set root in [data] to the folder of the images",
     'data={ name = "image_folder", root = "" }': "data.root: must be a folder; found ''",
 }
 
@@ -169,6 +160,11 @@ WRONG_STAGES = {
     'stages={ "a/b" = { task = "rotnet" } }': "stages.a/b: not a name; found 'a/b'; allowed: letters, digits, _ and -, but not 'random'",
     "name=a/b": "name: not a name; found 'a/b'; allowed: letters, digits, _ and -, but not 'random'",
     "name=random": "name: not a name; found 'random'; allowed: letters, digits, _ and -, but not 'random'",
+    "name=..": "name: not a name; found '..'; ...",
+    "name=7": "name: not a name; found 7; ...",
+    f"name={'x' * 101}": "name: not a name; found 'xxx...",
+    'stages={ random = { task = "rotnet" } }': "stages.random: not a name; found 'random'; ...",
+    'stages={ a = { weights = "random" } }': "stages.a: needs a task, to pretrain, or an evaluator; found ['weights']",
     'stages.last={ evaluator = "knn" }': "stages.last.evaluator.layers: missing; required; allowed: an array of strings",
     'stages.last={ evaluator = { name = "knn", layers = ["conv2"] } }': "stages.last.weights: missing; required; name an earlier stage,"
     ' "random" or "backbone"',
@@ -179,6 +175,7 @@ WRONG_STAGES = {
     " found 'pretrain -> probe -> pretrain'",
     'stages.last={ weights = "probe", evaluator = { name = "knn", layers = ["conv2"] } }': "stages.last.weights: that stage leaves no"
     " backbone; found 'probe'; allowed: pretrain, random, backbone",
+    'stages={ early = { weights = "late", evaluator = { name = "knn", layers = ["conv2"] } }, late = { task = "rotnet" } }': "stages.early.weights: must be an earlier stage; found 'late'; move [stages.late] above [stages.early]",
     "stages.probe.evaluator=supervised": "stages.probe.weights: this evaluator trains from scratch; found 'pretrain'; allowed: \"random\"",
     "stages.probe.backbone.num_blocks=3": "stages.probe.backbone: the backbone comes from stage 'pretrain'; leave it out,"
     ' or set weights = "random"',
@@ -190,6 +187,7 @@ WRONG_OVERRIDES = {
     "nonsense": "override 'nonsense': must be KEY=VALUE; allowed: for example stages.pretrain.epochs=1",
     "=3": "override '=3': must be KEY=VALUE; allowed: for example stages.pretrain.epochs=1",
     "name.x=3": "override 'name.x=3': name is not a table; found 'tiny'",
+    "stages.pretrain.epochs.x=3": "override 'stages.pretrain.epochs.x=3': stages.pretrain.epochs is not a table; found 1",
 }
 
 TOO_LARGE = {
@@ -243,8 +241,8 @@ def test_a_wrong_key_is_refused_in_one_line(refused: Refused, override: str, mes
     ids=lambda override: override[:60],
 )
 def test_a_number_may_be_as_large_as_somebody_has_time_and_memory(override: str, tmp_path: Path):
-    (tmp_path / "tiny.toml").write_text(RECIPE)
-    assert check_recipe(load_recipe(tmp_path / "tiny.toml", [override])) == "", "nothing is left unchecked"
+    (tmp_path / "large.toml").write_text(changed(override))
+    assert check_recipe(load_recipe(tmp_path / "large.toml")) == "", "nothing is left unchecked"
 
 
 def test_a_chain_of_stages_may_be_longer_than_pythons_stack(tmp_path: Path):
@@ -259,26 +257,6 @@ def test_a_chain_of_stages_may_be_longer_than_pythons_stack(tmp_path: Path):
 def test_an_empty_key_is_shown(refused: Refused, tmp_path: Path):
     (tmp_path / "empty.toml").write_text('"" = 1')
     assert refused(path="empty.toml").startswith('"": unknown key; allowed: name, ')
-
-
-def test_the_nearest_name_is_offered(refused: Refused):
-    for override, near in {
-        "bakbone=1": "backbone",
-        "stages.pretrain.epoch=1": "epochs",
-        "stages.probe.wieghts=random": "weights",
-        "stages.pretrain.task=rotnett": "rotnet",
-        "stages.probe.evaluator.name=linear_prob": "linear_probe",
-        "data=digit": "digits",
-        'backbone={ name = "timm", model = "resnet-18" }': "resnet18",
-    }.items():
-        assert f"; did you mean '{near}'" in refused(override)
-    assert refused("data=conv_probe").endswith("'conv_probe' is an evaluator")
-
-
-def test_an_earlier_stage_must_be_earlier(refused: Refused):
-    later = '{ weights = "late", evaluator = { name = "knn", layers = ["conv2"] } }'
-    message = refused(f'stages={{ early = {later}, late = {{ task = "rotnet" }} }}')
-    assert message == "stages.early.weights: must be an earlier stage; found 'late'; move [stages.late] above [stages.early]"
 
 
 @pytest.mark.parametrize(
@@ -308,11 +286,6 @@ def test_files_that_cannot_be_read(refused: Refused, tmp_path: Path):
     assert message.endswith("; did you mean 'quickstart'?")
 
 
-def test_missing_images_are_named(refused: Refused, tmp_path: Path):
-    message = refused('data={ name = "image_folder", root = "nowhere" }')
-    assert message == f"data: {tmp_path / 'nowhere'} is not a folder; set root in [data] to the folder of the images"
-
-
 HEAD = 'name = "x"\nbackbone = "nin"\n[stages.pretrain]\ntask = "rotnet"\n[data]\nname = "image_folder"\n'
 AS_PEOPLE_WRITE = {
     'root = "C:\\Users\\me"': "(Invalid hex value (at line 7, column 13)); in double quotes a backslash begins an escape: write a path in single quotes,",
@@ -333,10 +306,8 @@ AS_PEOPLE_WRITE = {
 def test_toml_as_people_write_it_is_told_the_cause(line: str, message: str, tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text(f"{HEAD}{line}\n")
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path)
     begun = f"{path}: not valid TOML " if message.startswith("(") else ""
-    assert str(caught.value).startswith(f"{begun}{message}")
+    assert refusal(RecipeError, load_recipe, path).startswith(f"{begun}{message}")
 
 
 def test_a_byte_order_mark_is_no_mistake_and_another_encoding_is_named(tmp_path: Path):
@@ -360,8 +331,7 @@ def test_a_byte_order_mark_is_no_mistake_and_another_encoding_is_named(tmp_path:
 def test_an_override_that_is_no_word_and_no_toml_is_refused(override: str, message: str, tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text(HEAD)
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path, [override])
-    assert str(caught.value).startswith(f"override {override!r}: not valid TOML (")
-    assert str(caught.value).endswith(message)
+    found = refusal(RecipeError, load_recipe, path, [override])
+    assert found.startswith(f"override {override!r}: not valid TOML (")
+    assert found.endswith(message)
     assert load_recipe(path, ["data.root=C:\\Users"]).table["data"]["root"] == "C:\\Users"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sslkit import load_recipe, run_recipe
+from tests.recipes import changed
 
 pytest.importorskip("selenium", reason="needs selenium: pip install -e '.[test]'")
 
@@ -36,23 +37,15 @@ FLAGS = (
 )
 DESKTOP, PHONE = (1280, 900), (390, 844)
 
-RECIPE = """
-name = "seen"
-device = "cpu"
-log_every = 2
-data = "digits"
-backbone = { name = "nin", num_blocks = 3, width = 0.05 }
-
-[stages.pretrain]
-task = { name = "rotnet" }
-epochs = 2
-batch_size = 250
-snapshot_epochs = [0, 1, 2]
-
-[stages.probe]
-weights = "pretrain"
-evaluator = { name = "linear_probe", layers = ["conv1", "conv2", "conv3"], epochs = 1, batch_size = 250 }
-
+CHANGES = (
+    "name=seen",
+    "stages.pretrain.epochs=2",
+    "stages.pretrain.snapshot_epochs=[0, 1, 2]",
+    "stages.probe.evaluator.layers=['conv1', 'conv2', 'conv3']",
+)
+RECIPE = (
+    changed(*CHANGES)
+    + """
 [stages.object]
 weights = "pretrain@each"
 evaluator = { name = "linear_probe", layers = ["conv2"], epochs = 1, batch_size = 250 }
@@ -71,6 +64,7 @@ evaluator = { name = "semi_supervised", labels_per_class = [1, 5, 20], selection
 [margins]
 "deep over shallow" = ["probe.conv2.top1", "probe.conv1.top1"]
 """
+)
 
 # What a reader sees of each drawing, and how wide it is in its own window.
 FIGURES = """

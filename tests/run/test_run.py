@@ -37,29 +37,12 @@ from sslkit.recipe.recipe import Recipe
 from sslkit.run.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS
 from sslkit.run.runner import RunResult
 from sslkit.storage.identity import state_hash
-from tests.recipes import SMALL, steps_logged, weights
+from tests.recipes import HEAD, PRETRAIN, SMALL, changed, steps_logged, weights
 
 # Every kind of evaluator once, an epoch each, on 1,438 digits: three steps an epoch.
-RECIPE = """
-name = "tiny"
-seed = 3
-device = "cpu"
-log_every = 1
-
-[data]
-name = "digits"
-
-[backbone]
-name = "nin"
-num_blocks = 3
-width = 0.05
-
-[stages.pretrain]
-task = { name = "rotnet" }
-augment = { crop_padding = 1 }
-epochs = 2
-batch_size = 500
-
+RECIPE = (
+    changed("name=tiny", "seed=3", "stages.pretrain.epochs=2", text=HEAD + PRETRAIN)
+    + """
 [stages.linear]
 weights = "pretrain"
 evaluator = { name = "linear_probe", layers = ["conv1", "conv2"], epochs = 1, batch_size = 500 }
@@ -125,6 +108,7 @@ batch_size = 50
 [margins]
 "trained over random" = ["conv.conv1.top1", "random_conv.conv1.top1"]
 """
+)
 
 METRICS_OF = {
     "pretrain": ["pretext_loss", "pretext_top1"],
@@ -407,7 +391,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(small: Path, loa
 
 def test_every_untrained_stage_starts_from_the_same_network(load: Callable[..., Recipe], tmp_path: Path):
     probe = 'weights = "random"\nevaluator = { name = "knn", layers = ["conv2"] }\n'
-    text = SMALL[: SMALL.index("[stages.pretrain]")] + f"[stages.one]\n{probe}[stages.two]\n{probe}"
+    text = f"{HEAD}[stages.one]\n{probe}[stages.two]\n{probe}"
     run_recipe(load(text), output=tmp_path)
     one, two = (artifact(tmp_path / stage)["frozen_backbone"]["sha256_before"] for stage in ("one", "two"))
     assert one == two

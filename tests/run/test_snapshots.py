@@ -29,24 +29,16 @@ from sslkit.storage.identity import state_hash
 from sslkit.storage.metrics_log import read_metrics
 from tests.contract.miniatures.rotation import Rotation
 from tests.evaluators.labeled import arrays, network
+from tests.recipes import HEAD
 from tests.run.test_stages import Recorder, stop_after
 
 DATA = arrays()
 RUNTIME = Runtime(device="cpu", precision="float32", log_every=1)
 TRAINING = TrainingOptions(epochs=3, batch_size=8, augment=Augment(crop_padding=1))
 
-RECIPE = """
-name = "watched"
-device = "cpu"
-
-[data]
-name = "digits"
-
-[backbone]
-name = "nin"
-num_blocks = 3
-width = 0.05
-
+RECIPE = (
+    HEAD
+    + """
 [stages.pretrain]
 task = { name = "rotnet" }
 epochs = 2
@@ -61,6 +53,7 @@ evaluator = { name = "linear_probe", layers = ["conv2"], epochs = 1, batch_size 
 weights = "pretrain@1"
 evaluator = { name = "linear_probe", layers = ["conv2"], epochs = 1, batch_size = 700 }
 """
+)
 
 
 def hashes(folder: Path) -> dict[int, str]:
@@ -178,9 +171,9 @@ def test_snapshots_and_sweeps_go_together():
         ([('"pretrain@1"', '"object"')], "stages.middle.weights: that stage leaves no backbone; found 'object'"),
         ([('"pretrain@1"', '"pretain@1"')], "stages.middle.weights: no such stage; found 'pretain@1'"),
         ([("[2, 0, 1]", "[3]")], "stages.pretrain.snapshot_epochs: must be distinct epochs of the training; found [3]; allowed: 0 to 2"),
-        ([("[2, 0, 1]", "[1.5]")], "stages.pretrain.snapshot_epochs: must be an array of integers; found [1.5]"),
+        ([("[2, 0, 1]", "[1.5]")], "stages.pretrain.snapshot_epochs[0]: must be an integer; found 1.5"),
         ([("[2, 0, 1]", "2")], "stages.pretrain.snapshot_epochs: must be an array of integers; found 2"),
-        ([("[2, 0, 1]", "[true]")], "stages.pretrain.snapshot_epochs: must be an array of integers; found [True]"),
+        ([("[2, 0, 1]", "[true]")], "stages.pretrain.snapshot_epochs[0]: must be an integer; found True"),
     ],
 )
 def test_wrong_snapshots_are_refused_in_one_line(changes: list[tuple[str, str]], message: str):
