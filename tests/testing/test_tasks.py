@@ -44,6 +44,7 @@ def test_the_backbone_to_test_with_can_be_chosen():
 
 
 GENERATOR = torch.Generator()
+ORDER = "make_views must make row i of 'images' of image i % N alone, view after view as torch.cat of k views has it"
 
 
 class Flipped(Objective):
@@ -90,6 +91,25 @@ class WritesIntoTheBatch(Flipped):
 class ViewsInAList(Flipped):
     def make_views(self, batch, generator, *, train):
         return [batch.images]
+
+
+class Pairs(Flipped):
+    """Each image as it is and mirrored; a subclass puts the two views of N images in its own order."""
+
+    def make_views(self, batch, generator, *, train):
+        return {"images": torch.cat([batch.images, batch.images.flip(-1)]), "labels": torch.arange(2).repeat_interleave(len(batch.images))}
+
+
+class Interleaved(Pairs):
+    def make_views(self, batch, generator, *, train):
+        images = torch.stack([batch.images, batch.images.flip(-1)], dim=1).flatten(0, 1)
+        return {"images": images, "labels": torch.arange(2).repeat(len(batch.images))}
+
+
+class Mixing(Pairs):
+    def make_views(self, batch, generator, *, train):
+        views = super().make_views(batch, generator, train=train)
+        return {**views, "images": views["images"] // 2 + views["images"].roll(1, dims=0) // 2}
 
 
 class LossAnImage(Flipped):
@@ -234,6 +254,8 @@ class ExportsAnother(Flipped):
         (GlobalDraws, "make_views must draw from its generator alone: two calls with the same generator state differ"),
         (WritesIntoTheBatch, "make_views must not write into the batch: copy what you change"),
         (ViewsInAList, "make_views must return a dict of tensors"),
+        (Interleaved, f"{ORDER}: of N = 8 images, number 0 changes the rows [1]"),
+        (Mixing, f"{ORDER}: of N = 8 images, number 0 changes the rows [1, 9]"),
         (LossAnImage, "the loss must be a scalar, and has the shape (8,)"),
         (InfiniteLoss, "the loss must be finite, and is inf"),
         (ConstantLoss, "the loss of phase 'main' depends on nothing that is trained"),
@@ -260,6 +282,13 @@ class ExportsAnother(Flipped):
 )
 def test_a_broken_objective_is_named(objective, promise):
     assert broken_promise(check_pretext_task, Task(objective=objective)) == f"Task: {promise}"
+
+
+def test_views_in_another_order_are_refused_by_that_check_alone(monkeypatch):
+    check_pretext_task(Task(objective=Pairs))
+    monkeypatch.setattr("sslkit.testing.tasks._check_order", lambda *_args, **_options: None)
+    for objective in (Interleaved, Mixing):
+        check_pretext_task(Task(objective=objective))
 
 
 def test_state_that_no_checkpoint_holds_is_found():
