@@ -51,7 +51,8 @@ def run(
     allow_code: AllowCode = False,
 ) -> None:
     """Run a recipe's stages in order: skip finished ones, resume an interrupted one."""
-    with _errors(resume=f"resume with: {_command_to_resume()}", quiet=quiet) as out:
+    again = shlex.join(["sslkit", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
+    with _errors(resume=f"resume with: {again}", quiet=quiet) as out:
         from sslkit.cli.console import make_console, print_results, progress_on_stderr
         from sslkit.report.run import run_recipe
 
@@ -250,17 +251,12 @@ def _load(recipe: str, overrides: list[str] | None, *, device: str | None, allow
     return loaded
 
 
-def _command_to_resume() -> str:
-    """This command, but for what would begin it from the start."""
-    return shlex.join(["sslkit", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
-
-
 @contextmanager
 def _errors(resume: str = "", *, quiet: bool = False) -> Iterator[Any]:
     """The command's stdout. Errors are one line on stderr and an exit code; a traceback would only be for a bug of ours."""
     with redirect_stderr(quiet_stream(sys.stderr)):
         try:
-            with terminable(), command_output(_note if not quiet else _ignore) as out:  # a run answers signals itself once its stages begin
+            with terminable(), command_output(quiet=quiet) as out:  # a run answers signals itself once its stages begin
                 yield out
         except SslkitError as error:
             stopped = isinstance(error, RunInterruptedError)
@@ -292,11 +288,3 @@ def _explain(error: BaseException, resume: str) -> None:
         return
     typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
     typer.echo(f"error: {blame}; this is an error of sslkit itself: please report it with the lines above", err=True)
-
-
-def _note(text: str) -> None:
-    typer.echo(f"note: {text}", err=True)
-
-
-def _ignore(_text: str) -> None:
-    """For those who want to be told nothing but errors."""

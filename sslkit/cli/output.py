@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
+import typer
+
 from sslkit.contract.errors import RunFailedError, SslkitWarning, printable
 
 _READER_LEFT = 128 + 13
@@ -97,16 +99,14 @@ def quiet_stream(stream: TextIO | None) -> TextIO:
 
 
 @contextmanager
-def command_output(tell: Callable[[str], None]) -> Iterator[Results]:
-    """For the time of a command: what plugins and libraries print goes to stderr, and what they warn of is told in one line.
-
-    Args:
-        tell: is told of warnings.
+def command_output(*, quiet: bool) -> Iterator[Results]:
+    """For the time of a command: what plugins and libraries print goes to stderr, and unless ``quiet`` what they warn of is noted there in one
+    line.
 
     Yields:
         The command's own stdout.
     """
-    with _own_descriptor() as stream, redirect_stdout(sys.stderr), _telling_warnings(tell):
+    with _own_descriptor() as stream, redirect_stdout(sys.stderr), _noting_warnings(quiet=quiet):
         results = Results(stream)
         yield results
         results.flush()
@@ -135,16 +135,16 @@ def _own_descriptor() -> Iterator[TextIO | None]:
 
 
 @contextmanager
-def _telling_warnings(tell: Callable[[str], None]) -> Iterator[None]:
+def _noting_warnings(*, quiet: bool) -> Iterator[None]:
     """Each once: Python forgets what it has shown whenever a library changes the filters. They stay as they are."""
-    told: set[str] = set()
+    noted: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], filename: str, *_: object, **__: object) -> None:
         text = " ".join(printable(str(message).replace("\n", " ")).split())
         text = text if issubclass(category, SslkitWarning) else f"{text} ({category.__name__} of {_package(filename)})"
-        if text not in told:
-            told.add(text)
-            tell(text)
+        if not quiet and text not in noted:
+            noted.add(text)
+            typer.echo(f"note: {text}", err=True)
 
     before, warnings.showwarning = warnings.showwarning, show
     try:

@@ -147,6 +147,11 @@ class OpenedDataset(Dataset):
         self._num_reported = 0
         self._duplicates: dict[tuple[ImageSet, ImageSet], Duplicates | None] = {}
 
+    @classmethod
+    def of(cls, dataset: Dataset) -> "OpenedDataset":
+        """A dataset that is opened already, or one that is not."""
+        return dataset if isinstance(dataset, OpenedDataset) else cls(dataset)
+
     @property
     def source(self) -> Dataset:
         """The dataset that was opened."""
