@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
-import typer
-
 from sslkit.contract.errors import RunFailedError, SslkitWarning, printable
 
 _READER_LEFT = 128 + 13
@@ -144,7 +142,7 @@ def _noting_warnings(*, quiet: bool) -> Iterator[None]:
         text = text if issubclass(category, SslkitWarning) else f"{text} ({category.__name__} of {_package(filename)})"
         if not quiet and text not in noted:
             noted.add(text)
-            typer.echo(f"note: {text}", err=True)
+            sys.stderr.write(f"note: {text}\n")
 
     before, warnings.showwarning = warnings.showwarning, show
     try:

@@ -146,6 +146,7 @@ def test_run_prints_the_results_and_where_they_are(sslkit_command, tmp_path):
     assert "edited in sslkit itself" in again.err  # these tests run from a checkout
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_command_lines_device_is_that_of_every_stage(sslkit_command, tmp_path):
     elsewhere = ("device=cuda:98", "stages.pretrain.device=cuda:99", "stages.probe.device=cuda:97")
     assert sslkit_command("check", "tiny.toml", *elsewhere).code == 2
@@ -163,6 +164,7 @@ def test_quiet_prints_nothing_on_success(sslkit_command, tmp_path):
     assert (tmp_path / "runs" / "tiny" / "report.html").exists()
 
 
+@pytest.mark.usefixtures("no_report")
 def test_an_interrupted_run_says_so_and_goes_on(sslkit_command, tmp_path):
     (tmp_path / "interrupt.py").write_text(INTERRUPT)
     handler = signal.getsignal(signal.SIGINT)
@@ -193,6 +195,7 @@ def test_ctrl_c_outside_of_a_stage_is_no_traceback(sslkit_command, monkeypatch):
     assert sslkit_command("run", "tiny.toml") == (130, "", "interrupted; resume with: sslkit run tiny.toml\n")
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_folder_of_another_recipe_is_refused(sslkit_command, tmp_path):
     first = sslkit_command("run", "tiny.toml", "--quiet", "--device", "cpu")
     before = (tmp_path / "runs" / "tiny" / "pretrain" / "artifact.json").read_text()
