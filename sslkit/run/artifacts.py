@@ -207,13 +207,7 @@ def widen(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], *, backbone: Mapping[str, Any], origin: Mapping[str, Any]) -> None:
-    """Write such a file, whole or not at all; its folder must exist.
-
-    Args:
-        path: where; replaced if it exists.
-        tensors: the network's state, in the types that it is to be stored in.
-        backbone: see :class:`WeightsFile`.
-        origin: see :class:`WeightsFile`.
+    """Write a :class:`WeightsFile`, whole or not at all, its tensors in the types that they have; its folder must exist.
 
     Raises:
         StorageError: the disk refuses; an old file is untouched.
@@ -230,16 +224,20 @@ def read_weights(path: Path) -> WeightsFile:
     try:
         tensors, header = load_tensors(path)
         if header:
-            if unfit := find_unfit(header):
-                raise ArtifactError(f"{path}: damaged ({unfit})")
-            if (found := header.get("format")) != WEIGHTS_FORMAT:
-                raise ArtifactError(f"{path}: was written by another version of sslkit (format {found}, not {WEIGHTS_FORMAT})")
-            check_form(header, SavedWeights, path)
+            _check_header(header, path)
     except ArtifactError as error:  # whose advice is for a stage's folder, which could be run again
         raise ArtifactError(error.what, fix=_FIX) from error
     if not header:
         raise ArtifactError(f"{path}: does not say how to build its backbone", fix="name the folder of the stage that left it")
     return WeightsFile(header["backbone"], header["origin"], widen(tensors))
+
+
+def _check_header(header: Mapping[str, Any], path: Path) -> None:
+    if unfit := find_unfit(header):
+        raise ArtifactError(f"{path}: damaged ({unfit})")
+    if (found := header.get("format")) != WEIGHTS_FORMAT:
+        raise ArtifactError(f"{path}: was written by another version of sslkit (format {found}, not {WEIGHTS_FORMAT})")
+    check_form(header, SavedWeights, path)
 
 
 def _find(text: str) -> Path:

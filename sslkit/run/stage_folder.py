@@ -146,9 +146,9 @@ class StageFolder:
         given = self._surroundings
         device = given.runtime.resolve_device()
         environment = describe_environment(device) | dict(given.provenance.environment if given.provenance else {})
-        environments = [*self._artifact.get("environments", []), environment]
-        if len(environments) > 1 and {**environments[-2], "started": ""} == {**environment, "started": ""}:
-            environments.pop()
+        environments = list(self._artifact.get("environments", []))
+        if not environments or {**environments[-1], "started": ""} != {**environment, "started": ""}:
+            environments.append(environment)
         self._skipped = skipped
         self._environments = environments
         if self._folder is not None:

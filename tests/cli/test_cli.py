@@ -13,28 +13,10 @@ import pytest
 import sslkit.report.run
 from sslkit.catalog.catalog import Catalog, PluginInfo
 from sslkit.recipe.bundled import bundled_recipes
+from tests.recipes import SMALL
 from tests.report.run_folders import make_run
 
-RECIPE = """# A recipe that runs in a second
-name = "tiny"
-
-[data]
-name = "digits"
-
-[backbone]
-name = "nin"
-num_blocks = 3
-width = 0.1
-
-[stages.pretrain]
-task = { name = "rotnet" }
-epochs = 1
-batch_size = 128
-
-[stages.probe]
-weights = "pretrain"
-evaluator = { name = "linear_probe", layers = ["conv1", "conv2"], epochs = 1 }
-
+RECIPE = f"""{SMALL.replace('"small"', '"tiny"').replace('["conv2"]', '["conv1", "conv2"]').replace('device = "cpu"', "")}
 [paper]
 "probe.conv2.top1" = 91.16
 
@@ -169,13 +151,13 @@ def test_an_interrupted_run_says_so_and_goes_on(sslkit_command, tmp_path):
     (tmp_path / "interrupt.py").write_text(INTERRUPT)
     handler = signal.getsignal(signal.SIGINT)
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    command = ("run", "tiny.toml", "--allow-code", "--device", "cpu", 'observers=[{ name = "interrupt:CtrlC", step = 3 }]')
+    command = ("run", "tiny.toml", "--allow-code", "--device", "cpu", 'observers=[{ name = "interrupt:CtrlC", step = 2 }]')
 
     stopped = sslkit_command(*command)
     assert stopped.code == 130
     assert stopped.err.splitlines()[-1] == (
-        "Ctrl-C: stopped in stage 'pretrain' after 3 steps; resume with: sslkit run tiny.toml --allow-code --device cpu"
-        " 'observers=[{ name = \"interrupt:CtrlC\", step = 3 }]'"
+        "Ctrl-C: stopped in stage 'pretrain' after 2 steps; resume with: sslkit run tiny.toml --allow-code --device cpu"
+        " 'observers=[{ name = \"interrupt:CtrlC\", step = 2 }]'"
     )
     assert stopped.out == ""
     assert signal.getsignal(signal.SIGINT) is handler
@@ -183,7 +165,7 @@ def test_an_interrupted_run_says_so_and_goes_on(sslkit_command, tmp_path):
 
     resumed = sslkit_command(*command)
     assert resumed.code == 0
-    assert "  resumed at step 3 of 12\n" in resumed.err
+    assert "  resumed at step 2 of 3\n" in resumed.err
     assert "run folder: runs/tiny\n" in resumed.out
 
 
