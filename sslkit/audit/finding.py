@@ -72,11 +72,8 @@ def accuracy(prediction: Prediction, groups: Tensor) -> Estimate:
 
 
 def pairs(prediction: Prediction, groups: Tensor) -> tuple[Pair, ...]:
-    """Every pair of classes, with intervals that are corrected for their number. Classes that never occur are left out.
-
-    Args:
-        prediction: (M, K) logits and (M,) targets.
-        groups: as in :func:`accuracy`.
+    """Every pair of classes, with intervals that are corrected for their number. Classes that never occur are left out. Shapes and groups are
+    those of :func:`accuracy`.
     """
     chosen = list(combinations(prediction.targets.unique().tolist(), 2))
     level = 1 - (1 - LEVEL) / max(1, len(chosen))

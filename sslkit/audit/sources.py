@@ -55,11 +55,7 @@ class Spectrum(NamedTuple):
 
 
 def measure_spectrum(images: Tensor) -> Spectrum:
-    """Average the cross-spectra of images over all directions.
-
-    Args:
-        images: (N, C, H, W) uint8.
-    """
+    """Average the cross-spectra of (N, C, H, W) uint8 images over all directions."""
     height, width = images.shape[-2:]
     side = min(height, width)
     mean = images.double().mean(dim=(0, 2, 3)) / 255
@@ -169,11 +165,8 @@ def patch_side(height: int, width: int) -> int:
 
 
 def _contrast(mean: Tensor, roots: Tensor) -> float:
-    """The factor, at most 1, that keeps three standard deviations within [0, 1] in every channel.
-
-    Args:
-        mean: (C,).
-        roots: (period, period // 2 + 1, C, C).
+    """The factor, at most 1, that keeps three standard deviations within [0, 1] in every channel: of a mean (C,) and roots (period,
+    period // 2 + 1, C, C).
     """
     # Every column of a real transform stands for two of the whole one, but for the first and the last.
     columns = torch.full((roots.shape[1],), 2.0, dtype=roots.dtype)

@@ -199,12 +199,6 @@ def draw_samples(source: str, data: Dataset, num_images: int, seed: int) -> Samp
     What is made of the data's images takes those to measure on from another split where there is one, else a third of these at most, and in
     any case other images. Where the data has fewer images, there are fewer of both.
 
-    Args:
-        source: one of ``SOURCES``.
-        data: where statistics or images come from.
-        num_images: how many to train on.
-        seed: of everything that is drawn.
-
     Raises:
         DataError: the data has no images to pretrain on.
     """

@@ -43,10 +43,7 @@ def make_console(stream: Any) -> Console:
 
 @contextmanager
 def progress_on_stderr(*, quiet: bool = False) -> Iterator[tuple[Observer, ...]]:
-    """Show what happens meanwhile, also while images are scanned and decoded; leave no bar behind.
-
-    Args:
-        quiet: show nothing.
+    """Show what happens meanwhile unless ``quiet``, also while images are scanned and decoded; leave no bar behind.
 
     Yields:
         The observers to hand to a run.
@@ -73,11 +70,7 @@ class _Silence(Observer):
 
 
 class ProgressDisplay(Observer):
-    """Shows a run as it goes: throughput, time left, and the latest loss and accuracies.
-
-    Args:
-        console: where; plain lines if it is no terminal.
-    """
+    """Shows a run as it goes: throughput, time left, and the latest loss and accuracies; in plain lines where there is no terminal."""
 
     shows_notices = True
 

@@ -14,13 +14,7 @@ _READER_LEFT = 128 + 13
 
 
 class OutputError(RunFailedError):
-    """Results cannot be written to stdout.
-
-    Args:
-        reason: the system's.
-        fix: what to do, or where the results are otherwise.
-        closed: whoever was to read them has left, which needs no words.
-    """
+    """Results cannot be written to stdout; if ``closed``, because whoever was to read them has left, which needs no words."""
 
     def __init__(self, reason: str, *, fix: str = "", closed: bool = False) -> None:
         super().__init__(f"standard output cannot be written ({reason})", fix=fix)

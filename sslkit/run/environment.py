@@ -73,11 +73,7 @@ class Surroundings(Checked):
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """What is computed with, now.
-
-    Args:
-        device: where.
-    """
+    """What is computed with, now."""
     return {
         "started": timestamp(),
         "command": sys.argv,

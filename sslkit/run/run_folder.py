@@ -28,14 +28,9 @@ _OTHER_FOLDER = "choose another folder with --output"
 class RunFolder:
     """Where a run's stages lie, and what is known of them.
 
-    Args:
-        path: of the folder.
-        recipe: what is run.
-        observers: are notified of every event, beside the recipe's own.
-
     Attributes:
         path: of the folder.
-        observers: of the whole run.
+        observers: of the whole run: those that are given, and the recipe's own.
         results: metrics by stage, as far as stages are finished.
     """
 
@@ -49,10 +44,7 @@ class RunFolder:
 
     @contextmanager
     def opened(self, *, fresh: bool) -> Iterator[None]:
-        """Make the folder, and keep other processes out of it for the time of the block.
-
-        Args:
-            fresh: remove what earlier starts of the recipe's stages left.
+        """Make the folder, and keep other processes out of it for the time of the block; if ``fresh``, remove what earlier starts left.
 
         Raises:
             ArtifactError: it holds a run of a different recipe, or another process runs in it.

@@ -91,11 +91,8 @@ def begin(
     """Open a stage's folder, and where there is work left, set the machine up for it.
 
     Args:
-        kind: of the stage.
         backbone: what it begins with; it is copied, not changed.
-        data: its images.
-        surroundings: where and how it runs.
-        identity: everything else that decides the outcome.
+        identity: what decides the outcome besides the backbone and the surroundings.
         skipped: files that cannot be decoded.
 
     Raises:

@@ -27,11 +27,7 @@ Build = Callable[[ImageSpec], Backbone]
 
 
 class TinyBackbone(Backbone):
-    """Two strided convolutions with BatchNorm: layers ``shallow`` (4 channels, half the size) and ``deep`` (8 channels, a quarter).
-
-    Args:
-        image: what it is built for.
-    """
+    """Two strided convolutions with BatchNorm: layers ``shallow`` (4 channels, half the size) and ``deep`` (8 channels, a quarter)."""
 
     feature_info = (FeatureInfo("shallow", 4, 2), FeatureInfo("deep", 8, 4))
 
