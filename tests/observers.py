@@ -23,7 +23,6 @@ class Recorder(Observer):
     def stages(self, kind: type[Event]) -> list[str]:
         return [event.stage for event in self.of(kind)]
 
-    @property
     def messages(self) -> list[str]:
         """Of the notices."""
         return [event.message for event in self.of(Notice)]

@@ -48,9 +48,9 @@ def caught(recipe: Recipe, folder: Path, *observers: Observer) -> list[warnings.
 def test_notices_are_warnings_where_no_observer_shows_them_each_once_and_of_the_callers_line(recipe: Recipe, tmp_path: Path):
     recorder = Recorder(Notice)
     found = caught(recipe, begun(recipe, tmp_path / "run"), recorder)
-    assert [str(warning.message) for warning in found] == recorder.messages
-    assert len(set(recorder.messages)) == len(recorder.messages)
-    assert "no checkpoint can be read: the training begins from the start" in recorder.messages
+    assert [str(warning.message) for warning in found] == recorder.messages()
+    assert len(set(recorder.messages())) == len(recorder.messages())
+    assert "no checkpoint can be read: the training begins from the start" in recorder.messages()
     assert {warning.filename for warning in found} == {__file__}
 
 
@@ -116,7 +116,7 @@ def test_what_an_observer_sets_is_put_back_and_said_once(recipe: Recipe, tmp_pat
     alone = run_recipe(recipe, output=tmp_path / "alone", observers=[Reader()], report=False)
     assert meddled.results.stages == alone.results.stages
     assert (torch.get_num_threads(), Path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()) == (*before, True, torch.float32)
-    said = [message for message in reader.messages if message.startswith("observer")]
+    said = [message for message in reader.messages() if message.startswith("observer")]
     assert [message.partition(" at ")[0] for message in said] == [
         f"observer Meddling of {Path(__file__).name} changed torch's default dtype, torch's number of threads, torch's gradient mode, "
         "the working directory"

@@ -187,7 +187,7 @@ def test_pretrained_weights_that_nobody_takes_are_noted(catalog: Catalog, tmp_pa
     assert unused.notes == (note,)
     seen = Recorder()
     run_recipe(unused, output=tmp_path / "run", observers=[seen], report=False)
-    assert note in seen.messages
+    assert note in seen.messages()
     own = head.replace("true", "false") + probe + "backbone = { pretrained = true }\n"
     assert parse(catalog, own).notes == (f"stages.probe.{note}",)
     assert parse(catalog).notes == parse(catalog, off()).notes == ()

@@ -203,10 +203,10 @@ def test_without_heldout_images_a_notice_says_so():
     watcher = Recorder()
     result = pretrained(data=Arrays(train_images=DATA.train_images), observers=[watcher])
     assert result.metrics == {}
-    assert watcher.messages == ["the data has no held-out images: the pretext task is measured on training batches only"]
+    assert watcher.messages() == ["the data has no held-out images: the pretext task is measured on training batches only"]
     watcher = Recorder()
     pretrained(observers=[watcher])
-    assert watcher.messages == []
+    assert watcher.messages() == []
 
 
 def test_observers_hear_the_stage_begin_and_end(tmp_path: Path):
@@ -486,7 +486,7 @@ def test_of_damaged_checkpoints_the_one_before_is_used(tmp_path: Path):
             damage(path)
         watcher = Recorder()
         again = pretrained(output=folder, observers=[watcher], runtime=runtime)
-        first, second = watcher.messages
+        first, second = watcher.messages()
         assert re.fullmatch(rf"{files[2]}: damaged \(.+\); it is set aside", first)
         assert re.fullmatch(rf"{files[1]}: damaged \(.+\); it is set aside", second)
         assert watcher.of(FitStart)[0].step == 3
@@ -528,7 +528,7 @@ def test_without_a_good_checkpoint_training_begins_from_the_start(tmp_path: Path
         cut(path)
     watcher = Recorder()
     again = pretrained(output=tmp_path / "parts", observers=[watcher])
-    assert watcher.messages[-1] == "no checkpoint can be read: the training begins from the start"
+    assert watcher.messages()[-1] == "no checkpoint can be read: the training begins from the start"
     assert watcher.of(FitStart)[0].step == 0
     assert again.metrics == whole.metrics
 
@@ -640,7 +640,7 @@ def test_files_that_cannot_be_decoded_are_told_and_listed(tmp_path: Path):
     images.skipped = ("train/1.png", "train/2.png")
     watcher = Recorder()
     pretrained(data=Splits(pretrain=images), output=tmp_path, observers=[watcher])
-    assert watcher.messages[0] == "skipped 2 files that cannot be decoded, listed in artifact.json; the first is train/1.png"
+    assert watcher.messages()[0] == "skipped 2 files that cannot be decoded, listed in artifact.json; the first is train/1.png"
     assert artifact(tmp_path)["skipped_files"] == ["train/1.png", "train/2.png"]
 
 
