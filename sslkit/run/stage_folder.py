@@ -88,12 +88,8 @@ def begin(
     *,
     skipped: tuple[str, ...],
 ) -> Iterator["StageFolder"]:
-    """Open a stage's folder, and where there is work left, set the machine up for it.
-
-    Args:
-        backbone: what it begins with; it is copied, not changed.
-        identity: what decides the outcome besides the backbone and the surroundings.
-        skipped: files that cannot be decoded.
+    """Open a stage's folder, and where there is work left, set the machine up for it. The backbone that it begins with is copied, not changed;
+    the identity is what decides the outcome besides backbone and surroundings; skipped are files that cannot be decoded.
 
     Raises:
         ArtifactError: the folder holds another stage; the message lists the differing keys.
