@@ -46,7 +46,7 @@ from tests.run.disks import file_sizes_limited, fill, make_read_only, small_disk
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     path = tmp_path_factory.mktemp("recipes") / "small.toml"
     path.write_text(SMALL)
-    return load_recipe(path, ["stages.pretrain.epochs=3", "checkpoint_minutes=0"])
+    return load_recipe(path, ["stages.pretrain.epochs=2", "checkpoint_minutes=0"])
 
 
 @pytest.fixture(scope="module")
