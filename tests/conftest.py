@@ -52,6 +52,12 @@ def sslkit_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 @pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands write no report, whose pictures take longer than a small run."""
+    monkeypatch.setattr("sslkit.report.run.write_run_report", lambda *_: None)
+
+
+@pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     real = {entry.name for entry in importlib.metadata.entry_points(group="sslkit")}
     monkeypatch.setenv("SSLKIT_DISABLE_PLUGINS", ",".join(real))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from sslkit import Evaluator, Event, Notice, Observer, Recipe, load_catalog
+from sslkit import Evaluator, Recipe, load_catalog
 from sslkit.catalog.catalog import Offer
 from sslkit.recipe.recipe import parse_recipe
 from sslkit.recipe.toml import apply_override
@@ -75,22 +75,6 @@ def refusal(kind: type[Exception], call: Callable[..., object], *arguments: Any,
         call(*arguments, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-class Recorder(Observer):
-    """Keeps the events of some kinds; of all, where none is named."""
-
-    def __init__(self, *kinds: type[Event]) -> None:
-        self.events: list[Any] = []
-        self._kinds = kinds or (Event,)
-
-    def observe(self, event: Event) -> None:
-        if isinstance(event, self._kinds):
-            self.events.append(event)
-
-    def messages(self) -> list[str]:
-        """Of the notices among them."""
-        return [event.message for event in self.events if isinstance(event, Notice)]
 
 
 def start(recipe: Path, folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:

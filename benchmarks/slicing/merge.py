@@ -20,7 +20,7 @@ from slicing.layout import EARLIER, MAX_WEIGHTS, RECORDS, REFERENCE, RESULTS, RU
 from slicing.results import read_result
 from sslkit import load_recipe
 from sslkit.contract.errors import ArtifactError
-from sslkit.run.weights_file import read_weights
+from sslkit.run.artifacts import read_weights
 from sslkit.storage.json_files import write_json, write_text
 
 ROOT = Path(__file__).parents[2]

@@ -72,11 +72,8 @@ def accuracy(prediction: Prediction, groups: Tensor) -> Estimate:
 
 
 def pairs(prediction: Prediction, groups: Tensor) -> tuple[Pair, ...]:
-    """Every pair of classes, with intervals that are corrected for their number. Classes that never occur are left out.
-
-    Args:
-        prediction: (M, K) logits and (M,) targets.
-        groups: as in :func:`accuracy`.
+    """Every pair of classes, with intervals that are corrected for their number. Classes that never occur are left out. Shapes and groups are
+    those of :func:`accuracy`.
     """
     chosen = list(combinations(prediction.targets.unique().tolist(), 2))
     level = 1 - (1 - LEVEL) / max(1, len(chosen))
@@ -101,13 +98,8 @@ def groups_of(num_predictions: int, num_images: int, images_per_group: int) -> T
 
 
 def _estimate(correct: Tensor, targets: Tensor, groups: Tensor, level: float) -> Estimate:
-    """The mean of the classes' means, with its variance over groups by linearisation (a sum of ratio estimators).
-
-    Args:
-        correct: (M,) float64 in [0, 1].
-        targets: (M,) int64.
-        groups: (M,) int64.
-        level: of the interval.
+    """The mean of the classes' means, with its variance over groups by linearisation (a sum of ratio estimators). ``correct`` is (M,) float64
+    in [0, 1].
     """
     _, classes, counts = targets.unique(return_inverse=True, return_counts=True)
     means = torch.zeros(len(counts), dtype=torch.float64).index_add(0, classes, correct) / counts
@@ -124,18 +116,12 @@ def _estimate(correct: Tensor, targets: Tensor, groups: Tensor, level: float) ->
 def _interval(share: float, variance: float, num_groups: int, level: float) -> tuple[float, float]:
     """Wilson's interval for as many independent answers as would have this variance (Franco et al. 2019, PMC6690503)."""
     z = NormalDist().inv_cdf(0.5 + level / 2)
-    num_effective = _num_effective(share, variance, num_groups)
+    # Where nothing varies, all is right or all is wrong, and the groups are what counts; or each group has the same share, for sure.
+    num_effective = share * (1 - share) / variance if variance > 0 else num_groups if share in (0.0, 1.0) else math.inf
     spread = z**2 / num_effective
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / num_effective + spread / num_effective / 4)
     return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def _num_effective(share: float, variance: float, num_groups: int) -> float:
-    """Where nothing varies, all is right or all is wrong, and the groups are what counts; or each group has the same share, for sure."""
-    if variance > 0:
-        return share * (1 - share) / variance
-    return num_groups if share in (0.0, 1.0) else math.inf
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,6 @@ from sslkit.catalog.discovery import load_catalog
 from sslkit.contract.errors import ArtifactError, OptionError, RecipeError, StorageError, did_you_mean
 from sslkit.contract.events import Observer
 from sslkit.data.cache import OpenedDataset
-from sslkit.recipe.describe import BackboneOptions
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import PretrainStage
 from sslkit.run.environment import describe_environment
@@ -80,27 +79,27 @@ def audit_recipe(
         RecipeError: there is no such stage, it predicts no classes, or it does not fit the data or the machine.
         DataError: the data is missing, or has too few images.
     """
-    options = options or AuditOptions()
-    chosen = _chosen(recipe, stages)
-    data = OpenedDataset(recipe.data)
+    options, watching = options or AuditOptions(), tuple(observers)
+    chosen, data = _chosen(recipe, stages), OpenedDataset(recipe.data)
     preflight = Preflight(recipe, data)
     for stage in chosen:
         preflight.check_device(stage)
         preflight.check_backbone(stage)
-    watching = tuple(observers)
     environment = describe_environment(chosen[0].runtime.resolve_device())
     findings = {stage.key: _audit_stage(stage, data, options, watching) for stage in chosen}
     return AuditReport(recipe=recipe.name, options=options, environment=environment, findings=findings)
 
 
 def _audit_stage(stage: PretrainStage, data: OpenedDataset, options: AuditOptions, observers: tuple[Observer, ...]) -> tuple[Finding, ...]:
-    build = _backbone(stage, data).without_downloads().build
+    small = small_backbone(load_catalog())
+    with torch.device("meta"):
+        capabilities = small.build(stage.task.image_spec(data.image())).capabilities
     try:
         return audit_task(
             stage.task,
             data,
             options=options,
-            backbone=build,
+            backbone=(small if stage.task.requires <= capabilities else stage.backbone).without_downloads().build,
             training=stage.training,
             runtime=stage.runtime,
             observers=observers,
@@ -110,20 +109,12 @@ def _audit_stage(stage: PretrainStage, data: OpenedDataset, options: AuditOption
         raise RecipeError(f"stages.{stage.key}.{error}") from error
 
 
-def _backbone(stage: PretrainStage, data: OpenedDataset) -> BackboneOptions:
-    small = small_backbone(load_catalog())
-    with torch.device("meta"):
-        capabilities = small.build(stage.task.image_spec(data.image())).capabilities
-    return small if stage.task.requires <= capabilities else stage.backbone
-
-
 def _chosen(recipe: Recipe, keys: Sequence[str]) -> list[PretrainStage]:
     """The stages to audit: those asked for, or all that pretrain, without repeating what would come out the same."""
     known = {stage.key: stage for stage in recipe.stages if isinstance(stage, PretrainStage)}
     if not known:
-        raise RecipeError(
-            "stages: none of them pretrains, so there is no pretext task to audit", found=[stage.key for stage in recipe.stages]
-        )
+        found = [stage.key for stage in recipe.stages]
+        raise RecipeError("stages: none of them pretrains, so there is no pretext task to audit", found=found)
     for key in keys:
         if key not in known:
             raise RecipeError(f"{key}: no such pretraining stage", allowed=known, fix=did_you_mean(key, known))
@@ -131,12 +122,7 @@ def _chosen(recipe: Recipe, keys: Sequence[str]) -> list[PretrainStage]:
         return [known[key] for key in keys]
     distinct: list[PretrainStage] = []
     for stage in known.values():
-        if not any(_same(stage, other) for other in distinct):
+        seen = [(other.task, other.training.augment, other.training.optimizer) for other in distinct]
+        if (stage.task, stage.training.augment, stage.training.optimizer) not in seen:  # an audit sees nothing else
             distinct.append(stage)
     return distinct
-
-
-def _same(one: PretrainStage, other: PretrainStage) -> bool:
-    """Whether an audit sees no difference."""
-    first, second = one.training, other.training
-    return (one.task, first.augment, first.optimizer) == (other.task, second.augment, second.optimizer)

@@ -1,5 +1,8 @@
 """Images that show nothing. What a network recognises of a transform on them, it recognises by the transform's traces.
 
+Every source makes (N, C, H, W) uint8, out of the spectrum of the data (``NOISE``) or of as many of its images (``COPIES``), with a generator
+on the CPU.
+
 Shapes: N images, C channels, H rows, W columns, R radii.
 """
 
@@ -52,15 +55,14 @@ class Spectrum(NamedTuple):
 
 
 def measure_spectrum(images: Tensor) -> Spectrum:
-    """Average the cross-spectra of images over all directions.
-
-    Args:
-        images: (N, C, H, W) uint8.
-    """
+    """Average the cross-spectra of (N, C, H, W) uint8 images over all directions."""
     height, width = images.shape[-2:]
     side = min(height, width)
     mean = images.double().mean(dim=(0, 2, 3)) / 255
-    window = _window(height, width)
+    # Hann's, with a mean square of 1. Without it, the step between opposite edges would count as fine detail.
+    down, across = (torch.hann_window(side + 2, periodic=False, dtype=torch.float64)[1:-1] for side in (height, width))
+    window = down[:, None] * across[None, :]
+    window /= window.square().mean().sqrt()
     power = torch.zeros(height, width, images.shape[1], images.shape[1], dtype=torch.float64)
     for chunk in images.split(_CHUNK):
         waves = torch.fft.fft2((chunk.double() / 255 - mean[:, None, None]) * window, norm="ortho")
@@ -69,13 +71,6 @@ def measure_spectrum(images: Tensor) -> Spectrum:
     # The corners beyond the last ring have no counterpart on the axes: power there could not be the same in all directions.
     radial = [power[rings == radius].mean(dim=0) / len(images) for radius in range(side // 2 + 1)]
     return Spectrum(mean, torch.stack(radial), side)
-
-
-def _window(height: int, width: int) -> Tensor:
-    """(H, W) float64, Hann's, with a mean square of 1. Without it, the step between opposite edges would count as fine detail."""
-    down, across = (torch.hann_window(side + 2, periodic=False, dtype=torch.float64)[1:-1] for side in (height, width))
-    window = down[:, None] * across[None, :]
-    return window / window.square().mean().sqrt()
 
 
 def frequencies(height: int, width: int, *, half: bool = False) -> Tensor:
@@ -99,14 +94,6 @@ def isotropic_noise(spectrum: Spectrum, shape: Shape, generator: Generator) -> T
     the contrast, so that three standard deviations fit into the 256 values. Destroys everything else: every shape, every direction,
     all that is not Gaussian. Its distribution is exactly the same after a quarter turn or a flip, and up to rounding to 8 bits
     that of a continuous picture which a turn by any angle leaves the same.
-
-    Args:
-        spectrum: of the data.
-        shape: of the result.
-        generator: on the CPU.
-
-    Returns:
-        (N, C, H, W) uint8.
     """
     # A transform's noise is periodic. Cut out of a period of twice the size, an image does not continue at its opposite edge.
     period = 2 * max(shape.height, shape.width)
@@ -121,14 +108,6 @@ def jpeg_noise(spectrum: Spectrum, shape: Shape, generator: Generator) -> Tensor
 
     Keeps what :func:`isotropic_noise` keeps, and adds the traces of JPEG alone: blocks of 8 pixels, and a quantisation that treats
     horizontal and vertical waves differently.
-
-    Args:
-        spectrum: of the data.
-        shape: of the result.
-        generator: on the CPU.
-
-    Returns:
-        (N, C, H, W) uint8.
     """
     return torch.stack([_through_jpeg(image) for image in isotropic_noise(spectrum, shape, generator)])
 
@@ -139,15 +118,15 @@ def phase_scrambled(images: Tensor, generator: Generator) -> Tensor:
     Keeps each image's amplitude spectrum, and so how strong each direction is in it (horizons, trunks), its mean, and how its channels go
     together, up to the clipping to 256 values. Destroys where anything is, every shape and edge, and what is up or down: turned
     by 180 degrees, or mirrored in both axes, an amplitude spectrum is the same.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        generator: on the CPU.
-
-    Returns:
-        (N, C, H, W) uint8.
     """
-    return torch.cat([_scrambled(chunk, generator) for chunk in images.split(_CHUNK)])
+    height, width = images.shape[-2:]
+    scrambled = []
+    for chunk in images.split(_CHUNK):
+        # The phases of real noise are uniform, and opposite at opposite frequencies as they must be.
+        offsets = torch.fft.rfft2(torch.randn(len(chunk), 1, height, width, generator=generator)).sgn()
+        offsets[..., 0, 0] = 1  # the mean stays
+        scrambled.append(_to_uint8(torch.fft.irfft2(torch.fft.rfft2(chunk.float() / 255) * offsets, s=(height, width))))
+    return torch.cat(scrambled)
 
 
 def shuffled_patches(images: Tensor, generator: Generator) -> Tensor:
@@ -157,13 +136,6 @@ def shuffled_patches(images: Tensor, generator: Generator) -> Tensor:
     larger than a patch. The patches are the largest of at most 8 pixels, and a quarter of the side, that cover the image exactly. At last
     the image is rolled by a random part of a patch, over its edges: a grid of seams that always lay in the same place would itself
     tell whether an image was moved.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        generator: on the CPU.
-
-    Returns:
-        (N, C, H, W) uint8.
     """
     num_images, num_chs, height, width = images.shape
     side = patch_side(height, width)
@@ -193,11 +165,8 @@ def patch_side(height: int, width: int) -> int:
 
 
 def _contrast(mean: Tensor, roots: Tensor) -> float:
-    """The factor, at most 1, that keeps three standard deviations within [0, 1] in every channel.
-
-    Args:
-        mean: (C,).
-        roots: (period, period // 2 + 1, C, C).
+    """The factor, at most 1, that keeps three standard deviations within [0, 1] in every channel: of a mean (C,) and roots (period,
+    period // 2 + 1, C, C).
     """
     # Every column of a real transform stands for two of the whole one, but for the first and the last.
     columns = torch.full((roots.shape[1],), 2.0, dtype=roots.dtype)
@@ -214,14 +183,6 @@ def _colored(num_images: int, roots: Tensor, mean: Tensor, shape: Shape, period:
     filtered = torch.einsum("hwcd,ndhw->nchw", roots.to(waves.dtype), waves)
     noise = torch.fft.irfft2(filtered, s=(period, period), norm="ortho")[..., : shape.height, : shape.width]
     return _to_uint8(noise + mean.float()[:, None, None])
-
-
-def _scrambled(images: Tensor, generator: Generator) -> Tensor:
-    height, width = images.shape[-2:]
-    # The phases of real noise are uniform, and opposite at opposite frequencies as they must be.
-    offsets = torch.fft.rfft2(torch.randn(len(images), 1, height, width, generator=generator)).sgn()
-    offsets[..., 0, 0] = 1  # the mean stays
-    return _to_uint8(torch.fft.irfft2(torch.fft.rfft2(images.float() / 255) * offsets, s=(height, width)))
 
 
 def _rolled(images: Tensor, offsets: Tensor) -> Tensor:

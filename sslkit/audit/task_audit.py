@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, final
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from sslkit.audit.finding import Finding, accuracy, groups_of, pairs
 from sslkit.audit.sources import COPIES, NOISE, SOURCES, Shape, measure_spectrum
@@ -17,14 +17,15 @@ from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import DataError, OptionError, did_you_mean
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Observer
-from sslkit.contract.images import DataInfo, Dataset, ImageSet, ImageSpec
-from sslkit.contract.objective import Objective, Prediction, PretextTask
+from sslkit.contract.images import DataInfo, Dataset, ImageSpec
+from sslkit.contract.objective import Prediction, PretextTask
 from sslkit.contract.runtime import Runtime
 from sslkit.data.arrays import ArraySet
 from sslkit.data.cache import OpenedDataset
 from sslkit.data.loader import Loader
 from sslkit.recipe.describe import BackboneOptions, build_backbone_options
 from sslkit.run.networks import check_pretraining
+from sslkit.run.stages import pretraining_images
 from sslkit.training.device import configured, explaining_breakdown
 from sslkit.training.fit import fit
 from sslkit.training.options import TrainingOptions
@@ -118,11 +119,16 @@ def audit_task(
         OptionError: the task predicts no classes.
         SslkitError: the kind says what else is wrong.
     """
-    options = options or AuditOptions()
-    data = data if isinstance(data, OpenedDataset) else OpenedDataset(data)
-    build = backbone or small_backbone(load_catalog()).build
-    runtime = runtime or Runtime()
-    context = _context(runtime, options.seed, name, Observers(observers))
+    options, runtime = options or AuditOptions(), runtime or Runtime()
+    data, build = OpenedDataset.of(data), backbone or small_backbone(load_catalog()).build
+    told = Observers(observers)
+    context = RunContext(
+        stage="audit",  # part of every random seed: two stages of one recipe are audited with the same draws
+        seed=options.seed,
+        device=runtime.resolve_device(),
+        runtime=replace(runtime, compile=False),
+        emit=lambda event: told.observe(replace(event, stage=name)),
+    )
     schedule = Cosine(warmup_epochs=0.1 * options.epochs)
     fitted = replace(training or TrainingOptions(), epochs=options.epochs, batch_size=BATCH_SIZE, schedule=schedule)
     with explaining_breakdown(f"the audit of {type(task).__name__}", context.device), configured(runtime, context.device):
@@ -142,16 +148,17 @@ def _audit(
     source: str, task: PretextTask, data: Dataset, build: Build, training: TrainingOptions, num_images: int, context: RunContext
 ) -> Iterator[Finding]:
     """One source: untrained network, images, training, measurement, statistics."""
-    started = time.perf_counter()
-    objective = _objective(task, data, build, num_images, context)
+    started, who, image = time.perf_counter(), type(task).__name__, data.image()
+    with global_seed(derive_seed(context.seed, context.stage)):  # the same network for every source
+        backbone = build(task.image_spec(image))
+        check_pretraining(task, backbone, data)
+        objective = task.build_objective(backbone, DataInfo(image, num_images))
+    _require_classes(objective.heldout_phase is not None and bool(objective.classes), who)
     samples = draw_samples(source, data, num_images, context.seed)
-    for images, least in (
-        (samples.train, BATCH_SIZE),
-        (samples.heldout, MIN_HELDOUT),
-    ):  # a batch is filled, and a measurement means something
+    for images, least in zip(samples, (BATCH_SIZE, MIN_HELDOUT), strict=True):  # a batch is filled, and a measurement means something
         if len(images) < least:
             raise DataError(f"too few images for {source}", found=len(images), allowed=f"{least} or more", fix="choose other sources")
-    train, heldout = (ArraySet(pixels, data.image()) for pixels in samples)
+    train, heldout = (ArraySet(pixels, image) for pixels in samples)
     result = fit(
         objective,
         Loader(train, batch_size=training.batch_size, device=context.device, options=training.augment),
@@ -161,10 +168,13 @@ def _audit(
         evaluate_every=training.epochs,  # once, at the end
         keep_logits=True,
     )
-    _require_classes(bool(result.predictions), task)
+    _require_classes(bool(result.predictions), who)
     for classifier, (_, targets, num_classes, _) in result.predictions.items():
         prediction = Prediction(result.logits[classifier], targets)
-        groups = _groups(prediction, len(heldout), task)
+        if len(targets) % len(heldout):
+            problem = "predicts some images more often than others, so nobody knows which predictions are of one image"
+            raise OptionError("task", problem, found=f"{who}: {len(targets)} predictions of {len(heldout)} images")
+        groups = groups_of(len(targets), len(heldout), IMAGES_PER_GROUP)
         yield Finding(
             source=source,
             classifier=classifier,
@@ -178,86 +188,33 @@ def _audit(
         )
 
 
-def _objective(task: PretextTask, data: Dataset, build: Build, num_images: int, context: RunContext) -> Objective:
-    """The task around an untrained network, the same one for every source."""
-    with global_seed(derive_seed(context.seed, context.stage)):
-        backbone = build(task.image_spec(data.image()))
-        check_pretraining(task, backbone, data)
-        objective = task.build_objective(backbone, DataInfo(data.image(), num_images))
-    _require_classes(objective.heldout_phase is not None and bool(objective.classes), task)
-    return objective
-
-
-def _require_classes(given: bool, task: PretextTask) -> None:
+def _require_classes(given: bool, task: str) -> None:
     if not given:
         fix = "its objective must name its classes and hand over predictions on held-out images"
-        raise OptionError("task", "predicts no classes, so there is no chance to compare with", found=type(task).__name__, fix=fix)
-
-
-def _groups(prediction: Prediction, num_images: int, task: PretextTask) -> Tensor:
-    if len(prediction.targets) % num_images:
-        raise OptionError(
-            "task",
-            "predicts some images more often than others, so nobody knows which predictions are of one image",
-            found=f"{type(task).__name__}: {len(prediction.targets)} predictions of {num_images} images",
-        )
-    return groups_of(len(prediction.targets), num_images, IMAGES_PER_GROUP)
-
-
-def _context(runtime: Runtime, seed: int, name: str, observers: Observers) -> RunContext:
-    device = runtime.resolve_device()
-    return RunContext(
-        stage="audit",  # part of every random seed: two stages of one recipe are audited with the same draws
-        seed=seed,
-        device=device,
-        runtime=replace(runtime, compile=False),
-        emit=lambda event: observers.observe(replace(event, stage=name)),
-    )
-
-
-# ---------------------------------------------------------------------------------------------------------------- images
+        raise OptionError("task", "predicts no classes, so there is no chance to compare with", found=task, fix=fix)
 
 
 def draw_samples(source: str, data: Dataset, num_images: int, seed: int) -> Samples:
     """Make ``num_images`` to train on, and half as many to measure on, of one source.
 
-    What is made of the data's images takes those to measure on from another split where there is one, and in any case from other images.
-    Where the data has fewer images, there are fewer of both.
-
-    Args:
-        source: one of ``SOURCES``.
-        data: where statistics or images come from.
-        num_images: how many to train on.
-        seed: of everything that is drawn.
+    What is made of the data's images takes those to measure on from another split where there is one, else a third of these at most, and in
+    any case other images. Where the data has fewer images, there are fewer of both.
 
     Raises:
         DataError: the data has no images to pretrain on.
     """
-    images = data.load("pretrain")
-    if images is None:
-        raise DataError("the dataset has no images to pretrain on")
-    num_heldout = num_images // 2
+    images, num_heldout = pretraining_images(data), num_images // 2
     generator = make_generator(derive_seed(seed, "audit", "samples"))
+    order = torch.randperm(len(images), generator=generator).tolist()
     if source in NOISE:
-        spectrum = measure_spectrum(_read(images, _shuffled(images, generator)[:MEASURED_IMAGES]))
+        spectrum = measure_spectrum(images.read(order[:MEASURED_IMAGES]))
         noise = NOISE[source](spectrum, Shape(num_images + num_heldout, images.image.height, images.image.width), generator)
         return Samples(noise[:num_images], noise[num_images:])
-    originals = _originals(images, data.load("test"), num_images, num_heldout, generator)
-    return Samples(*(COPIES[source](part, generator) for part in originals))
-
-
-def _originals(images: ImageSet, others: ImageSet | None, num_images: int, num_heldout: int, generator: Generator) -> Samples:
-    """Images of the data; without a split of other images, a third of these is held out at most."""
-    order = _shuffled(images, generator)
-    if others is not None:
-        return Samples(_read(images, order[:num_images]), _read(others, _shuffled(others, generator)[:num_heldout]))
-    heldout = min(num_heldout, len(order) // 3)
-    return Samples(_read(images, order[heldout:][:num_images]), _read(images, order[:heldout]))
-
-
-def _shuffled(images: ImageSet, generator: Generator) -> Tensor:
-    return torch.randperm(len(images), generator=generator)
-
-
-def _read(images: ImageSet, indices: Tensor) -> Tensor:
-    return images.read(indices.tolist())
+    others = data.load("test")
+    if others is None:
+        num_heldout = min(num_heldout, len(order) // 3)
+        heldout, train = images.read(order[:num_heldout]), images.read(order[num_heldout:][:num_images])
+    else:
+        heldout = others.read(torch.randperm(len(others), generator=generator)[:num_heldout].tolist())
+        train = images.read(order[:num_images])
+    return Samples(COPIES[source](train, generator), COPIES[source](heldout, generator))

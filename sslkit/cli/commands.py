@@ -31,6 +31,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE ...", 
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Import the classes that a run's folder names as module:Class. Only for runs you trust.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps, for every stage, whatever the recipe says.")]
 
 
@@ -51,7 +52,8 @@ def run(
     allow_code: AllowCode = False,
 ) -> None:
     """Run a recipe's stages in order: skip finished ones, resume an interrupted one."""
-    with _errors(resume=f"resume with: {_command_to_resume()}", quiet=quiet) as out:
+    again = shlex.join(["sslkit", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
+    with _errors(f"; resume with: {again}", quiet=quiet) as out:
         from sslkit.cli.console import make_console, print_results, progress_on_stderr
         from sslkit.report.run import run_recipe
 
@@ -97,7 +99,7 @@ def audit(
     seed: Annotated[int | None, typer.Option(help="Of all randomness.")] = None,
     device: Device = None,
     output: Annotated[Path | None, typer.Option(help="Write everything, every pair of classes too, to this JSON file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     allow_code: AllowCode = False,
 ) -> None:
@@ -113,7 +115,7 @@ def audit(
         with progress_on_stderr(quiet=quiet) as observers:
             report = audit_recipe(loaded, stages=stage or (), options=options, observers=observers)
         if as_json:
-            typer.echo(json.dumps(report.as_json(), indent=2, allow_nan=False), file=out)
+            _print_json(report.as_json(), out)
         else:
             print_audit(make_console(out), report)
         if output is not None:
@@ -140,7 +142,7 @@ def report(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="The folders of two runs or more.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a table in Markdown.")] = False,
 ) -> None:
     """Put the metrics of runs beside each other, with differences to the first."""
@@ -152,7 +154,7 @@ def compare(
 
         comparison = compare_runs(runs)
         if as_json:
-            typer.echo(json.dumps(comparison.as_json(), indent=2, allow_nan=False), file=out)
+            _print_json(comparison.as_json(), out)
         elif as_markdown:
             typer.echo(comparison.table().markdown(), file=out)
         else:
@@ -204,7 +206,7 @@ def copy(
 
 
 @app.command()
-def plugins(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def plugins(as_json: AsJson = False) -> None:
     """List the installed plugins, what they offer, and what is wrong with broken ones."""
     with _errors() as out:
         from sslkit.catalog.discovery import load_catalog
@@ -212,7 +214,7 @@ def plugins(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
         catalog = load_catalog()
         if as_json:
-            typer.echo(json.dumps([{**asdict(info), "state": info.state} for info in catalog.plugins], indent=2, allow_nan=False), file=out)
+            _print_json([{**asdict(info), "state": info.state} for info in catalog.plugins], out)
         else:
             print_plugins(make_console(out), catalog.plugins)
         print_notes(make_console(sys.stderr), catalog.notes)
@@ -250,35 +252,34 @@ def _load(recipe: str, overrides: list[str] | None, *, device: str | None, allow
     return loaded
 
 
-def _command_to_resume() -> str:
-    """This command, but for what would begin it from the start."""
-    return shlex.join(["sslkit", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
+def _print_json(value: object, out: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, allow_nan=False), file=out)
 
 
 @contextmanager
-def _errors(resume: str = "", *, quiet: bool = False) -> Iterator[Any]:
-    """The command's stdout. Errors are one line on stderr and an exit code; a traceback would only be for a bug of ours."""
+def _errors(after: str = "", *, quiet: bool = False) -> Iterator[Any]:
+    """The command's stdout. Errors are one line on stderr, with ``after`` behind those of a run that can be resumed, and an exit code; a
+    traceback would only be for a bug of ours.
+    """
     with redirect_stderr(quiet_stream(sys.stderr)):
         try:
-            with terminable(), command_output(_note if not quiet else _ignore) as out:  # a run answers signals itself once its stages begin
+            with terminable(), command_output(quiet=quiet) as out:  # a run answers signals itself once its stages begin
                 yield out
         except SslkitError as error:
             stopped = isinstance(error, RunInterruptedError)
-            message = f"{error}; {resume}" if stopped and resume else str(error)
             if not (isinstance(error, OutputError) and error.closed):
-                typer.echo(message if stopped else f"error: {message}", err=True)
+                typer.echo(f"{error}{after}" if stopped else f"error: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt as error:
             number = error.number if isinstance(error, Terminated) else signal.SIGINT
-            what = name_of(number) if isinstance(error, Terminated) else "interrupted"
-            typer.echo(f"{what}; {resume}" if resume else what, err=True)
+            typer.echo((name_of(number) if isinstance(error, Terminated) else "interrupted") + after, err=True)
             raise typer.Exit(RunInterruptedError.SIGNALLED + number) from None
         except (Exception, SystemExit) as error:
-            _explain(error, resume)
+            _explain(error, after)
             raise typer.Exit(1) from None
 
 
-def _explain(error: BaseException, resume: str) -> None:
+def _explain(error: BaseException, after: str) -> None:
     """An error that nobody raised on purpose: whose code it was, and what its author needs to mend it."""
     from sslkit.contract.blame import blame_of, blaming
 
@@ -287,16 +288,8 @@ def _explain(error: BaseException, resume: str) -> None:
     blame = blame_of(error)
     assert blame is not None
     if blame.culprit:
-        typer.echo(f"error: {blame}; {resume}" if resume else f"error: {blame}", err=True)
+        typer.echo(f"error: {blame}{after}", err=True)
         typer.echo(blame.traceback(), err=True, nl=False)
         return
     typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
     typer.echo(f"error: {blame}; this is an error of sslkit itself: please report it with the lines above", err=True)
-
-
-def _note(text: str) -> None:
-    typer.echo(f"note: {text}", err=True)
-
-
-def _ignore(_text: str) -> None:
-    """For those who want to be told nothing but errors."""

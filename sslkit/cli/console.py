@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+from typing_extensions import override
 
 from sslkit.contract.errors import printable
 from sslkit.contract.events import DataFound, Event, FitStart, HeldoutEnd, Notice, Observer, StageEnd, StageSkipped, StageStart, StepEnd
@@ -42,10 +43,7 @@ def make_console(stream: Any) -> Console:
 
 @contextmanager
 def progress_on_stderr(*, quiet: bool = False) -> Iterator[tuple[Observer, ...]]:
-    """Show what happens meanwhile, also while images are scanned and decoded; leave no bar behind.
-
-    Args:
-        quiet: show nothing.
+    """Show what happens meanwhile unless ``quiet``, also while images are scanned and decoded; leave no bar behind.
 
     Yields:
         The observers to hand to a run.
@@ -66,24 +64,20 @@ class _Silence(Observer):
 
     shows_notices = True
 
+    @override
     def observe(self, event: Event) -> None:
-        """Say nothing."""
+        pass
 
 
 class ProgressDisplay(Observer):
-    """Shows a run as it goes: throughput, time left, and the latest loss and accuracies.
-
-    Args:
-        console: where; plain lines if it is no terminal.
-    """
+    """Shows a run as it goes: throughput, time left, and the latest loss and accuracies; in plain lines where there is no terminal."""
 
     shows_notices = True
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._counting: Progress | None = None
+        self._bar: Progress | None = None
+        self._counting = False
         self._counted = ""
         self._fit: FitStart | None = None
         self._latest = ""
@@ -91,8 +85,8 @@ class ProgressDisplay(Observer):
         self._since = 0.0
         self._printed = 0.0
 
+    @override
     def observe(self, event: Event) -> None:
-        """See :class:`Observer`."""
         match event:
             case DataFound():
                 print_found(self._console, event.splits)
@@ -107,14 +101,14 @@ class ProgressDisplay(Observer):
             case HeldoutEnd():
                 self._say(f"  held out, epoch {event.epoch:g}{_suffix(event.metrics)}")
             case Notice():
-                self._say(f"  [yellow]note:[/yellow] {escape(printable(event.message))}")
+                self._say(f"  [yellow]note:[/yellow] {_safe(event.message)}")
             case StageEnd():
                 self.close()
                 self._say(f"[bold]{event.stage}[/bold]: done in {duration(event.seconds)}{_suffix(event.metrics)}")
 
     def count(self, count: Count) -> None:
         """Show how far work has come that is no training, such as scanning a folder, unless the bar of a training is there."""
-        if self._progress is not None:
+        if self._bar is not None and not self._counting:
             return
         if self._console.is_terminal:
             self._draw(count)
@@ -123,25 +117,24 @@ class ProgressDisplay(Observer):
         elif time.monotonic() - self._printed >= _PLAIN_SECONDS:
             self._printed = time.monotonic()
             of = "" if count.total is None else f" of {count.total:,}"
-            self._say(f"{escape(printable(count.what))}: {count.done:,}{of}")
+            self._say(f"{_safe(count.what)}: {count.done:,}{of}")
 
     def close(self) -> None:
         """Take the bar away; also after an error."""
-        for bar in (self._progress, self._counting):
-            if bar is not None:
-                bar.stop()
-        self._progress = self._counting = None
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._counting = None, False
 
     def _draw(self, count: Count) -> None:
         if count.finished:
             self.close()
             return
-        if self._counting is None:
+        if self._bar is None:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
-            self._counting = Progress(*columns, console=self._console, transient=True)
-            self._counting.add_task(escape(printable(count.what)), total=count.total, completed=count.done)
-            self._counting.start()
-        self._counting.update(self._counting.task_ids[0], completed=count.done)
+            self._bar, self._counting = Progress(*columns, console=self._console, transient=True), True
+            self._bar.add_task(_safe(count.what), total=count.total, completed=count.done)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=count.done)
 
     def _begin(self, event: FitStart) -> None:
         self.close()
@@ -150,42 +143,36 @@ class ProgressDisplay(Observer):
         if event.step:
             self._say(f"  resumed at step {event.step:,} of {event.num_steps:,}")
         if self._console.is_terminal:
-            columns = ("  {task.description}", "{task.fields[speed]}", "{task.fields[latest]}")
-            self._progress = Progress(
-                TextColumn(columns[0]),
+            self._bar = Progress(
+                TextColumn("  {task.description}"),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                TextColumn(columns[1], style="cyan"),
-                TextColumn(columns[2]),
+                TextColumn("{task.fields[speed]}", style="cyan"),
+                TextColumn("{task.fields[latest]}"),
                 console=self._console,
                 transient=True,
             )
-            self._task = self._progress.add_task(_label(event), total=event.num_steps, completed=event.step, speed="", latest="")
-            self._progress.start()
+            self._bar.add_task(_label(event), total=event.num_steps, completed=event.step, speed="", latest="")
+            self._bar.start()
 
     def _step(self, event: StepEnd) -> None:
         self._images += event.num_images
         if event.metrics:
             shown = {name: value for name, value in event.metrics.items() if name not in ("lr", "images_per_second")}
             self._latest = _figures(shown)
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=event.step, speed=self._speed(), latest=self._latest)
-        elif time.monotonic() - self._printed >= _PLAIN_SECONDS:
-            self._print_plain(event)
-
-    def _print_plain(self, event: StepEnd) -> None:
-        assert self._fit is not None
-        self._printed = time.monotonic()
-        done = event.step - self._fit.step
-        left = (self._printed - self._since) / done * (self._fit.num_steps - event.step)
-        self._say(
-            f"  {_label(self._fit)} step {event.step:,}/{self._fit.num_steps:,}, epoch {event.epoch:.1f}/{self._fit.num_epochs},"
-            f" {self._speed()}, {duration(left)} left  {self._latest}"
-        )
-
-    def _speed(self) -> str:
-        return f"{self._images / max(time.monotonic() - self._since, 1e-9):,.0f} images/s"
+        now = time.monotonic()
+        speed = f"{self._images / max(now - self._since, 1e-9):,.0f} images/s"
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=event.step, speed=speed, latest=self._latest)
+        elif now - self._printed >= _PLAIN_SECONDS:
+            assert self._fit is not None
+            self._printed = now
+            left = (now - self._since) / (event.step - self._fit.step) * (self._fit.num_steps - event.step)
+            self._say(
+                f"  {_label(self._fit)} step {event.step:,}/{self._fit.num_steps:,}, epoch {event.epoch:.1f}/{self._fit.num_epochs},"
+                f" {speed}, {duration(left)} left  {self._latest}"
+            )
 
     def _say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)
@@ -204,9 +191,7 @@ def print_results(console: Console, results: Results) -> None:
         console.print("no results: nothing was measured on held-out images")
         return
     with_paper = any(row.paper is not None for row in results.rows())
-    table = Table(title=results.recipe, title_justify="left")
-    for name in ("stage", "metric"):
-        table.add_column(name, overflow="fold")
+    table = Table(Column("stage", overflow="fold"), Column("metric", overflow="fold"), title=results.recipe, title_justify="left")
     for name in ("ours", *(("paper", "difference") if with_paper else ())):
         table.add_column(name, justify="right", no_wrap=True)
     previous = ""
@@ -228,13 +213,16 @@ def print_results(console: Console, results: Results) -> None:
 
 def print_audit(console: Console, report: "AuditReport") -> None:
     """How far each task gets on images without content, and the two classes that are distinguished best."""
-    table = Table(title=f"{report.recipe}: pretext accuracy on images without content", title_justify="left")
-    table.add_column("stage, images", overflow="fold")
-    table.add_column("chance", justify="right", no_wrap=True)
-    table.add_column("accuracy", justify="right", no_wrap=True)
-    table.add_column("worst pair", overflow="fold")
-    table.add_column("accuracy", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table = Table(
+        Column("stage, images", overflow="fold"),
+        Column("chance", justify="right", no_wrap=True),
+        Column("accuracy", justify="right", no_wrap=True),
+        Column("worst pair", overflow="fold"),
+        Column("accuracy", justify="right", no_wrap=True),
+        Column("verdict", no_wrap=True),
+        title=f"{report.recipe}: pretext accuracy on images without content",
+        title_justify="left",
+    )
     for stage, findings in report.findings.items():
         table.add_section()
         table.add_row(f"[bold]{escape(stage)}[/bold]")
@@ -266,14 +254,13 @@ def print_comparison(console: Console, comparison: "Comparison") -> None:
 
 def print_plugins(console: Console, plugins: Iterable["PluginInfo"]) -> None:
     """Which plugins there are, what they offer, and why broken ones are broken."""
-    table = Table(title="plugins", title_justify="left")
-    for name in ("plugin", "distribution", "version", "offers"):
-        table.add_column(name, overflow="fold")
+    columns = [Column(name, overflow="fold") for name in ("plugin", "distribution", "version", "offers")]
+    table = Table(*columns, title="plugins", title_justify="left")
     for plugin in plugins:
         offers = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in plugin.offers.items() if names)
-        shown = (
-            f"[red]broken:[/red] {_safe(plugin.error)}" if plugin.error else escape(offers) if plugin.state == "loaded" else plugin.state
-        )
+        shown = escape(offers) if plugin.state == "loaded" else plugin.state
+        if plugin.error:
+            shown = f"[red]broken:[/red] {_safe(plugin.error)}"
         table.add_row(_safe(plugin.name), _safe(plugin.distribution), _safe(plugin.version), shown)
     console.print(table)
 
@@ -292,9 +279,7 @@ def print_notes(console: Console, notes: Iterable[str]) -> None:
 
 def print_recipes(console: Console, recipes: Iterable[BundledRecipe]) -> None:
     """The bundled recipes, a line each."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(overflow="fold")
+    table = Table(Column(no_wrap=True, style="bold"), Column(overflow="fold"), box=None, show_header=False, pad_edge=False)
     for recipe in recipes:
         table.add_row(recipe.name, escape(recipe.summary))
     console.print(table)

@@ -14,13 +14,7 @@ _READER_LEFT = 128 + 13
 
 
 class OutputError(RunFailedError):
-    """Results cannot be written to stdout.
-
-    Args:
-        reason: the system's.
-        fix: what to do, or where the results are otherwise.
-        closed: whoever was to read them has left, which needs no words.
-    """
+    """Results cannot be written to stdout; if ``closed``, because whoever was to read them has left, which needs no words."""
 
     def __init__(self, reason: str, *, fix: str = "", closed: bool = False) -> None:
         super().__init__(f"standard output cannot be written ({reason})", fix=fix)
@@ -97,16 +91,14 @@ def quiet_stream(stream: TextIO | None) -> TextIO:
 
 
 @contextmanager
-def command_output(tell: Callable[[str], None]) -> Iterator[Results]:
-    """For the time of a command: what plugins and libraries print goes to stderr, and what they warn of is told in one line.
-
-    Args:
-        tell: is told of warnings.
+def command_output(*, quiet: bool) -> Iterator[Results]:
+    """For the time of a command: what plugins and libraries print goes to stderr, and unless ``quiet`` what they warn of is noted there in one
+    line.
 
     Yields:
         The command's own stdout.
     """
-    with _own_descriptor() as stream, redirect_stdout(sys.stderr), _telling_warnings(tell):
+    with _own_descriptor() as stream, redirect_stdout(sys.stderr), _noting_warnings(quiet=quiet):
         results = Results(stream)
         yield results
         results.flush()
@@ -135,16 +127,16 @@ def _own_descriptor() -> Iterator[TextIO | None]:
 
 
 @contextmanager
-def _telling_warnings(tell: Callable[[str], None]) -> Iterator[None]:
+def _noting_warnings(*, quiet: bool) -> Iterator[None]:
     """Each once: Python forgets what it has shown whenever a library changes the filters. They stay as they are."""
-    told: set[str] = set()
+    noted: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], filename: str, *_: object, **__: object) -> None:
         text = " ".join(printable(str(message).replace("\n", " ")).split())
         text = text if issubclass(category, SslkitWarning) else f"{text} ({category.__name__} of {_package(filename)})"
-        if text not in told:
-            told.add(text)
-            tell(text)
+        if not quiet and text not in noted:
+            noted.add(text)
+            sys.stderr.write(f"note: {text}\n")
 
     before, warnings.showwarning = warnings.showwarning, show
     try:

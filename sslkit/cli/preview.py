@@ -8,9 +8,8 @@ from pathlib import Path
 from sslkit.catalog.catalog import Catalog
 from sslkit.catalog.discovery import load_catalog
 from sslkit.cli.console import make_console, print_code
-from sslkit.contract.backbone import Backbone
-from sslkit.contract.errors import BackboneError, DataError, OptionError, RecipeError, did_you_mean
-from sslkit.contract.images import Dataset, ImageSpec
+from sslkit.contract.errors import BackboneError, OptionError, RecipeError, did_you_mean
+from sslkit.contract.images import Dataset
 from sslkit.contract.objective import PretextTask
 from sslkit.data.arrays import Arrays
 from sslkit.data.cache import OpenedDataset
@@ -23,6 +22,7 @@ from sslkit.report.picture import png
 from sslkit.report.pictures.grid import Sheet, draw_sheets
 from sslkit.report.pictures.views import Views, make_views, pretraining_stages, stage_views, views_sheet
 from sslkit.run.preflight import Preflight
+from sslkit.run.stages import pretraining_images
 
 NUM_IMAGES = 6
 
@@ -77,8 +77,15 @@ def write_preview(
         name, sheets = recipe.name, _recipe_sheets(what, recipe, num_images)
         folders = [Path(value) for value in vars(recipe.data).values() if isinstance(value, str | Path)]
     path = Path("runs") / f"{name}-views.png" if output is None else output
-    _refuse_data(path, folders)
-    _save(png(draw_sheets(*sheets)), path)
+    for folder in folders:
+        if folder.is_dir() and path.resolve().is_relative_to(folder.resolve()):  # it would be an image in the next run
+            raise OptionError("output", f"lies inside the data, {folder}", found=str(path), fix="name a file elsewhere with --output")
+    picture = png(draw_sheets(*sheets))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture)
+    except OSError as error:
+        raise OptionError("output", f"cannot be written ({error.strerror or error})", found=str(path), fix="name another file") from error
     return path
 
 
@@ -111,28 +118,17 @@ def _task_sheet(what: str, settings: Sequence[str], data: str | None, num_images
         return views_sheet(_views(task, build(Dataset, "digits", "data", catalog), num_images, catalog), title)
     except Exception:  # of whatever kind a task wants colours, or larger images: there are none that every machine has
         title = f"{title} (digits at {_LARGE} x {_LARGE}, in three equal channels)"
-        return views_sheet(_views(task, _enlarged_digits(catalog), num_images, catalog), title)
+        digits = pretraining_images(build(Dataset, {"name": "digits", "image_size": _LARGE}, "data", catalog))
+        enlarged = Arrays(train_images=digits.read(range(len(digits))).expand(-1, 3, -1, -1))
+        return views_sheet(_views(task, enlarged, num_images, catalog), title)
 
 
 def _views(task: PretextTask, dataset: Dataset, num_images: int, catalog: Catalog) -> Views:
-    images = OpenedDataset(dataset).load("pretrain")
-    if images is None:
-        raise DataError("the dataset has no images to pretrain on")
-    backbone = _backbone_for(task, task.image_spec(images.image), catalog)
-    return make_views(task, backbone, images, num_images=num_images, seed=0)
-
-
-def _enlarged_digits(catalog: Catalog) -> Dataset:
-    digits = build(Dataset, {"name": "digits", "image_size": _LARGE}, "data", catalog).load("pretrain")
-    assert digits is not None
-    return Arrays(train_images=digits.read(range(len(digits))).expand(-1, 3, -1, -1))
-
-
-def _backbone_for(task: PretextTask, image: ImageSpec, catalog: Catalog) -> Backbone:
+    images = pretraining_images(OpenedDataset(dataset))
     for table in _BACKBONES:
-        backbone = build_backbone_options(table, "backbone", catalog).build(image)
+        backbone = build_backbone_options(table, "backbone", catalog).build(task.image_spec(images.image))
         if task.requires <= backbone.capabilities:
-            return backbone
+            return make_views(task, backbone, images, num_images=num_images, seed=0)
     needed = ", ".join(sorted(task.requires))
     raise BackboneError(f"{type(task).__name__} needs a backbone with {needed}", fix="show a recipe that names one")
 
@@ -145,18 +141,3 @@ def _recipe_sheets(what: str, recipe: Recipe, num_images: int) -> list[Sheet]:
     for stage in stages:
         preflight.check_backbone(stage)
     return [views_sheet(stage_views(recipe, stage, data, num_images), f"{recipe.name}: {stage.key}") for stage in stages]
-
-
-def _refuse_data(path: Path, folders: Iterable[Path]) -> None:
-    """A picture among the images would be one of them in the next run."""
-    for folder in folders:
-        if folder.is_dir() and path.resolve().is_relative_to(folder.resolve()):
-            raise OptionError("output", f"lies inside the data, {folder}", found=str(path), fix="name a file elsewhere with --output")
-
-
-def _save(picture: bytes, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture)
-    except OSError as error:
-        raise OptionError("output", f"cannot be written ({error.strerror or error})", found=str(path), fix="name another file") from error

@@ -161,7 +161,8 @@ class Objective(nn.Module, Contract):
 
         Returns:
             Named tensors. Images stay uint8 or become floats in [0, 1]; the backbone normalises. A tensor of images has N * k rows, k
-            whole and its own for each tensor, view after view as ``torch.cat`` of k views has it: row ``i`` was made of image ``i % N``.
+            whole and its own for each tensor, view after view as ``torch.cat`` of k views has it: row ``i`` was made of image ``i % N``
+            alone. Whoever mixes images does so in ``forward``, as further tensors say.
         """
 
     @abstractmethod

@@ -138,6 +138,11 @@ class OpenedDataset(Dataset):
         self._num_reported = 0
         self._duplicates: dict[tuple[ImageSet, ImageSet], Duplicates | None] = {}
 
+    @classmethod
+    def of(cls, dataset: Dataset) -> "OpenedDataset":
+        """A dataset that is opened already, or one that is not."""
+        return dataset if isinstance(dataset, OpenedDataset) else cls(dataset)
+
     @override
     def image(self) -> ImageSpec:
         if self._image is None:

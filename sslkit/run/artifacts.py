@@ -1,4 +1,6 @@
-"""What a stage leaves on disk, and how it is read back: JSON and safetensors, each written beside and renamed, nothing unpickled."""
+"""What a stage leaves on disk, and how it is read back: JSON and safetensors, each written beside and renamed, nothing unpickled. And a
+backbone in one file, to hand on: weights in half precision, and in the header how to build it and where it comes from.
+"""
 
 import os
 from collections.abc import Mapping
@@ -17,8 +19,7 @@ from sslkit.contract.images import ImageSpec
 from sslkit.contract.objective import Classified
 from sslkit.recipe.bundled import bundled_weights
 from sslkit.recipe.describe import build_backbone_options, describe_backbone_options
-from sslkit.run.weights_file import read_weights
-from sslkit.storage.json_files import SavedArtifact, read_json
+from sslkit.storage.json_files import SavedArtifact, SavedWeights, check_form, find_unfit, read_json
 from sslkit.storage.tensor_file import load_tensors, save_tensors
 
 ARTIFACT = "artifact.json"
@@ -27,6 +28,11 @@ HEADS = "heads.safetensors"
 METRICS = "metrics.jsonl"
 PREDICTIONS = "predictions.safetensors"
 SNAPSHOTS = "snapshots"
+
+WEIGHTS_FORMAT = 1
+"""Of the header of a file of weights; counted up when an older version could not read it."""
+
+_FIX = "get the file again (a bundled one: install sslkit again)"
 
 
 class BackboneRecord(NamedTuple):
@@ -51,6 +57,20 @@ class Predicted(NamedTuple):
 
     classes: Tensor
     targets: Tensor
+
+
+class WeightsFile(NamedTuple):
+    """A backbone in one file.
+
+    Attributes:
+        backbone: how to build it again, as in artifact.json.
+        origin: where the weights come from: plain values by name.
+        tensors: the network's state, in float32 where it is stored in half precision.
+    """
+
+    backbone: Mapping[str, Any]
+    origin: Mapping[str, Any]
+    tensors: dict[str, Tensor]
 
 
 def load_backbone(
@@ -169,6 +189,54 @@ def read_artifact(folder: Path) -> dict[str, Any]:
         ArtifactError: it is missing or damaged, or a value has another type than ours.
     """
     return read_json(folder / ARTIFACT, SavedArtifact)
+
+
+def halve(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convolutions' and linear layers' weights in float16.
+
+    What has one dimension or none stays as it is: biases and BatchNorm's running statistics take next to no space, and a variance may be
+    larger than 65,504 or smaller than float16 can tell from 0.
+    """
+    return {name: tensor.half() if tensor.dtype == torch.float32 and tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
+
+
+def widen(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What :func:`halve` made smaller in float32 again."""
+    return {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in tensors.items()}
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], *, backbone: Mapping[str, Any], origin: Mapping[str, Any]) -> None:
+    """Write a :class:`WeightsFile`, whole or not at all, its tensors in the types that they have; its folder must exist.
+
+    Raises:
+        StorageError: the disk refuses; an old file is untouched.
+    """
+    save_tensors(path, tensors, {"format": WEIGHTS_FORMAT, "backbone": dict(backbone), "origin": dict(origin)})
+
+
+def read_weights(path: Path) -> WeightsFile:
+    """Read what :func:`save_weights` wrote. Nothing in it is executed.
+
+    Raises:
+        ArtifactError: it is missing, damaged, or another kind of file.
+    """
+    try:
+        tensors, header = load_tensors(path)
+        if header:
+            _check_header(header, path)
+    except ArtifactError as error:  # whose advice is for a stage's folder, which could be run again
+        raise ArtifactError(error.what, fix=_FIX) from error
+    if not header:
+        raise ArtifactError(f"{path}: does not say how to build its backbone", fix="name the folder of the stage that left it")
+    return WeightsFile(header["backbone"], header["origin"], widen(tensors))
+
+
+def _check_header(header: Mapping[str, Any], path: Path) -> None:
+    if unfit := find_unfit(header):
+        raise ArtifactError(f"{path}: damaged ({unfit})")
+    if (found := header.get("format")) != WEIGHTS_FORMAT:
+        raise ArtifactError(f"{path}: was written by another version of sslkit (format {found}, not {WEIGHTS_FORMAT})")
+    check_form(header, SavedWeights, path)
 
 
 def _find(text: str) -> Path:

@@ -1,9 +1,11 @@
-"""What belongs beside a result: hardware, versions, commit, command and date."""
+"""Where and how a stage runs, and what is written down of that beside its result: hardware, versions, commit, command and date."""
 
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -12,17 +14,66 @@ from typing import Any
 
 import torch
 
+from sslkit.catalog.observers import Observers
+from sslkit.contract.checks import Checked
+from sslkit.contract.errors import OptionError
+from sslkit.contract.events import Observer
+from sslkit.contract.runtime import Runtime
+from sslkit.run.artifacts import BackboneRecord
 from sslkit.training.device import describe_device
 
 _PACKAGES = ("torchvision", "timm", "numpy", "safetensors", "pluggy", "pydantic")
 
 
-def describe_environment(device: torch.device) -> dict[str, Any]:
-    """What is computed with, now.
+@dataclass(frozen=True)
+class Provenance:
+    """Where a stage's backbone comes from, for its fingerprint and its artifact. A recipe gives it; objects made in Python have none.
 
-    Args:
-        device: where.
+    Attributes:
+        record: how to build the backbone again.
+        weights: ``random``, or the fingerprint of the stage that left them.
+        code: that decides the outcome, as :class:`~sslkit.catalog.source_code.SourceCode` knows it.
+        environment: what belongs beside the result besides hardware and versions: plugins.
     """
+
+    record: BackboneRecord
+    weights: str
+    code: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings(Checked):
+    """Where and how a stage runs.
+
+    Attributes:
+        name: of the stage; part of every random seed.
+        output: the stage's folder: checkpoints, metrics, the artifact. A finished stage in it is not repeated, an interrupted one is
+            resumed. None keeps nothing.
+        seed: of all randomness, 0 or more.
+        runtime: device, precision and the like.
+        observers: are notified of every event.
+        should_stop: asked after every step, and after every batch that is only measured.
+        key: what events call the stage, where a sweep has several of one name; empty: its name.
+        provenance: where the backbone comes from.
+    """
+
+    name: str
+    output: str | Path | None = None
+    seed: int = 0
+    runtime: Runtime = field(default_factory=Runtime)
+    observers: Iterable[Observer] | Observers = ()
+    should_stop: Callable[[], bool] | None = None
+    key: str = ""
+    provenance: Provenance | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise OptionError("seed", "is too small", found=self.seed, allowed="0 or more")
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """What is computed with, now."""
     return {
         "started": timestamp(),
         "command": sys.argv,

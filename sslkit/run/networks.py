@@ -30,44 +30,32 @@ def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
         return stage.task.image_spec(data)
 
 
-def built(options: BackboneOptions, image: ImageSpec, seed: int) -> Backbone:
-    """A network as its options say. Random weights depend on the run's seed alone, so that every untrained stage starts from the same."""
+def untrained(options: BackboneOptions, image: ImageSpec, seed: int) -> Backbone:
+    """A network with random weights, also where the options ask for pretrained ones."""
+    return _built(options.without_downloads(), image, seed)
+
+
+def _built(options: BackboneOptions, image: ImageSpec, seed: int) -> Backbone:
+    """Random weights depend on the run's seed alone, so that every untrained stage starts from the same."""
     cpu = torch.device("cpu")
     with explaining_breakdown("the construction of the backbone", cpu), global_seed(derive_seed(seed, "backbone")):
         return options.build(image)
 
 
-def untrained(options: BackboneOptions, image: ImageSpec, seed: int) -> Backbone:
-    """The same network with random weights, also where the options ask for pretrained ones."""
-    return built(options.without_downloads(), image, seed)
-
-
 def begun_with(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path) -> Backbone:
-    """The network that a stage begins with.
-
-    Args:
-        recipe: the stage's.
-        stage: that is to be run.
-        data: its dataset.
-        folder: the run's folder, where earlier stages left theirs.
+    """The network that a stage begins with; earlier stages left theirs in the run's folder.
 
     Raises:
         ArtifactError: the weights are missing or do not fit.
     """
     image = backbone_image(recipe, stage, data.image())
     if stage.weights in BEGINNINGS:
-        return built(stage.backbone, image, stage.seed)
+        return _built(stage.backbone, image, stage.seed)
     return _read(stage.backbone, image, weights_path(folder / stage.weights, stage.snapshot))
 
 
 def left_by(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path) -> Backbone:
-    """The network that a finished stage left.
-
-    Args:
-        recipe: the stage's.
-        stage: that has pretrained or fine-tuned.
-        data: its dataset.
-        folder: the run's folder.
+    """The network that a finished stage left in the run's folder.
 
     Raises:
         ArtifactError: the weights are missing or do not fit.

@@ -2,19 +2,19 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import torch
 
 from sslkit.contract.backbone import Backbone
-from sslkit.contract.errors import DataError
 from sslkit.contract.images import DataInfo, Split
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.describe import BackboneOptions
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import AS_BUILT, EvaluateStage, PretrainStage, Stage, training_of
-from sslkit.run.evaluation import evaluation_data
 from sslkit.run.networks import backbone_image, check_pretraining, check_requirements, located
+from sslkit.run.stages import evaluation_data, pretraining_images
 from sslkit.training.device import explaining_breakdown
 from sslkit.training.handover import check_objective, check_schedule
 from sslkit.training.optimizers import build_optimizers
@@ -24,11 +24,7 @@ T = TypeVar("T")
 
 
 def check(recipe: Recipe, data: OpenedDataset) -> None:
-    """Check every stage against its backbone and the data. Reads labels and counts, no pixels.
-
-    Args:
-        recipe: a loaded recipe.
-        data: its dataset; opened here, which downloads it if it has to.
+    """Check every stage against its backbone and the data, which is downloaded if it has to be. Reads labels and counts, no pixels.
 
     Raises:
         RecipeError: starts with the dotted path of the option at fault.
@@ -56,7 +52,7 @@ def check_recipe(recipe: Recipe) -> str:
     Raises:
         RecipeError: as :func:`check`.
     """
-    data = recipe.data if isinstance(recipe.data, OpenedDataset) else OpenedDataset(recipe.data)
+    data = OpenedDataset.of(recipe.data)
     if data.available():
         check(recipe, data)
         return ""
@@ -83,12 +79,7 @@ def fetch_weights(recipe: Recipe, data: OpenedDataset) -> None:
 
 
 class Preflight:
-    """The checks of one recipe. Each backbone is built once, however many stages have it.
-
-    Args:
-        recipe: a loaded recipe.
-        data: its dataset.
-    """
+    """The checks of one recipe. Each backbone is built once, however many stages have it."""
 
     def __init__(self, recipe: Recipe, data: OpenedDataset) -> None:
         self._recipe = recipe
@@ -111,40 +102,33 @@ class Preflight:
 
     def check_backbone(self, stage: Stage) -> None:
         """Build the stage's backbone without weights and ask whether the stage can work with it."""
-        path, backbone = f"stages.{stage.name}", self._backbone(stage)
+        backbone = _on_meta_or_cpu(partial(self._built, stage))
         if isinstance(stage, PretrainStage):
-            with located(f"{path}.task"):
+            with located(f"stages.{stage.name}.task"):
                 check_pretraining(stage.task, backbone, self._data)
         else:
-            with located(f"{path}.evaluator"):
+            with located(f"stages.{stage.name}.evaluator"):
                 check_requirements(stage.evaluator.requires, backbone, type(stage.evaluator).__name__)
 
     def check_data(self, stage: Stage) -> None:
         """Compare a stage's options with the number of images and labels there are."""
         path = f"stages.{stage.name}"
-        if isinstance(stage, EvaluateStage):
+        if isinstance(stage, PretrainStage):
             with located(path):
-                labeled = evaluation_data(stage.evaluator, self._data)
-            with located(f"{path}.evaluator"), self._data.lent_to(stage.evaluator):
-                stage.evaluator.check(self._backbone(stage), labeled)
+                stage.training.check_batch_size(len(pretraining_images(self._data)))
             return
-        images = self._data.load("pretrain")
-        if images is None:
-            raise DataError(f"{path}: the dataset has no images to pretrain on")
         with located(path):
-            stage.training.check_batch_size(len(images))
+            labeled = evaluation_data(stage.evaluator, self._data)
+        with located(f"{path}.evaluator"), self._data.lent_to(stage.evaluator):
+            stage.evaluator.check(_on_meta_or_cpu(partial(self._built, stage)), labeled)
 
     def check_objectives(self) -> None:
         """Build what each pretraining stage trains, with its optimizers, once for all stages in which it is the same."""
         seen = set()
         for stage in self._recipe.stages:
-            images = self._data.load("pretrain") if isinstance(stage, PretrainStage) else None  # an evaluation alone opens none
-            if not isinstance(stage, PretrainStage) or images is None:
-                continue
-            known = repr((stage.task, stage.training, self._key(stage)))
-            if known not in seen:
-                seen.add(known)
-                self._check_objective(stage, DataInfo(images.image, len(images)))
+            if isinstance(stage, PretrainStage) and (key := repr((stage.task, stage.training, self._key(stage)))) not in seen:
+                seen.add(key)
+                _on_meta_or_cpu(partial(self._check_objective, stage))
 
     def check_schedules(self) -> None:
         """Ask the schedule of each stage that trains for learning rates."""
@@ -154,19 +138,14 @@ class Preflight:
                 with located(f"{path}.schedule"):
                     check_schedule(training.schedule, training.epochs)
 
-    def _check_objective(self, stage: PretrainStage, info: DataInfo) -> None:
-        def check(device: str) -> None:
-            backbone = copy.deepcopy(self._built(stage, device))
-            with located(f"stages.{stage.name}.task"), torch.device(device):
-                objective = stage.task.build_objective(backbone, info)
-            with located(f"stages.{stage.name}"):
-                check_objective(objective)
-                build_optimizers(objective, stage.training.optimizers_for(objective.phases))
-
-        _on_meta_or_cpu(check)
-
-    def _backbone(self, stage: Stage) -> Backbone:
-        return _on_meta_or_cpu(lambda device: self._built(stage, device))
+    def _check_objective(self, stage: PretrainStage, device: str) -> None:
+        images = pretraining_images(self._data)
+        backbone = copy.deepcopy(self._built(stage, device))
+        with located(f"stages.{stage.name}.task"), torch.device(device):
+            objective = stage.task.build_objective(backbone, DataInfo(images.image, len(images)))
+        with located(f"stages.{stage.name}"):
+            check_objective(objective)
+            build_optimizers(objective, stage.training.optimizers_for(objective.phases))
 
     def _built(self, stage: Stage, device: str) -> Backbone:
         key = f"{device} {self._key(stage)}"

@@ -4,21 +4,20 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tomli_w
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import Tensor
 
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import ArtifactError, OptionError
 from sslkit.recipe.stages import AS_BUILT
 from sslkit.recipe.toml import read_table
-from sslkit.run.artifacts import ARTIFACT, load_backbone, read_artifact
-from sslkit.run.weights_file import halve, save_weights, widen
+from sslkit.run.artifacts import ARTIFACT, halve, load_backbone, read_artifact, save_weights, widen
 from sslkit.storage.atomic import make_folder
 from sslkit.storage.identity import state_hash
 from sslkit.storage.json_files import write_text
@@ -79,24 +78,50 @@ def publish_backbone(stage: Path, target: Path, *, name: str, data: TrainingData
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise OptionError("name", "must be a plain word", found=name, allowed="letters, digits, - and _")
-    artifact, recipe = _finished(stage), _recipe(stage)
+    artifact = read_artifact(stage)
+    if (found := (artifact.get("kind"), artifact.get("status"))) != ("pretrain", "finished"):
+        fix = "name a stage that pretrained, or run its recipe to the end"
+        raise ArtifactError(f"{stage}: no finished pretraining", found=f"{found[0]}, {found[1]}", fix=fix)
+    recipe = read_table(stage.parent / "recipe.toml") if (stage.parent / "recipe.toml").exists() else {}
+    if "sweep" in recipe or stage.name not in recipe.get("stages", {}):
+        fix = "run the variant as a recipe of its own, and name <run>/<stage>"
+        raise ArtifactError(f"{stage}: is no stage of a run without a sweep", fix=fix)
     backbone = load_backbone(stage)
     tensors = halve(backbone.state_dict())
     difference = _difference(backbone, widen(tensors))
     if not difference <= TOLERANCE:  # which NaN is not either
         raise ArtifactError(f"{stage}: half precision changes its features too much", found=difference, allowed=f"at most {TOLERANCE}")
     files = Published(target / f"{name}.safetensors", target / f"{name}.md")
-    origin = _origin(artifact, state_hash(backbone), commit)
+    environment, line = artifact["environments"][-1], _ancestry(recipe, stage.name)
+    origin = {
+        "sha256": state_hash(backbone),
+        "num_images": artifact["num_images"],
+        "metrics": artifact["metrics"],
+        "device": artifact["device"],
+        "seconds": artifact["seconds"],
+        "precision": artifact["identity"]["precision"],
+        "started": artifact["environments"][0]["started"],
+        "commit": environment["commit"] or commit,
+        "versions": environment["versions"],
+    }
     make_folder(target)
     save_weights(files.weights, tensors, backbone=artifact["backbone"], origin=origin)
-    card = _template().render(
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    templates.filters["options"] = _options
+    card = templates.get_template("model_card.md.jinja").render(
         name=name,
         data=data,
         note=note,
         origin=origin,
         recipe=recipe,
-        alone=_alone(recipe, stage.name),
-        teaching=_teaching(recipe, stage.name),
+        alone=_alone(recipe, line),
+        teaching=_teaching([recipe["stages"][key] for key in line]),
         stage=stage.name,
         record=artifact["backbone"],
         layers=backbone.feature_info,
@@ -109,28 +134,6 @@ def publish_backbone(stage: Path, target: Path, *, name: str, data: TrainingData
     )
     write_text(files.card, card)
     return files
-
-
-def _finished(stage: Path) -> dict[str, Any]:
-    """The artifact of a stage that pretrained."""
-    artifact = read_artifact(stage)
-    if (artifact.get("kind"), artifact.get("status")) != ("pretrain", "finished"):
-        found = f"{artifact.get('kind')}, {artifact.get('status')}"
-        raise ArtifactError(
-            f"{stage}: no finished pretraining", found=found, fix="name a stage that pretrained, or run its recipe to the end"
-        )
-    return artifact
-
-
-def _recipe(stage: Path) -> dict[str, Any]:
-    """The resolved recipe of a stage's run."""
-    path = stage.parent / "recipe.toml"
-    recipe = read_table(path) if path.exists() else {}
-    if "sweep" in recipe or stage.name not in recipe.get("stages", {}):
-        raise ArtifactError(
-            f"{stage}: is no stage of a run without a sweep", fix="run the variant as a recipe of its own, and name <run>/<stage>"
-        )
-    return recipe
 
 
 def _difference(backbone: Backbone, tensors: Mapping[str, Tensor]) -> float:
@@ -146,32 +149,6 @@ def _difference(backbone: Backbone, tensors: Mapping[str, Tensor]) -> float:
     return torch.stack(changes).max().item()
 
 
-def _origin(artifact: Mapping[str, Any], sha256: str, commit: str) -> dict[str, Any]:
-    """Where the weights come from."""
-    environment = artifact["environments"][-1]
-    return {
-        "sha256": sha256,
-        "num_images": artifact["num_images"],
-        "metrics": artifact["metrics"],
-        "device": artifact["device"],
-        "seconds": artifact["seconds"],
-        "precision": artifact["identity"]["precision"],
-        "started": artifact["environments"][0]["started"],
-        "commit": environment["commit"] or commit,
-        "versions": environment["versions"],
-    }
-
-
-def _alone(recipe: Mapping[str, Any], stage: str) -> str:
-    """The recipe of a stage and those that it starts from, without the folders of this machine."""
-    stages = recipe["stages"]
-    settings = {key: value for key, value in recipe.items() if key not in {"data", "stages", "paper", "margins", "observers"}}
-    data = {
-        key: f"/path/to/{Path(value).name}" if isinstance(value, str) and "/" in value else value for key, value in recipe["data"].items()
-    }
-    return tomli_w.dumps({**settings, "data": data, "stages": {key: stages[key] for key in _ancestry(recipe, stage)}})
-
-
 def _ancestry(recipe: Mapping[str, Any], stage: str) -> list[str]:
     """The stages that a stage's weights come from, the first one first, and the stage."""
     stages = recipe["stages"]
@@ -181,12 +158,20 @@ def _ancestry(recipe: Mapping[str, Any], stage: str) -> list[str]:
     return line
 
 
-def _teaching(recipe: Mapping[str, Any], stage: str) -> str:
+def _alone(recipe: Mapping[str, Any], stages: Sequence[str]) -> str:
+    """The recipe of these stages, without the folders of this machine."""
+    settings = {key: value for key, value in recipe.items() if key not in {"data", "stages", "paper", "margins", "observers"}}
+    data = {
+        key: f"/path/to/{Path(value).name}" if isinstance(value, str) and "/" in value else value for key, value in recipe["data"].items()
+    }
+    return tomli_w.dumps({**settings, "data": data, "stages": {key: recipe["stages"][key] for key in stages}})
+
+
+def _teaching(stages: Sequence[Mapping[str, Any]]) -> str:
     """What a network has learnt from besides images: labels, or whatever taught the weights that it began with."""
-    first, *_ = line = [recipe["stages"][key] for key in _ancestry(recipe, stage)]
-    if any("evaluator" in table for table in line):
+    if any("evaluator" in table for table in stages):
         return "after training with labels"
-    pretrained = first["weights"] == AS_BUILT and first["backbone"].get("pretrained")
+    pretrained = stages[0]["weights"] == AS_BUILT and stages[0]["backbone"].get("pretrained")
     return "beginning with the published weights of its backbone" if pretrained else "without labels"
 
 
@@ -198,13 +183,6 @@ def _evaluations(stage: Path, fingerprint: str, recipe: Mapping[str, Any]) -> It
         begun_with = (artifact.get("identity", {}).get("backbone") or {}).get("weights")
         if artifact.get("status") == "finished" and "evaluator" in table and begun_with == fingerprint:
             yield name, table["evaluator"]["name"], artifact
-
-
-def _template() -> Template:
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True, autoescape=False)
-    environment.filters["options"] = _options
-    return environment.get_template("model_card.md.jinja")
 
 
 def _options(table: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """The results of a run as one value: metrics by stage, the paper's results, the recipe's margins."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -55,13 +54,18 @@ class Results:
         ]
 
     def missing(self) -> list[str]:
-        """Figures of the paper that no stage reported: a misspelt key, or a stage not yet run."""
+        """Results of the paper that no stage reported: a misspelt key, or a stage not yet run."""
         measured = {f"{row.stage}.{row.metric}" for row in self.rows()}
         return [key for key in self.paper if key not in measured]
 
     def differences(self) -> list[Margin]:
         """The margins whose two metrics are both there."""
-        return list(self._differences())
+        values = {f"{row.stage}.{row.metric}": row.value for row in self.rows()}
+        return [
+            Margin(label, first, second, values[first] - values[second])
+            for label, (first, second) in self.margins.items()
+            if first in values and second in values
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """The content of results.json."""
@@ -72,9 +76,3 @@ class Results:
             "margins": {margin.label: margin.difference for margin in self.differences()},
             "pending": self.pending,
         }
-
-    def _differences(self) -> Iterator[Margin]:
-        values = {f"{row.stage}.{row.metric}": row.value for row in self.rows()}
-        for label, (first, second) in self.margins.items():
-            if first in values and second in values:
-                yield Margin(label, first, second, values[first] - values[second])

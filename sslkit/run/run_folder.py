@@ -15,9 +15,9 @@ from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import BEGINNINGS, Stage
 from sslkit.recipe.toml import read_table
 from sslkit.run.artifacts import ARTIFACT, BackboneRecord
+from sslkit.run.environment import Provenance
 from sslkit.run.results import Results
 from sslkit.run.stage_folder import StageResult
-from sslkit.run.surroundings import Provenance
 from sslkit.storage.atomic import make_folder, refuse_links, remove_unfinished, writing
 from sslkit.storage.folder_lock import LOCK, RunLock
 from sslkit.storage.json_files import write_json, write_text
@@ -28,14 +28,9 @@ _OTHER_FOLDER = "choose another folder with --output"
 class RunFolder:
     """Where a run's stages lie, and what is known of them.
 
-    Args:
-        path: of the folder.
-        recipe: what is run.
-        observers: are notified of every event, beside the recipe's own.
-
     Attributes:
         path: of the folder.
-        observers: of the whole run.
+        observers: of the whole run: those that are given, and the recipe's own.
         results: metrics by stage, as far as stages are finished.
     """
 
@@ -49,23 +44,26 @@ class RunFolder:
 
     @contextmanager
     def opened(self, *, fresh: bool) -> Iterator[None]:
-        """Make the folder, and keep other processes out of it for the time of the block.
-
-        Args:
-            fresh: remove what earlier starts of the recipe's stages left.
+        """Make the folder, and keep other processes out of it for the time of the block; if ``fresh``, remove what earlier starts left.
 
         Raises:
             ArtifactError: it holds a run of a different recipe, or another process runs in it.
         """
         self._make()
+        written, name = self.path / "recipe.toml", self._recipe.name
         with self._lock.held(lambda message: self.notify("run", message)):
-            self._check_owner()
-            self._check_links()
+            # Stages that do not collide would otherwise mix, and results.json would be the new recipe's alone.
+            if written.is_file() and (owner := read_table(written).get("name")) != name:
+                raise ArtifactError(f"{self.path}: holds a run of a different recipe (name: {owner!r} -> {name!r})", fix=_OTHER_FOLDER)
+            # The run's folder may be a link; one in it could send what is written, or removed, anywhere.
+            for key in ("tables", "variants", *(stage.key for stage in self._recipe.stages)):
+                for part in (PurePath(key), *PurePath(key).parents[:-1]):
+                    refuse_links(self.path / part)
             if fresh:
                 for stage in self._recipe.stages:
                     _remove_stage(self.path / stage.key)
             remove_unfinished(self.path)
-            if not (self.path / "recipe.toml").exists():
+            if not written.exists():
                 self.write_recipe()
             try:
                 yield
@@ -127,18 +125,6 @@ class RunFolder:
             make_folder(path)
         except StorageError as error:  # before anything was computed it is the user's to choose another
             raise ArtifactError(f"{path}: cannot be written to ({error.__cause__})", fix=_OTHER_FOLDER) from error
-
-    def _check_owner(self) -> None:
-        """Stages that do not collide would otherwise mix, and results.json would be the new recipe's alone."""
-        path, name = self.path / "recipe.toml", self._recipe.name
-        if path.is_file() and (owner := read_table(path).get("name")) != name:
-            raise ArtifactError(f"{self.path}: holds a run of a different recipe (name: {owner!r} -> {name!r})", fix=_OTHER_FOLDER)
-
-    def _check_links(self) -> None:
-        """The run's folder may be a link; one in it could send what is written, or removed, anywhere."""
-        for key in ("tables", "variants", *(stage.key for stage in self._recipe.stages)):
-            for part in (self.path / key, *(self.path / parent for parent in PurePath(key).parents if parent != PurePath())):
-                refuse_links(part)
 
 
 class _Keeper(Record):

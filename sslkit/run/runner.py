@@ -13,14 +13,13 @@ from sslkit.contract.events import DataFound, Observer
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import PretrainStage, Stage
-from sslkit.run.evaluation import run_evaluation
+from sslkit.run.environment import Surroundings
 from sslkit.run.networks import begun_with
 from sslkit.run.preflight import check, fetch_weights
-from sslkit.run.pretraining import run_pretraining
 from sslkit.run.results import Results
 from sslkit.run.run_folder import RunFolder
 from sslkit.run.stage_folder import StageResult
-from sslkit.run.surroundings import Surroundings
+from sslkit.run.stages import run_evaluation, run_pretraining
 from sslkit.training.stopping import StopRequest, stoppable
 
 _UNTRACKED = "sslkit runs from a checkout: what an earlier start has computed counts as current whatever was edited in sslkit itself"
@@ -53,7 +52,7 @@ def run_stages(
 ) -> RunResult:
     """Run a recipe's stages in order: :func:`~sslkit.report.run.run_recipe` without a report of its own."""
     request = StopRequest(should_stop or (lambda: False), max_minutes)
-    data = recipe.data if isinstance(recipe.data, OpenedDataset) else OpenedDataset(recipe.data)
+    data = OpenedDataset.of(recipe.data)
     with _explained(request), stoppable(request.asked):
         check(recipe, data)
         fetch_weights(recipe, data)

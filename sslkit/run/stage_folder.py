@@ -30,6 +30,7 @@ from sslkit.run.artifacts import (
     METRICS,
     PREDICTIONS,
     SNAPSHOTS,
+    BackboneRecord,
     describe_backbone,
     load_weights,
     read_artifact,
@@ -37,8 +38,7 @@ from sslkit.run.artifacts import (
     save_module,
     save_predictions,
 )
-from sslkit.run.environment import describe_environment, timestamp
-from sslkit.run.surroundings import Surroundings
+from sslkit.run.environment import Provenance, Surroundings, describe_environment, timestamp
 from sslkit.storage.atomic import make_folder, refuse_links, remove, remove_unfinished
 from sslkit.storage.identity import CODE, differences, fingerprint, plain, state_hash
 from sslkit.storage.json_files import write_json
@@ -88,15 +88,8 @@ def begin(
     *,
     skipped: tuple[str, ...],
 ) -> Iterator["StageFolder"]:
-    """Open a stage's folder, and where there is work left, set the machine up for it.
-
-    Args:
-        kind: of the stage.
-        backbone: what it begins with; it is copied, not changed.
-        data: its images.
-        surroundings: where and how it runs.
-        identity: everything else that decides the outcome.
-        skipped: files that cannot be decoded.
+    """Open a stage's folder, and where there is work left, set the machine up for it. The backbone that it begins with is copied, not changed;
+    the identity is what decides the outcome besides backbone and surroundings; skipped are files that cannot be decoded.
 
     Raises:
         ArtifactError: the folder holds another stage; the message lists the differing keys.
@@ -134,13 +127,11 @@ class StageFolder:
         self._data = data
         self._surroundings = surroundings
         self._folder = None if surroundings.output is None else Path(surroundings.output)
-        provenance = surroundings.provenance
-        self._record = provenance.record if provenance else record_of(backbone)
-        self._identity = self._complete(identity)
+        self._record, self._identity = self._complete(identity)
         self._fingerprint = fingerprint(self._identity)
         self._log = None if self._folder is None else MetricsLog(self._folder / METRICS)
         self._observers = Observers.of(surroundings.observers)
-        self._artifact = self._open()
+        self._artifact = {} if self._folder is None else self._open(self._folder)
         self.finished = self._result() if self._artifact.get("status") == "finished" else None
 
     def start(self, skipped: tuple[str, ...]) -> None:
@@ -148,15 +139,13 @@ class StageFolder:
         given = self._surroundings
         device = given.runtime.resolve_device()
         environment = describe_environment(device) | dict(given.provenance.environment if given.provenance else {})
-        environments = [*self._artifact.get("environments", []), environment]
-        if len(environments) > 1 and {**environments[-2], "started": ""} == {**environment, "started": ""}:
-            environments.pop()
+        environments = list(self._artifact.get("environments", []))
+        if not environments or {**environments[-1], "started": ""} != {**environment, "started": ""}:
+            environments.append(environment)
         self._skipped = skipped
         self._environments = environments
         if self._folder is not None:
-            begun = {"stage": given.name, "kind": self._kind, "status": "running", "format": FORMAT}
-            begun |= {"fingerprint": self._fingerprint, "identity": self._identity}
-            write_json(self._folder / ARTIFACT, {**(self._artifact or begun), "environments": environments})
+            write_json(self._folder / ARTIFACT, {**(self._artifact or self._described("running")), "environments": environments})
         self.context = RunContext(
             stage=given.name,
             seed=given.seed,
@@ -168,10 +157,10 @@ class StageFolder:
         )
         self.emit(StageStart(stage=given.name, kind=self._kind, folder=self._folder))
         if skipped:
-            message = f"skipped {len(skipped)} file{'s' * (len(skipped) > 1)} that cannot be decoded, listed in {ARTIFACT}; the first is {skipped[0]}"
-            self._notify(message)
+            files = f"{len(skipped)} file{'s' * (len(skipped) > 1)}"
+            self.notify(f"skipped {files} that cannot be decoded, listed in {ARTIFACT}; the first is {skipped[0]}")
         for note in self._data.untold():
-            self._notify(note)
+            self.notify(note)
         self._started = time.perf_counter()
 
     def backbone(self) -> Backbone:
@@ -188,7 +177,7 @@ class StageFolder:
         seconds = time.perf_counter() - self._started
         backbone = None if outcome.backbone is None else outcome.backbone.cpu().eval()
         if self._folder is not None:
-            self._keep(outcome, backbone, seconds)
+            self._keep(self._folder, outcome, backbone, seconds)
         self.emit(StageEnd(stage=self._surroundings.name, metrics=outcome.metrics, seconds=seconds))
         return StageResult(outcome.metrics, backbone, self._folder, self._fingerprint)
 
@@ -199,11 +188,15 @@ class StageFolder:
         key = self._surroundings.key
         self._observers.observe(replace(event, stage=key) if key else event)
 
+    def notify(self, message: str) -> None:
+        """Tell the observers something that the user should know."""
+        self.emit(Notice(stage=self._surroundings.name, message=message))
+
     def count_duplicates(self, use: str, train: ImageSet, test: ImageSet) -> int | None:
         """How many test images are also images of ``train``, which is used for ``use``; None where they are not compared."""
 
         def tell(found: Duplicates) -> None:
-            self._notify(f"{found.num_test_images:,} of {len(test):,} test images are also {use} images ({found.describe()})")
+            self.notify(f"{found.num_test_images:,} of {len(test):,} test images are also {use} images ({found.describe()})")
 
         duplicates = self._data.duplicates(train, test, tell)
         return None if duplicates is None else duplicates.num_test_images
@@ -215,29 +208,28 @@ class StageFolder:
         batch = f"batch_size {options['batch_size']}, " if "batch_size" in options else ""
         return f"stage {self._surroundings.name!r} ({batch}images of {image.height} x {image.width} pixels)"
 
-    def _notify(self, message: str) -> None:
-        self.emit(Notice(stage=self._surroundings.name, message=message))
-
-    def _complete(self, identity: Mapping[str, Any]) -> dict[str, Any]:
-        """Everything that decides the outcome. Device, logging and checkpoint intervals do not."""
-        given, runtime, provenance = self._surroundings, self._surroundings.runtime, self._surroundings.provenance
-        weights = provenance.weights if provenance else state_hash(self._given)
-        return {
+    def _complete(self, identity: Mapping[str, Any]) -> tuple[BackboneRecord, dict[str, Any]]:
+        """How to build the backbone again, and everything that decides the outcome. Device, logging and checkpoint intervals do not."""
+        given, image = self._surroundings, plain(self._given.image)
+        provenance = given.provenance or Provenance(record_of(self._given), state_hash(self._given), identity[CODE])
+        return provenance.record, {
             **identity,
             "stage": given.name,
             "seed": given.seed,
-            "precision": runtime.precision,
-            "deterministic": runtime.deterministic,
-            "backbone": {**self._record._asdict(), "image": plain(self._given.image), "weights": weights},
+            "precision": given.runtime.precision,
+            "deterministic": given.runtime.deterministic,
+            "backbone": {**provenance.record._asdict(), "image": image, "weights": provenance.weights},
             "versions": {"sslkit": version("sslkit")},
-            CODE: dict(provenance.code) if provenance else identity[CODE],
+            CODE: dict(provenance.code),
         }
 
-    def _open(self) -> dict[str, Any]:
+    def _described(self, status: str) -> dict[str, Any]:
+        """What an artifact says from the beginning."""
+        described = {"stage": self._surroundings.name, "kind": self._kind, "status": status, "format": FORMAT}
+        return {**described, "fingerprint": self._fingerprint, "identity": self._identity}
+
+    def _open(self, folder: Path) -> dict[str, Any]:
         """The artifact that is there already, or an empty one."""
-        folder = self._folder
-        if folder is None:
-            return {}
         make_folder(folder)
         refuse_links(folder)
         remove_unfinished(folder)
@@ -255,39 +247,36 @@ class StageFolder:
                 fix="resume it with that version, start over with --fresh, or choose another folder with --output",
             )
         if artifact.get("fingerprint") != self._fingerprint:
-            self._refuse(differences(artifact.get("identity", {}), self._identity))
+            name, changed = self._surroundings.name, differences(artifact.get("identity", {}), self._identity)
+            redrawn = not self._surroundings.provenance and [key.partition(":")[0] for key in changed] == ["backbone.weights"]
+            hint = "random weights are drawn anew in each program: call torch.manual_seed before you build the backbone; "
+            raise ArtifactError(
+                f"{folder}: holds stage {name!r} of a different recipe ({'; '.join(changed)})",
+                fix=f"{hint if redrawn else ''}remove that folder to run this stage again, start over with --fresh, or choose another "
+                "folder with --output",
+            )
         return artifact
 
-    def _refuse(self, changed: list[str]) -> None:
-        name, in_python = self._surroundings.name, self._surroundings.provenance is None
-        redrawn = in_python and [key.partition(":")[0] for key in changed] == ["backbone.weights"]
-        hint = "random weights are drawn anew in each program: call torch.manual_seed before you build the backbone; " if redrawn else ""
-        raise ArtifactError(
-            f"{self._folder}: holds stage {name!r} of a different recipe ({'; '.join(changed)})",
-            fix=f"{hint}remove that folder to run this stage again, start over with --fresh, or choose another folder with --output",
-        )
-
-    def _keep(self, outcome: Outcome, backbone: Backbone | None, seconds: float) -> None:
-        assert self._folder is not None
+    def _keep(self, folder: Path, outcome: Outcome, backbone: Backbone | None, seconds: float) -> None:
         if backbone is not None:
-            save_module(self._folder / BACKBONE, backbone)
+            save_module(folder / BACKBONE, backbone)
         if outcome.heads:
-            save_module(self._folder / HEADS, nn.ModuleDict(dict(outcome.heads)))
+            save_module(folder / HEADS, nn.ModuleDict(dict(outcome.heads)))
         if outcome.predictions:
-            save_predictions(self._folder, outcome.predictions)
+            save_predictions(folder, outcome.predictions)
         artifact = {
-            "stage": self._surroundings.name,
-            "kind": self._kind,
-            "status": "finished",
-            "format": FORMAT,
+            **self._described("finished"),
             "metrics": outcome.metrics,
+            **({} if backbone is None else {"backbone": describe_backbone(backbone, self._record)}),
+            **outcome.facts,
+            "skipped_files": list(self._skipped),
+            "seconds": round(seconds, 3),
+            "device": describe_device(self.context.device),
+            "finished": timestamp(),
+            "environments": self._environments,
         }
-        if backbone is not None:
-            artifact["backbone"] = describe_backbone(backbone, self._record)
-        artifact |= {**outcome.facts, "skipped_files": list(self._skipped), "seconds": round(seconds, 3)}
-        artifact |= {"device": describe_device(self.context.device), "finished": timestamp(), "environments": self._environments}
-        write_json(self._folder / ARTIFACT, {**artifact, "identity": self._identity, "fingerprint": self._fingerprint})
-        _remove_checkpoints(self._folder, keep_last=self._kind == "pretrain")
+        write_json(folder / ARTIFACT, artifact)
+        _remove_checkpoints(folder, keep_last=self._kind == "pretrain")
 
     def _result(self) -> StageResult:
         """What an earlier start has left."""

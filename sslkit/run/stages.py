@@ -1,39 +1,43 @@
-"""Pretraining and evaluation from Python: :func:`pretrain` and :func:`evaluate` check what they are given, then do what a recipe's stage does."""
+"""The two kinds of stages, pretraining and evaluation: from Python with :func:`pretrain` and :func:`evaluate`, which check what they are
+given, and from a recipe, which was checked as a whole, with :func:`run_pretraining` and :func:`run_evaluation`.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
+from sslkit.catalog.source_code import SourceCode
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.checks import check_arguments
-from sslkit.contract.errors import OptionError
+from sslkit.contract.errors import DataError, OptionError, RunFailedError
 from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.events import Observer
-from sslkit.contract.images import Dataset
+from sslkit.contract.images import DataInfo, Dataset, ImageSet, LabeledData
 from sslkit.contract.objective import PretextTask
 from sslkit.contract.runtime import Runtime
-from sslkit.data.cache import OpenedDataset
-from sslkit.run.evaluation import evaluation_data, run_evaluation
+from sslkit.data.cache import OpenedDataset, class_counts
+from sslkit.data.loader import Loader
+from sslkit.evaluators.classifier import few_classes, recalls
+from sslkit.run.artifacts import save_module, weights_path
+from sslkit.run.environment import Surroundings
 from sslkit.run.networks import check_pretraining, check_requirements
-from sslkit.run.pretraining import pretraining_images, run_pretraining
-from sslkit.run.stage_folder import StageResult
-from sslkit.run.surroundings import Surroundings
+from sslkit.run.stage_folder import Outcome, StageResult, begin
+from sslkit.storage.atomic import writing
+from sslkit.storage.identity import CODE, plain, state_hash
+from sslkit.training.fit import Snapshots, fit
+from sslkit.training.handover import checked_evaluation
 from sslkit.training.options import TrainingOptions, check_snapshots
+from sslkit.training.seeds import derive_seed, global_seed
 
 
 class Keywords(TypedDict, total=False):
-    """The surroundings of a stage, as keywords: see :class:`~sslkit.run.stage_folder.Surroundings`.
+    """The :class:`~sslkit.run.environment.Surroundings` of a stage as keywords, none of which must be given; the name is by default the
+    function's own.
 
     Attributes:
-        name: of the stage; part of every random seed; by default the function's own.
-        output: the stage's folder: checkpoints, metrics, the artifact. A finished stage in it is not repeated, an interrupted one is
-            resumed. None, the default, keeps nothing.
-        seed: of all randomness, 0 or more; by default 0.
         device: where to compute, as in a recipe: a short form of ``runtime``.
-        runtime: device, precision and the like.
-        observers: are notified of every event.
-        should_stop: asked after every step, and after every batch that is only measured.
     """
 
     name: str
@@ -76,7 +80,7 @@ def pretrain(
     if evaluate_every is not None and evaluate_every < 1:
         raise OptionError("evaluate_every", "is too small", found=evaluate_every, allowed="1 or more")
     where, training = _surroundings("pretrain", surroundings), training or TrainingOptions()
-    opened = data if isinstance(data, OpenedDataset) else OpenedDataset(data)
+    opened = OpenedDataset.of(data)
     training.check_batch_size(len(pretraining_images(opened)))
     check_pretraining(task, backbone, opened)
     snapshots = check_snapshots(snapshot_epochs, training.epochs)
@@ -104,13 +108,124 @@ def evaluate(evaluator: Evaluator, backbone: Backbone, data: Dataset, **surround
         SslkitError: the kind says what is wrong.
     """
     check_arguments(evaluate, evaluator=evaluator, backbone=backbone)
-    where = _surroundings("evaluate", surroundings)
-    opened = data if isinstance(data, OpenedDataset) else OpenedDataset(data)
+    where, opened = _surroundings("evaluate", surroundings), OpenedDataset.of(data)
     labeled = evaluation_data(evaluator, opened)
     check_requirements(evaluator.requires, backbone, type(evaluator).__name__)
     with opened.lent_to(evaluator):
         evaluator.check(backbone, labeled)
-    return run_evaluation(evaluator, backbone, opened, surroundings=where)
+    return run_evaluation(evaluator, backbone, opened, where)
+
+
+def run_pretraining(
+    task: PretextTask,
+    backbone: Backbone,
+    data: OpenedDataset,
+    *,
+    training: TrainingOptions,
+    evaluate_every: int | None,
+    snapshot_epochs: list[int],
+    surroundings: Surroundings,
+) -> StageResult:
+    """What :func:`pretrain` does once everything is checked."""
+    images, heldout = pretraining_images(data), data.load("test")
+    identity: dict[str, Any] = {
+        "task": plain(task),
+        "training": plain(training),
+        "data": {"pretrain": images.fingerprint, "heldout": heldout.fingerprint if heldout else None},
+        CODE: SourceCode().of(task, training, backbone, data.source),
+    }
+    if snapshot_epochs:
+        identity["snapshot_epochs"] = snapshot_epochs
+    with begin("pretrain", backbone, data, surroundings, identity, skipped=images.skipped) as stage:
+        if stage.finished:
+            return stage.finished
+        context = stage.context
+        duplicates = None if heldout is None else stage.count_duplicates("pretraining", images, heldout)
+        with global_seed(derive_seed(context.seed, context.stage, "objective")):
+            objective = task.build_objective(stage.backbone(), DataInfo(images.image, len(images)))
+        train = Loader(images, batch_size=training.batch_size, device=context.device, options=training.augment)
+        test = None if heldout is None else Loader(heldout, batch_size=training.batch_size, device=context.device)
+        if heldout is None and objective.heldout_phase is not None:
+            stage.notify("the data has no held-out images: the pretext task is measured on training batches only")
+        snapshots = Snapshots(frozenset(snapshot_epochs), partial(_keep_snapshot, context.folder))
+        result = fit(objective, train, test, training, context, evaluate_every=evaluate_every, snapshots=snapshots)
+        facts: dict[str, Any] = {
+            "steps": result.steps,
+            "num_images": len(images),
+            "test_images_in_pretrain": duplicates,
+            "classes": list(objective.classes),
+            "snapshot_epochs": snapshot_epochs,
+        }
+        if result.rollbacks:
+            facts["rollbacks"] = result.rollbacks
+        metrics = {f"pretext_{key}": value for key, value in result.heldout.items()}
+        return stage.finish(Outcome(metrics, objective.exported_backbone(), predictions=result.predictions, facts=facts))
+
+
+def run_evaluation(evaluator: Evaluator, backbone: Backbone, data: OpenedDataset, surroundings: Surroundings) -> StageResult:
+    """What :func:`evaluate` does once everything is checked."""
+    labeled = evaluation_data(evaluator, data)
+    identity = {
+        "evaluator": plain(evaluator),
+        "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint},
+        CODE: SourceCode().of(evaluator, backbone, data.source),
+    }
+    skipped = labeled.train.skipped + labeled.test.skipped
+    with begin("evaluate", backbone, data, surroundings, identity, skipped=skipped) as stage:
+        if stage.finished:
+            return stage.finished
+        context, backbone = stage.context, stage.backbone()
+        duplicates = stage.count_duplicates("training", labeled.train, labeled.test)
+        before = state_hash(backbone) if evaluator.frozen else None
+        with data.lent_to(evaluator):
+            evaluation = checked_evaluation(evaluator, evaluator.evaluate(backbone, labeled, context), labeled, context.stage)
+        facts: dict[str, Any] = {
+            "num_images": len(labeled.train),
+            "num_test_images": len(labeled.test),
+            "test_images_in_train": duplicates,
+            "classes": list(labeled.train.classes),
+            "images_per_class": {split: class_counts(images) for split, images in labeled._asdict().items()},
+        }
+        if evaluation.predictions:
+            facts["recall"] = {name: recalls(classified) for name, classified in evaluation.predictions.items()}
+            # A classifier that names few of its classes has often learnt nothing, whatever its accuracy.
+            if found := {name: few for name, classified in evaluation.predictions.items() if (few := few_classes(classified))}:
+                few = ", ".join(f"{name} {named} of {present}" for name, (named, present) in found.items())
+                stage.notify(f"few classes are ever predicted: {few} that the test images have")
+        if evaluator.frozen:
+            facts["frozen_backbone"] = {"sha256_before": before, "sha256_after": (after := state_hash(backbone))}
+            if before != after:  # a probe whose backbone moved measures something else: no metric of it may be kept
+                raise RunFailedError(
+                    f"stage {context.stage!r}: the backbone was to stay frozen and changed, so its metrics are void",
+                    fix="report the evaluator: it trained the backbone or updated its BatchNorm statistics",
+                )
+        return stage.finish(Outcome(evaluation.metrics, evaluation.backbone, evaluation.heads, evaluation.predictions, facts))
+
+
+def pretraining_images(data: Dataset) -> ImageSet:
+    """The images to pretrain on.
+
+    Raises:
+        DataError: there are none.
+    """
+    images = data.load("pretrain")
+    if images is None:
+        raise DataError("the dataset has no images to pretrain on")
+    return images
+
+
+def evaluation_data(evaluator: Evaluator, data: OpenedDataset) -> LabeledData:
+    """What an evaluator gets: the labelled splits, or images alone where it needs no labels.
+
+    Raises:
+        DataError: see :meth:`OpenedDataset.labeled`; or there are no images.
+    """
+    if evaluator.needs_labels:
+        return data.labeled()
+    images = data.load("pretrain")
+    if images is None:
+        raise DataError("the dataset has no images")
+    return LabeledData(images, data.load("test") or images)
 
 
 def _surroundings(name: str, keywords: Keywords) -> Surroundings:
@@ -119,3 +234,11 @@ def _surroundings(name: str, keywords: Keywords) -> Surroundings:
     if "device" in given:
         runtime = replace(runtime, device=given.pop("device"))
     return Surroundings(runtime=runtime, **given)
+
+
+def _keep_snapshot(folder: Path | None, epoch: int, backbone: Backbone) -> None:
+    assert folder is not None
+    path = weights_path(folder, epoch)
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+    save_module(path, backbone)

@@ -8,6 +8,7 @@ from typing import get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from sslkit.contract.backbone import Backbone, FeatureInfo, LayerKind
 from sslkit.contract.errors import BackboneError
@@ -133,25 +134,14 @@ def _check_other_size(backbone: Backbone) -> None:
 
 def _check_stops(backbone: Backbone, images: Tensor, layer: str) -> None:
     """A module that runs, and has parameters, and gets no gradient from a layer, lies beyond it."""
+    ran: set[nn.Module] = set()
     backbone.zero_grad(set_to_none=True)
-    with evaluating(backbone), _recording(backbone) as ran:
+    with evaluating(backbone), register_module_forward_hook(lambda module, *_: ran.add(module)):
         features = backbone(images, [layer])[layer]
     if features.requires_grad:
         features.sum().backward()
-        beyond = [name for name, module in backbone.named_modules() if name in ran and _is_untouched(module)]
+        beyond = [name for name, module in backbone.named_modules() if module in ran and _is_untouched(module)]
         require(not beyond, f"extract must stop at the deepest layer asked for: for {layer!r} it also ran {', '.join(beyond)}")
-
-
-@contextmanager
-def _recording(backbone: Backbone) -> Iterator[set[str]]:
-    """The names of the modules that are called."""
-    ran: set[str] = set()
-    hooks = [module.register_forward_hook(lambda *_, name=name: ran.add(name)) for name, module in backbone.named_modules()]
-    try:
-        yield ran
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from sslkit.contract.backbone import Backbone
-from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
+from sslkit.contract.evaluator import Evaluation, Evaluator
 from sslkit.contract.images import ImageSet, ImageSpec, LabeledData
 from sslkit.contract.objective import Classified
-from sslkit.contract.runtime import Runtime
 from sslkit.testing.promises import check_options, check_requirements, check_same, load_state, promises_of, require, state_of
-from sslkit.testing.specimens import CPU, IMAGE, Build, LabelsOnly, TinyBackbone, build_seeded, labeled_set
+from sslkit.testing.specimens import IMAGE, Build, LabelsOnly, TinyBackbone, build_seeded, cpu_context, labeled_set
 from sslkit.training.seeds import global_seed
 
 NUM_TRAIN, NUM_TEST = 24, 12
@@ -64,9 +63,7 @@ def check_evaluator(evaluator: Evaluator, *, image: ImageSpec | None = None, bac
 def _evaluate(evaluator: Evaluator, backbone: Backbone, data: LabeledData, *, seed: int) -> Evaluation:
     """One evaluation, whatever the state of the global generator."""
     with global_seed(seed), _untouched(data):
-        evaluation = evaluator.evaluate(
-            backbone, data, RunContext(stage="evaluate", seed=0, device=CPU, runtime=Runtime(precision="float32"))
-        )
+        evaluation = evaluator.evaluate(backbone, data, cpu_context("evaluate"))
     require(isinstance(evaluation, Evaluation), "evaluate must return an Evaluation")
     return evaluation
 

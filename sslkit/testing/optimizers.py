@@ -4,21 +4,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
 from sslkit.contract.errors import PluginError, RunFailedError, RunInterruptedError
-from sslkit.contract.evaluator import RunContext
-from sslkit.contract.events import Event, StepEnd
 from sslkit.contract.images import Batch
 from sslkit.contract.objective import Objective, StepOutput, TrainContext
-from sslkit.contract.runtime import Runtime
 from sslkit.contract.training import OptimizerFactory, Schedule
 from sslkit.data.loader import Loader
 from sslkit.testing.promises import BrokenPromiseError, check_options, check_same, promises_of, require, state_of
-from sslkit.testing.specimens import CPU, IMAGE, TinyBackbone, image_set
+from sslkit.testing.specimens import CPU, IMAGE, TinyBackbone, cpu_context, image_set
 from sslkit.training.fit import fit
 from sslkit.training.options import TrainingOptions
 from sslkit.training.schedules import Constant, Cosine
@@ -102,19 +98,11 @@ def _train(
     optimizer: OptimizerFactory, folder: Path | None = None, *, schedule: Schedule | None = None, stop_after: float = float("inf")
 ) -> dict[str, Tensor]:
     """Train, or resume; the state that is left."""
-    objective, taken = _regression(), list[Event]()
+    objective = _regression()
     training = TrainingOptions(epochs=EPOCHS, batch_size=BATCH_SIZE, optimizer=optimizer, schedule=schedule or Constant())
     loader = Loader(image_set(IMAGE, NUM_IMAGES), batch_size=BATCH_SIZE, device=CPU)
-    context: dict[str, Any] = {
-        "stage": "pretrain",
-        "seed": 0,
-        "device": CPU,
-        "runtime": Runtime(precision="float32", checkpoint_minutes=1e9),
-        "folder": folder,
-    }
-    context["emit"] = lambda event: taken.append(event) if isinstance(event, StepEnd) else None
     try:
-        fit(objective, loader, None, training, RunContext(should_stop=lambda: len(taken) >= stop_after, **context))
+        fit(objective, loader, None, training, cpu_context("pretrain", folder, stop_after=stop_after))
     except (PluginError, RunFailedError) as error:
         raise BrokenPromiseError(str(error)) from error
     return state_of(objective)

@@ -13,7 +13,6 @@ from sslkit.contract.backbone import Backbone
 _PLAIN = (bool, int, float, str, tuple, list, dict)
 """What an option without annotation would hold."""
 
-
 SEEDED = "the seed must decide the weights: draw them from torch's global generator alone"
 
 
@@ -38,9 +37,8 @@ def promises_of(value: object) -> Iterator[None]:
 
 def check_options(cls: type) -> None:
     """Options are the annotated, keyword-only fields of a frozen dataclass."""
-    frozen = all(
-        vars(base)["__dataclass_params__"].frozen for base in cls.__mro__ if "__dataclass_params__" in vars(base)
-    )  # a base may be none
+    params = [vars(base)["__dataclass_params__"] for base in cls.__mro__ if "__dataclass_params__" in vars(base)]  # a base may have none
+    frozen = all(param.frozen for param in params)
     require(dataclasses.is_dataclass(cls) and frozen, "must be a @dataclass(frozen=True, kw_only=True)")
     annotated = {name for base in cls.__mro__ for name in inspect.get_annotations(base)}
     for name, value in vars(cls).items():

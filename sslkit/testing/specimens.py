@@ -1,13 +1,17 @@
-"""What the checks try an object on: random images, labels, and a backbone of two layers."""
+"""What the checks try an object on: random images, labels, and a backbone of two layers; and where they do."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from sslkit.contract.backbone import Backbone, FeatureInfo
+from sslkit.contract.evaluator import RunContext
+from sslkit.contract.events import Event, StepEnd
 from sslkit.contract.images import ImageSet, ImageSpec
+from sslkit.contract.runtime import Runtime
 from sslkit.data.arrays import ArraySet
 from sslkit.testing.promises import BrokenPromiseError
 from sslkit.training.seeds import global_seed, make_generator
@@ -23,11 +27,7 @@ Build = Callable[[ImageSpec], Backbone]
 
 
 class TinyBackbone(Backbone):
-    """Two strided convolutions with BatchNorm: layers ``shallow`` (4 channels, half the size) and ``deep`` (8 channels, a quarter).
-
-    Args:
-        image: what it is built for.
-    """
+    """Two strided convolutions with BatchNorm: layers ``shallow`` (4 channels, half the size) and ``deep`` (8 channels, a quarter)."""
 
     feature_info = (FeatureInfo("shallow", 4, 2), FeatureInfo("deep", 8, 4))
 
@@ -45,17 +45,11 @@ class TinyBackbone(Backbone):
 
 
 class LabelsOnly(ImageSet):
-    """Labels that can be read and images that must not be: what ``Evaluator.check`` gets.
-
-    Args:
-        image: what the images would be.
-        num_images: how many there would be.
-        labeled: without, there are no labels either.
-    """
+    """Labels that can be read, where there are any, and images that must not be: what ``Evaluator.check`` gets."""
 
     def __init__(self, image: ImageSpec, num_images: int, *, labeled: bool = True) -> None:
         self.image = image
-        self.labels = _labels(num_images) if labeled else None
+        self.labels = torch.arange(num_images) % len(CLASSES) if labeled else None
         self.classes = CLASSES if labeled else ()
         self.fingerprint = "labels only"
         self._num_images = num_images
@@ -87,13 +81,23 @@ def image_set(image: ImageSpec, num_images: int, *, seed: int = 0) -> ArraySet:
 
 def labeled_set(image: ImageSpec, num_images: int, *, seed: int = 0) -> ArraySet:
     """Noise of three classes in turn, one brighter than the other."""
-    labels = _labels(num_images)
+    labels = torch.arange(num_images) % len(CLASSES)
     pixels = random_images(image, num_images, seed=seed) // 2 + 60 * labels.to(torch.uint8)[:, None, None, None]
     return ArraySet(pixels, image, labels=labels, classes=CLASSES)
 
 
-def _labels(num_images: int) -> Tensor:
-    return torch.arange(num_images) % len(CLASSES)
+def cpu_context(stage: str, folder: Path | None = None, *, stop_after: float = float("inf")) -> RunContext:
+    """Where and how a check computes: on the CPU, in float32, with no checkpoint before ``stop_after`` optimizer steps."""
+    taken: list[Event] = []
+    return RunContext(
+        stage=stage,
+        seed=0,
+        device=CPU,
+        runtime=Runtime(precision="float32", checkpoint_minutes=1e9),
+        folder=folder,
+        emit=lambda event: taken.append(event) if isinstance(event, StepEnd) else None,
+        should_stop=lambda: len(taken) >= stop_after,
+    )
 
 
 def _convolution(in_chs: int, out_chs: int) -> nn.Sequential:

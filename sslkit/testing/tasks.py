@@ -12,14 +12,11 @@ from torch import Tensor
 
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import RunInterruptedError
-from sslkit.contract.evaluator import RunContext
-from sslkit.contract.events import Event, StepEnd
 from sslkit.contract.images import Augment, Batch, DataInfo, ImageSpec
 from sslkit.contract.objective import Mean, Objective, PretextTask, StepOutput
-from sslkit.contract.runtime import Runtime
 from sslkit.data.loader import Loader
 from sslkit.testing.promises import SEEDED, check_options, check_requirements, check_same, load_state, promises_of, require, state_of
-from sslkit.testing.specimens import CPU, IMAGE, Build, TinyBackbone, build_seeded, image_set, random_images
+from sslkit.testing.specimens import CPU, IMAGE, Build, TinyBackbone, build_seeded, cpu_context, image_set, random_images
 from sslkit.training.fit import FitResult, fit
 from sslkit.training.optimizers import SGD
 from sslkit.training.options import TrainingOptions
@@ -39,7 +36,7 @@ def check_pretext_task(
 ) -> None:
     """Check a pretext task and its objective.
 
-    The options, whether the seed decides the weights, the views, what comes out in training and in eval mode, gradients, a short run of
+    The options, whether the seed decides the weights, the views and their order, what comes out in training and in eval mode, gradients, a short run of
     ``fit``, the same run interrupted and resumed, and the exported backbone.
 
     Args:
@@ -90,16 +87,21 @@ def _check_attributes(objective: Objective) -> None:
 
 def _check_objective(objective: Objective, image: ImageSpec, without_gradient: tuple[str, ...]) -> None:
     """One batch by hand, after what ``fit`` does at the start of an epoch."""
-    state = TrainState(objective, _loader(image), TRAINING, _context(None))
+    state = TrainState(objective, _loader(image), TRAINING, cpu_context("pretrain"))
     state.begin_epoch()
     batch = Batch(random_images(image, TRAINING.batch_size), torch.arange(TRAINING.batch_size))
     for train in (True, False):
         _check_views(objective, batch, train=train)
     trained = _check_training(objective, _views(objective, batch, train=True), state, without_gradient)
-    measured = _check_eval(objective, _views(objective, batch, train=False), state)
+    views, before = _views(objective, batch, train=False), state_of(objective.eval())
     for phase, names in trained.items():
+        with torch.no_grad():
+            output = objective(views, phase, state.schedule_tensors)
+        _check_output(output, objective.classes)
+        different = ", ".join(sorted(names ^ {*output.metrics, *output.predictions}))
         promise = f"phase {phase!r} must have the same metrics and predictions in eval mode as in training"
-        require(measured[phase] == names, f"{promise}: {', '.join(sorted(measured[phase] ^ names))} is in one alone")
+        require(not different, f"{promise}: {different} is in one alone")
+    check_same(state_of(objective), before, "forward must not change buffers in eval mode")
 
 
 def _views(objective: Objective, batch: Batch, *, train: bool, seed: int = 0) -> dict[str, Tensor]:
@@ -116,6 +118,22 @@ def _check_views(objective: Objective, batch: Batch, *, train: bool) -> None:
     require(torch.equal(batch.images, pixels), "make_views must not write into the batch: copy what you change")
     same = first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     require(same, "make_views must draw from its generator alone: two calls with the same generator state differ")
+    _check_order(objective, batch, first, train=train)
+
+
+def _check_order(objective: Objective, batch: Batch, views: dict[str, Tensor], *, train: bool) -> None:
+    """Change one image after the other, and see which rows of the views change with it."""
+    num_images = len(batch.images)
+    for changed in range(num_images):
+        images = batch.images.clone()
+        images[changed] = 255 - images[changed]
+        for name, view in _views(objective, batch._replace(images=images), train=train).items():
+            if view.ndim != 4 or len(view) % num_images or view.shape != views[name].shape:  # no tensor of images
+                continue
+            rows = (view != views[name]).flatten(1).any(dim=1).nonzero()[:, 0]
+            others = rows[rows % num_images != changed].tolist()
+            promise = f"make_views must make row i of {name!r} of image i % N alone, view after view as torch.cat of k views has it"
+            require(not others, f"{promise}: of N = {num_images} images, number {changed} changes the rows {others}")
 
 
 def _check_training(
@@ -137,20 +155,6 @@ def _check_training(
         bare = [names[id(parameter)] for group in groups[phase] for parameter in group["params"] if parameter.grad is None]
         missed = [name for name in bare if not any(name.startswith(prefix) for prefix in without_gradient)]
         require(not missed, f"phase {phase!r} trains {', '.join(missed)}, which no gradient reaches; if rightly so: without_gradient=[...]")
-    return measured
-
-
-def _check_eval(objective: Objective, views: dict[str, Tensor], state: TrainState) -> dict[str, set[str]]:
-    """One pass a phase in eval mode. Returns the names of each one's metrics and predictions."""
-    objective.eval()
-    before = state_of(objective)
-    measured: dict[str, set[str]] = {}
-    with torch.no_grad():
-        for phase in objective.phases:
-            output = objective(views, phase, state.schedule_tensors)
-            _check_output(output, objective.classes)
-            measured[phase] = {*output.metrics, *output.predictions}
-    check_same(state_of(objective), before, "forward must not change buffers in eval mode")
     return measured
 
 
@@ -202,21 +206,9 @@ def _check_exported(objective: Objective, fresh: Backbone, images: Tensor) -> No
 
 
 def _fit(objective: Objective, image: ImageSpec, folder: Path, *, stop_after: float = float("inf")) -> FitResult:
-    return fit(objective, _loader(image), _loader(image, seed=1), TRAINING, _context(folder, stop_after), evaluate_every=1)
+    context = cpu_context("pretrain", folder, stop_after=stop_after)
+    return fit(objective, _loader(image), _loader(image, seed=1), TRAINING, context, evaluate_every=1)
 
 
 def _loader(image: ImageSpec, *, seed: int = 0) -> Loader:
     return Loader(image_set(image, NUM_IMAGES, seed=seed), batch_size=TRAINING.batch_size, device=CPU, options=TRAINING.augment)
-
-
-def _context(folder: Path | None, stop_after: float = float("inf")) -> RunContext:
-    taken: list[Event] = []
-    return RunContext(
-        stage="pretrain",
-        seed=0,
-        device=CPU,
-        runtime=Runtime(precision="float32", checkpoint_minutes=1e9),
-        folder=folder,
-        emit=lambda event: taken.append(event) if isinstance(event, StepEnd) else None,
-        should_stop=lambda: len(taken) >= stop_after,
-    )

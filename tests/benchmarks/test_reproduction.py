@@ -16,9 +16,9 @@ from reproduction.pack import export_runs, import_runs
 from reproduction.records import Record, collect, load_records, save_records
 from reproduction.runner import Reproduction, stages_of, with_upstream
 from reproduction.tables import Cell, Table, by_interest, paper_tables
-from sslkit import Observer, StageStart, load_catalog, load_recipe
-from sslkit.contract.events import Event
+from sslkit import StageStart, load_catalog, load_recipe
 from sslkit.recipe.recipe import Recipe, parse_recipe
+from tests.observers import Recorder
 from tests.recipes import SMALL, changed
 
 ROOT = Path(__file__).parents[2]
@@ -34,15 +34,6 @@ evaluator = { name = "semi_supervised", labels_per_class = [1], selection = "ran
 def tiny(name: str, *overrides: str) -> Recipe:
     text = changed(f"name={name}", "precision=float32", "stages.pretrain.epochs=2", *overrides, text=SMALL + FEW)
     return parse_recipe(tomllib.loads(text), load_catalog())
-
-
-class Started(Observer):
-    def __init__(self) -> None:
-        self.stages: list[str] = []
-
-    def observe(self, event: Event) -> None:
-        if isinstance(event, StageStart):
-            self.stages.append(event.stage)
 
 
 def record(metric: str, value: float, recipe: str = "rotnet_depths_cpu", **options: Any) -> Record:
@@ -129,10 +120,10 @@ def cells_of(recipe: Recipe) -> list[Cell]:
 
 def test_what_one_recipe_has_trained_is_not_trained_again(tmp_path: Path):
     recipes = {recipe.name: recipe for recipe in (tiny("one"), tiny("two", "stages.probe.evaluator.layers=['conv1']"))}
-    started = Started()
+    started = Recorder()
     reproduction = Reproduction(recipes, tmp_path, [started])
     finished = list(reproduction.run([cell for recipe in recipes.values() for cell in cells_of(recipe)], lambda: False))
-    assert started.stages == ["pretrain", "probe", "few", "probe"]  # the few labels are the same in both
+    assert started.stages(StageStart) == ["pretrain", "probe", "few", "probe"]  # the few labels are the same in both
     assert finished == ["one", "one", "one", "two", "two"]  # pretraining counted in where it was done
     for name, recipe in recipes.items():
         records = collect(tmp_path / name, name, cells_of(recipe), data="digits", command="x")
@@ -140,9 +131,9 @@ def test_what_one_recipe_has_trained_is_not_trained_again(tmp_path: Path):
 
 
 def test_only_what_is_missing_is_measured(tmp_path: Path):
-    started = Started()
+    started = Recorder()
     list(Reproduction({"one": tiny("one")}, tmp_path, [started]).run([Cell("one", "few.conv1.k1.top1")], lambda: False))
-    assert started.stages == ["few"]
+    assert started.stages(StageStart) == ["few"]
 
 
 @pytest.mark.parametrize("through_archive", [False, True])

@@ -138,13 +138,10 @@ def index(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return asked
 
 
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    return draw_archive(tmp_path)
-
-
-def draw_archive(target: Path) -> Path:
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images of ten classes, as few as a rehearsal takes."""
+    target = tmp_path_factory.mktemp("archive")
     for split in ("train", "test"):
         for label in range(10):
             folder = target / "images" / split / f"class{label}"
@@ -478,8 +475,12 @@ def change(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def assert_refused(results: Path, checkout: Path, message: str) -> None:
+    """The merge fails, and changes nothing."""
+    before = {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()}
+    with pytest.raises(SliceError, match=message):
+        merging.merge(results, checkout=checkout)
+    assert {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()} == before
 
 
 def test_results_become_records_reports_and_both_documents(results: Path, checkout: Path) -> None:
@@ -509,10 +510,7 @@ def test_results_become_records_reports_and_both_documents(results: Path, checko
 
 def test_nothing_is_merged_twice(results: Path, checkout: Path) -> None:
     merging.merge(results, checkout=checkout)
-    before = snapshot(checkout)
-    with pytest.raises(SliceError, match=r"results: was merged before; docs/slices\.json has it"):
-        merging.merge(results, checkout=checkout)
-    assert snapshot(checkout) == before
+    assert_refused(results, checkout, r"results: was merged before; docs/slices\.json has it")
 
 
 def test_a_second_slice_adds_to_the_first(results: Path, checkout: Path) -> None:
@@ -554,11 +552,8 @@ UNTRACED = {
 @pytest.mark.parametrize("name", ["slice", "smoke", "speed"])
 @pytest.mark.parametrize("lack", UNTRACED)
 def test_what_cannot_be_traced_is_refused(name: str, lack: str, results: Path, checkout: Path) -> None:
-    before = snapshot(checkout)
     change(results / f"{name}.json", environment={**ENVIRONMENT, **UNTRACED[lack]})
-    with pytest.raises(SliceError, match=rf"{name}\.json: lacks {lack}: it cannot be merged"):
-        merging.merge(results, checkout=checkout)
-    assert snapshot(checkout) == before
+    assert_refused(results, checkout, rf"{name}\.json: lacks {lack}: it cannot be merged")
 
 
 @pytest.mark.parametrize(
@@ -572,11 +567,8 @@ def test_what_cannot_be_traced_is_refused(name: str, lack: str, results: Path, c
     ],
 )
 def test_a_record_that_cannot_be_traced_is_refused(changes: dict[str, Any], message: str, results: Path, checkout: Path) -> None:
-    before = snapshot(checkout)
     (results / "records.json").write_text(json.dumps({"records": [one_record(), one_record("mlp_probe.conv2.top1", **changes)]}))
-    with pytest.raises(SliceError, match=message):
-        merging.merge(results, checkout=checkout)
-    assert snapshot(checkout) == before
+    assert_refused(results, checkout, message)
 
 
 @pytest.mark.parametrize(
@@ -588,20 +580,14 @@ def test_a_record_that_cannot_be_traced_is_refused(changes: dict[str, Any], mess
     ],
 )
 def test_damaged_results_are_refused_whole(name: str, content: bytes, message: str, results: Path, checkout: Path) -> None:
-    before = snapshot(checkout)
     (results / name).write_bytes(content)
-    with pytest.raises(SliceError, match=message):
-        merging.merge(results, checkout=checkout)
-    assert snapshot(checkout) == before
+    assert_refused(results, checkout, message)
 
 
 def test_a_document_without_a_place_for_results_is_found_before_anything_is_written(results: Path, checkout: Path) -> None:
     path = checkout / "docs" / "performance.md"
     path.write_text(path.read_text().replace(merging.END, ""))
-    before = snapshot(checkout)
-    with pytest.raises(SliceError, match=r"performance\.md: lacks the lines between which this is written"):
-        merging.merge(results, checkout=checkout)
-    assert snapshot(checkout) == before
+    assert_refused(results, checkout, r"performance\.md: lacks the lines between which this is written")
 
 
 def test_a_rehearsal_is_not_taken_for_a_result(results: Path, checkout: Path) -> None:
@@ -625,10 +611,9 @@ def test_the_committed_section_is_that_of_the_committed_reports() -> None:
 
 
 @pytest.fixture(scope="module")
-def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rehearsed(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as it is carried to the other machine, with ten classes of colours."""
     folder = tmp_path_factory.mktemp("rehearsal")
-    archive = draw_archive(folder)
     command = [sys.executable, str(BENCHMARKS / "slice.py"), "pack", str(folder / "packed"), "--images", str(archive), "--dirty"]
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     subprocess.run([*command, "--python", python, "--data", "ten colours"], check=True, capture_output=True, cwd=folder)

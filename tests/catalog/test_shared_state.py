@@ -15,7 +15,8 @@ import torch
 from sslkit import Backbone, Evaluation, Evaluator, LabeledData, Notice, RunContext, load_catalog, load_recipe, run_recipe
 from sslkit.catalog.shared_state import kept_state
 from tests.catalog.plugin_site import GOOD, Site
-from tests.recipes import SMALL, Recorder, two_stages_of, weights
+from tests.observers import Recorder
+from tests.recipes import SMALL, two_stages_of, weights
 
 LOUD = """
 import os, random

@@ -11,7 +11,8 @@ import torch
 from sslkit import Event, Notice, Observer, SslkitWarning, StageEnd, StageStart, StepEnd, load_recipe, run_recipe
 from sslkit.cli.console import progress_on_stderr
 from sslkit.recipe.recipe import Recipe
-from tests.recipes import SMALL, Recorder
+from tests.observers import Recorder
+from tests.recipes import SMALL
 
 
 @pytest.fixture
@@ -40,17 +41,16 @@ def begun(recipe: Recipe, folder: Path) -> Path:
 def caught(recipe: Recipe, folder: Path, *observers: Observer) -> list[warnings.WarningMessage]:
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("default")
-        run_recipe(recipe, output=folder, observers=observers)
+        run_recipe(recipe, output=folder, observers=observers, report=False)
     return [warning for warning in found if issubclass(warning.category, SslkitWarning)]
 
 
 def test_notices_are_warnings_where_no_observer_shows_them_each_once_and_of_the_callers_line(recipe: Recipe, tmp_path: Path):
     recorder = Recorder(Notice)
     found = caught(recipe, begun(recipe, tmp_path / "run"), recorder)
-    messages = recorder.messages()
-    assert [str(warning.message) for warning in found] == messages
-    assert len(set(messages)) == len(messages)
-    assert "no checkpoint can be read: the training begins from the start" in messages
+    assert [str(warning.message) for warning in found] == recorder.messages()
+    assert len(set(recorder.messages())) == len(recorder.messages())
+    assert "no checkpoint can be read: the training begins from the start" in recorder.messages()
     assert {warning.filename for warning in found} == {__file__}
 
 
@@ -87,8 +87,8 @@ class Odd(BaseException):
 )
 def test_an_observer_that_fails_is_named_once_a_run_and_left_out(error: BaseException, said: str, recipe: Recipe, tmp_path: Path):
     reader = Reader(Notice, StageStart, StageEnd)
-    run_recipe(replace(recipe, observers=(Failing(error=error),)), output=tmp_path / "run", observers=[reader])
-    notices = [event for event in reader.events if isinstance(event, Notice) and event.message.startswith("observer")]
+    run_recipe(replace(recipe, observers=(Failing(error=error),)), output=tmp_path / "run", observers=[reader], report=False)
+    notices = [event for event in reader.of(Notice) if event.message.startswith("observer")]
     assert [(event.stage, event.message) for event in notices] == [
         ("pretrain", f"observer Failing of {Path(__file__).name} failed at StepEnd and is left out: {said}")
     ]
@@ -111,10 +111,13 @@ class Meddling(Observer):
 
 def test_what_an_observer_sets_is_put_back_and_said_once(recipe: Recipe, tmp_path: Path):
     reader, before = Reader(Notice), (torch.get_num_threads(), Path.cwd())
-    meddled = run_recipe(replace(recipe, observers=(Meddling(folder=str(tmp_path)),)), output=tmp_path / "meddled", observers=[reader])
-    assert meddled.results.stages == run_recipe(recipe, output=tmp_path / "alone", observers=[Reader()]).results.stages
+    meddling = replace(recipe, observers=(Meddling(folder=str(tmp_path)),))
+    meddled = run_recipe(meddling, output=tmp_path / "meddled", observers=[reader], report=False)
+    alone = run_recipe(recipe, output=tmp_path / "alone", observers=[Reader()], report=False)
+    assert meddled.results.stages == alone.results.stages
     assert (torch.get_num_threads(), Path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()) == (*before, True, torch.float32)
-    assert [message.partition(" at ")[0] for message in reader.messages() if message.startswith("observer")] == [
+    said = [message for message in reader.messages() if message.startswith("observer")]
+    assert [message.partition(" at ")[0] for message in said] == [
         f"observer Meddling of {Path(__file__).name} changed torch's default dtype, torch's number of threads, torch's gradient mode, "
         "the working directory"
     ]

@@ -1,5 +1,7 @@
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -55,6 +57,21 @@ def text_of(console: Console) -> str:
 
 def lines_of(console: Console) -> list[str]:
     return text_of(console).splitlines()
+
+
+def shown(*events: Event) -> list[str]:
+    """The lines of plain output that events leave."""
+    console = plain()
+    display = ProgressDisplay(console)
+    for event in events:
+        display.observe(event)
+    return lines_of(console)
+
+
+def printed(show: Callable[[Console, Any], None], value: object, console: Console | None = None) -> Console:
+    console = console or plain()
+    show(console, value)
+    return console
 
 
 @pytest.fixture
@@ -147,20 +164,16 @@ def test_progress_is_shown_while_it_is_asked_for(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_notice_with_a_strange_file_name_is_one_printable_line():
-    console = plain()
-    ProgressDisplay(console).observe(Notice(stage="pretrain", message="the first is a\nb\x1b[2J\udce9.jpg"))
-    assert lines_of(console) == ["  note: the first is a\\nb\\x1b[2J\\udce9.jpg"]
+    assert shown(Notice(stage="pretrain", message="the first is a\nb\x1b[2J\udce9.jpg")) == [
+        "  note: the first is a\\nb\\x1b[2J\\udce9.jpg"
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------------- progress
 
 
 def test_plain_output_is_a_line_for_everything_that_happens():
-    console = plain()
-    display = ProgressDisplay(console)
-    for event in RUN:
-        display.observe(event)
-    assert lines_of(console) == [
+    assert shown(*RUN) == [
         "pretrain: pretraining",
         "  note: 3 files [skipped]",
         "  held out, epoch 0.5: loss 1.30  top1 29.50",
@@ -200,20 +213,15 @@ def test_a_resumed_fit_says_where_and_counts_its_own_steps(clock):
 
 
 def test_a_skipped_stage_shows_what_it_found():
-    console = plain()
-    display = ProgressDisplay(console)
-    display.observe(StageSkipped(stage="probe", metrics={"conv2.top1": 91.2}))
-    display.observe(StageSkipped(stage="nothing", metrics={}))
-    assert lines_of(console) == ["probe: finished earlier: conv2.top1 91.20", "nothing: finished earlier"]
+    skipped = StageSkipped(stage="probe", metrics={"conv2.top1": 91.2}), StageSkipped(stage="nothing", metrics={})
+    assert shown(*skipped) == ["probe: finished earlier: conv2.top1 91.20", "nothing: finished earlier"]
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.44, "0.4 s"), (59.0, "59.0 s"), (60.0, "1 min 00 s"), (3599.9, "1 h 00 min"), (7384, "2 h 03 min")]
 )
 def test_durations(seconds, words):
-    console = plain()
-    ProgressDisplay(console).observe(StageEnd(stage="probe", metrics={}, seconds=seconds))
-    assert lines_of(console) == [f"probe: done in {words}"]
+    assert shown(StageEnd(stage="probe", metrics={}, seconds=seconds)) == [f"probe: done in {words}"]
 
 
 def test_on_a_terminal_a_bar_shows_speed_and_figures(clock):
@@ -255,8 +263,7 @@ def cells(line: str) -> list[str]:
 
 
 def test_results_without_the_papers_figures():
-    console = plain()
-    print_results(console, results())
+    console = printed(print_results, results())
     rows = [cells(line) for line in lines_of(console)]
     assert rows[0] == ["mine"]
     assert ["stage", "metric", "ours"] in rows
@@ -267,8 +274,7 @@ def test_results_without_the_papers_figures():
 
 
 def test_results_beside_the_papers_figures():
-    console = plain()
-    print_results(console, results(paper={"conv_probe.conv2.top1": 91.16, "conv_probe.conv9.top1": 50.0}))
+    console = printed(print_results, results(paper={"conv_probe.conv2.top1": 91.16, "conv_probe.conv9.top1": 50.0}))
     rows = [cells(line) for line in lines_of(console)]
     assert ["stage", "metric", "ours", "paper", "difference"] in rows
     assert ["conv2.top1", "90.00", "91.16", "-1.16"] in rows
@@ -278,8 +284,7 @@ def test_results_beside_the_papers_figures():
 
 def test_margins_are_printed_as_the_recipe_names_them():
     margins = {"deep [ours] over [/shallow]": ("conv_probe.conv2.top1", "conv_probe.conv1.top1"), "lost": ("a.b", "conv_probe.conv1.top1")}
-    console = plain()
-    print_results(console, results(margins=margins))
+    console = printed(print_results, results(margins=margins))
     assert lines_of(console)[-1] == "deep [ours] over [/shallow]: +10.00  (conv_probe.conv2.top1 minus conv_probe.conv1.top1)"
     assert "lost" not in text_of(console)
 
@@ -298,12 +303,10 @@ def test_long_names_are_folded_and_figures_are_not():
 
 
 def test_metrics_with_brackets_are_shown_as_they_are():
-    console = plain()
-    print_results(console, results(stages={"probe": {"layer[0].top1": 50.0, "[/b].top1": 40.0}}))
+    console = printed(print_results, results(stages={"probe": {"layer[0].top1": 50.0, "[/b].top1": 40.0}}))
     assert "layer[0].top1" in text_of(console)
     assert "[/b].top1" in text_of(console)
-    ProgressDisplay(console).observe(StageEnd(stage="probe", metrics={"[/b].top1": 40.0}, seconds=1))
-    assert lines_of(console)[-1] == "probe: done in 1.0 s: [/b].top1 40.00"
+    assert shown(StageEnd(stage="probe", metrics={"[/b].top1": 40.0}, seconds=1)) == ["probe: done in 1.0 s: [/b].top1 40.00"]
 
 
 def comparison(folder: Path, **second: dict[str, float]) -> Comparison:
@@ -312,8 +315,7 @@ def comparison(folder: Path, **second: dict[str, float]) -> Comparison:
 
 
 def test_runs_are_compared(tmp_path):
-    console = plain()
-    print_comparison(console, comparison(tmp_path, probe={"conv2.top1": 92.504, "conv3.top1": 50.0}))
+    console = printed(print_comparison, comparison(tmp_path, probe={"conv2.top1": 92.504, "conv3.top1": 50.0}))
     rows = [cells(line) for line in lines_of(console)]
     assert ["metric", "a[x]", "b"] in rows
     assert ["probe.conv2.top1", "90.00", "92.50", "(+2.50)"] in rows
@@ -323,22 +325,19 @@ def test_runs_are_compared(tmp_path):
 
 
 def test_the_best_run_is_bold(tmp_path):
-    console = terminal()
-    print_comparison(console, comparison(tmp_path, probe={"conv2.top1": 92.5}))
+    console = printed(print_comparison, comparison(tmp_path, probe={"conv2.top1": 92.5}), terminal())
     assert "\x1b[1m92.50\x1b[0m (+2.50)" in text_of(console)
     assert "\x1b[1m90.00" not in text_of(console)
 
 
 def test_nothing_to_compare_is_said(tmp_path):
     folders = [make_run(tmp_path / name, {}, name=name) for name in ("a", "b")]
-    console = plain()
-    print_comparison(console, compare_runs(folders))
+    console = printed(print_comparison, compare_runs(folders))
     assert lines_of(console) == ["no results: none of these runs has measured anything yet"]
 
 
 def test_plugins_with_brackets_in_their_errors():
-    console = plain()
-    print_plugins(console, [PluginInfo(name="x", distribution="sslkit-x", version="1.0", error="No module named 'a[b]'")])
+    console = printed(print_plugins, [PluginInfo(name="x", distribution="sslkit-x", version="1.0", error="No module named 'a[b]'")])
     assert ["x", "sslkit-x", "1.0", "broken:", "No", "module", "named", "'a[b]'"] in [cells(line) for line in lines_of(console)]
 
 
@@ -356,6 +355,5 @@ def test_without_a_terminal_output_is_120_columns_wide(monkeypatch):
 
 
 def test_no_figure_is_said_in_words():
-    console = plain()
-    print_results(console, Results("mine"))
+    console = printed(print_results, Results("mine"))
     assert lines_of(console) == ["no results: nothing was measured on held-out images"]

@@ -46,6 +46,7 @@ def closed_pipe() -> Iterator[TextIO]:
         stream.close()
 
 
+@pytest.mark.usefixtures("no_report")
 def test_progress_that_nobody_can_read_does_not_end_a_run(
     command: Callable[..., int], closed_pipe: TextIO, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -55,6 +56,7 @@ def test_progress_that_nobody_can_read_does_not_end_a_run(
     assert "run folder: runs/small" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("no_report")
 def test_results_that_a_full_disk_refuses_are_said_to_be_in_the_folder(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -139,6 +141,7 @@ def watchers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("watchers", None)
 
 
+@pytest.mark.usefixtures("no_report")
 @pytest.mark.slow
 @pytest.mark.usefixtures("watchers")
 @pytest.mark.filterwarnings("default")

@@ -115,7 +115,7 @@ def test_a_task_is_shown_on_digits(here: Path):
 
 
 def test_a_recipe_is_shown_on_its_own_data(here: Path):
-    assert show("tiny.toml", "stages.pretrain.task.angles=[0, 90]") == (0, "runs/tiny-views.png\n", "")
+    assert show("tiny.toml", "stages.pretrain.task.angles=[0, 90]", "--num-images", "2") == (0, "runs/tiny-views.png\n", "")
     size(here / "runs" / "tiny-views.png")
 
 
@@ -129,18 +129,21 @@ def test_every_task_of_a_sweep_has_a_sheet(here: Path):
     (here / "tasks.toml").write_text(
         f"{RECIPE}\n[sweep]\na = {{ 'stages.pretrain.task.angles' = [0, 180] }}\nb = {{ 'stages.pretrain.task.angles' = [0, 90] }}\n"
     )
-    heights = [size(Path(show(name, "--output", f"{name}.png").out.strip()))[1] for name in ("tiny.toml", "swept.toml", "tasks.toml")]
+    heights = [
+        size(Path(show(name, "--num-images", "2", "--output", f"{name}.png").out.strip()))[1]
+        for name in ("tiny.toml", "swept.toml", "tasks.toml")
+    ]
     assert heights[0] == heights[1]
     assert heights[2] > 1.8 * heights[0]
 
 
 def test_a_class_needs_no_packaging_and_gets_three_channels(here: Path):
-    assert show("preview_tasks:Mirror").out == "runs/Mirror-views.png\n"
+    assert show("preview_tasks:Mirror", "--num-images", "2").out == "runs/Mirror-views.png\n"
     size(here / "runs" / "Mirror-views.png")
 
 
 def test_a_task_of_tokens_gets_a_network_of_tokens():
-    assert show("preview_tasks:Masked").out == "runs/Masked-views.png\n"
+    assert show("preview_tasks:Masked", "--num-images", "2").out == "runs/Masked-views.png\n"
 
 
 def test_a_folder_of_images_is_data(here: Path):
@@ -162,7 +165,7 @@ def test_digits_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(preview, "draw_sheets", watching)
     for arguments in (["rotnet"], ["tiny.toml"], ["preview_tasks:Mirror"], ["preview_tasks:Masked"]):
-        assert show(*arguments, "--output", "one.png").code == 0
+        assert show(*arguments, "--num-images", "1", "--output", "one.png").code == 0
     enlarged = "(digits at 32 x 32, in three equal channels)"
     assert seen == [
         ("rotnet", (1, 8, 8)),
@@ -189,21 +192,21 @@ def test_a_picture_is_never_written_among_the_images(here: Path, monkeypatch: py
     assert show("rotnet", "--data", ".").code == 2, "the default would lie there, too"
     assert sorted(here.rglob("*.png")) == before
     assert not (photos / "runs").exists()
-    assert show("rotnet", "--data", ".", "--output", "../views.png").code == 0
+    assert show("rotnet", "--data", ".", "--num-images", "1", "--output", "../views.png").code == 0
 
 
 def test_a_data_set_can_be_named():
-    assert show("rotnet", "--data", "digits").code == 0
+    assert show("rotnet", "--data", "digits", "--num-images", "1").code == 0
 
 
 def test_the_picture_has_the_same_bytes_every_time(here: Path):
-    first, second = (write_preview("rotnet", output=here / f"{i}.png").read_bytes() for i in range(2))
+    first, second = (write_preview("rotnet", num_images=2, output=here / f"{i}.png").read_bytes() for i in range(2))
     assert first == second
 
 
 def test_showing_draws_no_random_numbers():
     state = torch.get_rng_state()
-    write_preview("tiny.toml")
+    write_preview("tiny.toml", num_images=1)
     assert torch.equal(torch.get_rng_state(), state)
 
 

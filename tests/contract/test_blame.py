@@ -265,8 +265,8 @@ def test_an_optimizer_of_torchs_that_cannot_do_with_the_gradients_is_named(comma
 
 
 def test_an_error_of_sslkit_itself_keeps_its_traceback_and_says_so(command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sslkit.run.evaluation.state_hash", lambda _: {}["missing"])
-    monkeypatch.setattr("sslkit.run.pretraining.derive_seed", None)
+    monkeypatch.setattr("sslkit.run.stages.state_hash", lambda _: {}["missing"])
+    monkeypatch.setattr("sslkit.run.stages.derive_seed", None)
     lines = command()
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[-1] == (

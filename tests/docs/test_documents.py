@@ -217,7 +217,9 @@ def test_the_documented_plugin_runs_as_a_recipe(documented_plugin, tmp_path):
         recipe = recipe.replace(f'name = "{name}"', f'name = "sslkit_mirrored:{cls.__name__}"')
     recipe = recipe.replace('name = "sslkit_mirrored:Mirrored"', 'name = "mirrored"', 1).replace("epochs = 5", "epochs = 1")
     (tmp_path / "mirrored.toml").write_text(recipe)
-    run = sslkit.run_recipe(sslkit.load_recipe(tmp_path / "mirrored.toml", ["device=cpu"], allow_code=True), output=tmp_path / "run")
+    run = sslkit.run_recipe(
+        sslkit.load_recipe(tmp_path / "mirrored.toml", ["device=cpu"], allow_code=True), output=tmp_path / "run", report=False
+    )
     assert 0 < run.results.stages["nearest_mean"]["layer2.top1"] <= 100
 
 

@@ -18,8 +18,8 @@ from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.bundled import BundledRecipe, bundled_recipes, bundled_weights, copy_recipe, find_recipe
 from sslkit.recipe.stages import training_of
 from sslkit.recipe.toml import read_recipe
+from sslkit.run.artifacts import read_weights
 from sslkit.run.preflight import check
-from sslkit.run.weights_file import read_weights
 from tests.run.model_cards import FACTS, read_card
 
 ROOT = Path(__file__).parents[2]

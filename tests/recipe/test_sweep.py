@@ -174,7 +174,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("swept")
     path = folder / "recipe.toml"
     path.write_text(BASE + '[sweep]\n"backbone.num_blocks" = [3, 4]\n"stages.probe.evaluator.epochs" = [1, 2]\n')
-    return run_recipe(load_recipe(path), output=folder / "run").folder
+    return run_recipe(load_recipe(path), output=folder / "run", report=False).folder
 
 
 def test_every_stage_has_its_folder_and_its_results(swept: Path):
@@ -191,14 +191,14 @@ def test_a_variant_has_the_bits_of_a_recipe_of_its_own(swept: Path, tmp_path: Pa
     path = tmp_path / "alone.toml"
     path.write_text(BASE)
     overrides = ["backbone.num_blocks=4", "stages.probe.evaluator.epochs=2"]
-    alone = run_recipe(load_recipe(path, overrides), output=tmp_path / "alone")
+    alone = run_recipe(load_recipe(path, overrides), output=tmp_path / "alone", report=False)
     results = json.loads((swept / "results.json").read_text())["stages"]
     assert alone.results.stages["probe"] == results["num_blocks=4,epochs=2/probe"]
     assert state_hash(load_backbone(alone.folder)) == state_hash(load_backbone(swept / "num_blocks=4" / "pretrain"))
 
 
 def test_a_variants_resolved_recipe_runs_to_the_same_figures(swept: Path, tmp_path: Path):
-    again = run_recipe(load_recipe(swept / "variants" / "num_blocks=3,epochs=1.toml"), output=tmp_path / "again")
+    again = run_recipe(load_recipe(swept / "variants" / "num_blocks=3,epochs=1.toml"), output=tmp_path / "again", report=False)
     results = json.loads((swept / "results.json").read_text())["stages"]
     assert again.results.stages["probe"] == results["num_blocks=3,epochs=1/probe"]
 
@@ -206,6 +206,6 @@ def test_a_variants_resolved_recipe_runs_to_the_same_figures(swept: Path, tmp_pa
 def test_a_second_start_repeats_nothing_and_the_written_recipe_is_the_run(swept: Path):
     before = (swept / "results.json").read_bytes()
     stamps = {path: path.stat().st_mtime_ns for path in swept.glob("**/artifact.json")}
-    run_recipe(load_recipe(swept / "recipe.toml"), output=swept)
+    run_recipe(load_recipe(swept / "recipe.toml"), output=swept, report=False)
     assert {path: path.stat().st_mtime_ns for path in swept.glob("**/artifact.json")} == stamps
     assert (swept / "results.json").read_bytes() == before

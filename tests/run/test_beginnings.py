@@ -9,7 +9,7 @@ import pytest
 import tomli_w
 import torch
 
-from sslkit import NIN, Catalog, Event, ImageSpec, Notice, Observer, RecipeError, load_backbone, load_catalog, run_recipe
+from sslkit import NIN, Catalog, ImageSpec, RecipeError, load_backbone, load_catalog, run_recipe
 from sslkit.audit.task_audit import small_backbone
 from sslkit.catalog.catalog import Offer
 from sslkit.data.cache import OpenedDataset
@@ -20,6 +20,7 @@ from sslkit.run.networks import begun_with, left_by
 from sslkit.run.preflight import check_recipe
 from sslkit.run.publication import TrainingData, publish_backbone
 from sslkit.storage.identity import state_hash
+from tests.observers import Recorder
 from tests.run.model_cards import read_card
 
 RECIPE = """
@@ -76,15 +77,6 @@ class Published(NIN):
             with torch.no_grad():
                 for parameter in self.parameters():
                     parameter.copy_(torch.linspace(-0.1, 0.1, parameter.numel()).reshape(parameter.shape))
-
-
-class Notices(Observer):
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def observe(self, event: Event) -> None:
-        if isinstance(event, Notice):
-            self.messages.append(event.message)
 
 
 @pytest.fixture(scope="module")
@@ -193,9 +185,9 @@ def test_pretrained_weights_that_nobody_takes_are_noted(catalog: Catalog, tmp_pa
     head = 'name = "begun"\ndevice = "cpu"\ndata = "digits"\nbackbone = { name = "published", pretrained = true }\n'
     unused = parse(catalog, head + probe)
     assert unused.notes == (note,)
-    seen = Notices()
+    seen = Recorder()
     run_recipe(unused, output=tmp_path / "run", observers=[seen], report=False)
-    assert note in seen.messages
+    assert note in seen.messages()
     own = head.replace("true", "false") + probe + "backbone = { pretrained = true }\n"
     assert parse(catalog, own).notes == (f"stages.probe.{note}",)
     assert parse(catalog).notes == parse(catalog, off()).notes == ()

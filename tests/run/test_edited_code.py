@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,6 @@ import pytest
 from sslkit import (
     NIN,
     ArtifactError,
-    Event,
-    Observer,
     Recipe,
     StageEnd,
     StageSkipped,
@@ -23,6 +23,7 @@ from sslkit import (
     run_recipe,
 )
 from sslkit.data.digits import Digits
+from tests.observers import Recorder
 
 HEAD = "from dataclasses import dataclass\n"
 MINE = "\n@dataclass(frozen=True, kw_only=True)\nclass Mine({base}):\n    '''Mine.'''\n"
@@ -52,17 +53,6 @@ evaluator = { name = "my_probe:Mine", layers = ["conv2"], epochs = 1, batch_size
 """
 
 
-class Stages(Observer):
-    """What became of each stage."""
-
-    def __init__(self) -> None:
-        self.found: list[str] = []
-
-    def observe(self, event: Event) -> None:
-        if isinstance(event, StageStart | StageEnd | StageSkipped):
-            self.found.append(f"{type(event).__name__} {event.stage}")
-
-
 class Project:
     """A folder with a recipe and code of every role beside it, as a user has one."""
 
@@ -84,23 +74,38 @@ class Project:
 
     def run(self, *, fresh: bool = False) -> list[str]:
         """Run it. Returns which stages were begun, and which were skipped."""
-        stages = Stages()
+        stages = Recorder(StageStart, StageEnd, StageSkipped)
         run_recipe(self.recipe(), output=self.folder / "run", observers=[stages], fresh=fresh, report=False)
-        return stages.found
+        return [f"{type(event).__name__} {event.stage}" for event in stages.events]
+
+
+@contextmanager
+def project_in(folder: Path) -> Iterator[Project]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.setattr(sys, "dont_write_bytecode", True)  # an edit in the same second would be taken for the file that was compiled
+        yield Project(folder)
+        for name in FILES:
+            sys.modules.pop(name.removesuffix(".py"), None)
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # an edit in the same second would be taken for the file that was compiled
-    yield Project(tmp_path)
-    for name in FILES:
-        sys.modules.pop(name.removesuffix(".py"), None)
+def project(tmp_path: Path) -> Iterator[Project]:
+    with project_in(tmp_path) as project:
+        yield project
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a project's run."""
+    with project_in(tmp_path_factory.mktemp("finished")) as project:
+        assert project.run() == ["StageStart pretrain", "StageEnd pretrain", "StageStart probe", "StageEnd probe"]
+        return project.folder / "run"
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_finished_stage_whose_code_was_edited_is_refused(name: str, project: Project):
-    assert project.run() == ["StageStart pretrain", "StageEnd pretrain", "StageStart probe", "StageEnd probe"]
+def test_a_finished_stage_whose_code_was_edited_is_refused(name: str, finished: Path, project: Project):
+    shutil.copytree(finished, project.folder / "run")
     results = (project.folder / "run" / "results.json").read_bytes()
     stage = "probe" if name == "my_probe.py" else "pretrain"
     project.edit(name, FILES[name] + "\nX = 1\n")
@@ -115,8 +120,8 @@ def test_a_finished_stage_whose_code_was_edited_is_refused(name: str, project: P
     assert (project.folder / "run" / "results.json").read_bytes() == results
 
 
-def test_fresh_is_the_way_out(project: Project):
-    project.run()
+def test_fresh_is_the_way_out(finished: Path, project: Project):
+    shutil.copytree(finished, project.folder / "run")
     project.edit("my_task.py", FILES["my_task.py"] + "\nX = 1\n")
     assert project.run(fresh=True) == ["StageStart pretrain", "StageEnd pretrain", "StageStart probe", "StageEnd probe"]
     assert project.run() == ["StageSkipped pretrain", "StageSkipped probe"]
@@ -132,8 +137,8 @@ def test_a_file_that_is_edited_while_it_runs_is_not_what_has_run(project: Projec
     assert project.run() == ["StageSkipped pretrain", "StageSkipped probe"]
 
 
-def test_an_interrupted_stage_whose_code_was_edited_is_refused_as_well(project: Project):
-    project.run()
+def test_an_interrupted_stage_whose_code_was_edited_is_refused_as_well(finished: Path, project: Project):
+    shutil.copytree(finished, project.folder / "run")
     path = project.folder / "run" / "pretrain" / "artifact.json"
     artifact = json.loads(path.read_text())
     path.write_text(json.dumps({**artifact, "status": "running"}))

@@ -14,9 +14,8 @@ import torch
 import publish_weights
 from sslkit import ArtifactError, OptionError, load_backbone, load_catalog, load_recipe, run_recipe
 from sslkit.recipe.recipe import parse_recipe
-from sslkit.run.artifacts import ARTIFACT, BACKBONE, read_artifact, save_module
+from sslkit.run.artifacts import ARTIFACT, BACKBONE, read_artifact, read_weights, save_module
 from sslkit.run.publication import TOLERANCE, Published, TrainingData, publish_backbone
-from sslkit.run.weights_file import read_weights
 from sslkit.storage.identity import state_hash
 from tests.recipes import SMALL
 from tests.run.model_cards import FACTS, read_card
@@ -39,7 +38,7 @@ evaluator = { name = "knn", layers = ["conv2"] }
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    run_recipe(parse_recipe(tomllib.loads(SMALL + STAGES), load_catalog()), output=folder)
+    run_recipe(parse_recipe(tomllib.loads(SMALL + STAGES), load_catalog()), output=folder, report=False)
     return folder
 
 

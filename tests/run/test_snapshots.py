@@ -29,8 +29,8 @@ from sslkit.storage.identity import state_hash
 from sslkit.storage.metrics_log import read_metrics
 from tests.contract.miniatures.rotation import Rotation
 from tests.evaluators.labeled import arrays, network
+from tests.observers import Recorder, stop_after
 from tests.recipes import HEAD
-from tests.run.test_stages import Recorder, stop_after
 
 DATA = arrays()
 RUNTIME = Runtime(device="cpu", precision="float32", log_every=1)
@@ -183,7 +183,7 @@ def test_wrong_snapshots_are_refused_in_one_line(changes: list[tuple[str, str]],
 def test_a_run_probes_each_snapshot(tmp_path: Path):
     path = tmp_path / "watched.toml"
     path.write_text(RECIPE)
-    run = run_recipe(load_recipe(path), output=tmp_path / "run")
+    run = run_recipe(load_recipe(path), output=tmp_path / "run", report=False)
     artifacts = {key: json.loads((run.folder / key / ARTIFACT).read_text()) for key in run.results.stages}
     kept = {epoch: state_hash(load_backbone(run.folder / "pretrain", snapshot=epoch)) for epoch in (0, 1, 2)}
     assert len(set(kept.values())) == 3
@@ -207,7 +207,7 @@ def test_an_evaluator_that_needs_no_labels_runs_on_unlabelled_images(tmp_path: P
         "pretrain": {**table["stages"]["pretrain"], "batch_size": 8},
         "spectrum": {"weights": "pretrain@each", "evaluator": {"name": "feature_quality", "layers": ["conv2"]}},
     }
-    run = run_recipe(parse_recipe(table, load_catalog()), output=tmp_path / "run")
+    run = run_recipe(parse_recipe(table, load_catalog()), output=tmp_path / "run", report=False)
     for epoch in (0, 1, 2):
         assert set(run.results.stages[f"spectrum/epoch={epoch}"]) == {"conv2.rankme", "conv2.alpha_req"}
     assert FeatureQuality.needs_labels is False

@@ -2,7 +2,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
@@ -32,8 +32,6 @@ from sslkit import (
     ImageSpec,
     LabeledData,
     LinearProbe,
-    Notice,
-    Observer,
     OptionError,
     PretextTask,
     RunContext,
@@ -48,7 +46,6 @@ from sslkit import (
     load_backbone,
     pretrain,
 )
-from sslkit.contract.events import Event
 from sslkit.contract.runtime import Runtime
 from sslkit.data.cache import OpenedDataset
 from sslkit.run.artifacts import ARTIFACT, BACKBONE, HEADS, METRICS, PREDICTIONS
@@ -64,6 +61,7 @@ from tests.contract.miniatures.images import TinyImages, tiny_images
 from tests.contract.miniatures.mae import MAE
 from tests.contract.miniatures.rotation import Rotation
 from tests.evaluators.labeled import arrays, changed, copy_of, network
+from tests.observers import Recorder, stop_after
 
 DATA = arrays()
 RUNTIME = Runtime(device="cpu", precision="float32", log_every=1)
@@ -83,23 +81,6 @@ def pretrained(task: PretextTask | None = None, backbone: Backbone | None = None
 
 def evaluated(evaluator: Evaluator = PROBE, backbone: Backbone | None = None, data: Dataset = DATA, **options: Any) -> Any:
     return evaluate(evaluator, backbone or network(), data, **{"runtime": RUNTIME, **options})
-
-
-class Recorder(Observer):
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def observe(self, event: Event) -> None:
-        self.events.append(event)
-
-    def of(self, kind: type) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-
-def stop_after(steps: int, observers: Iterable[Observer] = ()) -> dict[str, Any]:
-    """The options of a stage that is asked to stop after so many steps."""
-    counter = Recorder()
-    return {"observers": [counter, *observers], "should_stop": lambda: len(counter.of(StepEnd)) >= steps}
 
 
 def artifact(folder: Path) -> dict[str, Any]:
@@ -226,12 +207,10 @@ def test_without_heldout_images_a_notice_says_so():
     watcher = Recorder()
     result = pretrained(data=Arrays(train_images=DATA.train_images), observers=[watcher])
     assert result.metrics == {}
-    assert [event.message for event in watcher.of(Notice)] == [
-        "the data has no held-out images: the pretext task is measured on training batches only"
-    ]
+    assert watcher.messages() == ["the data has no held-out images: the pretext task is measured on training batches only"]
     watcher = Recorder()
     pretrained(observers=[watcher])
-    assert watcher.of(Notice) == []
+    assert watcher.messages() == []
 
 
 def test_observers_hear_the_stage_begin_and_end(tmp_path: Path):
@@ -512,7 +491,7 @@ def test_of_damaged_checkpoints_the_one_before_is_used(tmp_path: Path):
             damage(path)
         watcher = Recorder()
         again = pretrained(output=folder, observers=[watcher], runtime=runtime)
-        first, second = (event.message for event in watcher.of(Notice))
+        first, second = watcher.messages()
         assert re.fullmatch(rf"{files[2]}: damaged \(.+\); it is set aside", first)
         assert re.fullmatch(rf"{files[1]}: damaged \(.+\); it is set aside", second)
         assert watcher.of(FitStart)[0].step == 3
@@ -554,7 +533,7 @@ def test_without_a_good_checkpoint_training_begins_from_the_start(tmp_path: Path
         cut(path)
     watcher = Recorder()
     again = pretrained(output=tmp_path / "parts", observers=[watcher])
-    assert watcher.of(Notice)[-1].message == "no checkpoint can be read: the training begins from the start"
+    assert watcher.messages()[-1] == "no checkpoint can be read: the training begins from the start"
     assert watcher.of(FitStart)[0].step == 0
     assert again.metrics == whole.metrics
 
@@ -666,8 +645,7 @@ def test_files_that_cannot_be_decoded_are_told_and_listed(tmp_path: Path):
     images.skipped = ("train/1.png", "train/2.png")
     watcher = Recorder()
     pretrained(data=Splits(pretrain=images), output=tmp_path, observers=[watcher])
-    messages = [event.message for event in watcher.of(Notice)]
-    assert messages[0] == "skipped 2 files that cannot be decoded, listed in artifact.json; the first is train/1.png"
+    assert watcher.messages()[0] == "skipped 2 files that cannot be decoded, listed in artifact.json; the first is train/1.png"
     assert artifact(tmp_path)["skipped_files"] == ["train/1.png", "train/2.png"]
 
 

@@ -9,7 +9,7 @@ from sslkit.catalog.discovery import load_catalog
 from sslkit.contract.runtime import Runtime
 from sslkit.recipe.bundled import bundled_weights
 from sslkit.recipe.describe import build_backbone_options
-from sslkit.run.weights_file import read_weights
+from sslkit.run.artifacts import read_weights
 from sslkit.training.seeds import global_seed
 
 PER_CLASS = {"train": 100, "test": 100}

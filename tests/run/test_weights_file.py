@@ -12,8 +12,17 @@ import torch
 
 import sslkit.run.artifacts as module
 from sslkit import NIN, ArtifactError, ImageSpec, load_backbone
-from sslkit.run.artifacts import ARTIFACT, BACKBONE, BackboneRecord, describe_backbone, save_module
-from sslkit.run.weights_file import halve, read_weights, save_weights, widen
+from sslkit.run.artifacts import (
+    ARTIFACT,
+    BACKBONE,
+    BackboneRecord,
+    describe_backbone,
+    halve,
+    read_weights,
+    save_module,
+    save_weights,
+    widen,
+)
 from sslkit.storage.json_files import write_json
 from sslkit.storage.tensor_file import load_tensors, save_tensors
 from sslkit.training.seeds import global_seed

@@ -1,9 +1,11 @@
 """Each promise is broken once, on purpose: the check must name it. What ships must keep all of them."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from sslkit import NIN, FeatureInfo, ImageSpec, TimmBackbone
@@ -32,61 +34,33 @@ def test_the_documented_layers_are_the_tiny_backbones():
     assert TinyBackbone(IMAGE).layer_names == ("shallow", "deep")
 
 
-class WrongChannels(TinyBackbone):
-    feature_info = (FeatureInfo("shallow", 4, 2), FeatureInfo("deep", 9, 4))
-
-
-class WrongReduction(TinyBackbone):
-    feature_info = (FeatureInfo("shallow", 4, 2), FeatureInfo("deep", 8, 8))
-
-
-class WrongKind(TinyBackbone):
-    feature_info = (FeatureInfo("shallow", 4, 2), FeatureInfo("deep", 8, 4, "tokens"))
-    capabilities = frozenset({"map", "tokens"})
-
-
-class UntoldKind(WrongKind):
-    capabilities = frozenset({"map"})
-
-
-class UnknownKind(TinyBackbone):
-    feature_info = (FeatureInfo("shallow", 4, 2), FeatureInfo("deep", 8, 4, "graph"))  # pyright: ignore[reportArgumentType]
-
-
-class SameNames(TinyBackbone):
-    feature_info = (FeatureInfo("deep", 4, 2), FeatureInfo("deep", 8, 4))
-
-
+SHALLOW, DEEP = FeatureInfo("shallow", 4, 2), FeatureInfo("deep", 8, 4)
+MAP_AND_TOKENS = frozenset({"map", "tokens"})
 GENERATOR = torch.Generator()
 
 
-class NoLayers(TinyBackbone):
-    feature_info = ()
+def having(**attributes: object) -> type[TinyBackbone]:
+    """Has other attributes or methods."""
+    return type("Changed", (TinyBackbone,), attributes)
 
 
-class TooMany(TinyBackbone):
-    def extract(self, x, layers):
-        return super().extract(x, ["shallow", "deep"])
+def features(change: Callable[[str, Tensor], Tensor]) -> type[TinyBackbone]:
+    """Changes the features of a layer."""
+    extract = TinyBackbone.extract
+    return having(extract=lambda self, x, layers: {layer: change(layer, found) for layer, found in extract(self, x, layers).items()})
 
 
-class TooDeep(TinyBackbone):
-    def extract(self, x, layers):
-        return {layer: features for layer, features in super().extract(x, ["shallow", "deep"]).items() if layer in layers}
+def everything(self: TinyBackbone, x: Tensor, _layers: object) -> dict[str, Tensor]:
+    return TinyBackbone.extract(self, x, ["shallow", "deep"])
 
 
-class DropsInEval(TinyBackbone):
-    def extract(self, x, layers):
-        return {layer: F.dropout(features) for layer, features in super().extract(x, layers).items()}
+def too_deep(self: TinyBackbone, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    return {layer: found for layer, found in everything(self, x, layers).items() if layer in layers}
 
 
-class NotFinite(TinyBackbone):
-    def extract(self, x, layers):
-        return {layer: features / 0 - features / 0 for layer, features in super().extract(x, layers).items()}
-
-
-class NormalisesTheBatch(TinyBackbone):
-    def extract(self, x, layers):
-        return super().extract(x - x.mean(dim=0), layers)
+def overwritten(self: TinyBackbone, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    found = TinyBackbone.extract(self, x, layers)
+    return {"shallow": found["shallow"].zero_(), **found} if len(layers) > 1 else found
 
 
 class SeedsItself(TinyBackbone):
@@ -95,12 +69,6 @@ class SeedsItself(TinyBackbone):
         self.register_buffer(
             "pattern", torch.rand(3, generator=GENERATOR) if self.shallow[0].weight.device.type == "cpu" else torch.empty(3)
         )
-
-
-class Overwrites(TinyBackbone):
-    def extract(self, x, layers):
-        features = super().extract(x, layers)
-        return {"shallow": features["shallow"].zero_(), **features} if len(layers) > 1 else features
 
 
 class CountsInEval(TinyBackbone):
@@ -150,43 +118,48 @@ class OtherImage(TinyBackbone):
 
 
 class OtherSizes(TinyBackbone):
+    feature_info = (FeatureInfo("shallow", 4, 4), DEEP)
+
     def extract(self, x, layers):
-        return {layer: features[..., :8, :8] for layer, features in super().extract(x, layers).items()}
-
-    feature_info = (FeatureInfo("shallow", 4, 4), FeatureInfo("deep", 8, 4))
-
-
-class WrongMasks(TinyBackbone):
-    capabilities = frozenset({"map", "masked_encode"})
-
-    def masked_encode(self, images, keep):
-        return torch.zeros(2, 3, 8)
+        return {layer: found[..., :8, :8] for layer, found in super().extract(x, layers).items()}
 
 
 @pytest.mark.parametrize(
     ("build", "promise"),
     [
-        (WrongChannels, "layer 'deep' has num_chs 9, reduction 4 and the kind 'map', but images of (32, 32) give the shape (2, 8, 8, 8)"),
-        (WrongReduction, "layer 'deep' has num_chs 8, reduction 8 and the kind 'map', but images of (32, 32) give the shape (2, 8, 8, 8)"),
         (
-            WrongKind,
+            having(feature_info=(SHALLOW, FeatureInfo("deep", 9, 4))),
+            "layer 'deep' has num_chs 9, reduction 4 and the kind 'map', but images of (32, 32) give the shape (2, 8, 8, 8)",
+        ),
+        (
+            having(feature_info=(SHALLOW, FeatureInfo("deep", 8, 8))),
+            "layer 'deep' has num_chs 8, reduction 8 and the kind 'map', but images of (32, 32) give the shape (2, 8, 8, 8)",
+        ),
+        (
+            having(feature_info=(SHALLOW, DEEP._replace(kind="tokens")), capabilities=MAP_AND_TOKENS),
             "layer 'deep' has num_chs 8, reduction 4 and the kind 'tokens', but images of (32, 32) give the shape (2, 8, 8, 8)"
             " instead of (2, 64, 8)",
         ),
-        (UntoldKind, "layer 'deep' is of the kind 'tokens': capabilities must hold it"),
-        (UnknownKind, "layer 'deep' is of the kind 'graph', not one of map, tokens, vector"),
-        (SameNames, "feature_info must give each layer a name of its own, and has deep, deep"),
-        (NoLayers, "feature_info must be a tuple of one FeatureInfo or more"),
-        (TooMany, "extract must return exactly the layers asked for, ('shallow',), and returned ('shallow', 'deep')"),
-        (TooDeep, "extract must stop at the deepest layer asked for: for 'shallow' it also ran deep.0, deep.1"),
-        (DropsInEval, "eval mode must be deterministic: two passes differ at 'shallow'"),
-        (NotFinite, "the features of layer 'shallow' must be finite"),
+        (having(feature_info=(SHALLOW, DEEP._replace(kind="tokens"))), "layer 'deep' is of the kind 'tokens': capabilities must hold it"),
         (
-            NormalisesTheBatch,
+            having(feature_info=(SHALLOW, DEEP._replace(kind="graph"))),
+            "layer 'deep' is of the kind 'graph', not one of map, tokens, vector",
+        ),
+        (
+            having(feature_info=(SHALLOW._replace(name="deep"), DEEP)),
+            "feature_info must give each layer a name of its own, and has deep, deep",
+        ),
+        (having(feature_info=()), "feature_info must be a tuple of one FeatureInfo or more"),
+        (having(extract=everything), "extract must return exactly the layers asked for, ('shallow',), and returned ('shallow', 'deep')"),
+        (having(extract=too_deep), "extract must stop at the deepest layer asked for: for 'shallow' it also ran deep.0, deep.1"),
+        (features(lambda _, found: F.dropout(found)), "eval mode must be deterministic: two passes differ at 'shallow'"),
+        (features(lambda _, found: found / 0 - found / 0), "the features of layer 'shallow' must be finite"),
+        (
+            having(extract=lambda self, x, layers: TinyBackbone.extract(self, x - x.mean(dim=0), layers)),
             "in eval mode the features of an image must not depend on the rest of the batch: those of layer 'shallow' do",
         ),
         (SeedsItself, "the seed must decide the weights: draw them from torch's global generator alone; pattern differ"),
-        (Overwrites, "layer 'shallow' must not depend on what else is asked for: does a later layer write into it?"),
+        (having(extract=overwritten), "layer 'shallow' must not depend on what else is asked for: does a later layer write into it?"),
         (CountsInEval, "extract must not change buffers in eval mode; calls differ"),
         (DataOnMeta, "on the meta device no tensor may hold data, and table does"),
         (HiddenWeights, "the state dict must hold all of the backbone: another one with the same state gives other features at 'deep'"),
@@ -194,7 +167,10 @@ class WrongMasks(TinyBackbone):
         (BareOption, "the option width must have an annotation in the constructor"),
         (OtherImage, "image must be what it is built for: call super().__init__(image)"),
         (OtherSizes, "layer 'shallow' has num_chs 4, reduction 4 and the kind 'map', but images of (64, 64) give the shape (2, 4, 8, 8)"),
-        (WrongMasks, "masked_encode must return (N, L_keep, D) tokens, and returned (2, 3, 8)"),
+        (
+            having(capabilities=frozenset({"map", "masked_encode"}), masked_encode=lambda *_: torch.zeros(2, 3, 8)),
+            "masked_encode must return (N, L_keep, D) tokens, and returned (2, 3, 8)",
+        ),
     ],
 )
 def test_a_broken_backbone_is_named(build, promise):

@@ -1,12 +1,13 @@
 """Each promise is broken once, on purpose: the check must name it. What ships must keep all of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sslkit import (
     KNN,
@@ -91,63 +92,28 @@ def test_broken_metrics_are_named(metrics, promise):
     assert broken_promise(check_evaluator, Constant(metrics=metrics)) == f"Constant: {promise}"
 
 
+def evaluating(evaluate: Callable[[Backbone, LabeledData], object]) -> type[Constant]:
+    """Does this, where a ``Constant`` only reports."""
+    return type("Changed", (Constant,), {"evaluate": lambda _self, backbone, data, _context: evaluate(backbone, data)})
+
+
+def predicting(predict: Callable[[Tensor], Prediction]) -> type[Constant]:
+    """Hands over a prediction, by way of the right labels."""
+    return evaluating(lambda _, data: Evaluation({"deep.top1": 50.0}, predictions={"deep": predict(data.test.labels)}))
+
+
 class MovesTheBackbone(Constant):
     def evaluate(self, backbone, data, context):
         backbone(data.train.read(range(4)), ["deep"])  # in training mode: BatchNorm counts
         return super().evaluate(backbone, data, context)
 
 
-class DrawsGlobally(Constant):
-    def evaluate(self, backbone, data, context):
-        return Evaluation({"top1": float(torch.rand(()))})
-
-
-class ReadsImages(Constant):
-    def check(self, backbone, data):
-        data.train.read([0])
-
-
-class ReturnsADict(Constant):
-    def evaluate(self, backbone, data, context):
-        return self.metrics
-
-
 class KeepsTheBackbone(Constant):
     exports_backbone: ClassVar[bool] = True
 
 
-class LeavesABackbone(Constant):
-    def evaluate(self, backbone, data, context):
-        return Evaluation(self.metrics, backbone=backbone)
-
-
-class DottedHead(Constant):
-    def evaluate(self, backbone, data, context):
-        return Evaluation(self.metrics, heads={"deep.k20": nn.Linear(1, 1)})
-
-
 class NeedsVectors(Constant):
     requires: ClassVar[frozenset[str]] = frozenset({"vector"})
-
-
-class ShortPredictions(Constant):
-    def evaluate(self, backbone, data, context):
-        return Evaluation(self.metrics, predictions={"deep": Classified.of(torch.zeros(10, 3), data.test.labels[:10])})
-
-
-class WholePredictions(Constant):
-    def evaluate(self, backbone, data, context):
-        return Evaluation(self.metrics, predictions={"deep": Prediction(torch.zeros(12, 3), data.test.labels)})
-
-
-class OtherClasses(Constant):
-    def evaluate(self, backbone, data, context):
-        return Evaluation(self.metrics, predictions={"deep": Classified.of(torch.zeros(12, 4), data.test.labels)})
-
-
-class ShuffledPredictions(Constant):
-    def evaluate(self, backbone, data, context):
-        return Evaluation(self.metrics, predictions={"deep": Classified.of(torch.zeros(12, 3), data.test.labels.flip(0))})
 
 
 class ReadsLabelsThatItDoesNotNeed(Constant):
@@ -167,18 +133,39 @@ def test_an_evaluator_that_needs_no_labels_gets_none():
     ("cls", "promise"),
     [
         (
-            ShortPredictions,
+            predicting(lambda labels: Classified.of(torch.zeros(10, 3), labels[:10])),
             "prediction 'deep' must be Classified.of(logits, targets) of every test image, (12,), and has the shapes (10,) and (10,)",
         ),
-        (WholePredictions, "prediction 'deep' must be Classified.of(logits, targets), and its type is Prediction"),
-        (OtherClasses, "prediction 'deep' must be Classified.of(logits, targets) of every class, 3, and is of 4"),
-        (ShuffledPredictions, "the targets of prediction 'deep' must be the labels"),
-        (DrawsGlobally, "the metrics must repeat: draw from generators that context.seed alone decides"),
-        (ReadsImages, "check must read labels only, and read images"),
-        (ReturnsADict, "evaluate must return an Evaluation"),
+        (
+            predicting(lambda labels: Prediction(torch.zeros(12, 3), labels)),
+            "prediction 'deep' must be Classified.of(logits, targets), and its type is Prediction",
+        ),
+        (
+            predicting(lambda labels: Classified.of(torch.zeros(12, 4), labels)),
+            "prediction 'deep' must be Classified.of(logits, targets) of every class, 3, and is of 4",
+        ),
+        (
+            predicting(lambda labels: Classified.of(torch.zeros(12, 3), labels.flip(0))),
+            "the targets of prediction 'deep' must be the labels",
+        ),
+        (
+            evaluating(lambda _, __: Evaluation({"top1": float(torch.rand(()))})),
+            "the metrics must repeat: draw from generators that context.seed alone decides",
+        ),
+        (
+            type("Reading", (Constant,), {"check": lambda _self, _backbone, data: data.train.read([0])}),
+            "check must read labels only, and read images",
+        ),
+        (evaluating(lambda _, __: {"deep.top1": 50.0}), "evaluate must return an Evaluation"),
         (KeepsTheBackbone, "exports_backbone is True, so evaluate must return a backbone"),
-        (LeavesABackbone, "exports_backbone is False, so evaluate must return none"),
-        (DottedHead, "the name of a head must have no dot: deep.k20"),
+        (
+            evaluating(lambda backbone, _: Evaluation({"deep.top1": 50.0}, backbone=backbone)),
+            "exports_backbone is False, so evaluate must return none",
+        ),
+        (
+            evaluating(lambda _, __: Evaluation({"deep.top1": 50.0}, heads={"deep.k20": nn.Linear(1, 1)})),
+            "the name of a head must have no dot: deep.k20",
+        ),
         (NeedsVectors, "requires vector, which TinyBackbone does not have: pass another backbone=..."),
     ],
 )

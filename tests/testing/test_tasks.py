@@ -1,9 +1,9 @@
 """Each promise is broken once, on purpose: the check must name it. What ships must keep all of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -44,6 +44,7 @@ def test_the_backbone_to_test_with_can_be_chosen():
 
 
 GENERATOR = torch.Generator()
+ORDER = "make_views must make row i of 'images' of image i % N alone, view after view as torch.cat of k views has it"
 
 
 class Flipped(Objective):
@@ -75,87 +76,66 @@ class Task(PretextTask):
         return self.objective(backbone)
 
 
-class GlobalDraws(Flipped):
-    def make_views(self, batch, generator, *, train):
-        return {**super().make_views(batch, generator, train=train), "labels": torch.randint(2, (len(batch.images),))}
+def views(change: Callable[[Batch, dict[str, Tensor]], object]) -> type[Objective]:
+    """Makes other views than ``Flipped`` does."""
+
+    class Changed(Flipped):
+        def make_views(self, batch, generator, *, train):
+            return change(batch, super().make_views(batch, generator, train=train))
+
+    return Changed
 
 
-class WritesIntoTheBatch(Flipped):
-    def make_views(self, batch, generator, *, train):
-        views = super().make_views(batch, generator, train=train)
-        batch.images.zero_()
-        return views
+def outputs(change: Callable[[Any, dict[str, Tensor], StepOutput], object]) -> type[Objective]:
+    """Returns something else than ``Flipped`` does."""
+
+    class Changed(Flipped):
+        def forward(self, views, phase, schedule):
+            return change(self, views, super().forward(views, phase, schedule))
+
+    return Changed
 
 
-class ViewsInAList(Flipped):
-    def make_views(self, batch, generator, *, train):
-        return [batch.images]
+def predicting(logits: Callable[[Any], Tensor], targets: Callable[[Tensor], Tensor], *, names: tuple[str, ...] = ()) -> type[Objective]:
+    """Makes a prediction called ``turn``, by way of the objective and of the labels."""
+
+    class Changed(Flipped):
+        classes = names
+
+        def forward(self, views, phase, schedule):
+            prediction = Prediction(logits(self), targets(views["labels"]))
+            return super().forward(views, phase, schedule)._replace(predictions={"turn": prediction})
+
+    return Changed
 
 
-class LossAnImage(Flipped):
-    def forward(self, views, phase, schedule):
-        return StepOutput(self.head(self.backbone.embed(views["images"])).sum(dim=1), {})
+def having(**attributes: object) -> type[Objective]:
+    """Has other attributes or methods than ``Flipped``."""
+    return type("Changed", (Flipped,), attributes)
 
 
-class InfiniteLoss(Flipped):
-    def forward(self, views, phase, schedule):
-        return StepOutput(super().forward(views, phase, schedule).loss / 0, {})
+def zeros(rows: int, columns: int) -> Callable[[Any], Tensor]:
+    return lambda _: torch.zeros(rows, columns)
 
 
-class ConstantLoss(Flipped):
-    def forward(self, views, phase, schedule):
-        return StepOutput(super().forward(views, phase, schedule).loss.detach(), {})
+def overwritten(batch: Batch, views: dict[str, Tensor]) -> dict[str, Tensor]:
+    batch.images.zero_()
+    return views
 
 
-class PlainTuple(Flipped):
-    def forward(self, views, phase, schedule):
-        return super().forward(views, phase, schedule).loss, {}
+def both(batch: Batch, _views: object = None) -> dict[str, Tensor]:
+    """Each image as it is and mirrored, view after view."""
+    return {"images": torch.cat([batch.images, batch.images.flip(-1)]), "labels": torch.arange(2).repeat_interleave(len(batch.images))}
 
 
-class MetricWithGraph(Flipped):
-    def forward(self, views, phase, schedule):
-        loss = super().forward(views, phase, schedule).loss
-        return StepOutput(loss, {"loss2": Mean(loss, torch.ones(()))})
+def interleaved(batch: Batch, _views: object) -> dict[str, Tensor]:
+    images = torch.stack([batch.images, batch.images.flip(-1)], dim=1).flatten(0, 1)
+    return {"images": images, "labels": torch.arange(2).repeat(len(batch.images))}
 
 
-class PredictionWithGraph(Flipped):
-    def forward(self, views, phase, schedule):
-        output = super().forward(views, phase, schedule)
-        return output._replace(
-            predictions={"turn": Prediction(self.head.weight[:, :2].repeat(4, 1)[:4], torch.zeros(4, dtype=torch.int64))}
-        )
-
-
-class PredictionOfOtherSize(Flipped):
-    def forward(self, views, phase, schedule):
-        output = super().forward(views, phase, schedule)
-        return output._replace(predictions={"turn": Prediction(torch.zeros(4, 2), torch.zeros(3, dtype=torch.int64))})
-
-
-class PredictionBeyond(Flipped):
-    def forward(self, views, phase, schedule):
-        output = super().forward(views, phase, schedule)
-        return output._replace(predictions={"turn": Prediction(torch.zeros(4, 2), torch.full((4,), 2))})
-
-
-class ThreeClasses(Flipped):
-    classes = ("upright", "mirrored", "both")
-
-    def forward(self, views, phase, schedule):
-        output = super().forward(views, phase, schedule)
-        return output._replace(predictions={"turn": Prediction(torch.zeros(8, 2), views["labels"])})
-
-
-class PredictionOfSome(Flipped):
-    def forward(self, views, phase, schedule):
-        output = super().forward(views, phase, schedule)
-        return output._replace(predictions={"turn": Prediction(torch.zeros(4, 2), views["labels"][:4])})
-
-
-class OtherMetricsInEval(Flipped):
-    def forward(self, views, phase, schedule):
-        output = super().forward(views, phase, schedule)
-        return output if self.training else output._replace(metrics={"accuracy": output.metrics["top1"]})
+def mixed(batch: Batch, _views: object) -> dict[str, Tensor]:
+    views = both(batch)
+    return {**views, "images": views["images"] // 2 + views["images"].roll(1, dims=0) // 2}
 
 
 class SeedsItself(Flipped):
@@ -163,11 +143,6 @@ class SeedsItself(Flipped):
         super().__init__(backbone)
         with torch.no_grad():
             self.head.bias.copy_(torch.rand(2, generator=GENERATOR))
-
-
-class MetricAsFloat(Flipped):
-    def forward(self, views, phase, schedule):
-        return StepOutput(super().forward(views, phase, schedule).loss, {"top1": 3.0})
 
 
 class UnusedLayer(Flipped):
@@ -179,19 +154,6 @@ class UnusedLayer(Flipped):
 class ForgottenGroup(UnusedLayer):
     def parameter_groups(self):
         return {"main": [{"params": [*self.backbone.parameters(), *self.head.parameters()]}]}
-
-
-class UnknownHeldoutPhase(Flipped):
-    heldout_phase = "student"
-
-
-class UnknownFrozenPart(Flipped):
-    frozen = ("teacher",)
-
-
-class WrongGroups(Flipped):
-    def parameter_groups(self):
-        return {"student": [{"params": [*self.parameters()]}]}
 
 
 class MovesInEval(Flipped):
@@ -231,35 +193,75 @@ class ExportsAnother(Flipped):
 @pytest.mark.parametrize(
     ("objective", "promise"),
     [
-        (GlobalDraws, "make_views must draw from its generator alone: two calls with the same generator state differ"),
-        (WritesIntoTheBatch, "make_views must not write into the batch: copy what you change"),
-        (ViewsInAList, "make_views must return a dict of tensors"),
-        (LossAnImage, "the loss must be a scalar, and has the shape (8,)"),
-        (InfiniteLoss, "the loss must be finite, and is inf"),
-        (ConstantLoss, "the loss of phase 'main' depends on nothing that is trained"),
-        (PlainTuple, "forward must return a StepOutput"),
-        (MetricWithGraph, "metric 'loss2' must be detached: Mean.of(x)"),
-        (PredictionWithGraph, "prediction 'turn' must be detached"),
-        (PredictionOfOtherSize, "prediction 'turn' must be logits (M, K) and targets (M,)"),
-        (PredictionBeyond, "prediction 'turn' has targets beyond its 2 classes"),
-        (ThreeClasses, "classes names 3, and prediction 'turn' has logits of 2"),
-        (PredictionOfSome, "prediction 'turn' must be of every view of every image, and is of 4 for 8 images"),
         (
-            OtherMetricsInEval,
+            views(lambda batch, views: {**views, "labels": torch.randint(2, (len(batch.images),))}),
+            "make_views must draw from its generator alone: two calls with the same generator state differ",
+        ),
+        (views(overwritten), "make_views must not write into the batch: copy what you change"),
+        (views(lambda batch, _: [batch.images]), "make_views must return a dict of tensors"),
+        (views(interleaved), f"{ORDER}: of N = 8 images, number 0 changes the rows [1]"),
+        (views(mixed), f"{ORDER}: of N = 8 images, number 0 changes the rows [1, 9]"),
+        (
+            outputs(lambda self, views, _: StepOutput(self.head(self.backbone.embed(views["images"])).sum(dim=1), {})),
+            "the loss must be a scalar, and has the shape (8,)",
+        ),
+        (outputs(lambda _, __, output: StepOutput(output.loss / 0, {})), "the loss must be finite, and is inf"),
+        (
+            outputs(lambda _, __, output: StepOutput(output.loss.detach(), {})),
+            "the loss of phase 'main' depends on nothing that is trained",
+        ),
+        (outputs(lambda _, __, output: (output.loss, {})), "forward must return a StepOutput"),
+        (
+            outputs(lambda _, __, output: StepOutput(output.loss, {"loss2": Mean(output.loss, torch.ones(()))})),
+            "metric 'loss2' must be detached: Mean.of(x)",
+        ),
+        (
+            predicting(lambda self: self.head.weight[:, :2].repeat(4, 1)[:4], lambda _: torch.zeros(4, dtype=torch.int64)),
+            "prediction 'turn' must be detached",
+        ),
+        (
+            predicting(zeros(4, 2), lambda _: torch.zeros(3, dtype=torch.int64)),
+            "prediction 'turn' must be logits (M, K) and targets (M,)",
+        ),
+        (predicting(zeros(4, 2), lambda _: torch.full((4,), 2)), "prediction 'turn' has targets beyond its 2 classes"),
+        (
+            predicting(zeros(8, 2), lambda labels: labels, names=("upright", "mirrored", "both")),
+            "classes names 3, and prediction 'turn' has logits of 2",
+        ),
+        (
+            predicting(zeros(4, 2), lambda labels: labels[:4]),
+            "prediction 'turn' must be of every view of every image, and is of 4 for 8 images",
+        ),
+        (
+            outputs(lambda self, _, o: o if self.training else o._replace(metrics={"accuracy": o.metrics["top1"]})),
             "phase 'main' must have the same metrics and predictions in eval mode as in training: accuracy, top1 is in one alone",
         ),
         (SeedsItself, "the seed must decide the weights: draw them from torch's global generator alone; head.bias differ"),
-        (MetricAsFloat, "metric 'top1' must be a Mean of scalars: Mean.of(x)"),
+        (outputs(lambda _, __, output: StepOutput(output.loss, {"top1": 3.0})), "metric 'top1' must be a Mean of scalars: Mean.of(x)"),
+        (
+            outputs(lambda _, __, output: output._replace(metrics={"top1": Mean(torch.zeros(()), torch.ones(2))})),
+            "metric 'top1' must be a Mean of scalars: Mean.of(x)",
+        ),
         (UnusedLayer, "phase 'main' trains spare.weight, spare.bias, which no gradient reaches; if rightly so: without_gradient=[...]"),
         (ForgottenGroup, "no phase trains spare.weight, spare.bias: add to parameter_groups, or set requires_grad_(False)"),
-        (UnknownHeldoutPhase, "heldout_phase must be one of its phases or None, and is 'student'"),
-        (UnknownFrozenPart, "frozen names 'teacher', which is no submodule of the objective"),
-        (WrongGroups, "parameter_groups must have one entry for each phase: main"),
+        (having(heldout_phase="student"), "heldout_phase must be one of its phases or None, and is 'student'"),
+        (having(frozen=("teacher",)), "frozen names 'teacher', which is no submodule of the objective"),
+        (
+            having(parameter_groups=lambda self: {"student": [{"params": [*self.parameters()]}]}),
+            "parameter_groups must have one entry for each phase: main",
+        ),
         (MovesInEval, "forward must not change buffers in eval mode; calls differ"),
     ],
 )
 def test_a_broken_objective_is_named(objective, promise):
     assert broken_promise(check_pretext_task, Task(objective=objective)) == f"Task: {promise}"
+
+
+def test_views_in_another_order_are_refused_by_that_check_alone(monkeypatch):
+    check_pretext_task(Task(objective=views(both)))
+    monkeypatch.setattr("sslkit.testing.tasks._check_order", lambda *_args, **_options: None)
+    for change in (interleaved, mixed):
+        check_pretext_task(Task(objective=views(change)))
 
 
 def test_state_that_no_checkpoint_holds_is_found():
@@ -277,22 +279,12 @@ def test_an_objective_that_exports_no_backbone_is_refused_as_in_a_run():
         check_pretext_task(Task(objective=ExportsItself))
 
 
-class MetricCountedByATensor(Flipped):
-    def forward(self, views, phase, schedule):
-        output = super().forward(views, phase, schedule)
-        first = views["labels"] == 0
-        return output._replace(metrics={"first": Mean((output.loss.detach() * first).sum(), first.sum())})
+def test_the_count_of_a_metric_may_be_a_tensor():
+    def first(_self, views, output):
+        chosen = views["labels"] == 0
+        return output._replace(metrics={"first": Mean((output.loss.detach() * chosen).sum(), chosen.sum())})
 
-
-class MetricCountsAVector(Flipped):
-    def forward(self, views, phase, schedule):
-        return super().forward(views, phase, schedule)._replace(metrics={"top1": Mean(torch.zeros(()), torch.ones(2))})
-
-
-def test_the_count_of_a_metric_is_a_number_or_a_scalar():
-    check_pretext_task(Task(objective=MetricCountedByATensor))
-    promise = "metric 'top1' must be a Mean of scalars: Mean.of(x)"
-    assert broken_promise(check_pretext_task, Task(objective=MetricCountsAVector)) == f"Task: {promise}"
+    check_pretext_task(Task(objective=outputs(first)))
 
 
 def test_parameters_may_be_said_to_have_no_gradient():
