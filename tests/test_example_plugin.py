@@ -91,6 +91,7 @@ def test_it_imports_nothing_but_the_public_api():
     assert sum(len(source.splitlines()) for source in sources) <= 80
 
 
+@pytest.mark.docs
 def test_its_readme_shows_what_its_pyproject_says():
     project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     readme = (EXAMPLE / "README.md").read_text(encoding="utf-8")

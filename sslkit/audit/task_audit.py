@@ -121,13 +121,13 @@ def audit_task(
     """
     options, runtime = options or AuditOptions(), runtime or Runtime()
     data, build = OpenedDataset.of(data), backbone or small_backbone(load_catalog()).build
-    told = Observers(observers)
+    notified = Observers(observers)
     context = RunContext(
         stage="audit",  # part of every random seed: two stages of one recipe are audited with the same draws
         seed=options.seed,
         device=runtime.resolve_device(),
         runtime=replace(runtime, compile=False),
-        emit=lambda event: told.observe(replace(event, stage=name)),
+        emit=lambda event: notified.observe(replace(event, stage=name)),
     )
     schedule = Cosine(warmup_epochs=0.1 * options.epochs)
     fitted = replace(training or TrainingOptions(), epochs=options.epochs, batch_size=BATCH_SIZE, schedule=schedule)

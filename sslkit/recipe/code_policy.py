@@ -49,7 +49,8 @@ def lies_in_run(path: Path) -> bool:
     """Whether a recipe was written by a run, which somebody else may have sent, and not by the person who names it."""
     folder = path.resolve().parent
     folders = (folder, folder.parent) if folder.name == "variants" else (folder,)
-    return any((folder / "results.json").exists() or any(folder.glob("*/artifact.json")) for folder in folders)
+    stages = ("*/artifact.json", "*/*/artifact.json") if (folders[-1] / "variants").is_dir() else ("*/artifact.json",)
+    return any(any(folder.glob(trace)) for folder in folders for trace in ("results.json", *stages))
 
 
 def refuse_code(tables: Iterable[Mapping[str, Any]], catalog: Catalog) -> None:

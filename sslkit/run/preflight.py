@@ -84,7 +84,7 @@ class Preflight:
     def __init__(self, recipe: Recipe, data: OpenedDataset) -> None:
         self._recipe = recipe
         self._data = data
-        self._backbones: dict[str, Backbone] = {}
+        self._backbones: dict[str, Backbone | Exception] = {}
 
     def read_data(self) -> None:
         """Load the splits that the stages will read."""
@@ -152,8 +152,13 @@ class Preflight:
         if key not in self._backbones:
             image = backbone_image(self._recipe, stage, self._data.image())
             with torch.device(device):
-                self._backbones[key] = stage.backbone.without_downloads().build(image)
-        return self._backbones[key]
+                try:
+                    self._backbones[key] = stage.backbone.without_downloads().build(image)
+                except Exception as error:  # not tried again: many networks refuse the meta device
+                    self._backbones[key] = error
+        if isinstance(backbone := self._backbones[key], Exception):
+            raise backbone
+        return backbone
 
     def _key(self, stage: Stage) -> str:
         return repr((stage.backbone.cls, stage.backbone.options, backbone_image(self._recipe, stage, self._data.image())))

@@ -336,6 +336,7 @@ def test_every_claim_can_hold_and_can_fail():
     assert holding == []
 
 
+@pytest.mark.docs
 def test_the_committed_document_is_that_of_the_committed_records():
     records = load_records(ROOT / "docs" / "results")
     assert reproduce.document(records) == (ROOT / "docs" / "results.md").read_text(encoding="utf-8")

@@ -602,6 +602,7 @@ def test_a_rehearsal_is_not_taken_for_a_result(results: Path, checkout: Path) ->
         merging.merge(results, checkout=checkout, rehearsal=True)
 
 
+@pytest.mark.docs
 def test_the_committed_section_is_that_of_the_committed_reports() -> None:
     text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     assert text.partition(merging.BEGIN + "\n")[2].partition(merging.END)[0] == merging.gpu_section(ROOT / "docs")

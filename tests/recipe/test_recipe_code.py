@@ -211,6 +211,13 @@ def test_what_lies_in_a_run(tmp_path: Path, place: str):
     assert not lies_in_run(tmp_path / "other.toml")
 
 
+def test_a_sweep_that_has_no_results_yet_is_a_run(tmp_path: Path):
+    for path in ("recipe.toml", "variants/a.toml", "a/pretrain/artifact.json"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(RECIPE)
+    assert lies_in_run(tmp_path / "recipe.toml")
+
+
 @pytest.mark.slow
 def test_a_run_says_and_records_which_plugins_it_loaded(site: Site):
     site.install("flips", GOOD, version="2.3")
