@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import EvaluateStage, PretrainStage, Stage
@@ -89,6 +88,8 @@ def read_matrices(folder: Path, recipe: Recipe) -> list[Matrix]:
 
 
 def _read(folder: Path, stages: Iterable[Stage]) -> list[Matrix]:
+    from sklearn.metrics import confusion_matrix
+
     found = []
     for stage in stages:
         names, matrices = read_artifact(folder / stage.key).get("classes", []), list[Matrix]()
@@ -117,6 +118,8 @@ def _draw(matrices: Sequence[Matrix]) -> Figure:
 
 
 def _draw_matrix(axes: Axes, matrix: Matrix) -> None:
+    from sklearn.metrics import ConfusionMatrixDisplay
+
     numbered, upright = len(matrix.classes) <= MAX_NUMBERED, max(map(len, matrix.classes)) * len(matrix.classes) > 40
     display = ConfusionMatrixDisplay(matrix.percent, display_labels=[fit(name, 240) for name in matrix.classes])
     display.plot(
