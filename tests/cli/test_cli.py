@@ -13,11 +13,11 @@ import pytest
 import sslkit.report.run
 from sslkit.catalog.catalog import Catalog, PluginInfo
 from sslkit.recipe.bundled import bundled_recipes
-from tests.recipes import changed
+from tests.recipes import SMALL, changed
 from tests.report.run_folders import make_run
 
 RECIPE = f"""# A recipe that runs in a second
-{changed("name=tiny", "stages.pretrain.batch_size=128", "stages.probe.evaluator.layers=['conv1', 'conv2']")}
+{changed("name=tiny", "stages.probe.evaluator.layers=['conv1', 'conv2']", text=SMALL.replace('device = "cpu"', ""))}
 [paper]
 "probe.conv2.top1" = 91.16
 

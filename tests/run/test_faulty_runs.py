@@ -311,7 +311,8 @@ def test_a_pipe_in_the_place_of_a_runs_recipe_is_not_waited_for(folder: Path):
 
 
 def test_checkpoints_that_a_kill_left_in_a_finished_stage_are_removed(recipe: Recipe, whole: Path, folder: Path):
-    (folder / "pretrain" / "checkpoint-000000009.safetensors").touch()
+    """Written earlier than the one that stays."""
+    (folder / "pretrain" / "checkpoint-000000001.safetensors").touch()
     assert_goes_on(recipe, folder, whole)
 
 
