@@ -94,11 +94,7 @@ class TrainingOptions(Checked):
 
 
 def check_snapshots(epochs: Iterable[int], num_epochs: int) -> list[int]:
-    """The epochs after which a network is to be kept, in order; 0 for the untrained one.
-
-    Raises:
-        OptionError: one lies outside of the training, or stands there twice.
-    """
+    """The epochs after which a network is to be kept, in order; 0 for the untrained one. They must be distinct epochs of the training."""
     snapshots = sorted(epochs)
     if any(not 0 <= epoch <= num_epochs for epoch in snapshots) or len(set(snapshots)) < len(snapshots):
         raise OptionError("snapshot_epochs", "must be distinct epochs of the training", found=snapshots, allowed=f"0 to {num_epochs}")
