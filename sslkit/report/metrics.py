@@ -1,4 +1,4 @@
-"""Metrics as text: what a metric's name says, and how values and durations are written in the terminal and in a report."""
+"""Metrics as text: what a metric's name means, and how values and durations are written in the terminal and in a report."""
 
 import re
 from typing import Literal, NamedTuple
@@ -16,21 +16,15 @@ _BETTER: dict[str, Literal["higher", "lower"]] = {
 
 
 class MetricName(NamedTuple):
-    """A metric's name taken apart: ``conv2.k20.top1`` is the accuracy of layer ``conv2`` with 20 labels per class.
+    """A parsed metric's name: ``conv2.k20.top1`` is the accuracy of layer ``conv2`` with 20 labels per class."""
 
-    Attributes:
-        layer: where it was measured; empty for a metric of the whole network.
-        measure: what: ``top1``, ``rankme`` ...
-        labels: labels per class where they were few; None for all.
-    """
-
-    layer: str
+    layer: str  # empty for a metric of the whole network
     measure: str
-    labels: int | None = None
+    labels: int | None = None  # per class where they were few; None for all
 
 
 def parse_metric(name: str) -> MetricName:
-    """Take a name apart; a layer's own name may hold dots."""
+    """Parse a name; a layer's own name may contain dots."""
     layer, _, measure = name.rpartition(".")
     few = _FEW.fullmatch(layer)
     return MetricName(layer, measure) if few is None else MetricName(few["layer"], measure, int(few["labels"]))
@@ -42,7 +36,7 @@ def better(name: str) -> Literal["higher", "lower"] | None:
 
 
 def number(value: float | None) -> str:
-    """A metric to two digits after the point, a smaller one to two that tell: a loss of 0.0042 is not 0.00. Empty where there is none."""
+    """A metric with two decimals, a small one with two significant digits: a loss of 0.0042 is not 0.00. Empty where there is none."""
     if value is None:
         return ""
     return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"

@@ -45,7 +45,7 @@ _ON_SNAPSHOTS = {
 
 
 def draw_layers(run: RunFolder) -> Picture | None:
-    """How far each depth of a network serves a classifier: a line for each stage that measures several layers; None where none does."""
+    """Accuracy by depth: a line for each stage that measures several layers; None where none does."""
     found = {stage.key: _by_layer(stage.metrics) for stage in run.stages if stage.parts.epoch is None}
     found = {key: top1 for key, top1 in found.items() if len(top1) > 1}
     if not found:
@@ -72,7 +72,7 @@ def draw_layers(run: RunFolder) -> Picture | None:
 
 
 def draw_few_labels(run: RunFolder) -> Picture | None:
-    """A line a layer, with error bars; None where nothing was trained with few labels."""
+    """A line per layer, with error bars; None where nothing was trained with few labels."""
     found = find_few_labels(run)
     if not found:
         return None

@@ -22,26 +22,21 @@ from sslkit.run.artifacts import load_predictions, read_artifact
 
 MAX_MATRICES = 6
 MIN_PRETEXT = 2
-"""So many matrices of pretext tasks are drawn beside any number of evaluations."""
+"""Matrices of pretext tasks that are drawn with any number of evaluations."""
 
 MAX_CLASSES = 50
 MAX_NUMBERED = 12
 """With more classes than this there is no room for numbers."""
 
 _LIGHT = 42
-"""From this percentage on, a cell's colour is so light that its number is dark."""
+"""Above this percentage, a cell's colour is so light that its number is dark."""
 
 _COLUMNS = 2
 
 
 class Matrix(NamedTuple):
-    """What one classifier predicted.
-
-    Attributes:
-        stage: the key of its stage.
-        name: the classifier's; a layer, where there are several.
-        classes: names of the K classes.
-        counts: (K, K) int64, images of each true class (rows) by the class that was chosen (columns).
+    """What one classifier, named after its layer, predicted in a stage: the names of K classes, and (K, K) int64 counts of test images by true
+    class (rows) and predicted class (columns).
     """
 
     stage: str
@@ -51,7 +46,7 @@ class Matrix(NamedTuple):
 
     @property
     def top1(self) -> float:
-        """The share of right answers, in percent."""
+        """The accuracy, in percent."""
         return 100 * float(self.counts.trace() / max(1, self.counts.sum()))
 
     @property

@@ -25,7 +25,7 @@ _MAX_MAPS = 13
 """Columns of maps that stay large enough to be read."""
 
 _RELIEF = 0.3
-"""How much lighter a white pixel of the image makes the colour of the map than a black one does."""
+"""How much lighter a white pixel of the image makes the map's colour than a black one."""
 
 _NUM_NEIGHBOURS = 6
 _NEIGHBOUR_NETWORKS = 3
@@ -53,7 +53,7 @@ def draw_filters(networks: Sequence[Network]) -> Picture | None:
 
 
 def first_kernels(backbone: Backbone) -> Tensor | None:
-    """The weights of the first convolution: (F, C, h, w); None where it is 1x1, takes no image, or is none at all."""
+    """The weights of the first convolution, (F, C, h, w); None where it is 1x1, takes no image, or does not exist."""
     first = next((module for module in backbone.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or first.in_channels != backbone.image.num_chs or max(first.kernel_size) < 2:
         return None
@@ -61,14 +61,7 @@ def first_kernels(backbone: Backbone) -> Tensor | None:
 
 
 def filter_tiles(kernels: Tensor) -> Tensor:
-    """Each filter by its own range: mid-gray is zero, its largest weight is black or white.
-
-    Args:
-        kernels: (F, C, h, w) of any sign; C is 1 or 3.
-
-    Returns:
-        (F, C, h, w) in [0, 1].
-    """
+    """Scale (F, C, h, w) filters to [0, 1], each by its largest weight, which becomes black or white; mid-gray is zero."""
     largest = kernels.abs().amax(dim=(1, 2, 3), keepdim=True)
     return 0.5 + kernels / (2 * largest.clamp_min(1e-12))  # a filter of zeros is gray
 
@@ -104,28 +97,12 @@ def draw_attention(networks: Sequence[Network], sample: ImageSample | None) -> P
 
 
 def attention_map(features: Tensor, power: float = 2) -> Tensor:
-    """The sum over channels of ``|activation| ** power``. Zagoruyko & Komodakis 2017, arXiv:1612.03928.
-
-    Args:
-        features: (N, C, h, w).
-        power: the larger, the more the strongest channel counts.
-
-    Returns:
-        (N, h, w), 0 or more.
-    """
+    """The sum over channels of ``|activation| ** power``, (N, C, h, w) -> (N, h, w). Zagoruyko & Komodakis 2017, arXiv:1612.03928."""
     return features.abs().pow(power).sum(dim=1)
 
 
 def overlaid(image: Tensor, heat: Tensor) -> Tensor:
-    """An attention map in colour, with the image in relief on it.
-
-    Args:
-        image: (C, H, W) uint8.
-        heat: (h, w), stretched to its own range.
-
-    Returns:
-        (3, H, W) float in [0, 1].
-    """
+    """An attention map (h, w) in colour over its own range, with the (C, H, W) uint8 image in relief on it: (3, H, W) float in [0, 1]."""
     heat = F.interpolate(heat[None, None], size=image.shape[-2:], mode="bilinear")[0, 0]
     low, high = heat.aminmax()
     level = (heat - low) / (high - low).clamp_min(torch.finfo(heat.dtype).tiny)  # a constant map is all low
@@ -163,16 +140,7 @@ def draw_neighbours(networks: Sequence[Network], sample: ImageSample | None, bes
 
 
 def nearest(queries: Tensor, others: Tensor, k: int) -> Tensor:
-    """The most similar of the others by the cosine of the angle between features.
-
-    Args:
-        queries: (Q, D).
-        others: (M, D).
-        k: how many, at most M.
-
-    Returns:
-        (Q, min(k, M)) int64, the nearest first; of equals, the earlier.
-    """
+    """The most similar of the others by cosine: (Q, D) and (M, D) -> (Q, min(k, M)) int64, the nearest first; of equals, the earlier."""
     similarity = F.normalize(queries, dim=1) @ F.normalize(others, dim=1).T
     return similarity.argsort(dim=1, descending=True, stable=True)[:, :k]
 
