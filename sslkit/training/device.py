@@ -85,7 +85,7 @@ def keep_freed_memory() -> bool:
 
 
 def describe_device(device: torch.device) -> str:
-    """A name that belongs beside every result: the GPU's, or the CPU's with its threads."""
+    """The name to report with every result: the GPU's, or the CPU's with its threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = cpuinfo("model name") or platform.processor() or platform.machine()
@@ -102,7 +102,7 @@ def tf32(*, allowed: bool) -> Iterator[None]:
     leaves the old as it was, and ``torch.compile``, which reads both, then fails. So the old ones are what is set here.
     """
     matmul, convolution, newer, backends = "highest", True, [], cast("Any", torch.backends)
-    with suppress(RuntimeError):  # somebody set a newer switch; then the old one is at its default
+    with suppress(RuntimeError):  # a newer switch was set; then the old one has its default
         matmul = torch.get_float32_matmul_precision()
     with suppress(RuntimeError):
         convolution = backends.cudnn.allow_tf32

@@ -21,7 +21,7 @@ class OnNan(Checked):
 
     Attributes:
         retries: how many times; 0: stop at the first.
-        lr_factor: on the learning rate from there on, once more with each retry.
+        lr_factor: multiplies the learning rate from there on, again with each retry.
     """
 
     retries: int = 0
@@ -65,7 +65,7 @@ class TrainingOptions(Checked):
             raise OptionError("clip_grad_norm", "must be positive", found=self.clip_grad_norm, allowed="a number above 0")
 
     def check_batch_size(self, num_images: int) -> None:
-        """Refuse a batch larger than the data, which would silently train on fewer images a step than asked for.
+        """Refuse a batch larger than the data, which would silently train on fewer images per step.
 
         Raises:
             OptionError: names ``batch_size``.

@@ -34,7 +34,7 @@ MAX_DETAIL = 170_000
 """Pixels of all images in one picture before they are enlarged, which decide its size: so many take less than 500 kB."""
 
 TITLE: dict[str, Any] = {"fontsize": 10, "fontweight": "bold", "color": INK, "parse_math": False}
-TEXT: dict[str, Any] = {"fontsize": 7.5, "color": INK, "parse_math": False}  # a class may well be called $5
+TEXT: dict[str, Any] = {"fontsize": 7.5, "color": INK, "parse_math": False}  # a class may be called $5
 NOTE = {**TEXT, "color": FAINT}
 
 _LETTER, _TITLE_LETTER = 12, 17
