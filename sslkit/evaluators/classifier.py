@@ -20,9 +20,6 @@ from sslkit.training.fit import fit
 from sslkit.training.options import TrainingOptions
 from sslkit.training.seeds import derive_seed, global_seed
 
-UNEVEN = 1.5
-"""Classes are uneven where the largest has at least so many times the test images of the smallest."""
-
 
 class Fitted(NamedTuple):
     """What a trained classifier reaches on the test images: the metrics of :func:`accuracies_of`, and each head's predictions by layer, in
@@ -181,7 +178,7 @@ def is_uneven(targets: Tensor) -> bool:
     """Whether some class has at least 1.5 times the test images of another; classes without any are ignored."""
     counts = targets.bincount()
     counts = counts[counts > 0]
-    return bool(counts.max() >= UNEVEN * counts.min()) and len(counts) > 1
+    return bool(counts.max() >= 1.5 * counts.min()) and len(counts) > 1
 
 
 def few_classes(classified: Classified) -> tuple[int, int] | None:

@@ -129,7 +129,7 @@ class FeatureBank(BatchSource):
 
 
 class _LayerRows:
-    """The rows of one layer, each contiguous, in the memory order of features ``like`` those that will be kept, (N, ...)."""
+    """The rows of one layer, each contiguous, in the memory order of ``like``, (N, ...) features such as will be kept."""
 
     def __init__(self, num_rows: int, like: Tensor) -> None:
         order = sorted(range(1, like.ndim), key=like.stride, reverse=True)

@@ -62,7 +62,8 @@ class FeatureQuality(Evaluator):
 def rankme(features: Tensor, eps: float = 1e-7) -> float:
     """RankMe: the exponential of the entropy of the normalised singular values, Garrido et al. 2023 (arXiv:2210.02885), eq. 1.
 
-    For (N, D) features, between 1 (one direction) and about min(N, D) (all directions alike); higher is better.
+    For (N, D) features, between 1 (one direction) and about min(N, D) (all directions alike); higher is better. ``eps`` is added to each
+    singular value's share, as in the paper.
     """
     singular = torch.linalg.svdvals(features.double())
     total = singular.sum()

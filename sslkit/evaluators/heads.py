@@ -23,7 +23,7 @@ MAX_FLAT_FEATURES = 24_576
 
 
 class Head(nn.Module, ABC):
-    """A classifier on the features of one layer, in two parts: what the first returns is kept where features are, as it may be far smaller.
+    """A classifier on the features of one layer, in two parts. Where features are kept, it is the first part's output, which may be far smaller.
 
     It computes in float32, even under autocast: logits in bfloat16 tie, and a tie is decided by chance.
     """

@@ -3,17 +3,6 @@
 import re
 from typing import Literal, NamedTuple
 
-_FEW = re.compile(r"(?P<layer>.+)\.k(?P<labels>\d+)")
-
-_BETTER: dict[str, Literal["higher", "lower"]] = {
-    "top1": "higher",
-    "top5": "higher",
-    "balanced": "higher",
-    "rankme": "higher",
-    "loss": "lower",
-}
-"""By the last word of the name, as in ``pretext_loss``. Of any other metric, alpha_req among them, neither more nor less is better."""
-
 
 class MetricName(NamedTuple):
     """A parsed metric's name: ``conv2.k20.top1`` is the accuracy of layer ``conv2`` with 20 labels per class."""
@@ -26,13 +15,14 @@ class MetricName(NamedTuple):
 def parse_metric(name: str) -> MetricName:
     """Parse a name; a layer's own name may contain dots."""
     layer, _, measure = name.rpartition(".")
-    few = _FEW.fullmatch(layer)
+    few = re.fullmatch(r"(?P<layer>.+)\.k(?P<labels>\d+)", layer)
     return MetricName(layer, measure) if few is None else MetricName(few["layer"], measure, int(few["labels"]))
 
 
 def better(name: str) -> Literal["higher", "lower"] | None:
-    """Which way a metric improves; None where neither is better."""
-    return _BETTER.get(parse_metric(name).measure.rpartition("_")[2])
+    """Which way a metric improves, by the last word of its name, as in ``pretext_loss``; None where neither is better, as of alpha_req."""
+    word = parse_metric(name).measure.rpartition("_")[2]
+    return "lower" if word == "loss" else "higher" if word in {"top1", "top5", "balanced", "rankme"} else None
 
 
 def number(value: float | None) -> str:

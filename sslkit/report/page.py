@@ -39,15 +39,6 @@ MAX_PICTURE_BYTES = 600_000
 MAX_PICTURES_BYTES = 3_000_000
 """Of one raster picture, and of all in a page: as base64 they take a third more, and the page stays below 5 MB."""
 
-_MANY_ROWS = 30
-"""With more metrics than this the whole list is folded where other tables summarize most of it."""
-
-_WHOLE = 24
-"""The longest name that is never broken into lines."""
-
-_LONGEST_NAME = 80
-_NO_FILE_NAME = re.compile(r"[^A-Za-z0-9._-]+")
-
 
 class Section(NamedTuple):
     """A part of a report. Its key, unique in a run's report, is its anchor; pictures come below tables, then a text file, folded."""
@@ -114,7 +105,7 @@ def write_report(folders: Sequence[PathLike], output: PathLike | None = None, *,
     if output is None:
         names = [run.folder.resolve().name for run in runs]
         name = "+".join(names)
-        short = name if len(name) <= _LONGEST_NAME else f"{names[0]}+{len(names) - 1}-more"
+        short = name if len(name) <= 80 else f"{names[0]}+{len(names) - 1}-more"
         output = Path("reports", short) if report.comparison else report.runs[0].run.folder
     return _write(report, Path(output))
 
@@ -134,7 +125,8 @@ def make_report(runs: Sequence[RunFolder], pictures: Sequence[Pictures]) -> Repo
 def run_sections(run: RunFolder, pictures: Pictures) -> list[Section]:
     """The sections of one run that have something to show."""
     summaries = _present(*pivot_tables(run), few_labels_table(run))
-    results = results_table(run, "folded" if summaries and len(run.results.rows()) > _MANY_ROWS else "sortable")
+    # A long list of metrics is folded where other tables summarize most of it.
+    results = results_table(run, "folded" if summaries and len(run.results.rows()) > 30 else "sortable")
     not_yet = "" if results else "Nothing was measured on held-out images yet."
     sections = [
         Section("run", "What was run", tables=_present(facts_table(run), classes_table(run))),
@@ -176,7 +168,7 @@ def render_markdown(report: Report) -> str:
 def _breakable(text: str) -> Markup:
     """Long keys may break after a slash, a comma or a dot; numbers may not."""
     safe = escape(text)
-    return safe if len(text) <= _WHOLE else Markup(re.sub(r"(?<=/)|(?<=[.,])(?=[A-Za-z])", "<wbr>", safe))
+    return safe if len(text) <= 24 else Markup(re.sub(r"(?<=/)|(?<=[.,])(?=[A-Za-z])", "<wbr>", safe))
 
 
 _TEMPLATES = Environment(
@@ -191,7 +183,7 @@ _TEMPLATES.filters |= {"md": escape_markdown, "breakable": _breakable}
 
 def _write(report: Report, output: Path) -> ReportFiles:
     page, markdown = output / "report.html", output / "report.md"
-    tables = {output / "tables" / f"{_NO_FILE_NAME.sub('_', name)}.csv": table for name, table in report.tables()}
+    tables = {output / "tables" / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.csv": table for name, table in report.tables()}
     refuse_links(output / "tables")
     try:
         for path, table in tables.items():

@@ -18,11 +18,6 @@ from PIL import Image
 INK = "#000000"
 """Takes the colour of the page's text in a chart."""
 
-_PAGE_PIXELS_PER_INCH = 96
-_POINTS_TO_PIXELS = 4 / 3
-_PANORAMA = 560
-"""Pixels of a page."""
-
 _SHRINKAGE = 0.75
 """Of both edges, repeated until a picture is small enough."""
 
@@ -60,8 +55,8 @@ class Picture(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels of a page."""
-        width, height = (round(inches * _PAGE_PIXELS_PER_INCH) for inches in self.figure.get_size_inches())
+        """Width and height in pixels of a page, 96 per inch."""
+        width, height = (round(inches * 96) for inches in self.figure.get_size_inches())
         return width, height
 
     @property
@@ -69,7 +64,7 @@ class Picture(NamedTuple):
         """Its room in a page: a ``chart`` shares a row with others, a ``picture`` has its own, and a ``panorama`` scrolls on a phone."""
         if not self.raster:
             return "chart"
-        return "panorama" if self.size[0] > _PANORAMA else "picture"
+        return "panorama" if self.size[0] > 560 else "picture"
 
     def embed(self, prefix: str, max_bytes: int) -> Markup:
         """An ``svg`` or ``img`` element. The prefix of ids is unique in the page; a raster picture of more bytes than ``max_bytes`` is shown
@@ -119,8 +114,8 @@ def inline_svg(figure: Figure, *, prefix: str, alt: str) -> Markup:
     _, _, width, height = map(float, root.attrib["viewBox"].split())
     root.attrib = {
         "viewBox": root.attrib["viewBox"],
-        "width": f"{width * _POINTS_TO_PIXELS:.0f}",
-        "height": f"{height * _POINTS_TO_PIXELS:.0f}",
+        "width": f"{width * (4 / 3):.0f}",  # from points to pixels
+        "height": f"{height * (4 / 3):.0f}",
         "fill": "currentColor",
         "role": "img",
         "aria-label": alt,

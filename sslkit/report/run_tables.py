@@ -12,9 +12,6 @@ from sslkit.report.run_folder import RunFolder
 from sslkit.report.table import Cell, Column, Layout, Table, cells
 from sslkit.run.results import Row
 
-_MANY_CLASSES = 12
-"""With more classes than this their table is folded."""
-
 _ENVIRONMENT = {
     "platform": "platform",
     "device": "device",
@@ -73,7 +70,7 @@ def classes_table(run: RunFolder) -> Table | None:
         "Classes",
         (Column("class"), Column("training images", "count"), Column("test images", "count")),
         tuple(cells(name or "", train, test) for name, train, test in rows),
-        layout="sortable" if len(names) <= _MANY_CLASSES else "folded",
+        layout="sortable" if len(names) <= 12 else "folded",
     )
 
 

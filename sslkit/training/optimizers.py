@@ -21,7 +21,6 @@ from sslkit.training.handover import finite_number
 BASE_RATE = "base_lr"
 """The key of a parameter group for the learning rate that the schedule multiplies."""
 
-_GROUP_KEYS = ("params", "lr_scale", "weight_decay")
 _SHOWN = 5
 
 
@@ -202,7 +201,7 @@ def _build(factory: OptimizerFactory, phase: str, groups: list[dict[str, Any]], 
             f"{provenance_of(type(factory))}: {type(optimizer).__name__} computes the loss again within a step, which the loop does not do",
             fix="build an optimizer whose step() needs no closure",
         )
-    known = dict.fromkeys([*_GROUP_KEYS, *optimizer.defaults])
+    known = dict.fromkeys(["params", "lr_scale", "weight_decay", *optimizer.defaults])
     for key in (key for group in groups for key in group):
         if key not in known:
             raise _wrong_groups(objective, "has an unknown key", found=key, allowed=known, fix=did_you_mean(str(key), known))

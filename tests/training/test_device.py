@@ -193,12 +193,10 @@ def test_the_allocator_is_set_on_a_cpu_alone(keep: bool, device: torch.device, c
 
 
 def test_only_glibc_has_the_allocator_setting(monkeypatch: pytest.MonkeyPatch):
-    keep_freed_memory.cache_clear()
-    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
-    keep_freed_memory.cache_clear()
+    set_anew = keep_freed_memory.__wrapped__  # without its cache
+    assert set_anew() == (platform.libc_ver()[0] == "glibc")
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    assert keep_freed_memory() is False
-    keep_freed_memory.cache_clear()
+    assert set_anew() is False
 
 
 def test_a_cpu_is_described_with_its_threads(monkeypatch: pytest.MonkeyPatch):

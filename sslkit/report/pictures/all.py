@@ -19,9 +19,6 @@ from sslkit.report.pictures.views import draw_views, pretraining_stages
 from sslkit.report.run_folder import RunFolder
 from sslkit.training.device import tf32
 
-MAX_SHEETS = 6
-"""Of views: of a sweep with more tasks, only some are shown."""
-
 
 class Pictures(NamedTuple):
     """The pictures in order, and a note on why there are none or not all."""
@@ -60,7 +57,7 @@ def draw_pictures(folder: Path, recipe: Recipe, data: OpenedDataset) -> Iterator
     networks = cache(lambda: load_networks(folder, recipe, data))
     sample = cache(lambda: sample_images(data))
     drawings: list[Callable[[], Picture | None]] = [
-        *(partial(draw_views, recipe, stage, data) for stage in spread(pretraining_stages(recipe), MAX_SHEETS)),
+        *(partial(draw_views, recipe, stage, data) for stage in spread(pretraining_stages(recipe), 6)),  # of a sweep's many tasks
         lambda: draw_filters(networks()),
         lambda: draw_attention(networks(), sample()),
         lambda: draw_neighbours(networks(), sample(), best_layer(folder, recipe, networks())),

@@ -15,8 +15,6 @@ from sslkit.report.pictures.sample import spread
 from sslkit.run.artifacts import BACKBONE, read_artifact
 from sslkit.run.networks import backbone_image, left_by, untrained
 
-MAX_NETWORKS = 4
-
 
 class Network(NamedTuple):
     """One of the networks that are compared."""
@@ -58,7 +56,7 @@ def choose(stages: Sequence[Stage]) -> list[Stage]:
     """Stages, of a sweep's many, that leave room for the two references: a network trained with labels and the untrained one."""
     pretrained = [stage for stage in stages if isinstance(stage, PretrainStage)]
     labelled = [stage for stage in stages if not isinstance(stage, PretrainStage)]
-    room = MAX_NETWORKS - 1
+    room = 3  # the untrained network is the fourth
     chosen = spread(pretrained, room - min(1, len(labelled)))
     return [*chosen, *spread(labelled, room - len(chosen))]
 
