@@ -19,7 +19,7 @@ NORM = "norm"
 PRE_LOGITS = "pre_logits"
 
 _NAMES = {"pytorch_model.bin": "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
-"""Of files whose safetensors are not just called by another ending."""
+"""Of files whose safetensors differ in more than the extension."""
 
 
 class TimmBackbone(Backbone):
@@ -49,7 +49,7 @@ class TimmBackbone(Backbone):
         BackboneError: the pretrained weights cannot be fetched.
     """
 
-    network: Any  # timm's networks share no type that says what they can do
+    network: Any  # timm's networks share no type
 
     def __init__(self, image: ImageSpec, *, model: str, pretrained: bool = False, cifar_stem: bool = False) -> None:
         super().__init__(image)
@@ -73,11 +73,7 @@ class TimmBackbone(Backbone):
         self._step = self.feature_info[0].reduction if "dynamic_img_size" in options else 0 if config.fixed_input_size else 1
 
     def extract(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """Run timm's blocks up to the deepest layer asked for.
-
-        Raises:
-            BackboneError: the architecture cannot take images of this size.
-        """
+        """Run timm's blocks up to the deepest layer asked for; a ``BackboneError`` where it cannot take images of this size."""
         self._check_size(x)
         whole = any(layer not in self._blocks for layer in layers)
         names = [name for name in self._blocks if name in layers or (whole and name == self._blocks[-1])]
@@ -171,7 +167,7 @@ def _outline(model: str, config: Any, image: ImageSpec, cifar_stem: bool) -> tup
 
 
 def _create(model: str, options: dict[str, Any], cifar_stem: bool, weights: Any = None) -> Any:
-    """Build the network: with random weights, or with those that a configuration of timm names."""
+    """Build the network with random weights, or with those that timm's configuration names."""
     network = _timm().create_model(model, **options) if weights is None else _load(model, options, weights)
     if cifar_stem:
         _replace_stem(network, model)
@@ -180,8 +176,8 @@ def _create(model: str, options: dict[str, Any], cifar_stem: bool, weights: Any 
 
 def _load(model: str, options: dict[str, Any], weights: Any) -> Any:
     try:
-        # Told which file to read, timm looks for no other: by itself it would unpickle what it finds where there are no safetensors, and
-        # some versions without any limits.
+        # Given a file, timm looks for no other: by default it would unpickle what it finds where there are no safetensors, in some
+        # versions without any limits.
         file = {"file": _fetch(weights), "custom_load": False}
         return _timm().create_model(model, pretrained=True, pretrained_cfg_overlay=file, **options)
     except Exception as error:  # whatever the network, the hub, the disk or a parser raises
@@ -244,7 +240,7 @@ def _describe(outline: Any, x: Tensor) -> tuple[FeatureInfo, ...]:
 
 
 def _embed_patches(network: Any, x: Tensor, resample: Callable[..., Tensor]) -> Tensor:
-    """What the first block of a VisionTransformer is given: (N, C, H, W) -> (N, P + L, D), P prefix tokens first, with positions."""
+    """The input of a VisionTransformer's first block: (N, C, H, W) -> (N, P + L, D), P prefix tokens first, with positions."""
     patches = network.patch_embed(x)  # (N, h, w, D), as networks with dynamic_img_size have it
     grid, tokens = tuple(patches.shape[1:3]), patches.flatten(1, 2)
     prefix = [token.expand(len(x), -1, -1) for token in (network.cls_token, network.reg_token) if token is not None]
@@ -263,7 +259,7 @@ def _embed_patches(network: Any, x: Tensor, resample: Callable[..., Tensor]) -> 
 
 
 def hub_file(config: Any) -> str:
-    """What the safetensors of a model are called on the hub; empty where it has none: timm would unpickle what an address gives it."""
+    """The name of a model's safetensors on the hub; empty where it has none and timm would unpickle what it downloads."""
     if not config.hf_hub_id:
         return ""
     name = config.hf_hub_filename or "pytorch_model.bin"
@@ -273,10 +269,10 @@ def hub_file(config: Any) -> str:
 
 
 def _fetch(config: Any) -> str:
-    """The path of a model's safetensors, in the cache or out of the hub. That is asked once: without a network, it would be tried again
-    for most of a minute.
+    """The path of a model's safetensors, in the cache or from the hub. The hub is asked once: its own download would retry for most of a
+    minute without a network.
     """
-    hub = importlib.import_module("huggingface_hub")  # late: it takes a while, and nobody needs it for random weights
+    hub = importlib.import_module("huggingface_hub")  # late because it takes a while, and random weights do not need it
     repository, _, revision = config.hf_hub_id.partition("@")
     file = {"repo_id": repository, "filename": hub_file(config), "revision": revision or None}
     cached = hub.try_to_load_from_cache(**file)
@@ -294,8 +290,8 @@ def _fetch(config: Any) -> str:
 
 def _refusal(model: str, image: ImageSpec, error: Exception) -> OptionError:
     size = f"{image.height} x {image.width} pixels and {image.num_chs} channel{'s' * (image.num_chs > 1)}"
-    problem = f"{model} cannot take images of {size} ({_reason(error)})"
-    return OptionError("model", problem, fix="choose another model, or another size of the images")
+    fix = "choose another model, or another size of the images"
+    return OptionError("model", f"{model} cannot take images of {size} ({_reason(error)})", fix=fix)
 
 
 def _reason(error: Exception) -> str:
@@ -306,10 +302,10 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep timm and the hub from warning on the console: what matters becomes an error with a message of our own."""
+    """Keep timm and the hub from warning on the console: what matters becomes one of our own errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _timm()  # or importing it would configure its loggers afterwards
+        _timm()  # imported now because this configures its loggers
         levels = {logger: logger.level for logger in map(logging.getLogger, ("timm", "huggingface_hub"))}
         for logger in levels:
             logger.setLevel(logging.CRITICAL)

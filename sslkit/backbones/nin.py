@@ -12,7 +12,7 @@ from sslkit.contract.images import ImageSpec
 
 DEPTHS = (3, 4, 5)
 MAX_WIDTH = 1_000_000
-"""Not far beyond it torch cannot count the bytes of a layer, even on the meta device."""
+"""Not far above it torch cannot count the bytes of a layer, even on the meta device."""
 
 
 class NIN(Backbone):
@@ -67,13 +67,7 @@ class NIN(Backbone):
 
 
 def nin_block(in_chs: int, widths: Sequence[int], kernel_size: int = 3) -> nn.Sequential:
-    """A block of the Network in Network, Lin et al. 2014 (arXiv:1312.4400): one spatial unit, then 1x1 units.
-
-    Args:
-        in_chs: channels of the input.
-        widths: channels after each unit; the last is the output's.
-        kernel_size: of the first unit.
-    """
+    """A block of the Network in Network, Lin et al. 2014 (arXiv:1312.4400): one spatial unit, then 1x1 units, with ``widths`` channels."""
     units = []
     for out_chs in widths:
         conv = nn.Conv2d(in_chs, out_chs, kernel_size, padding=kernel_size // 2, bias=False)  # the size stays the same

@@ -20,17 +20,10 @@ from sslkit.training.fit import fit
 from sslkit.training.options import TrainingOptions
 from sslkit.training.seeds import derive_seed, global_seed
 
-UNEVEN = 1.5
-"""Times as many test images as the smallest class has: from there on, classes are of unlike sizes."""
-
 
 class Fitted(NamedTuple):
-    """What a trained classifier reaches on the test images.
-
-    Attributes:
-        metrics: ``<layer>.top1`` in percent for each head, from exact counts; of 20 classes or more ``<layer>.top5``; of uneven classes
-            ``<layer>.balanced``, the mean of their recalls, and ``majority``, what the largest class alone would reach.
-        predictions: of each head, by layer, in the order of the test images.
+    """What a trained classifier reaches on the test images: the metrics of :func:`accuracies_of`, and each head's predictions by layer, in
+    the order of the test images.
     """
 
     metrics: dict[str, float]
@@ -38,12 +31,7 @@ class Fitted(NamedTuple):
 
 
 class FrozenFeatures(NamedTuple):
-    """The features of a frozen backbone that are kept; the others are computed in each step.
-
-    Attributes:
-        train: holds those of the training images; batches of training images then come from this bank.
-        test: the same of the test images.
-    """
+    """Kept features of a frozen backbone, from which batches then come; where there are none, they are computed in each step."""
 
     train: FeatureBank | None = None
     test: FeatureBank | None = None
@@ -53,15 +41,8 @@ class Classifier(Objective):
     """A backbone with a classification head on each of several layers, trained by cross-entropy.
 
     All heads share one forward pass of the backbone, which stops at the deepest of their layers. Labels are looked up by index, so
-    that classification takes the same loop as pretraining.
-
-    Args:
-        backbone: the features.
-        heads: by layer.
-        data: the labels.
-        frozen: train the heads alone; the backbone stays in eval mode and gets no gradient. None: train both.
-        subset: (M,) int64, the training images that may be used; None: all.
-        images_per_epoch: a subset is repeated, or drawn from, to this size.
+    that classification uses the same loop as pretraining. With ``frozen``, the backbone stays in eval mode and gets no gradient. A
+    ``subset`` of the training images, (M,) int64, is repeated or drawn from to have ``images_per_epoch``.
     """
 
     heldout_phase = "main"
@@ -116,8 +97,8 @@ class Classifier(Objective):
     def epoch_indices(self, context: TrainContext) -> Tensor | None:
         """Few labels: the subset repeated, so that an epoch has as many steps as one over all images.
 
-        What does not divide evenly is drawn anew for every epoch: datasets are often sorted by class, and the first images of a subset
-        would be those of a few classes.
+        The remainder is drawn anew for every epoch: datasets are often sorted by class, so the first images of a subset would be those
+        of a few classes.
         """
         if self._subset is None:
             return None
@@ -142,23 +123,11 @@ def fit_classifier(
     trunk: FrozenTrunk | None = None,
     metrics_only: bool = False,
 ) -> Fitted:
-    """Train heads, and the backbone too unless it is frozen; measure on the test images after the last epoch.
+    """Train heads, and the backbone too unless ``freeze`` keeps it bit-identical, both in place; measure on all test images after the last
+    epoch. Several fits with a frozen backbone may share a ``trunk``.
 
-    Args:
-        backbone: on the context's device; trained in place unless frozen.
-        heads: by layer, trained in place.
-        data: labelled training and test images.
-        training: how to train.
-        context: where and how to run.
-        freeze: keep the backbone bit-identical.
-        subset: see :class:`Classifier`.
-        images_per_epoch: see :class:`Classifier`.
-        trunk: the frozen backbone, where several fits share it.
-        metrics_only: what is trained is of no use afterwards. Once finished, the fit's folder keeps its metrics in place of its
-            checkpoints, and a resumed call returns them at once, without predictions.
-
-    Returns:
-        What the heads reach on all test images.
+    With ``metrics_only``, what is trained is not needed afterwards: once finished, the fit's folder keeps its metrics in place of its
+    checkpoints, and a resumed call returns them at once, without predictions.
     """
     frozen = None
     if freeze:
@@ -178,12 +147,8 @@ def fit_classifier(
 
 
 def accuracies_of(top1: Mapping[str, float], predictions: Mapping[str, Classified]) -> dict[str, float]:
-    """The metrics of several layers, in percent: ``top1``; ``top5`` of many classes; where classes are uneven, ``balanced``, the mean of all
-    classes' recalls, and once ``majority``, what is reached by always naming the class with the most test images.
-
-    Args:
-        top1: by layer, in percent.
-        predictions: of the same layers, on all test images.
+    """The metrics of several layers, in percent: ``<layer>.top1``; ``<layer>.top5`` of 20 classes or more; of uneven classes
+    ``<layer>.balanced``, the mean of their recalls, and ``majority``, what always predicting the largest class would reach.
     """
     metrics: dict[str, float] = {}
     targets = next(iter(predictions.values())).targets
@@ -210,14 +175,14 @@ def recalls(classified: Classified) -> list[float | None]:
 
 
 def is_uneven(targets: Tensor) -> bool:
-    """Whether some class has half as many test images again as another, classes without any left aside."""
+    """Whether some class has at least 1.5 times the test images of another; classes without any are ignored."""
     counts = targets.bincount()
     counts = counts[counts > 0]
-    return bool(counts.max() >= UNEVEN * counts.min()) and len(counts) > 1
+    return bool(counts.max() >= 1.5 * counts.min()) and len(counts) > 1
 
 
 def few_classes(classified: Classified) -> tuple[int, int] | None:
-    """How many classes are ever predicted, of how many that test images have, where it is less than half of them; else None."""
+    """The numbers of classes that are ever predicted and that test images have, where the first is less than half the second; else None."""
     named, present = (int(labels.unique().numel()) for labels in (classified.classes, classified.targets))
     return (named, present) if 2 * named < present or (named == 1 and present > 1) else None
 
@@ -237,11 +202,7 @@ def build_heads(
 def check_classifier(
     option: str, layers: Sequence[str], head: HeadKind, training: TrainingOptions, backbone: Backbone, data: LabeledData
 ) -> None:
-    """Refuse layers that a head cannot stand on, and what it cannot be trained with.
-
-    Raises:
-        OptionError: names ``option``, of the layers, or the option of the training.
-    """
+    """Refuse layers, named by ``option``, that the head cannot take, and options that it cannot be trained with."""
     check_layers(option, layers, backbone)
     for layer in layers:
         if head == "conv" and backbone.layer(layer).kind == "vector":
@@ -253,11 +214,7 @@ def check_classifier(
 
 
 def check_layers(option: str, layers: Sequence[str], backbone: Backbone) -> None:
-    """Refuse layers that do not exist, or that are named twice.
-
-    Raises:
-        OptionError: names ``option``.
-    """
+    """Refuse layers, named by ``option``, that do not exist or are named twice."""
     if not layers:
         raise OptionError(option, "is empty", allowed=backbone.layer_names)
     for layer in layers:

@@ -19,25 +19,19 @@ from sslkit.training.features import BatchSource, evaluating
 from sslkit.training.options import TrainingOptions
 
 BUDGET = 4 * 2**30
-"""Bytes that kept features may take. A number, not what happens to be free: a resumed run must take the same path as one that was not."""
+"""Bytes that kept features may take. Fixed rather than what happens to be free: a resumed run must compute what an uninterrupted one does."""
 
 
 @final
 class FeatureBank(BatchSource):
     """Features in rows, and a source of batches of them: a batch has no pixels, and its indices are rows of the bank.
 
-    An image has one row for each way to crop and flip it. Batches are drawn as :class:`~sslkit.data.loader.Loader` draws them, from the
-    same generator, so that a fit sees the same copies of the same images with a bank and without.
+    ``members``, (M,) int64 on the CPU, are the images it holds, with one row for each way to crop and flip an image. Batches are drawn as
+    :class:`~sslkit.data.loader.Loader` draws them, from the same generator, so that a fit sees the same copies of the same images with a
+    bank and without.
 
-    All rows are computed when one is first asked for, in batches that depend on the options alone: a resumed fit finds the same bits.
-
-    Args:
-        features: computes what is kept: (N, C, H, W) uint8 images on the context's device -> ``{layer: (N, ...)}``.
-        images: the dataset.
-        members: (M,) int64 on the CPU, the images of it that can be asked for.
-        options: the augmentation of training batches.
-        batch_size: of the batches it gives and, at most, of those it hands to ``features``.
-        context: where to compute, and whether to stop.
+    All rows are computed when one is first needed, by ``features`` from (N, C, H, W) uint8 images on the context's device, in batches of at
+    most ``batch_size`` that depend on the options alone: a resumed fit finds the same bits.
     """
 
     def __init__(
@@ -60,12 +54,12 @@ class FeatureBank(BatchSource):
 
     @property
     def num_images(self) -> int:
-        """How many images the whole dataset has, as the loader that this stands in for would say."""
+        """Images of the whole dataset, as of the loader that the bank replaces."""
         return len(self._images)
 
     @property
     def fingerprint(self) -> str:
-        """Of the whole dataset, as the loader that this stands in for would say."""
+        """Of the whole dataset, as of the loader that the bank replaces."""
         return self._images.fingerprint
 
     @property
@@ -78,7 +72,7 @@ class FeatureBank(BatchSource):
         self, order: Tensor, *, start: int = 0, sizes: Sequence[int] | None = None, generator: Generator | None = None
     ) -> Iterator[Batch]:
         options = self._options
-        first_rows = self._first_rows[order.to(self.device)]  # sent once: a GPU that is sent each batch's indices waits each time
+        first_rows = self._first_rows[order.to(self.device)]  # sent once because sending each batch's indices would make a GPU wait
         chunks = first_rows.split(self.batch_size if sizes is None else list(sizes))
         blank = torch.empty(max(map(len, chunks)), 0, *self._images.image[:2], dtype=torch.uint8, device=self.device)
         for chunk in chunks[start:]:
@@ -90,21 +84,11 @@ class FeatureBank(BatchSource):
         return self.batches(self._members)
 
     def features(self, rows: Tensor) -> dict[str, Tensor]:
-        """Look features up; the first time, compute them all.
-
-        Args:
-            rows: (N,) int64.
-
-        Returns:
-            ``{layer: (N, ...)}``
-
-        Raises:
-            RunInterruptedError: the user asked to stop while they were computed.
-        """
+        """Look up (N,) int64 rows: ``{layer: (N, ...)}``. The first call computes all features, and may be interrupted."""
         return {layer: kept.take(rows) for layer, kept in self._kept.items()}
 
     def images_of(self, rows: Tensor) -> Tensor:
-        """The image that each row shows: (N,) int64, positions in the dataset."""
+        """The index in the dataset of each row's image: (N,) int64."""
         return self._device_members[rows // num_copies(self._options)]
 
     @cached_property
@@ -114,7 +98,7 @@ class FeatureBank(BatchSource):
     @cached_property
     def _first_rows(self) -> Tensor:
         """(num_images,) int64: where the rows of each image begin."""
-        first = torch.full((self.num_images,), -self.num_rows - 1, device=self.device)  # of others: out of range wherever it is used
+        first = torch.full((self.num_images,), -self.num_rows - 1, device=self.device)  # of other images: out of range
         first[self._device_members] = torch.arange(len(self._members), device=self.device) * num_copies(self._options)
         return first
 
@@ -145,12 +129,7 @@ class FeatureBank(BatchSource):
 
 
 class _LayerRows:
-    """The rows of one layer, each in one piece, in the memory order of the features it came from.
-
-    Args:
-        num_rows: how many there will be.
-        like: (N, ...) features as they will be put.
-    """
+    """The rows of one layer, each contiguous, in the memory order of ``like``, (N, ...) features such as will be kept."""
 
     def __init__(self, num_rows: int, like: Tensor) -> None:
         order = sorted(range(1, like.ndim), key=like.stride, reverse=True)
@@ -159,7 +138,7 @@ class _LayerRows:
         self._rows = torch.empty((num_rows, *(like.shape[dim] for dim in order)), dtype=like.dtype, device=like.device)
 
     def put(self, start: int, features: Tensor) -> None:
-        """Keep (N, ...) features as the rows from ``start`` on."""
+        """Keep (N, ...) features in the rows from ``start``."""
         self._rows[start : start + len(features)] = features.permute(self._order)
 
     def take(self, rows: Tensor) -> Tensor:
@@ -169,19 +148,10 @@ class _LayerRows:
 
 @final
 class FrozenTrunk:
-    """A frozen backbone that fits share. Its features are kept where that spares it images, and where they fit into ``BUDGET``.
+    """A frozen backbone that fits share. Its features are kept where this saves forward passes and where they fit into ``BUDGET``.
 
-    Args:
-        backbone: on the context's device.
-        heads: by layer; heads of every fit take the same features.
-        data: the images.
-        training: how the fits train.
-        context: where and how to run.
-        subsets: (M,) int64 for each fit, the training images it may use; None: all.
-        images_per_epoch: of every fit; None: as many as there are training images.
-
-    Attributes:
-        test: features of the test images, if several fits ask for them; else each computes its own.
+    ``heads`` are those of one fit; those of the others take the same features. Each fit has a subset of the training images, (M,) int64,
+    or None for all of them. ``test`` holds features of the test images if several fits need them; else each fit computes its own.
     """
 
     def __init__(
@@ -208,21 +178,17 @@ class FrozenTrunk:
         self.test = self._bank(data.test, None, Augment(), instead_of=len(data.test) * len(subsets))
         if self.test is not None:
             self._bytes_left -= self.test.num_rows * self._row_bytes
-        # One bank for all fits, if that is less work than one for each: where their subsets overlap.
+        # One bank for all fits where that is less work than one for each because their subsets overlap.
         chosen = [torch.arange(len(images)) if subset is None else subset for subset in subsets]
         alone = sum(min(len(members) * num_copies(augment), self._num_drawn) for members in chosen)
         self._shared = self._bank(images, torch.cat(chosen).unique(), augment, instead_of=alone)
 
     def train(self, subset: Tensor | None) -> FeatureBank | None:
-        """Features of a fit's training images, if they are worth keeping.
-
-        Args:
-            subset: one of ``subsets``.
-        """
+        """Features of the training images of the fit with this subset, if they are worth keeping."""
         return self._shared or self._bank(self._data.train, subset, self._training.augment, instead_of=self._num_drawn)
 
     def _bank(self, images: ImageSet, members: Tensor | None, options: Augment, *, instead_of: int) -> FeatureBank | None:
-        """A bank that takes fewer images through the network than fits would without it, and no more memory than is left."""
+        """A bank, if it takes fewer images through the network than fits would without it, and no more memory than is left."""
         members = torch.arange(len(images)) if members is None else members
         bank = FeatureBank(self._features, images, members, options, batch_size=self._training.batch_size, context=self._context)
         return bank if bank.num_rows < instead_of and bank.num_rows * self._row_bytes <= self._bytes_left else None
@@ -244,13 +210,13 @@ def num_copies(options: Augment) -> int:
 
 
 def plain_copy(options: Augment) -> int:
-    """The copy that is the image as it is: not mirrored, with the crop in the middle."""
+    """The copy that is the image itself: not flipped, with the crop in the middle."""
     num_crops = (2 * options.crop_padding + 1) ** 2
     return num_crops // 2 * (1 + options.horizontal_flip)
 
 
 def copy_numbers(draws: Draws, options: Augment) -> Tensor | int:
-    """The copies that draws make: (N,) int64 below ``num_copies``, in the order of :func:`all_draws`; 0 where nothing is drawn."""
+    """The copies that draws make: (N,) int64 below ``num_copies``, in the order of :func:`all_draws`; 0 where nothing is random."""
     crops = 0
     if draws.offsets is not None:
         top, left = draws.offsets

@@ -62,12 +62,8 @@ class FeatureQuality(Evaluator):
 def rankme(features: Tensor, eps: float = 1e-7) -> float:
     """RankMe: the exponential of the entropy of the normalised singular values, Garrido et al. 2023 (arXiv:2210.02885), eq. 1.
 
-    Args:
-        features: (N, D).
-        eps: added to each share, as in the paper.
-
-    Returns:
-        Between 1 (one direction) and about min(N, D) (all directions alike); higher is better.
+    For (N, D) features, between 1 (one direction) and about min(N, D) (all directions alike); higher is better. ``eps`` is added to each
+    singular value's share, as in the paper.
     """
     singular = torch.linalg.svdvals(features.double())
     total = singular.sum()
@@ -79,13 +75,8 @@ def alpha_req(features: Tensor) -> float | None:
     """alpha-ReQ: the exponent of the power law i^-alpha that the eigenvalues of the features' covariance follow, Agrawal et al. 2022
     (NeurIPS, "alpha-ReQ: Assessing representation quality in self-supervised learning by measuring eigenspectrum decay").
 
-    A least-squares line through log eigenvalue against log rank, over all eigenvalues that are not rounding errors.
-
-    Args:
-        features: (N, D).
-
-    Returns:
-        The exponent; the paper finds good features near 1. None where fewer than two eigenvalues are left.
+    A least-squares line through log eigenvalue against log rank, over all eigenvalues of the (N, D) features that are not rounding errors;
+    None where fewer than two are left. The paper finds good features near 1.
     """
     centred = features.double() - features.double().mean(dim=0)
     eigenvalues = torch.linalg.svdvals(centred) ** 2 / len(features)

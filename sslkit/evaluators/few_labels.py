@@ -22,7 +22,7 @@ from sslkit.training.seeds import derive_seed, make_generator
 Selection = Literal["first", "random"]
 
 MAX_SUBSETS = 1000
-"""All are drawn before the first is trained with, to find which features are worth keeping."""
+"""All are drawn before any training, to find which features are worth keeping."""
 
 
 @final
@@ -35,7 +35,7 @@ class SemiSupervised(TrainingOptions, Evaluator):
 
     Attributes:
         labels_per_class: the values of K.
-        layers: where the heads stand; exactly one unless frozen.
+        layers: where the heads are attached; exactly one unless frozen.
         head: ``linear``, ``mlp`` or ``conv``.
         freeze: keep the backbone as it is (features), or train it too (the supervised network).
         selection: the ``first`` K images of each class in dataset order, as the paper's code, or ``random`` ones.
@@ -143,19 +143,10 @@ class SemiSupervised(TrainingOptions, Evaluator):
 
 
 def select_per_class(labels: Tensor, labels_per_class: int, selection: Selection, generator: Generator) -> Tensor:
-    """Choose the same number of images of every class.
+    """Choose the same number of images of every class, the first (as the RotNet reference code does) or random ones.
 
-    Args:
-        labels: (N,) int64.
-        labels_per_class: how many to choose of each class.
-        selection: ``first`` in dataset order (the RotNet reference code's choice), or ``random``.
-        generator: on the CPU; used by ``random`` only.
-
-    Returns:
-        (num_classes * labels_per_class,) int64 indices, ordered.
-
-    Raises:
-        DataError: a class has fewer images.
+    (N,) int64 labels -> (num_classes * labels_per_class,) int64 indices, in order; a ``DataError`` where a class has fewer images. The
+    generator is on the CPU.
     """
     chosen = []
     for label in labels.unique().tolist():

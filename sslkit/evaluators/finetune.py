@@ -18,7 +18,7 @@ class EndToEnd(TrainingOptions, Evaluator):
     """What fine-tuning and the supervised baseline share.
 
     Attributes:
-        layer: where the head stands; deeper layers are not used. None: the deepest.
+        layer: where the head is attached; deeper layers are not used. None: the deepest.
         head: ``linear`` (global average pooling, one linear layer), ``mlp`` or ``conv``: the probes' heads.
     """
 

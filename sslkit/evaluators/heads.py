@@ -19,13 +19,13 @@ from sslkit.training.features import evaluating
 HeadKind = Literal["linear", "mlp", "conv"]
 
 MAX_FLAT_FEATURES = 24_576
-"""Above this the mlp head averages neighbouring positions first; conv1 of the NIN (96 x 16 x 16) is just used whole."""
+"""Above this the mlp head averages neighbouring positions first; conv1 of the NIN (96 x 16 x 16) is the largest used whole."""
 
 
 class Head(nn.Module, ABC):
-    """A classifier on the features of one layer, in two parts: features that are kept are kept between them, which may be far smaller.
+    """A classifier on the features of one layer, in two parts. Where features are kept, it is the first part's output, which may be far smaller.
 
-    It computes in float32, also under autocast: logits in bfloat16 tie, and a tie is an answer by chance.
+    It computes in float32, even under autocast: logits in bfloat16 tie, and a tie is decided by chance.
     """
 
     @abstractmethod
@@ -49,12 +49,7 @@ class Head(nn.Module, ABC):
 
 
 class LinearHead(Head):
-    """Global average pooling, then one linear layer.
-
-    Args:
-        info: the layer it stands on.
-        num_classes: size of the output.
-    """
+    """Global average pooling, then one linear layer."""
 
     def __init__(self, info: FeatureInfo, num_classes: int) -> None:
         super().__init__()
@@ -75,18 +70,14 @@ class LinearHead(Head):
 class MLPHead(Head):
     """RotNet's non-linear classifier: flatten, two hidden layers with BatchNorm and ReLU, a linear layer (arXiv:1803.07728, sec. 3.1).
 
-    Args:
-        info: the layer it stands on.
-        shape: of one image's features.
-        num_classes: size of the output.
-        hidden: width of the hidden layers; None: ``min(20 * num_classes, 2048)``.
+    ``shape`` is that of one image's features; ``hidden`` is ``min(20 * num_classes, 2048)`` by default.
     """
 
     def __init__(self, info: FeatureInfo, shape: Size, num_classes: int, hidden: int | None = None) -> None:
         super().__init__()
         hidden = min(20 * num_classes, 2048) if hidden is None else hidden
         self._kind: LayerKind = info.kind
-        self._grid: tuple[int, int] | None = None  # to pool a map to before it is flattened; None where it is small enough as it is
+        self._grid: tuple[int, int] | None = None  # to pool a map to before it is flattened; None where it is small enough
         if info.kind == "map" and math.prod(shape) > MAX_FLAT_FEATURES:
             side = max(1, math.isqrt(MAX_FLAT_FEATURES // info.num_chs))
             self._grid = min(side, shape[1]), min(side, shape[2])
@@ -119,11 +110,7 @@ class MLPHead(Head):
 class ConvHead(Head):
     """RotNet's convolutional classifier: one block of the Network in Network, global average pooling, a linear layer.
 
-    Args:
-        info: the layer it stands on; tokens are laid out on their grid first.
-        grid: rows and columns of the token grid.
-        num_classes: size of the output.
-        width: channels of the block; None: those of the layer.
+    Tokens are first arranged in their grid of rows and columns. ``width``, the block's channels, is by default that of the layer.
     """
 
     def __init__(self, info: FeatureInfo, grid: tuple[int, int], num_classes: int, width: int | None = None) -> None:
@@ -148,15 +135,8 @@ class ConvHead(Head):
 
 
 def build_head(kind: HeadKind, info: FeatureInfo, shape: Size, image: ImageSpec, num_classes: int, *, width: int | None = None) -> Head:
-    """A freshly initialised head, drawn from torch's global generator.
-
-    Args:
-        kind: which one.
-        info: the layer it stands on.
-        shape: of one image's features at this layer.
-        image: what the backbone was built for.
-        num_classes: size of the output.
-        width: hidden width of the mlp and conv heads; None: the paper's.
+    """A head for features of this ``shape``, that of one image's, initialised from torch's global generator. ``width`` is that of mlp and
+    conv heads; None: the paper's.
     """
     if kind == "linear":
         return LinearHead(info, num_classes)

@@ -20,8 +20,8 @@ from sslkit.training.features import extract_features
 from sslkit.training.stopping import stop_if_asked
 
 _NUM_QUERIES, _NUM_BANK = 512, 8192
-"""Similarities of so many test images to so many training images are in memory at once: 16 MB. Larger blocks leave a CPU's cache before
-their largest values are found, smaller ones are merged more often."""
+"""Test and training images whose similarities are in memory at once: 16 MB. Larger blocks leave a CPU's cache before their largest values
+are found, smaller ones are merged more often."""
 
 
 @final
@@ -77,22 +77,14 @@ class KNN(Evaluator):
 
 
 def vote(bank: Tensor, labels: Tensor, queries: Tensor, num_classes: int, *, k: int, temperature: float) -> Tensor:
-    """Each query's votes, without all similarities in memory at once.
+    """Each query's votes, without all similarities in memory at once; which of equally near neighbours vote is left open.
 
-    Args:
-        bank: (N, D) float32 features of the training images.
-        labels: (N,) int64, on the device of ``bank``.
-        queries: (M, D) float32 features, on the device of ``bank``.
-        num_classes: how many classes there are.
-        k: how many neighbours vote, at most N; which of equally near ones do is left open.
-        temperature: of their weights.
-
-    Returns:
-        (M, num_classes) sums of weights, relative to that of the query's nearest neighbour.
+    (N, D) float32 training features with (N,) int64 labels and (M, D) float32 queries -> (M, num_classes) sums of weights, relative to that
+    of the query's nearest neighbour.
     """
     bank = F.normalize(bank, dim=1)
     parts = []
-    with tf32(allowed=False):  # it keeps three digits of a similarity, and neighbours differ in later ones
+    with tf32(allowed=False):  # which keeps three digits of a similarity, and neighbours differ in later ones
         for chunk in F.normalize(queries, dim=1).split(_NUM_QUERIES):
             stop_if_asked("while comparing features")
             similarity, neighbours = _nearest(bank, chunk, k)
@@ -103,7 +95,7 @@ def vote(bank: Tensor, labels: Tensor, queries: Tensor, num_classes: int, *, k: 
 
 
 def _nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest products of each query with rows of the bank, and which rows those are: (M, k) each, the largest first."""
+    """The k largest products of each query with rows of the bank, and the indices of those rows: (M, k) each, the largest first."""
     best = queries.new_empty(len(queries), 0)
     rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     for start in range(0, len(bank), _NUM_BANK):

@@ -4,8 +4,8 @@ import os
 import sys
 
 if "MPLBACKEND" in os.environ and "matplotlib" not in sys.modules:
-    # A notebook's, which it hands on to every process, and which need not exist there. Matplotlib reads it once, on import; all that is
-    # drawn here goes to files.
+    # A notebook passes its own to every process, where it need not exist. Matplotlib reads it once, on import; everything here is drawn
+    # into files.
     _backend = os.environ.pop("MPLBACKEND")
     try:
         import matplotlib  # noqa: F401

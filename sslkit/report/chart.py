@@ -29,27 +29,16 @@ _MOST_IN_ALT = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One line of a chart.
-
-    Attributes:
-        label: what it shows.
-        points: (x, y) from left to right; a y that is not finite is left out.
-        style: decides colour, dashes and marker; equal styles belong together.
-        std: the standard deviation at each point, drawn as error bars.
-        line: its width, 0 for points alone.
-        marker: whether points are marked.
-        hollow: whether the marks are rings: published results.
-        beside: the label of the line whose entry in the legend it shares; None: it has one of its own.
-    """
+    """One line of a chart; equal styles belong together. Points whose y is not finite are left out."""
 
     label: str
-    points: Sequence[tuple[float, float]]
-    style: int = 0
-    std: Sequence[float] = ()
-    line: float = 1.5
+    points: Sequence[tuple[float, float]]  # (x, y) from left to right
+    style: int = 0  # decides colour, dashes and marker
+    std: Sequence[float] = ()  # of each point, drawn as error bars
+    line: float = 1.5  # its width, 0 for points alone
     marker: bool = True
-    hollow: bool = False
-    beside: str | None = None
+    hollow: bool = False  # rings: published results
+    beside: str | None = None  # the label of the line whose entry in the legend it shares
 
     def draw(self, axes: Axes) -> Line2D:
         """Draw it."""
@@ -72,7 +61,7 @@ class Series:
         return drawn
 
     def summary(self) -> str:
-        """One clause for readers who cannot see it."""
+        """A clause for readers who cannot see the line."""
         if not self.points:
             return f"{self.label}: nothing"
         (first, start), (last, end) = self.points[0], self.points[-1]
@@ -109,7 +98,7 @@ def whole_epochs(axes: Axes) -> None:
 
 
 def plain(text: str) -> str:
-    """Words as they are: matplotlib takes dollars for formulas, and leaves labels with a leading underscore out of the legend."""
+    """Text for matplotlib, which takes dollars for formulas and leaves labels with a leading underscore out of the legend."""
     text = text if len(text) <= _LONGEST_LABEL else f"{text[: _LONGEST_LABEL // 2 - 1]}…{text[-_LONGEST_LABEL // 2 :]}"
     text = text.replace("$", r"\$")
     return f"\N{ZERO WIDTH SPACE}{text}" if text.startswith("_") else text

@@ -1,4 +1,4 @@
-"""Several runs beside each other: a row a metric, a column a run."""
+"""Several runs side by side: a row per metric, a column per run."""
 
 import math
 import os
@@ -15,12 +15,7 @@ PathLike = str | os.PathLike[str]
 
 
 class Compared(NamedTuple):
-    """One metric in all runs.
-
-    Attributes:
-        metric: ``<stage>.<metric>``.
-        values: a run each; None where a run lacks it.
-    """
+    """One metric, ``<stage>.<metric>``, and its value in each run; None where a run lacks it."""
 
     metric: str
     values: tuple[float | None, ...]
@@ -42,13 +37,7 @@ class Compared(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Runs and what they measured.
-
-    Attributes:
-        labels: distinguish the runs.
-        runs: in the order given; the first is what the others are compared with.
-        rows: every metric of any run.
-    """
+    """Runs, with labels that distinguish them, and every metric of any run. The others are compared with the first."""
 
     labels: tuple[str, ...]
     runs: tuple[RunFolder, ...]
@@ -85,11 +74,7 @@ class Comparison(NamedTuple):
 
 
 def read_runs(folders: Sequence[PathLike]) -> tuple[RunFolder, ...]:
-    """Read several runs.
-
-    Raises:
-        ArtifactError: a folder is not a run's, or is given twice.
-    """
+    """Read several runs; an ``ArtifactError`` where a folder is not a run's, or is given twice."""
     paths = [Path(folder) for folder in folders]
     seen: dict[Path, Path] = {}
     for folder in paths:
@@ -99,7 +84,7 @@ def read_runs(folders: Sequence[PathLike]) -> tuple[RunFolder, ...]:
 
 
 def compare_runs(folders: Sequence[PathLike]) -> Comparison:
-    """Read two runs or more and put their metrics beside each other.
+    """Read two or more runs and compare their metrics side by side.
 
     Args:
         folders: the runs'; the first is what the others are compared with.
@@ -108,15 +93,13 @@ def compare_runs(folders: Sequence[PathLike]) -> Comparison:
         ArtifactError: there are not two, or a folder is not a run's, or is given twice.
     """
     if len(folders) < 2:
-        fix = "name another run's folder, or look at this one alone: sslkit report"
-        raise ArtifactError(
-            "there is nothing to compare with", found=[str(folder) for folder in folders], allowed="two runs or more", fix=fix
-        )
+        found, fix = list(map(str, folders)), "name another run's folder, or look at this one alone: sslkit report"
+        raise ArtifactError("there is nothing to compare with", found=found, allowed="two runs or more", fix=fix)
     return compare(read_runs(folders))
 
 
 def compare(runs: Sequence[RunFolder]) -> Comparison:
-    """Put the metrics of runs beside each other: those that all have, then the others, each in the order in which they were measured."""
+    """The metrics of runs side by side: first those that all runs have, then the others, each in the order in which they were measured."""
     values = [{f"{row.stage}.{row.metric}": row.value for row in run.results.rows()} for run in runs]
     metrics = dict.fromkeys(metric for own in values for metric in own)
     rows = [Compared(metric, tuple(own.get(metric) for own in values)) for metric in metrics]
@@ -130,5 +113,5 @@ def distinguishing_labels(runs: Sequence[RunFolder]) -> tuple[str, ...]:
 
 
 def _finite(values: Sequence[float | None]) -> list[float | None]:
-    """JSON has no word for what is not a number."""
+    """JSON cannot hold NaN and infinities."""
     return [value if value is not None and math.isfinite(value) else None for value in values]

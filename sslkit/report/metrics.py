@@ -1,48 +1,32 @@
-"""Metrics as text: what a metric's name says, and how values and durations are written in the terminal and in a report."""
+"""Metrics as text: what a metric's name means, and how values and durations are written in the terminal and in a report."""
 
 import re
 from typing import Literal, NamedTuple
 
-_FEW = re.compile(r"(?P<layer>.+)\.k(?P<labels>\d+)")
-
-_BETTER: dict[str, Literal["higher", "lower"]] = {
-    "top1": "higher",
-    "top5": "higher",
-    "balanced": "higher",
-    "rankme": "higher",
-    "loss": "lower",
-}
-"""By the last word of the name, as in ``pretext_loss``. Of any other metric, alpha_req among them, neither more nor less is better."""
-
 
 class MetricName(NamedTuple):
-    """A metric's name taken apart: ``conv2.k20.top1`` is the accuracy of layer ``conv2`` with 20 labels per class.
+    """A parsed metric's name: ``conv2.k20.top1`` is the accuracy of layer ``conv2`` with 20 labels per class."""
 
-    Attributes:
-        layer: where it was measured; empty for a metric of the whole network.
-        measure: what: ``top1``, ``rankme`` ...
-        labels: labels per class where they were few; None for all.
-    """
-
-    layer: str
+    layer: str  # empty for a metric of the whole network
     measure: str
-    labels: int | None = None
+    labels: int | None = None  # per class where they were few; None for all
 
 
 def parse_metric(name: str) -> MetricName:
-    """Take a name apart; a layer's own name may hold dots."""
+    """Parse a name; a layer's own name may contain dots."""
     layer, _, measure = name.rpartition(".")
-    few = _FEW.fullmatch(layer)
+    few = re.fullmatch(r"(?P<layer>.+)\.k(?P<labels>\d+)", layer)
     return MetricName(layer, measure) if few is None else MetricName(few["layer"], measure, int(few["labels"]))
 
 
 def better(name: str) -> Literal["higher", "lower"] | None:
-    """Which way a metric improves; None where neither is better."""
-    return _BETTER.get(parse_metric(name).measure.rpartition("_")[2])
+    """Which way a metric improves, by the last word of its name, as in ``pretext_loss``; None where neither is better, as of alpha_req."""
+    word = parse_metric(name).measure.rpartition("_")[2]
+    return "lower" if word == "loss" else "higher" if word in {"top1", "top5", "balanced", "rankme"} else None
 
 
 def number(value: float | None) -> str:
-    """A metric to two digits after the point, a smaller one to two that tell: a loss of 0.0042 is not 0.00. Empty where there is none."""
+    """A metric with two decimals, a small one with two significant digits: a loss of 0.0042 is not 0.00. Empty where there is none."""
     if value is None:
         return ""
     return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"

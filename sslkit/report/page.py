@@ -1,4 +1,4 @@
-"""A report: sections of words, tables and pictures, written as one self-contained page, and its tables as Markdown and CSV too."""
+"""A report: sections of text, tables and pictures, written as one self-contained page, and its tables as Markdown and CSV too."""
 
 import base64
 import hashlib
@@ -37,29 +37,11 @@ T = TypeVar("T")
 
 MAX_PICTURE_BYTES = 600_000
 MAX_PICTURES_BYTES = 3_000_000
-"""Of one picture made of pixels, and of all in a page: as text they take a third more, and the page stays below 5 MB."""
-
-_MANY_ROWS = 30
-"""Beyond so many metrics the whole list is folded, where other tables sum up the most of it."""
-
-_WHOLE = 24
-"""Letters of a name that is not broken into lines."""
-
-_LONGEST_NAME = 80
-_NO_FILE_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+"""Of one raster picture, and of all in a page: as base64 they take a third more, and the page stays below 5 MB."""
 
 
 class Section(NamedTuple):
-    """A part of a report.
-
-    Attributes:
-        key: unique in a report of one run; its anchor.
-        title: its heading.
-        note: a sentence below the heading.
-        tables: in order.
-        pictures: below the tables.
-        source: a text file, folded.
-    """
+    """A part of a report. Its key, unique in a run's report, is its anchor; pictures come below tables, then a text file, folded."""
 
     key: str
     title: str
@@ -70,7 +52,7 @@ class Section(NamedTuple):
 
 
 class RunReport(NamedTuple):
-    """What a report says of one run, under a label that distinguishes it from the others."""
+    """The sections of one run, with a label that distinguishes it from the others."""
 
     label: str
     run: RunFolder
@@ -78,7 +60,7 @@ class RunReport(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a report says: of each run by itself, and where there are several, of how they compare."""
+    """Each run by itself, and where there are several, their comparison."""
 
     runs: Sequence[RunReport]
     comparison: Comparison | None = None
@@ -99,13 +81,7 @@ class Report(NamedTuple):
 
 
 class ReportFiles(NamedTuple):
-    """Where a report lies.
-
-    Attributes:
-        page: ``report.html``.
-        markdown: ``report.md``, the same tables.
-        tables: the same again, ``tables/<name>.csv``.
-    """
+    """The files of a report: ``report.html``, and its tables as ``report.md`` and ``tables/<name>.csv``."""
 
     page: Path
     markdown: Path
@@ -129,13 +105,13 @@ def write_report(folders: Sequence[PathLike], output: PathLike | None = None, *,
     if output is None:
         names = [run.folder.resolve().name for run in runs]
         name = "+".join(names)
-        short = name if len(name) <= _LONGEST_NAME else f"{names[0]}+{len(names) - 1}-more"
+        short = name if len(name) <= 80 else f"{names[0]}+{len(names) - 1}-more"
         output = Path("reports", short) if report.comparison else report.runs[0].run.folder
     return _write(report, Path(output))
 
 
 def write_run_report(folder: Path, recipe: Recipe, data: OpenedDataset) -> ReportFiles:
-    """Write the report of a run whose recipe and data are at hand, into its folder."""
+    """Write the report of a run whose recipe and data are loaded, into its folder."""
     return _write(make_report([read_run(folder)], [run_pictures(folder, recipe, data)]), folder)
 
 
@@ -149,7 +125,8 @@ def make_report(runs: Sequence[RunFolder], pictures: Sequence[Pictures]) -> Repo
 def run_sections(run: RunFolder, pictures: Pictures) -> list[Section]:
     """The sections of one run that have something to show."""
     summaries = _present(*pivot_tables(run), few_labels_table(run))
-    results = results_table(run, "folded" if summaries and len(run.results.rows()) > _MANY_ROWS else "sortable")
+    # A long list of metrics is folded where other tables summarize most of it.
+    results = results_table(run, "folded" if summaries and len(run.results.rows()) > 30 else "sortable")
     not_yet = "" if results else "Nothing was measured on held-out images yet."
     sections = [
         Section("run", "What was run", tables=_present(facts_table(run), classes_table(run))),
@@ -177,21 +154,21 @@ def render_page(report: Report) -> str:
     return _TEMPLATES.get_template("page.html.jinja").render(
         report=report,
         script=Markup(script),
-        # Whatever a recipe or a plugin wrote, the browser runs this one script and asks nobody for anything.
+        # Whatever a recipe or a plugin wrote, the browser runs this one script and loads nothing.
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
         max_bytes=min(MAX_PICTURE_BYTES, MAX_PICTURES_BYTES // max(1, pixels)),
     )
 
 
 def render_markdown(report: Report) -> str:
-    """The words and tables of the page."""
+    """The text and tables of the page."""
     return _TEMPLATES.get_template("report.md.jinja").render(report=report)
 
 
 def _breakable(text: str) -> Markup:
-    """Long keys may break after a slash, a comma or a dot, numbers may not."""
+    """Long keys may break after a slash, a comma or a dot; numbers may not."""
     safe = escape(text)
-    return safe if len(text) <= _WHOLE else Markup(re.sub(r"(?<=/)|(?<=[.,])(?=[A-Za-z])", "<wbr>", safe))
+    return safe if len(text) <= 24 else Markup(re.sub(r"(?<=/)|(?<=[.,])(?=[A-Za-z])", "<wbr>", safe))
 
 
 _TEMPLATES = Environment(
@@ -206,7 +183,7 @@ _TEMPLATES.filters |= {"md": escape_markdown, "breakable": _breakable}
 
 def _write(report: Report, output: Path) -> ReportFiles:
     page, markdown = output / "report.html", output / "report.md"
-    tables = {output / "tables" / f"{_NO_FILE_NAME.sub('_', name)}.csv": table for name, table in report.tables()}
+    tables = {output / "tables" / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.csv": table for name, table in report.tables()}
     refuse_links(output / "tables")
     try:
         for path, table in tables.items():
@@ -214,7 +191,6 @@ def _write(report: Report, output: Path) -> ReportFiles:
         write_text(markdown, render_markdown(report))
         write_text(page, render_page(report))
     except StorageError as error:  # the user chose the folder
-        raise ArtifactError(
-            f"{output}: the report cannot be written ({error.__cause__})", fix="choose another folder with --output"
-        ) from error
+        fix = "choose another folder with --output"
+        raise ArtifactError(f"{output}: the report cannot be written ({error.__cause__})", fix=fix) from error
     return ReportFiles(page, markdown, tuple(tables))

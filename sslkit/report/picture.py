@@ -1,4 +1,4 @@
-"""A picture: a figure with the words around it, and how it becomes a part of a page: charts as SVG, pixels as PNG, nothing beside the page."""
+"""A picture: a figure with its text, embedded in a page: charts as SVG, raster pictures as PNG."""
 
 import base64
 import io
@@ -18,18 +18,13 @@ from PIL import Image
 INK = "#000000"
 """Takes the colour of the page's text in a chart."""
 
-_PAGE_PIXELS_PER_INCH = 96
-_POINTS_TO_PIXELS = 4 / 3
-_PANORAMA = 560
-"""Pixels of a page."""
-
 _SHRINKAGE = 0.75
-"""Of both edges, again and again until a picture is small enough."""
+"""Of both edges, repeated until a picture is small enough."""
 
 drawing_style = partial(
     matplotlib.style.context,
     [
-        "default",  # and not what a user's own matplotlibrc says
+        "default",  # not the user's own matplotlibrc
         {
             "font.size": 9.5,
             "xtick.labelsize": 9,
@@ -50,15 +45,7 @@ drawing_style = partial(
 
 
 class Picture(NamedTuple):
-    """One figure.
-
-    Attributes:
-        title: what it shows, in a few words.
-        caption: how to read it, in a sentence or two.
-        alt: what a reader who cannot see it should know.
-        figure: the drawing. A chart is embedded as SVG, and its text takes the page's colour; a picture made of pixels as PNG.
-        raster: whether it is made of pixels.
-    """
+    """One figure with its text. A chart is embedded as SVG, and its text takes the page's colour; a raster picture as PNG."""
 
     title: str
     caption: str
@@ -68,25 +55,20 @@ class Picture(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels of a page."""
-        width, height = (round(inches * _PAGE_PIXELS_PER_INCH) for inches in self.figure.get_size_inches())
+        """Width and height in pixels of a page, 96 per inch."""
+        width, height = (round(inches * 96) for inches in self.figure.get_size_inches())
         return width, height
 
     @property
     def layout(self) -> Literal["chart", "picture", "panorama"]:
-        """How much room it needs in a page: a ``chart`` shares a line with others, a ``picture`` has one of its own, and a ``panorama`` is
-        too wide for a phone, where it is moved sideways.
-        """
+        """Its room in a page: a ``chart`` shares a row with others, a ``picture`` has its own, and a ``panorama`` scrolls on a phone."""
         if not self.raster:
             return "chart"
-        return "panorama" if self.size[0] > _PANORAMA else "picture"
+        return "panorama" if self.size[0] > 560 else "picture"
 
     def embed(self, prefix: str, max_bytes: int) -> Markup:
-        """An ``svg`` or ``img`` element.
-
-        Args:
-            prefix: unique in the page.
-            max_bytes: of a picture made of pixels; a larger one is shown with fewer colours, then with fewer pixels.
+        """An ``svg`` or ``img`` element. The prefix of ids is unique in the page; a raster picture of more bytes than ``max_bytes`` is shown
+        with fewer colours, then with fewer pixels.
         """
         if not self.raster:
             return inline_svg(self.figure, prefix=prefix, alt=self.alt)
@@ -95,7 +77,7 @@ class Picture(NamedTuple):
 
 
 def png(figure: Figure, max_bytes: float = math.inf) -> bytes:
-    """Render at the figure's own resolution; as a last resort at less."""
+    """Render at the figure's own resolution; as a last resort at a lower one."""
     canvas = FigureCanvasAgg(figure)
     with drawing_style():
         canvas.draw()
@@ -115,7 +97,7 @@ def _compressed(image: Image.Image) -> bytes:
 
 
 def inline_svg(figure: Figure, *, prefix: str, alt: str) -> Markup:
-    """Render a chart: whatever is black takes the colour of the page's text, and ids begin with the prefix, as they must be unique in a page."""
+    """Render a chart: black takes the colour of the page's text, and ids begin with the prefix because they must be unique in a page."""
     file = io.StringIO()
     with drawing_style():
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
@@ -132,8 +114,8 @@ def inline_svg(figure: Figure, *, prefix: str, alt: str) -> Markup:
     _, _, width, height = map(float, root.attrib["viewBox"].split())
     root.attrib = {
         "viewBox": root.attrib["viewBox"],
-        "width": f"{width * _POINTS_TO_PIXELS:.0f}",
-        "height": f"{height * _POINTS_TO_PIXELS:.0f}",
+        "width": f"{width * (4 / 3):.0f}",  # from points to pixels
+        "height": f"{height * (4 / 3):.0f}",
         "fill": "currentColor",
         "role": "img",
         "aria-label": alt,

@@ -18,12 +18,8 @@ Points = list[tuple[float, float]]
 MAX_POINTS = 400
 """Of one line: more than its pixels show."""
 
-_MAX_TOGETHER = 6_000
-"""Points of all lines of one chart, which keeps a large sweep's page small."""
-
 _TOP1 = "top-1 accuracy (%)"
 
-_NO_METRICS = {"split", "part", "step", "epoch"}
 _LAST = ("lr", "images_per_second")
 _MEANS = "Lines are means over training batches."
 _LOGGED = {
@@ -45,7 +41,7 @@ _ON_SNAPSHOTS = {
 
 
 def draw_layers(run: RunFolder) -> Picture | None:
-    """How far each depth of a network serves a classifier: a line for each stage that measures several layers; None where none does."""
+    """Accuracy by depth: a line for each stage that measures several layers; None where none does."""
     found = {stage.key: _by_layer(stage.metrics) for stage in run.stages if stage.parts.epoch is None}
     found = {key: top1 for key, top1 in found.items() if len(top1) > 1}
     if not found:
@@ -72,7 +68,7 @@ def draw_layers(run: RunFolder) -> Picture | None:
 
 
 def draw_few_labels(run: RunFolder) -> Picture | None:
-    """A line a layer, with error bars; None where nothing was trained with few labels."""
+    """A line per layer, with error bars; None where nothing was trained with few labels."""
     found = find_few_labels(run)
     if not found:
         return None
@@ -103,7 +99,7 @@ def draw_few_labels(run: RunFolder) -> Picture | None:
 def draw_curves(run: RunFolder) -> Iterator[Picture]:
     """A chart for each metric, with all pretraining stages in it; nothing where no stage has logged any."""
     stages = [stage for stage in run.stages if stage.pretrains and stage.log]
-    found = dict.fromkeys(name for stage in stages for line in stage.log for name in line if name not in _NO_METRICS)
+    found = dict.fromkeys(name for stage in stages for line in stage.log for name in line if name not in {"split", "part", "step", "epoch"})
     # Losses first, then what the method reports, then the machinery.
     for name in sorted(found, key=lambda name: (name in _LAST, not name.endswith("loss"))):
         yield _draw_curve(name, stages)
@@ -152,7 +148,7 @@ def _with_paper(
 
 def _draw_curve(name: str, stages: Sequence[StageFolder]) -> Picture:
     names = labels(stage.key for stage in stages)
-    limit = max(2, min(MAX_POINTS, _MAX_TOGETHER // len(stages)))
+    limit = max(2, min(MAX_POINTS, 6_000 // len(stages)))  # of all lines together, which keeps a large sweep's page small
     lines: list[Series] = []
     marks: list[Series] = []
     for style, stage in enumerate(stages):

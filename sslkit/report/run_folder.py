@@ -22,23 +22,16 @@ _FOLDER = re.compile(r"(?:(?!\.{1,2}(?:/|$))[^/\\\0]{1,255}(?:/(?!$)|$))+")
 
 @dataclass(frozen=True)
 class StageFolder:
-    """One stage of a run.
-
-    Attributes:
-        key: unique in the run, and its folder in the run's.
-        folder: where that is.
-        artifact: the content of artifact.json; all defaults where there is none.
-        metrics: what it measured; empty while it is not finished.
-    """
+    """One stage of a run; its key is its folder's name in the run's."""
 
     key: str
     folder: Path
-    artifact: SavedArtifact
-    metrics: Mapping[str, float]
+    artifact: SavedArtifact  # all defaults where there is no artifact.json
+    metrics: Mapping[str, float]  # empty while it is not finished
 
     @property
     def parts(self) -> StageKey:
-        """The key taken apart."""
+        """The parsed key."""
         return parse_key(self.key)
 
     @property
@@ -60,25 +53,15 @@ class StageFolder:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run.
+    """A run."""
 
-    Attributes:
-        folder: where it is, as the user named it.
-        results: metrics by stage, with the paper's results and the margins of its recipe.
-        stages: those that are finished or begun, in the order of the recipe.
-        finished: whether all stages are.
-        recipe: the resolved recipe.
-        recipe_text: the same as TOML.
-        variants: of a sweep, by name; empty without one.
-    """
-
-    folder: Path
+    folder: Path  # as the user named it
     results: Results
-    stages: tuple[StageFolder, ...]
-    finished: bool
-    recipe: Mapping[str, Any]
-    recipe_text: str
-    variants: tuple[str, ...] = ()
+    stages: tuple[StageFolder, ...]  # those that are finished or begun, in the order of the recipe
+    finished: bool  # all of its stages
+    recipe: Mapping[str, Any]  # resolved
+    recipe_text: str  # the same as TOML
+    variants: tuple[str, ...] = ()  # the names of a sweep's
 
     @property
     def name(self) -> str:
@@ -87,11 +70,7 @@ class RunFolder:
 
 
 def read_run(folder: Path) -> RunFolder:
-    """Read a run's folder. Nothing in it is executed or unpickled.
-
-    Raises:
-        ArtifactError: it is not a run's folder, or a file in it is damaged.
-    """
+    """Read a run's folder, executing and unpickling nothing; an ``ArtifactError`` where it is not a run's, or a file in it is damaged."""
     recipe, text = _read_recipe(folder)
     saved_recipe = check_form(recipe, SavedFigures, folder / "recipe.toml")
     saved = _read(folder / "results.json", SavedResults)
@@ -133,7 +112,7 @@ def _read_recipe(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def _read_stages(folder: Path, saved: SavedResults) -> tuple[StageFolder, ...]:
-    """The stages that results.json knows of, and then those that it lacks: a run that is resumed writes it anew, stage by stage."""
+    """The stages in results.json, then those that it lacks: a run that is resumed rewrites it stage by stage."""
     rest = saved.pending
     if "pending" not in saved.model_fields_set:  # an older version's; sorted so that epoch=9 comes before epoch=10
         found = [path.parent.relative_to(folder).as_posix() for path in folder.rglob(ARTIFACT)]

@@ -12,9 +12,6 @@ from sslkit.report.run_folder import RunFolder
 from sslkit.report.table import Cell, Column, Layout, Table, cells
 from sslkit.run.results import Row
 
-_MANY_CLASSES = 12
-"""Beyond so many the table of classes is folded."""
-
 _ENVIRONMENT = {
     "platform": "platform",
     "device": "device",
@@ -25,7 +22,7 @@ _ENVIRONMENT = {
     "command": "command",
     "commit": "commit",
 }
-"""What is shown of an environment, by its key, and what it is called."""
+"""What is shown of an environment: labels by key."""
 
 
 def facts_table(run: RunFolder) -> Table:
@@ -73,12 +70,12 @@ def classes_table(run: RunFolder) -> Table | None:
         "Classes",
         (Column("class"), Column("training images", "count"), Column("test images", "count")),
         tuple(cells(name or "", train, test) for name, train, test in rows),
-        layout="sortable" if len(names) <= _MANY_CLASSES else "folded",
+        layout="sortable" if len(names) <= 12 else "folded",
     )
 
 
 def recall_table(run: RunFolder) -> Table | None:
-    """How much of each class a stage's best classifier recognises; None where nothing was classified."""
+    """Recall per class of each stage's best classifier; None where nothing was classified."""
     stages = [stage for stage in run.stages if stage.artifact.recall]
     if not stages:
         return None
@@ -101,12 +98,12 @@ def recall_table(run: RunFolder) -> Table | None:
 
 
 def environment_table(run: RunFolder) -> Table | None:
-    """Hardware and versions, where they differ each value with its stages; None where nothing was computed yet."""
+    """Hardware and versions, with their stages where they differ; None where nothing was computed yet."""
     facts = {}
     for key, name in _ENVIRONMENT.items():
         stages: dict[str, dict[str, None]] = {}
         for stage in run.stages:
-            for environment in stage.artifact.environments:  # what finished it, after those that an earlier start had
+            for environment in stage.artifact.environments:  # those of earlier starts first
                 if value := _one_line(getattr(environment, key) or ""):
                     stages.setdefault(value, {})[stage.key] = None
         if stages:
@@ -142,7 +139,7 @@ def results_table(run: RunFolder, layout: Layout = "sortable") -> Table | None:
 
 
 def stages_table(run: RunFolder) -> Table | None:
-    """What each stage took, and the proof that a frozen backbone stayed frozen; None before the first stage."""
+    """Each stage's time and speed, and the proof that a frozen backbone stayed frozen; None before the first stage."""
     columns = (
         Column("stage"),
         Column("kind"),
@@ -167,7 +164,7 @@ def stages_table(run: RunFolder) -> Table | None:
 
 
 class FewLabels(NamedTuple):
-    """What a layer reaches with few labels: the mean over subsets, their standard deviation where there were several, the paper's result."""
+    """A layer's accuracy with few labels: the mean over subsets, their standard deviation where there are several, the paper's result."""
 
     top1: float
     std: float | None
@@ -186,7 +183,7 @@ def find_few_labels(run: RunFolder) -> dict[tuple[str, str], dict[int, FewLabels
 
 
 def few_labels_table(run: RunFolder) -> Table | None:
-    """A row a layer, a column a number of labels; None where nothing was trained with few labels."""
+    """A row per layer, a column per number of labels; None where nothing was trained with few labels."""
     found = find_few_labels(run)
     counts = sorted({count for reached in found.values() for count in reached})
     columns = (Column("stage"), Column("layer", "code"), *(Column(f"{count:,}", "figure") for count in counts))
@@ -199,7 +196,7 @@ def few_labels_table(run: RunFolder) -> Table | None:
 
 
 def pivot_tables(run: RunFolder) -> Iterator[Table]:
-    """A row a variant and a column a metric, or a column an epoch, of each stage that several variants or snapshots have."""
+    """For each stage of several snapshots a column per epoch; for each stage of several variants a row per variant, a column per metric."""
     by_name: dict[str, list[tuple[StageKey, Row]]] = {}
     for row in run.results.rows():
         key = parse_key(row.stage)

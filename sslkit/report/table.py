@@ -1,4 +1,4 @@
-"""A table as one value, shown alike on the page, in Markdown and as CSV."""
+"""A table as one value, for the page, Markdown and CSV."""
 
 import csv
 import io
@@ -17,13 +17,7 @@ _MARKUP = re.compile(r"[\\`*\[\]<>|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 class Column(NamedTuple):
-    """What stands in a column.
-
-    Attributes:
-        name: its heading.
-        kind: how its values are written.
-        missing: what stands where there is no value.
-    """
+    """A column's heading, how its values are written, and what is shown where there is none."""
 
     name: str
     kind: Kind = "text"
@@ -31,24 +25,17 @@ class Column(NamedTuple):
 
     @property
     def numeric(self) -> bool:
-        """Whether it holds numbers, which stand to the right."""
+        """Whether it holds numbers, which are aligned to the right."""
         return self.kind in _WRITTEN
 
 
 class Cell(NamedTuple):
-    """One value.
+    """One value, None where there is none."""
 
-    Attributes:
-        value: a text or a number, as the column's kind wants it; None where there is none.
-        std: the standard deviation of a mean.
-        difference: to a value that it is compared with.
-        strong: whether it is the best of its kind.
-    """
-
-    value: str | float | None = None
-    std: float | None = None
-    difference: float | None = None
-    strong: bool = False
+    value: str | float | None = None  # a text or a number, as the column's kind wants it
+    std: float | None = None  # the standard deviation of a mean
+    difference: float | None = None  # to the value that it is compared with
+    strong: bool = False  # the best of its kind
 
     def text(self, column: Column) -> str:
         """The value alone, as a reader sees it."""
@@ -57,7 +44,7 @@ class Cell(NamedTuple):
         return _WRITTEN[column.kind](float(self.value)) if column.numeric else str(self.value)
 
     def extra(self) -> str:
-        """What stands behind the value."""
+        """What follows the value."""
         std = "" if self.std is None else f" ± {number(self.std)}"
         return std if self.difference is None else f"{std} ({signed(self.difference)})"
 
@@ -69,23 +56,15 @@ def cells(*values: str | float | None) -> tuple[Cell, ...]:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
-
-    Attributes:
-        key: unique in a report of one run; names the CSV file and the anchor.
-        title: what it shows.
-        columns: their headings and kinds.
-        rows: a cell for each column.
-        note: how to read it, in a sentence or two.
-        layout: how the page shows it: ``folded`` tables open on a click, ``facts`` have their headings in the first column, and
-            ``cards`` show label, figure and explanation.
+    """A table. On the page, ``folded`` ones open on a click, ``facts`` have their headings in the first column, and ``cards`` show label,
+    value and explanation.
     """
 
-    key: str
+    key: str  # unique in a run's report; names the CSV file and the anchor
     title: str
     columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    note: str = ""
+    rows: tuple[tuple[Cell, ...], ...]  # a cell for each column
+    note: str = ""  # how to read it
     layout: Layout = "sortable"
 
     def markdown(self) -> str:

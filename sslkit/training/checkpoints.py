@@ -1,4 +1,4 @@
-"""The checkpoints of one fit, which belong to it alone: the last few are kept, a damaged one is passed over."""
+"""The checkpoints of one fit, which belong to it alone: the last few are kept, a damaged one is skipped."""
 
 import dataclasses
 import json
@@ -25,13 +25,13 @@ from sslkit.training.features import BatchSource
 from sslkit.training.options import TrainingOptions
 
 FORMAT = 3
-"""Of checkpoints; counted up when an older one cannot be read any more."""
+"""Of checkpoints; incremented when older ones can no longer be read."""
 
 _STAMP, _ROLLBACK = "written_on", "-rollback"
 
 
 class Checkpoint(NamedTuple):
-    """What was read back: the file, its tensors, and the JSON values beside them."""
+    """What was read back: the file, its tensors, and its JSON values."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -41,13 +41,11 @@ class Checkpoint(NamedTuple):
 class Checkpoints:
     """The checkpoints of one fit in its stage's folder, or none where the stage has no folder.
 
-    Besides the last few there may be a rollback point, which stays until the next one: what a fit goes back to when it diverges. A disk
-    that refuses to keep one is a ``StorageError``, and the earlier ones are still there; a file of another version of sslkit or of another
-    fit is an ``ArtifactError``.
+    ``owner``, which JSON must be able to hold, identifies the fit: it never resumes from another's checkpoint. Besides the last few there
+    may be a rollback point, which a diverged fit returns to and which is kept until the next one.
 
-    Args:
-        context: of the fit.
-        owner: JSON-able, what the fit is known by: it takes no checkpoint of another.
+    A disk that cannot take a checkpoint raises a ``StorageError`` and leaves the earlier ones in place; a file of another version of
+    sslkit, or of another fit, raises an ``ArtifactError``.
     """
 
     def __init__(self, context: RunContext, owner: Mapping[str, Any]) -> None:
@@ -62,11 +60,11 @@ class Checkpoints:
 
     @property
     def kept(self) -> bool:
-        """Whether there is a folder to keep them in."""
+        """Whether there is a folder for them."""
         return self._folder is not None
 
     def due(self) -> bool:
-        """Whether it is time for one."""
+        """Whether it is time to write one."""
         return self.kept and time.monotonic() - self._since >= 60 * self._context.runtime.checkpoint_minutes
 
     def latest(self) -> Path | None:
@@ -74,14 +72,14 @@ class Checkpoints:
         return next(iter(self._newest_first()), None)
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Write the checkpoint of a step, and drop the oldest beyond those to be kept."""
+        """Write the checkpoint of a step, and remove the oldest beyond ``keep_checkpoints``."""
         assert self._folder is not None
         self._write(self._folder / f"{self._prefix}{step:09d}.safetensors", step, tensors, state)
         self._since = time.monotonic()
         remove([path for path in self._newest_first() if not _is_rollback_point(path)][self._context.runtime.keep_checkpoints :])
 
     def save_rollback_point(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Write what a diverged fit goes back to. Later checkpoints are dropped, and so is the rollback point before."""
+        """Write what a diverged fit returns to. Later checkpoints are removed, and so is the previous rollback point."""
         assert self._folder is not None
         remove(path for path in self._newest_first() if _step(path) > step)
         path = self._folder / f"{self._prefix}{step:09d}{_ROLLBACK}.safetensors"
@@ -89,12 +87,12 @@ class Checkpoints:
         remove(other for other in self._newest_first() if _is_rollback_point(other) and other != path)
 
     def load_rollback_point(self) -> Checkpoint | None:
-        """What a diverged fit goes back to; None where an earlier start found it damaged and set it aside."""
+        """What a diverged fit returns to; None where an earlier start found it damaged and set it aside."""
         found = [path for path in self._newest_first() if _is_rollback_point(path)]
         return Checkpoint(found[0], *load_tensors(found[0])) if found else None
 
     def load_latest(self) -> Checkpoint | None:
-        """The newest one that is not damaged; None where there is none, and the fit begins from the start."""
+        """The newest one that is not damaged; None where there is none and the fit begins from the start."""
         files = self._newest_first()
         for path in files:
             if (found := self._read(path)) is not None:
@@ -122,14 +120,14 @@ class Checkpoints:
             found = Checkpoint(path, *load_tensors(path))
         except ArtifactError as error:
             with writing(path):
-                path.replace(path.with_suffix(".damaged"))  # out of the way of those that are counted
+                path.replace(path.with_suffix(".damaged"))  # so that it does not count as one of those to keep
             self._notify(f"{error.what}; it is set aside")
             return None
         self._check(path, found.state)
         return found
 
     def _newest_first(self) -> list[Path]:
-        """A rollback point comes before a checkpoint of its step: it was written after it, when the next epoch had begun."""
+        """A rollback point precedes a checkpoint of the same step: it was written later, when the next epoch had begun."""
         if self._folder is None:
             return []
         pattern = f"{self._prefix}{'[0-9]' * 9}"
@@ -174,12 +172,12 @@ def _is_rollback_point(path: Path) -> bool:
 
 
 def _machine(device: torch.device) -> dict[str, str]:
-    """What decides rounding: an interrupted run ends with the same bits only where these stay."""
+    """What decides rounding: an interrupted run ends with the same bits only where these stay the same."""
     return {"torch": torch.__version__, "device": describe_device(device)}
 
 
 def identity_of(objective: Objective, train: BatchSource, training: TrainingOptions, context: RunContext) -> dict[str, Any]:
-    """Whose a checkpoint is. Weights that are trained are no part of it: they may begin at random."""
+    """What identifies a fit to its checkpoints. Trained weights are not part of it because they may begin at random."""
     frozen = [objective.get_submodule(name) for name in objective.frozen]
     return {
         "objective": address_of(type(objective)),

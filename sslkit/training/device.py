@@ -37,10 +37,9 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
 
 @contextmanager
 def configured(runtime: Runtime, device: torch.device) -> Iterator[None]:
-    """Apply what torch holds as global state for the time of a stage, and put it back. What was compiled in it is forgotten.
+    """Apply what torch keeps as global state for a stage, then restore it and discard what was compiled.
 
-    Raises:
-        OptionError: the environment stands against ``deterministic``.
+    An ``OptionError`` where the environment rules out ``deterministic``.
     """
     with ExitStack() as stack:
         if device.type == "cpu" and runtime.keep_memory:
@@ -49,7 +48,7 @@ def configured(runtime: Runtime, device: torch.device) -> Iterator[None]:
             _prepare_cuda(runtime, device, stack)
         stack.enter_context(tf32(allowed=runtime.precision == "tf32" and device.type == "cuda"))
         enabled, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-        if runtime.deterministic or enabled:  # else left alone: torch would import its compiler to tell it
+        if runtime.deterministic or enabled:  # else left alone because torch would import its compiler to change it
             stack.callback(torch.use_deterministic_algorithms, enabled, warn_only=warn_only)
             torch.use_deterministic_algorithms(runtime.deterministic)
         stack.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
@@ -60,7 +59,7 @@ def configured(runtime: Runtime, device: torch.device) -> Iterator[None]:
 
 
 def _forget_compiled() -> None:
-    """Torch compiles a function for 8 networks, and after that runs it uncompiled without a word: a sweep would get there."""
+    """Torch compiles a function for 8 networks and then silently runs it uncompiled: a sweep would get there."""
     if "torch._dynamo" in sys.modules:  # else nothing was compiled, and the compiler takes seconds to import
         torch.compiler.reset()
 
@@ -69,20 +68,15 @@ def _prepare_cuda(runtime: Runtime, device: torch.device, stack: ExitStack) -> N
     # Read once, at the first product in this process: a later stage may be deterministic where this one is not.
     workspaces = os.environ.setdefault(_WORKSPACES, _REPRODUCIBLE[0])
     if runtime.deterministic and workspaces not in _REPRODUCIBLE:
-        problem = f"needs another {_WORKSPACES} in the environment"
-        raise OptionError("deterministic", problem, found=workspaces, allowed=_REPRODUCIBLE)
-    stack.enter_context(torch.cuda.device(device))  # what takes no device, as pinned memory, would be of the first GPU
+        raise OptionError("deterministic", f"needs another {_WORKSPACES} in the environment", found=workspaces, allowed=_REPRODUCIBLE)
+    stack.enter_context(torch.cuda.device(device))  # what takes no device, such as pinned memory, would use the first GPU
     stack.enter_context(warnings.catch_warnings())
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)  # torch.compile advises what precision rules out
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Tell glibc not to give pages back to the system after every step, where a step would fault them in again.
-
-    Returns:
-        Whether the C library took the setting (glibc only).
-    """
+    """Keep glibc from returning pages to the system after every step, which the next would fault in again; False where it cannot be done."""
     if platform.libc_ver()[0] != "glibc":
         return False
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX
@@ -91,7 +85,7 @@ def keep_freed_memory() -> bool:
 
 
 def describe_device(device: torch.device) -> str:
-    """A name that belongs beside every result: the GPU's, or the CPU's with its threads."""
+    """The name to report with every result: the GPU's, or the CPU's with its threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = cpuinfo("model name") or platform.processor() or platform.machine()
@@ -108,7 +102,7 @@ def tf32(*, allowed: bool) -> Iterator[None]:
     leaves the old as it was, and ``torch.compile``, which reads both, then fails. So the old ones are what is set here.
     """
     matmul, convolution, newer, backends = "highest", True, [], cast("Any", torch.backends)
-    with suppress(RuntimeError):  # somebody set a newer switch; then the old one is at its default
+    with suppress(RuntimeError):  # a newer switch was set; then the old one has its default
         matmul = torch.get_float32_matmul_precision()
     with suppress(RuntimeError):
         convolution = backends.cudnn.allow_tf32
@@ -139,31 +133,20 @@ _SHORTAGE = (
     "Unable to find a valid cuDNN algorithm",
 )
 _NOT_DETERMINISTIC = " does not have a deterministic implementation"
-_CUBLAS_BEGAN_EARLIER = "CUBLAS_WORKSPACE_CONFIG"
 _FAILED_KERNEL = "CUDA error: "
-_DEAD_WORKER = "DataLoader worker (pid"
-"""Torch raises this out of a signal handler: for anybody's loader, in the midst of anything."""
-_NO_VARIANCE = "Expected more than 1 value per channel when training"
 
 
 @contextmanager
 def explaining_breakdown(work: str, device: torch.device) -> Iterator[None]:
-    """Turn what a device refuses into one line that says what to do.
-
-    Args:
-        work: what was being done, with the sizes that decide how much memory it takes.
-        device: where.
-
-    Raises:
-        RunFailedError: memory did not suffice, an operation has no deterministic kernel and needs one, a kernel failed, or BatchNorm
-            was given a single value.
+    """Raise a ``RunFailedError`` of one line, which says what to do, where memory runs out, a kernel fails or is not deterministic though
+    it must be, or BatchNorm is given a single value. ``work`` says what was being done, with the sizes that decide how much memory it takes.
     """
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _shortage(work, device) from error
     except ValueError as error:
-        if _NO_VARIANCE not in str(error):
+        if "Expected more than 1 value per channel when training" not in str(error):
             raise
         raise RunFailedError(f"BatchNorm cannot normalise one value a channel in {work}", fix="raise batch_size to 2 or more") from error
     except RuntimeError as error:
@@ -178,22 +161,22 @@ def _shortage(work: str, device: torch.device) -> RunFailedError:
 
 
 def _explain(text: str, work: str, device: torch.device) -> RunFailedError | None:
-    if any(sign in text for sign in _SHORTAGE):  # torch has a class of its own for GPUs alone, and libraries beneath it have none
+    if any(sign in text for sign in _SHORTAGE):  # torch has an exception class for GPUs alone, and the libraries below it have none
         return _shortage(work, device)
     if _NOT_DETERMINISTIC in text:
         operation = text.partition(_NOT_DETERMINISTIC)[0].split()[-1]
         return RunFailedError(f"{operation} has no deterministic kernel on {device}, in {work}", fix="set deterministic = false there")
-    if _CUBLAS_BEGAN_EARLIER in text:
+    if _WORKSPACES in text:
         return RunFailedError(
             f"deterministic products are not to be had on {device} any more, in {work}: this process has multiplied there before",
-            fix="set CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment",
+            fix=f"set {_WORKSPACES}={_REPRODUCIBLE[0]} in the environment",
         )
-    if _DEAD_WORKER in text:
+    if "DataLoader worker (pid" in text:  # torch raises it out of a signal handler: for any loader, in the middle of anything
         return RunFailedError(
             f"a process of a torch DataLoader died, as the system does to one when memory is short, in {work}",
             fix="the same command resumes from the last checkpoint; lower the number of workers if it happens again",
         )
-    if _FAILED_KERNEL in text:  # is reported later, anywhere: the traceback shows innocent code
+    if _FAILED_KERNEL in text:  # is reported later, anywhere: the traceback shows unrelated code
         reason = text.partition(_FAILED_KERNEL)[2].splitlines()[0]
         return RunFailedError(
             f"{device} failed in {work}: {reason}",

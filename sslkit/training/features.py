@@ -1,4 +1,4 @@
-"""Batches of images, the features of all of them, and modules put into eval mode for a while."""
+"""Batches of images, the features of all of them, and eval mode for a while."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,19 +26,14 @@ class BatchSource(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Of the images: equal exactly if they are."""
+        """Of the images: equal if and only if they are."""
         ...
 
     def batches(
         self, order: Tensor, *, start: int = 0, sizes: Sequence[int] | None = None, generator: Generator | None = None
     ) -> Iterator[Batch]:
-        """One epoch over ``order``, from its batch ``start``.
-
-        Args:
-            order: (M,) int64 on the CPU.
-            start: how many batches to leave out.
-            sizes: images of every batch, those left out too; None: ``batch_size`` each, and the last may be smaller.
-            generator: drives the augmentation; None: images as they are.
+        """One epoch over ``order``, (M,) int64 on the CPU, from its batch ``start``. ``sizes`` are those of all batches, skipped ones too;
+        by default ``batch_size``, and the last may be smaller. Images are augmented with ``generator``, or left as they are without one.
         """
         ...
 
@@ -48,12 +43,12 @@ class BatchSource(Protocol):
 
 
 _WAITING = 64 * 2**20
-"""Bytes of features that wait on the device to be fetched at once: to fetch those of each batch would make a GPU wait each time."""
+"""Bytes of features that wait on the device to be fetched at once: fetching each batch's alone would make a GPU wait each time."""
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode for the whole tree, then every module back to the mode it was in."""
+    """Eval mode for the whole tree; then every module returns to its own mode."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
     try:

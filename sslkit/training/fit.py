@@ -31,10 +31,10 @@ class FitResult(NamedTuple):
 
     Attributes:
         heldout: loss and metrics on held-out images after the last step; empty without any.
-        steps: optimizer steps, those before an interruption counted in.
+        steps: optimizer steps, including those before an interruption.
         predictions: of every classifier on held-out images after the last step, in their order, on the CPU.
-        rollbacks: how often it went back to the beginning of an epoch, to continue at a lower learning rate.
-        logits: of the same predictions, (M, K) float32 on the CPU; empty unless they were to be kept.
+        rollbacks: how often it returned to the beginning of an epoch, to continue at a lower learning rate.
+        logits: of the same predictions, (M, K) float32 on the CPU; empty unless ``keep_logits``.
     """
 
     heldout: dict[str, float]
@@ -45,11 +45,8 @@ class FitResult(NamedTuple):
 
 
 class Snapshots(NamedTuple):
-    """Networks to keep on the way.
-
-    Attributes:
-        epochs: after which epochs; 0: before the first.
-        keep: is handed the epoch and the network, which is trained further.
+    """After which epochs to keep the network (0: before the first), and a function that is given the epoch and the network, which is
+    trained further.
     """
 
     epochs: frozenset[int] = frozenset()
@@ -77,7 +74,7 @@ def fit(
         context: where and how to run.
         evaluate_every: epochs between measurements on held-out images; None: ten times over the fit, if it has as many epochs. They
             are measured at the end in any case, and with every snapshot.
-        snapshots: networks to keep on the way.
+        snapshots: networks to keep during training.
         keep_logits: return the logits of the predictions too, which grow with the number of classes.
 
     Raises:
@@ -109,7 +106,7 @@ def fit(
 
 @contextmanager
 def _part(context: RunContext) -> Iterator[None]:
-    """Claim the context's part for one fit: another would draw the same numbers, and take this one's checkpoints for its own."""
+    """Claim the context's part for one fit: another would draw the same random numbers and take this one's checkpoints for its own."""
     if context.part in context.begun:
         fix = "give each fit of a stage its own: dataclasses.replace(context, part=...)"
         raise OptionError("part", f"another fit of stage {context.stage!r} has it", found=context.part, fix=fix)
@@ -139,7 +136,7 @@ class _Loop:
         self.state = TrainState(self.objective, self.train, self.training, self.context)
         self.forward = ForwardPass(self.objective, self.train.batch_size, self.context)
         self.log = StepLog(self.state, self.context, self.checkpoints.latest)
-        self.parameters = tuple(self.objective.parameters())  # once: a walk through all modules takes as long as many an operation
+        self.parameters = tuple(self.objective.parameters())  # once because walking through all modules takes as long as an operation
 
     def run(self) -> FitResult:
         """All epochs that are left, and the measurement after the last."""
@@ -147,10 +144,10 @@ class _Loop:
         with blaming(self._progress, self._kept):
             while state.epoch < epochs:
                 self._train_epoch()
-            self.log.begin(epochs)  # a fit that was finished before is announced too: its last measurement comes again
+            self.log.begin(epochs)  # a fit that was already finished is announced too because its last measurement is repeated
             self._save()
-            measured = measure(self.heldout, state, self.context, keep_logits=self.keep_logits)
-        return FitResult(measured.metrics, state.step, measured.predictions, state.rollbacks, measured.logits)
+            heldout, predictions, logits = measure(self.heldout, state, self.context, keep_logits=self.keep_logits)
+        return FitResult(heldout, state.step, predictions, state.rollbacks, logits)
 
     def _train_epoch(self) -> None:
         state, context, objective = self.state, self.context, self.objective
@@ -173,7 +170,7 @@ class _Loop:
             state.step += 1
             state.batch += 1
             if state.step == 1 and self.checkpoints.kept:
-                state.capture_optimizers()  # what cannot be saved is refused now, and not at the first checkpoint
+                state.capture_optimizers()  # refuse what cannot be saved now rather than at the first checkpoint
             self.log.step(len(batch.indices), logged=logged)
 
             # Once in a while, and when asked to stop: a checkpoint.
@@ -184,12 +181,12 @@ class _Loop:
                 raise RunInterruptedError(f"stopped in stage {context.stage!r} after {state.step} steps")
 
         self.log.check()  # within its epoch, to whose beginning a fit rolls back
-        # Done before the epoch is counted: a checkpoint never lies between the two, so a resumed run repeats it.
+        # Before the epoch is counted: there is never a checkpoint between the two, so a resumed run repeats it.
         self._pause(state.epoch + 1)
         state.end_epoch()
 
     def _batches(self, order: Tensor) -> Iterator[Batch]:
-        """What is left of the epoch. Whatever keeps a batch from coming, the state is that of the steps before it: it is kept."""
+        """What is left of the epoch. Whatever prevents a batch, the state is that of the steps before it and is saved."""
         state, stage = self.state, self.context.stage
         augment = state.device_generator("augment")
         batches = self.train.batches(order, start=state.batch, sizes=state.batch_sizes, generator=augment)
@@ -203,7 +200,7 @@ class _Loop:
                 self._save()
                 raise
             except (Exception, SystemExit) as error:
-                if blame_of(error):  # of who reads images: nothing was drawn yet
+                if blame_of(error):  # of what reads the images: nothing was drawn yet
                     self._save()
                 raise
             if batch is None:
@@ -221,7 +218,7 @@ class _Loop:
             output = self.forward(views, phase, state.schedule_tensors, num_images=num_images)
         check_output(objective, output, phase, context.stage, training=True)
         output.loss.backward()
-        norm = gradient_norm(optimizer, context.device) if logged or max_norm is not None else None  # else nobody looks at it
+        norm = gradient_norm(optimizer, context.device) if logged or max_norm is not None else None
         if norm is not None and max_norm is not None:
             clip_gradients(optimizer, max_norm, norm)
         optimizer.step()
@@ -230,10 +227,10 @@ class _Loop:
         self.log.note(phase, output, norm)
 
     def _pause(self, epoch: int) -> None:
-        """Between two epochs: keep the network and measure it, if it is time. What is measured after the last epoch is the fit's result."""
+        """Between two epochs: keep the network and measure it when due. The measurement after the last epoch is the fit's result."""
         if kept := epoch in self.snapshots.epochs:
             self.snapshots.keep(epoch, self.objective.exported_backbone())
-        if self.evaluate_every is None:  # ten times, of as many epochs as there are, after the last one of each tenth
+        if self.evaluate_every is None:  # at most ten times, after the last epoch of each tenth
             due = 10 * (epoch - 1) // self.training.epochs < 10 * epoch // self.training.epochs
         else:
             due = epoch % self.evaluate_every == 0
@@ -251,12 +248,9 @@ class _Loop:
             self.checkpoints.save(self.state.step, *self.state.capture())
 
     def roll_back(self, error: DivergedError) -> None:
-        """Go back to the beginning of the epoch, and continue at a lower rate.
+        """Return to the beginning of the epoch and continue at a lower rate; raise ``error`` where no retry is left.
 
-        Where that is depends on no clock: runs that diverge stay reproducible, interrupted or not.
-
-        Raises:
-            DivergedError: the one that is handled; no retry is left.
+        Where that is does not depend on a clock: runs that diverge stay reproducible, interrupted or not.
         """
         state, context, on_nan = self.state, self.context, self.training.on_nan
         retry = state.rollbacks + 1
@@ -283,14 +277,8 @@ class _Loop:
 
 
 class ForwardPass:
-    """Calls ``Objective.forward`` in training: compiled on full batches alone, so that an epoch's smaller last ones compile nothing again.
-
-    Which of the two depends on the number of images alone, so that a resumed epoch computes what an uninterrupted one does.
-
-    Args:
-        objective: on the context's device.
-        batch_size: images of a full batch.
-        context: whether to compile, and for CUDA graphs or not.
+    """Calls ``Objective.forward`` in training: compiled for batches of ``batch_size`` images alone, so that an epoch's smaller last ones do
+    not compile it again. This depends on the number of images alone, so that a resumed epoch computes what an uninterrupted one does.
     """
 
     def __init__(self, objective: Objective, batch_size: int, context: RunContext) -> None:
@@ -306,19 +294,17 @@ class ForwardPass:
         """One phase's loss on the views of ``num_images`` images."""
         if num_images != self._batch_size:
             return self._objective(views, phase, schedule)
-        if not self._checked:  # uncompiled once, without effect: the backbone checks the range of float images, which a compiled one cannot
+        if not self._checked:  # uncompiled once, without effect, because a compiled backbone cannot check the range of float images
             with torch.no_grad(), evaluating(self._objective), global_seed(0, self._device):
                 self._objective(views, phase, schedule)
             self._checked = True
         if self._graphs:
-            torch.compiler.cudagraph_mark_step_begin()  # from here on the last call's outputs may be overwritten
+            torch.compiler.cudagraph_mark_step_begin()  # from here on the previous call's outputs may be overwritten
         return self._full(views, phase, schedule)
 
 
 def compile_objective(objective: Objective, *, cuda_graphs: bool) -> Any:
-    """``torch.compile``; with CUDA graphs the whole pass is recorded once and replayed, which needs fixed shapes.
-
-    Shapes are fixed in any case: those of full batches. Not told so, torch compiles a fit whose batches are of another size than an
-    earlier fit's for batches of any size, which is slower.
+    """``torch.compile`` for fixed shapes, those of full batches: CUDA graphs, which record the whole pass once and replay it, need them. By
+    default torch would compile a fit whose batches differ in size from an earlier fit's for batches of any size, which is slower.
     """
     return torch.compile(objective, dynamic=False, mode="reduce-overhead" if cuda_graphs else "default")

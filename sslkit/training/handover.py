@@ -1,6 +1,6 @@
-"""What plugins hand over, checked when it arrives: later it would be a traceback far from its cause, or a wrong file.
+"""Checks of what plugins return, where they return it: later it would be a traceback far from its cause, or a wrong file.
 
-What breaks the contract is refused with the name of its class: with a ``PluginError`` where nothing has run yet, with a ``RunFailedError``
+What breaks the contract is refused with the name of its class: with a ``PluginError`` before anything has run, with a ``RunFailedError``
 afterwards. A check that passes reads no value of a tensor on a GPU.
 """
 
@@ -23,7 +23,7 @@ from sslkit.contract.training import Schedule
 
 
 def check_objective(objective: Objective) -> None:
-    """Before it is trained: its phases, frozen parts, schedules and backbone; its parameter groups are looked at apart."""
+    """Before it is trained: its phases, frozen parts, schedules and backbone. Parameter groups are checked with the optimizers."""
     if not isinstance(objective, Objective):
         raise PluginError("build_objective must return an Objective", found=objective)
     refuse_misspelt_attributes(objective, Objective)
@@ -54,7 +54,7 @@ def _wrong(objective: Objective, problem: str, **facts: Any) -> PluginError:
 
 
 RESERVED_METRICS = frozenset({"loss", "gradient_norm", "lr", "images_per_second", "split", "part", "step", "epoch"})
-"""What stands beside an objective's metrics in a log."""
+"""Other entries of the log than an objective's metrics."""
 
 _NUM_PROBES = 33
 
@@ -106,7 +106,7 @@ def check_output(objective: Objective, output: object, phase: str, stage: str, *
 
 
 def check_targets(owner: object, predictions: Mapping[str, Classified], stage: str) -> None:
-    """Refuse predictions of classes that there are not. Reads values: for what lies on the CPU."""
+    """Refuse predictions of classes that do not exist. Reads values: for tensors on the CPU."""
     for name, prediction in predictions.items():
         for what in ("classes", "targets"):
             low, high = (int(value) for value in getattr(prediction, what).aminmax())
@@ -150,7 +150,7 @@ def scale_of(schedule: Schedule, epoch: float, num_epochs: float) -> float:
 
 
 def check_schedule(schedule: Schedule, num_epochs: float) -> None:
-    """Ask for factors all over the training, forwards and back: they may depend on the epoch alone, or a resumed run would have others."""
+    """Compute factors over the whole training, forwards and backwards: unless they depend on the epoch alone, a resumed run differs."""
     epochs = [num_epochs * probe / (_NUM_PROBES - 1) for probe in range(_NUM_PROBES)]
     try:
         forwards, backwards = ({epoch: scale_of(schedule, epoch, num_epochs) for epoch in order} for order in (epochs, epochs[::-1]))
@@ -227,7 +227,7 @@ def _broken(owner: object, what: str, stage: str, **facts: Any) -> RunFailedErro
 def finite_number(value: object) -> float | None:
     """A finite number as a float, also one in a tensor or an array of one element; None for anything else, True and False included.
 
-    To read a tensor of a GPU makes it wait.
+    Reading a tensor on a GPU makes it wait.
     """
     item = getattr(value, "item", None)  # without importing torch or numpy
     if callable(item):

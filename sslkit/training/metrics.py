@@ -1,4 +1,4 @@
-"""What observers hear of a fit: its steps, what was measured in them, whether they diverged, and what held-out images show."""
+"""What a fit reports to observers: its steps, their metrics, whether they diverged, and metrics on held-out images."""
 
 import math
 import time
@@ -30,15 +30,8 @@ REMEDY = "start over (--fresh) with a lower learning rate, warmup_epochs, clip_g
 
 
 class StepFacts(NamedTuple):
-    """What is known of a phase's step.
-
-    Attributes:
-        phase: of the objective.
-        step: counted from 1.
-        lr: of the first parameter group.
-        loss: the value that was minimised.
-        gradient_norm: 2-norm over all parameters of the phase, before clipping; None: not computed in this step.
-        weight_norm: 2-norm over all trained parameters, after the step; None: not computed after this step.
+    """What is known of a phase's step, counted from 1: the 2-norms of its gradients before clipping and of all trained weights after it are
+    None where they were not computed.
     """
 
     phase: str
@@ -59,20 +52,14 @@ class StepFacts(NamedTuple):
 
 
 class StepLog:
-    """Tells observers of steps, and reads what was measured in them every ``log_every`` of them; then it notices what has diverged.
-
-    Args:
-        state: of the loop.
-        context: where it runs.
-        latest_checkpoint: is asked for the one that an error names.
-    """
+    """Reports steps to observers, and every ``log_every`` steps reads their metrics and checks whether they diverged."""
 
     def __init__(self, state: TrainState, context: RunContext, latest_checkpoint: Callable[[], Path | None]) -> None:
         self._state = state
         self._context = context
         self._latest_checkpoint = latest_checkpoint
         self._waiting: list[tuple[str, int, float]] = []  # phase, step and learning rate
-        self._last: dict[str, StepFacts] = {}  # step that was read, by phase
+        self._last: dict[str, StepFacts] = {}  # last step that was read, by phase
         self._begun = False
         self.restart_clock()
 
@@ -95,19 +82,19 @@ class StepLog:
         self.restart_clock()
 
     def begin_again(self) -> None:
-        """After a rollback: what observers heard of later steps is void, and the next ``begin`` says where the fit continues."""
+        """After a rollback: discard what is known of later steps; the next ``begin`` announces where the fit continues."""
         self._begun = False
         self._waiting = []
         self._last = {}
 
     def restart_clock(self) -> None:
-        """Leave what was no training out of the throughput."""
+        """Leave time that was not spent on training out of the throughput."""
         self._images = 0
         self._since = time.perf_counter()
 
     @property
     def due(self) -> bool:
-        """Whether metrics are read after the coming step. A short fit must leave a line too."""
+        """Whether metrics are read after the next step: even a short fit must log a line."""
         return (self._state.step + 1) % self._context.runtime.log_every == 0 or self._state.ends_with_next_step
 
     def note(self, phase: str, output: StepOutput, gradient_norm: Tensor | None) -> None:
@@ -121,12 +108,9 @@ class StepLog:
         self._waiting.append((phase, state.step + 1, state.learning_rate))
 
     def check(self) -> None:
-        """Read what was noted, and look at it and at the weights; costs a host sync.
+        """Read what was noted, with a host sync, and raise a ``DivergedError`` where a step or the weights diverged.
 
-        A gradient whose norm nobody asked for shows in the next step's loss, or in the weights if there was none.
-
-        Raises:
-            DivergedError: a step was bad; says what is known of it and of the one before.
+        A gradient whose norm was not computed shows in the next step's loss, or in the weights if there was none.
         """
         waiting, self._waiting = self._waiting, []
         watched = self._state.meters.settle()
@@ -145,15 +129,7 @@ class StepLog:
                 raise DivergedError(what, fix=REMEDY)
 
     def step(self, num_images: int, *, logged: bool) -> None:
-        """After an optimizer step.
-
-        Args:
-            num_images: that it was made with.
-            logged: whether metrics are read: the value of ``due`` before it.
-
-        Raises:
-            DivergedError: out of ``check``, before the numbers of a diverged step are logged.
-        """
+        """After an optimizer step on so many images; ``logged`` is the value of ``due`` before it. Nothing of a diverged step is logged."""
         state, context = self._state, self._context
         self._images += num_images
         metrics: dict[str, float] = {}
@@ -172,37 +148,19 @@ class StepLog:
         )
 
 
-class Measured(NamedTuple):
-    """What held-out images show; empty where nothing was measured.
+def measure(
+    heldout: BatchSource | None, state: TrainState, context: RunContext, *, keep_logits: bool = False
+) -> tuple[dict[str, float], dict[str, Classified], dict[str, Tensor]]:
+    """Metrics (``loss`` among them) and predictions on held-out images, in eval mode, with the same random draws every time; and with
+    ``keep_logits`` the (M, K) float32 logits of the predictions, on the CPU. All are empty without held-out images or ``heldout_phase``.
 
-    Attributes:
-        metrics: means by name, ``loss`` among them.
-        predictions: of every classifier, by name, on the CPU.
-        logits: of the same predictions, (M, K) float32 on the CPU; empty unless they were to be kept.
-    """
-
-    metrics: dict[str, float]
-    predictions: dict[str, Classified]
-    logits: dict[str, Tensor]
-
-
-def measure(heldout: BatchSource | None, state: TrainState, context: RunContext, *, keep_logits: bool = False) -> Measured:
-    """Loss, metrics and predictions on held-out images, in eval mode, with the same draws every time.
-
-    Never compiled: to compile the forward pass once more, for eval mode, takes longer than it saves in a few passes over held-out images.
-
-    Returns:
-        Nothing if there are no held-out images, or the objective has no ``heldout_phase``.
-
-    Raises:
-        DivergedError: the loss is not finite.
-        RunInterruptedError: the user asked to stop.
+    Never compiled: compiling the forward pass again for eval mode takes longer than it saves in a few passes over held-out images.
     """
     objective = state.objective
     phase = objective.heldout_phase
     if heldout is None or phase is None:
-        return Measured({}, {}, {})
-    state.update_schedule()  # to the progress made: after resuming, nothing else has set it yet
+        return {}, {}, {}
+    state.update_schedule()  # after resuming, nothing else has set it yet
     meters = Meters()
     classified: dict[str, list[Classified]] = {}
     kept: dict[str, list[Tensor]] = {}
@@ -231,4 +189,4 @@ def measure(heldout: BatchSource | None, state: TrainState, context: RunContext,
     predictions = {name: Classified.join(parts) for name, parts in classified.items()}
     check_targets(objective, predictions, context.stage)
     context.emit(HeldoutEnd(stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, metrics=metrics))
-    return Measured(metrics, predictions, {name: torch.cat(parts).float().cpu() for name, parts in kept.items()})
+    return metrics, predictions, {name: torch.cat(parts).float().cpu() for name, parts in kept.items()}

@@ -1,4 +1,4 @@
-"""All that an optimizer's ``state_dict`` holds, for a checkpoint: taken apart into tensors and JSON values, put together to the bit. No pickle."""
+"""An optimizer's ``state_dict`` for a checkpoint: taken apart into tensors and JSON values, and restored bit for bit. No pickle."""
 
 import math
 from collections.abc import Mapping
@@ -12,11 +12,7 @@ from sslkit.contract.errors import PluginError, RunFailedError, SslkitError
 
 
 def capture_optimizer(optimizer: torch.optim.Optimizer, name: str) -> tuple[Any, dict[str, Tensor]]:
-    """Its state dict as JSON values, and the tensors that they name.
-
-    Raises:
-        PluginError: it keeps something that neither JSON nor safetensors can hold.
-    """
+    """Its state dict as JSON values, and the tensors that they name; a ``PluginError`` where neither JSON nor safetensors can hold it."""
     try:
         return take_apart(optimizer.state_dict(), name)
     except UnsavableError as error:
@@ -24,16 +20,8 @@ def capture_optimizer(optimizer: torch.optim.Optimizer, name: str) -> tuple[Any,
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, plain: Any, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-    """Give a new optimizer the state of one that was captured, to the bit.
-
-    Args:
-        optimizer: built as that one was.
-        plain: its JSON values.
-        tensors: by name.
-        device: of the parameters.
-
-    Raises:
-        RunFailedError: its ``load_state_dict`` does not take what its ``state_dict`` gave.
+    """Give an optimizer, built the same way, the state that was captured, bit for bit; a ``RunFailedError`` where its ``load_state_dict``
+    does not accept what its ``state_dict`` returned. ``device`` is that of the parameters.
     """
     saved = put_together(plain, tensors, device)
     optimizer.load_state_dict(saved)
@@ -45,7 +33,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, plain: Any, tensors: Map
 
 
 def _undo_casts(optimizer: torch.optim.Optimizer, saved: Mapping[Any, Any]) -> None:
-    """Torch loads every tensor of a parameter's state in the parameter's own dtype: of float64 sums, and of integers, that keeps little."""
+    """Torch loads every tensor of a parameter's state in the parameter's own dtype, which loses most of float64 sums and of integers."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, entries in saved.items():
         owner: Any = parameters[key] if type(key) is int and key < len(parameters) else key
@@ -69,17 +57,9 @@ class UnsavableError(SslkitError):
 
 
 def take_apart(value: Any, path: str) -> tuple[Any, dict[str, Tensor]]:
-    """Separate what JSON can hold from tensors.
+    """Separate nested values into JSON values without NaN, and the tensors that they name; the names begin with ``path``.
 
-    Args:
-        value: nested as deep as you like.
-        path: of the value, which the tensors' names begin with.
-
-    Returns:
-        JSON values without NaN, and the tensors that they name.
-
-    Raises:
-        UnsavableError: names the value that cannot be held.
+    An ``UnsavableError`` names a value that neither JSON nor safetensors can hold.
     """
     tensors: dict[str, Tensor] = {}
     return _take_apart(value, path, path, tensors), tensors
@@ -107,12 +87,8 @@ def _take_apart(value: Any, path: str, prefix: str, tensors: dict[str, Tensor]) 
 
 
 def put_together(plain: Any, tensors: Mapping[str, Tensor], device: torch.device) -> Any:  # noqa: PLR0911 - one for each type
-    """What :func:`take_apart` was given.
-
-    Args:
-        plain: the JSON values.
-        tensors: by name, on the CPU, contiguous.
-        device: where those tensors go that were not on the CPU.
+    """What :func:`take_apart` was given, from its JSON values and its tensors, contiguous on the CPU; those that were on another device go
+    to ``device``.
     """
     if isinstance(plain, list):
         return [put_together(inner, tensors, device) for inner in plain]
@@ -133,7 +109,7 @@ def put_together(plain: Any, tensors: Mapping[str, Tensor], device: torch.device
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal to the bit, wherever their tensors are."""
+    """Whether two values are equal bit for bit, on whatever devices their tensors are."""
     if isinstance(one, Tensor) or isinstance(other, Tensor):
         alike = isinstance(one, Tensor) and isinstance(other, Tensor) and one.dtype == other.dtype and one.shape == other.shape
         return alike and torch.equal(_bits(one), _bits(other))
@@ -148,7 +124,7 @@ _DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).val
 
 
 def _memory_order(tensor: Tensor) -> list[int]:
-    """The dimensions from the outermost in memory to the innermost; as they are numbered where that will do, or there is no such order."""
+    """The dimensions from outermost to innermost in memory; in their usual order where that suffices, or where there is no such order."""
     numbered = list(range(tensor.ndim))
     order = sorted(numbered, key=lambda dim: (tensor.shape[dim] == 1, -tensor.stride(dim)))  # the stride of a single entry says nothing
     return order if not tensor.is_contiguous() and tensor.permute(order).is_contiguous() else numbered

@@ -1,4 +1,4 @@
-"""The optimizers that a recipe can name, and those of a fit, one per phase: they train what the objective says, all of it and once."""
+"""The optimizers that a recipe can name, and those of a fit, one per phase: each trained parameter belongs to exactly one of them."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,9 +19,8 @@ from sslkit.contract.training import OptimizerFactory
 from sslkit.training.handover import finite_number
 
 BASE_RATE = "base_lr"
-"""The key of a parameter group under which its rate stands that the schedule multiplies."""
+"""The key of a parameter group for the learning rate that the schedule multiplies."""
 
-_GROUP_KEYS = ("params", "lr_scale", "weight_decay")
 _SHOWN = 5
 
 
@@ -89,7 +88,7 @@ class AdamW(OptimizerFactory):
 
 
 def _fused(groups: list[dict]) -> bool | None:
-    """One kernel for all of a parameter's update, where torch surely has it: 6 times as fast on a CPU. None: torch decides."""
+    """One kernel for all of a parameter's update, where torch is known to have it: 6 times as fast on a CPU. None: torch decides."""
     parameters = [parameter for group in groups for parameter in group["params"]]
     known = all(parameter.device.type in {"cpu", "cuda"} and parameter.is_floating_point() for parameter in parameters)
     return True if known else None
@@ -115,15 +114,9 @@ def _check_rates(lr: float, weight_decay: float) -> None:
 
 
 def build_optimizers(objective: Objective, factories: Mapping[str, OptimizerFactory]) -> dict[str, Optimizer]:
-    """One optimizer per phase; every parameter group knows its base rate.
+    """One optimizer per phase, its base rate in every parameter group.
 
-    Args:
-        objective: whose parameters are trained.
-        factories: of each phase.
-
-    Raises:
-        PluginError: the objective's groups are not what they should be, or the optimizer is not what its factory was asked for;
-            parameters that are trained by no optimizer, or by several, are named.
+    A ``PluginError`` where the objective's groups or an optimizer break the contract; it names parameters that none or several train.
     """
     groups = _groups_of(objective)
     optimizers = {phase: _build(factories[phase], phase, groups[phase], objective) for phase in objective.phases}
@@ -135,19 +128,19 @@ def set_rates(optimizer: Optimizer, scale: float) -> None:
     """Multiply the base rate of every group."""
     for group in optimizer.param_groups:
         rate = group[BASE_RATE] * scale
-        if isinstance(group["lr"], Tensor):  # which a captured or compiled step reads: the tensor must stay the same
+        if isinstance(group["lr"], Tensor):  # read by a captured or compiled step: it must stay the same tensor
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
 
 
 def rate_of(group: Mapping[str, Any], scale: float) -> float:
-    """The rate of a group that :func:`set_rates` was called for; that of a tensor is not read, which would make a GPU wait."""
+    """The rate that :func:`set_rates` gave a group; a tensor is not read because this would make a GPU wait."""
     return group[BASE_RATE] * scale if isinstance(group["lr"], Tensor) else float(group["lr"])
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:
-    """All that it trains."""
+    """All parameters that it trains."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
@@ -168,7 +161,7 @@ def weight_norm(optimizers: Iterable[Optimizer]) -> Tensor:
 
 
 def _groups_of(objective: Objective) -> dict[str, list[dict[str, Any]]]:
-    """What ``parameter_groups`` returns, once it is what it should be; parameters in lists."""
+    """What ``parameter_groups`` returns, checked, with the parameters in lists."""
     groups = objective.parameter_groups()
     if not isinstance(groups, Mapping) or set(groups) != set(objective.phases):
         found = list(groups) if isinstance(groups, Mapping) else type(groups).__name__
@@ -204,11 +197,11 @@ def _build(factory: OptimizerFactory, phase: str, groups: list[dict[str, Any]], 
     if not isinstance(optimizer, Optimizer):
         raise PluginError(f"{provenance_of(type(factory))}: build must return a torch.optim.Optimizer", found=optimizer)
     if (closure := signature(optimizer.step).parameters.get("closure")) and closure.default is Parameter.empty:
-        what = (
-            f"{provenance_of(type(factory))}: {type(optimizer).__name__} computes the loss again within a step, which the loop does not do"
+        raise PluginError(
+            f"{provenance_of(type(factory))}: {type(optimizer).__name__} computes the loss again within a step, which the loop does not do",
+            fix="build an optimizer whose step() needs no closure",
         )
-        raise PluginError(what, fix="build an optimizer whose step() needs no closure")
-    known = dict.fromkeys([*_GROUP_KEYS, *optimizer.defaults])
+    known = dict.fromkeys(["params", "lr_scale", "weight_decay", *optimizer.defaults])
     for key in (key for group in groups for key in group):
         if key not in known:
             raise _wrong_groups(objective, "has an unknown key", found=key, allowed=known, fix=did_you_mean(str(key), known))
@@ -226,12 +219,12 @@ def _build(factory: OptimizerFactory, phase: str, groups: list[dict[str, Any]], 
 
 
 def _bare(parameter: Any) -> Any:
-    """Torch takes names and parameters in pairs, too."""
+    """Torch also accepts pairs of a name and a parameter."""
     return parameter[1] if isinstance(parameter, tuple) and len(parameter) == 2 else parameter
 
 
 def _check_complete(asked: Mapping[int, float], optimizer: Optimizer, phase: str, objective: Objective) -> None:
-    """Every parameter that the factory was asked to train, and no other, once."""
+    """The optimizer trains exactly the parameters that its factory was given, each once."""
     found = Counter(map(id, parameters_of(optimizer)))
     problems = [
         ("leaves out", [key for key in asked if key not in found]),
@@ -244,7 +237,7 @@ def _check_complete(asked: Mapping[int, float], optimizer: Optimizer, phase: str
 
 
 def _check_coverage(objective: Objective, optimizers: Iterable[Optimizer]) -> None:
-    """Every parameter that can be trained is, by one optimizer, and no other."""
+    """Every trainable parameter is trained by exactly one optimizer, and nothing else is."""
     trained = Counter(id(parameter) for optimizer in optimizers for parameter in parameters_of(optimizer))
     own = {id(parameter): parameter for parameter in objective.parameters()}
     frozen = {id(parameter) for name in objective.frozen for parameter in objective.get_submodule(name).parameters()}

@@ -21,7 +21,7 @@ class OnNan(Checked):
 
     Attributes:
         retries: how many times; 0: stop at the first.
-        lr_factor: on the learning rate from there on, once more with each retry.
+        lr_factor: multiplies the learning rate from there on, again with each retry.
     """
 
     retries: int = 0
@@ -65,7 +65,7 @@ class TrainingOptions(Checked):
             raise OptionError("clip_grad_norm", "must be positive", found=self.clip_grad_norm, allowed="a number above 0")
 
     def check_batch_size(self, num_images: int) -> None:
-        """Refuse a batch larger than the data, which would silently train on fewer images a step than asked for.
+        """Refuse a batch larger than the data, which would silently train on fewer images per step.
 
         Raises:
             OptionError: names ``batch_size``.
@@ -94,11 +94,7 @@ class TrainingOptions(Checked):
 
 
 def check_snapshots(epochs: Iterable[int], num_epochs: int) -> list[int]:
-    """The epochs after which a network is to be kept, in order; 0 for the untrained one.
-
-    Raises:
-        OptionError: one lies outside of the training, or stands there twice.
-    """
+    """The epochs after which a network is to be kept, in order; 0 for the untrained one. They must be distinct epochs of the training."""
     snapshots = sorted(epochs)
     if any(not 0 <= epoch <= num_epochs for epoch in snapshots) or len(set(snapshots)) < len(snapshots):
         raise OptionError("snapshot_epochs", "must be distinct epochs of the training", found=snapshots, allowed=f"0 to {num_epochs}")

@@ -23,7 +23,7 @@ def make_generator(seed: int, device: torch.device | str = "cpu") -> Generator:
 def global_seed(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Seed torch's global generators, which initialisers and dropout draw from, and put their states back afterwards.
 
-    Those of other devices are left alone, as ``torch.manual_seed`` would not: within a fit on a GPU, work on the CPU moves no dropout.
+    Unlike ``torch.manual_seed``, it leaves other devices alone: work on the CPU within a fit on a GPU does not change its dropout.
     """
     generators = global_generators(torch.device(device))
     states = [generator.get_state() for generator in generators]

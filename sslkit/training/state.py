@@ -23,33 +23,26 @@ from sslkit.training.seeds import derive_seed, global_generators, make_generator
 
 
 class Meters:
-    """Sums of totals and counts by metric name, in float64 on the host, in the order of the steps whenever they are read."""
+    """Sums of totals and counts by metric name, in float64 on the host, in the order of the steps no matter when they are read."""
 
     def __init__(self) -> None:
         self._sums: dict[str, tuple[float, float]] = {}
         self._waiting: list[tuple[int, Mapping[str, float | None], Tensor]] = []  # how many are watched; counts, None in values; values
 
     def add(self, metrics: Mapping[str, Mean], watched: Sequence[Tensor] = ()) -> None:
-        """Add one step's means. Costs one operation, whose result waits for :meth:`settle`, and no host sync.
-
-        Args:
-            metrics: by name; other ones than in the step before, if need be.
-            watched: 0-dim tensors that are handed back as they are.
+        """Add one step's means, which may be other ones than the last step's, and 0-dim tensors that :meth:`settle` returns as they are.
+        Costs one operation and no host sync.
         """
         counts = {name: None if isinstance(mean.num, Tensor) else mean.num for name, mean in metrics.items()}
         scalars = [part for mean in metrics.values() for part in mean if isinstance(part, Tensor)]
-        # An integer beside losses would become float32, which cannot count beyond 16 million. Apple's GPUs have nothing longer.
+        # An integer stacked with losses would become float32, which cannot count beyond 16 million. Apple's GPUs have no float64.
         exact = [part if part.is_floating_point() or part.device.type == "mps" else part.double() for part in scalars]
         with torch.no_grad():
-            values = torch.stack([*watched, *exact])  # a copy: a CUDA graph writes the next step's into the same memory
+            values = torch.stack([*watched, *exact])  # a copy because a CUDA graph writes the next step's into the same memory
         self._waiting.append((len(watched), counts, values))
 
     def settle(self) -> list[list[float]]:
-        """Read what waits, with one host sync, and sum it up.
-
-        Returns:
-            What was watched in each step since the last time.
-        """
+        """Read and sum what waits, with one host sync; return what was watched in each step since the last call."""
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return []
@@ -68,7 +61,7 @@ class Meters:
         return {name: total / num for name, (total, num) in self._sums.items() if num}
 
     def clear(self) -> None:
-        """Begin a new mean."""
+        """Begin new means."""
         self._sums = {}
         self._waiting = []
 
@@ -78,7 +71,7 @@ class Meters:
         return {name: torch.tensor(pair, dtype=torch.float64) for name, pair in self._sums.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from :meth:`state`."""
+        """Resume from :meth:`state`."""
         self.clear()
         for name, pair in state.items():
             total, num = pair.tolist()
@@ -93,9 +86,8 @@ class TrainState(TrainContext):
         batch: batches of the current epoch completed.
         step: optimizer steps completed.
         order: (M,) int64, the images of the current epoch in order; None between epochs.
-        optimizers: by phase.
-        meters: of the training steps since the last log.
-        rollbacks: how often the fit went back to the beginning of an epoch, to continue at a lower rate.
+        meters: of the training steps since the last logged one.
+        rollbacks: how often the fit returned to the beginning of an epoch, to continue at a lower learning rate.
     """
 
     def __init__(self, objective: Objective, train: BatchSource, training: TrainingOptions, context: RunContext) -> None:
@@ -135,32 +127,32 @@ class TrainState(TrainContext):
 
     @property
     def begins_epoch(self) -> bool:
-        """Whether an epoch has been begun, and no batch of it was seen."""
+        """Whether an epoch has begun and no batch of it has been seen."""
         return self.order is not None and self.batch == 0
 
     @property
     def exact_epoch(self) -> float:
-        """Epochs completed, with the fraction of the current one."""
+        """Epochs completed, including the fraction of the current one."""
         return self.epoch + self.batch / self.num_batches
 
     @property
     def lr_factor(self) -> float:
-        """On the schedule's learning rate: below 1 after a rollback."""
+        """Multiplies the schedule's learning rate: below 1 after a rollback."""
         return self._training.on_nan.lr_factor**self.rollbacks
 
     @property
     def learning_rate(self) -> float:
-        """Of the first parameter group: the one that is logged."""
+        """Of the first parameter group: what is logged."""
         return rate_of(next(iter(self.optimizers.values())).param_groups[0], self._scale)
 
     @property
     def progress(self) -> float:
-        """The completed part of the whole fit, in [0, 1]."""
+        """The completed fraction of the whole fit, in [0, 1]."""
         return self.exact_epoch / self._training.epochs
 
     @property
     def ends_with_next_step(self) -> bool:
-        """Whether one step is left of the whole fit."""
+        """Whether the next step is the last of the fit."""
         return self.batch + 1 == self.num_batches and self.epoch + 1 == self._training.epochs
 
     @override
@@ -182,7 +174,7 @@ class TrainState(TrainContext):
                 optimizer.state.pop(parameter, None)
 
     def begin_epoch(self) -> None:
-        """Let the objective prepare, then fix the order of the epoch's images. Not repeated when an epoch is resumed."""
+        """Let the objective prepare, then choose the order of the epoch's images. Not repeated when an epoch is resumed."""
         self.update_schedule()
         with torch.no_grad():
             self.objective.on_epoch_start(self)
@@ -200,7 +192,7 @@ class TrainState(TrainContext):
         self.epoch += 1
 
     def update_schedule(self) -> None:
-        """Bring learning rates and the objective's schedules to the current progress."""
+        """Set learning rates and the objective's schedules to the current progress."""
         self._scale = scale_of(self._training.schedule, self.exact_epoch, self._training.epochs) * self.lr_factor
         for optimizer in self.optimizers.values():
             set_rates(optimizer, self._scale)
@@ -212,7 +204,7 @@ class TrainState(TrainContext):
             self.schedule_tensors[name].fill_(value)
 
     def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All of it, as tensors and JSON-able values."""
+        """The whole state, as tensors and JSON values."""
         tensors = {f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items() if not self._is_frozen(name)}
         tensors |= {f"generator.{name}": generator.get_state() for name, generator in self._generators.items()}
         tensors |= {f"meter.{name}": pair for name, pair in self.meters.state().items()}
@@ -226,13 +218,13 @@ class TrainState(TrainContext):
         return tensors, {"counters": counters, "optimizers": optimizers}
 
     def capture_optimizers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Their part of it; a ``PluginError`` where one keeps what cannot be saved."""
+        """The optimizers' part of it; a ``PluginError`` where one keeps what cannot be saved."""
         captured = {phase: capture_optimizer(optimizer, f"optimizer.{phase}") for phase, optimizer in self.optimizers.items()}
         tensors = {name: tensor for _, own in captured.values() for name, tensor in own.items()}
         return {phase: plain for phase, (plain, _) in captured.items()}, tensors
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Resume from what :meth:`capture` gave; an ``ArtifactError`` where that belongs to another model or to other data."""
+        """Resume from what :meth:`capture` returned; an ``ArtifactError`` where it belongs to another model or other data."""
         try:
             self._restore(*checkpoint)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
@@ -266,7 +258,7 @@ class TrainState(TrainContext):
         return name.startswith(tuple(f"{module}." for module in self.objective.frozen))
 
     def _restore_random(self, tensors: Mapping[str, Tensor]) -> None:
-        self._generators.clear()  # rolled back to a time before one was first used, it begins from its seed again
+        self._generators.clear()  # after a rollback to before one was first used, it begins from its seed again
         device, written_on = self._context.device, _below(tensors, "random.")
         for name, value in _below(tensors, "generator.").items():
             purpose, _, kind = name.rpartition("@")

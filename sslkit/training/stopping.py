@@ -1,4 +1,4 @@
-"""What ends a run before its end: Ctrl-C, a signal, a time limit, or a caller's own question."""
+"""What stops a run early: Ctrl-C, a signal, a time limit, or a caller's ``should_stop``."""
 
 import signal
 import threading
@@ -10,20 +10,16 @@ from types import FrameType
 
 from sslkit.contract.errors import RunInterruptedError
 
-Handler = Callable[[int, FrameType | None], None]
-
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 SIGNALS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
 """A terminal's (Ctrl-C, Ctrl-backslash, a lost connection) and those that schedulers send before they kill. All mean: stop."""
-
-_ALWAYS = (signal.SIGINT, signal.SIGTERM)
 
 _asked: ContextVar[Callable[[], bool]] = ContextVar("asked", default=lambda: False)
 
 
 @contextmanager
 def stoppable(asked: Callable[[], bool]) -> Iterator[None]:
-    """Let long work and waits in this thread ask ``asked`` whether to stop, for the time of the block."""
+    """Within the block, let long work and waits in this thread ask ``asked`` whether to stop."""
     before = _asked.set(asked)
     try:
         yield
@@ -32,24 +28,16 @@ def stoppable(asked: Callable[[], bool]) -> Iterator[None]:
 
 
 def stop_if_asked(when: str) -> None:
-    """For long work and waits between two steps, which may be given up: call it every second or so.
+    """For long work and waits between two steps, to be called every second or so: a ``RunInterruptedError`` once the run was asked to stop.
 
-    Args:
-        when: ``while decoding images``.
-
-    Raises:
-        RunInterruptedError: whoever runs this asked to stop.
+    ``when`` ends its message: ``while decoding images``.
     """
     if _asked.get()():
         raise RunInterruptedError(f"stopped {when}")
 
 
 class Terminated(KeyboardInterrupt):
-    """A signal where nothing was computed yet that could be kept: like Ctrl-C, it passes everybody who catches errors.
-
-    Args:
-        number: of the signal.
-    """
+    """A signal before anything was computed that could be kept: like Ctrl-C, it is not caught by those who catch ``Exception``."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -58,9 +46,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let signals but Ctrl-C's raise :class:`Terminated` for the time of the block. Only the main thread can listen; in another nothing
-    changes.
-    """
+    """Let signals other than Ctrl-C's raise :class:`Terminated` within the block. In other threads than the main one, nothing changes."""
     with _answering(_terminate, [number for number in SIGNALS if number != signal.SIGINT]):
         yield
 
@@ -70,15 +56,15 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _answering(handler: Handler, numbers: Iterable[signal.Signals]) -> Iterator[None]:
-    """Handle signals, but for those that somebody ignores (``nohup``) or, other than SIGTERM and Ctrl-C, handles."""
+def _answering(handler: Callable[[int, FrameType | None], None], numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """Handle signals, except those that are ignored (``nohup``) or, other than SIGTERM and Ctrl-C, handled already."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     ours = {}
     for number in numbers:
         found = signal.getsignal(number)
-        if found not in (None, signal.SIG_IGN) and (number in _ALWAYS or found in (signal.SIG_DFL, _terminate)):
+        if found not in (None, signal.SIG_IGN) and (number in (signal.SIGINT, signal.SIGTERM) or found in (signal.SIG_DFL, _terminate)):
             ours[number] = found
             signal.signal(number, handler)
     try:
@@ -89,17 +75,12 @@ def _answering(handler: Handler, numbers: Iterable[signal.Signals]) -> Iterator[
 
 
 def name_of(number: int) -> str:
-    """What a person calls a signal."""
+    """A signal's usual name."""
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 class StopRequest:
-    """Whether a run was asked to stop, and by what.
-
-    Args:
-        should_stop: a caller's own question, asked after every step.
-        max_minutes: of the run's own time; None: no limit.
-    """
+    """Whether a run was asked to stop: by a signal, after ``max_minutes``, or by ``should_stop``, which is called after every step."""
 
     def __init__(self, should_stop: Callable[[], bool], max_minutes: float | None) -> None:
         self._should_stop = should_stop
@@ -112,7 +93,7 @@ class StopRequest:
         return self._signal is not None or self._time_is_up() or self._should_stop()
 
     def explained(self, error: RunInterruptedError) -> RunInterruptedError:
-        """The interruption with who asked for it, and the exit code that says so."""
+        """The interruption with its reason and the exit code that tells it."""
         if self._signal is not None:
             return RunInterruptedError(f"{name_of(self._signal)}: {error}", exit_code=RunInterruptedError.SIGNALLED + self._signal)
         if self._time_is_up():
@@ -121,7 +102,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Let signals ask, for the time of the block. Only the main thread can listen; in another nothing changes."""
+        """Let signals ask to stop within the block. In other threads than the main one, nothing changes."""
         with _answering(self._take, SIGNALS):
             yield
 

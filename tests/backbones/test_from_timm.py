@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +59,14 @@ def built(model: str) -> TimmBackbone:
 def watching(network: nn.Module, modules: Iterable[str]) -> Iterator[dict[str, Tensor]]:
     """What comes out of some of a network's modules, in the order in which they run."""
     outputs: dict[str, Tensor] = {}
-    handles = []
-    for name in modules:
+    with ExitStack() as stack:
+        for name in modules:
 
-        def keep(_module: nn.Module, _inputs: object, output: Tensor, name: str = name) -> None:
-            outputs[name] = output.clone()
+            def keep(_module: nn.Module, _inputs: object, output: Tensor, name: str = name) -> None:
+                outputs[name] = output.clone()
 
-        handles.append(network.get_submodule(name).register_forward_hook(keep))
-    yield outputs
-    for handle in handles:
-        handle.remove()
+            stack.enter_context(network.get_submodule(name).register_forward_hook(keep))
+        yield outputs
 
 
 # ------------------------------------------------------------------------------------------------------------------ layers
@@ -99,10 +97,8 @@ def check_shapes(backbone: TimmBackbone) -> None:
     features = backbone.extract(torch.zeros(2, backbone.image.num_chs, height, width, device="meta"), backbone.layer_names)
     for info in backbone.feature_info:
         rows, columns = height // info.reduction, width // info.reduction
-        shape = {"map": (2, info.num_chs, rows, columns), "tokens": (2, rows * columns, info.num_chs), "vector": (2, info.num_chs)}[
-            info.kind
-        ]
-        assert features[info.name].shape == shape, info
+        shapes = {"map": (info.num_chs, rows, columns), "tokens": (rows * columns, info.num_chs), "vector": (info.num_chs,)}
+        assert features[info.name].shape == (2, *shapes[info.kind]), info
 
 
 @pytest.mark.parametrize("model", LAYERS)
@@ -180,9 +176,8 @@ def test_a_vit_takes_multiples_of_its_patch_and_interpolates_its_positions():
         larger = copy.deepcopy(backbone.network)
         larger.set_input_size((32, 48))  # timm's own way for good
         torch.testing.assert_close(tokens, larger.forward_features(x)[:, 1:])
-    with pytest.raises(
-        BackboneError, match=r"^this VisionTransformer cannot take these images; found '32 x 40'; allowed: multiples of 16$"
-    ):
+    message = r"^this VisionTransformer cannot take these images; found '32 x 40'; allowed: multiples of 16$"
+    with pytest.raises(BackboneError, match=message):
         backbone.extract(torch.randn(2, 3, 32, 40), ["norm"])
 
 
@@ -339,9 +334,8 @@ def test_nothing_is_unpickled(hub_cache, tmp_path, monkeypatch):
         raise huggingface_hub.utils.EntryNotFoundError("404")  # ... that it has no such file
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
-    with pytest.raises(
-        BackboneError, match=r"\(timm/test_vit\.r160_in1k has no model\.safetensors, and nothing else is read, as it would "
-    ):
+    message = r"\(timm/test_vit\.r160_in1k has no model\.safetensors, and nothing else is read, as it would "
+    with pytest.raises(BackboneError, match=message):
         TimmBackbone(CIFAR, model="test_vit.r160_in1k", pretrained=True)
     torch.save({"weight": Wicked(tmp_path / "unpickled")}, place / "model.safetensors")  # a pickle by a better name
     with pytest.raises(BackboneError, match="could not be fetched"):
@@ -357,9 +351,8 @@ def test_every_model_with_weights_is_read_from_safetensors_or_refused():
     assert all(file.endswith(".safetensors") for file in names.values() if file)
     assert refused == {name for name, config in configs.items() if not config.hf_hub_id or str(config.hf_hub_filename).endswith(".npz")}
     for name in sorted(refused)[:3]:
-        with pytest.raises(
-            OptionError, match=rf"^pretrained: timm's weights for {re.escape(name)} would have to be unpickled, which may run "
-        ):
+        message = f"^pretrained: timm's weights for {re.escape(name)} would have to be unpickled, which may run "
+        with pytest.raises(OptionError, match=message):
             on_meta(name, pretrained=True)
 
 
@@ -449,9 +442,8 @@ def test_cifar_stem_is_refused_where_there_is_no_such_stem(model):
 
 
 def test_cifar_stem_is_refused_with_pretrained_weights():
-    with pytest.raises(
-        OptionError, match=r"^cifar_stem: pretrained weights do not fit this stem; set pretrained = false or cifar_stem = false$"
-    ):
+    message = r"^cifar_stem: pretrained weights do not fit this stem; set pretrained = false or cifar_stem = false$"
+    with pytest.raises(OptionError, match=message):
         on_meta("resnet18", cifar_stem=True, pretrained=True)
 
 

@@ -23,23 +23,14 @@ def num_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def test_rotnet_with_four_blocks_and_its_head_has_the_papers_size():
+def test_rotnet_with_four_blocks_and_the_supervised_network_with_three_have_the_papers_sizes():
     assert num_parameters(on_meta()) + num_parameters(nn.Linear(192, 4)) == 1_411_140
-
-
-def test_supervised_network_with_three_blocks_has_the_papers_size():
     assert num_parameters(on_meta(num_blocks=3)) + num_parameters(nn.Linear(192, 10)) == 1_005_642
 
 
 def test_parameters_of_each_block():
-    blocks = on_meta(num_blocks=5).blocks
-    assert {name: num_parameters(block) for name, block in blocks.items()} == {
-        "conv1": 61_376,
-        "conv2": 535_680,
-        "conv3": 406_656,
-        "conv4": 406_656,
-        "conv5": 406_656,
-    }
+    sizes = {name: num_parameters(block) for name, block in on_meta(num_blocks=5).blocks.items()}
+    assert sizes == {"conv1": 61_376, "conv2": 535_680, **dict.fromkeys(("conv3", "conv4", "conv5"), 406_656)}
 
 
 @pytest.mark.parametrize("num_blocks", [3, 4, 5])
@@ -146,9 +137,6 @@ def test_widths_that_make_no_sense(width):
 def test_a_layer_that_does_not_exist():
     with pytest.raises(BackboneError, match=r"^layer 'conv4' does not exist in NIN; allowed: conv1, conv2, conv3$"):
         on_meta(num_blocks=3)(torch.zeros(1, 3, 32, 32, device="meta"), ["conv4"])
-
-
-# --------------------------------------------------------------------------------------------- its block
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])

@@ -23,11 +23,8 @@ def arrays(num_train: int = 30, num_test: int = 15, *, size: int = 8) -> Arrays:
 
 
 def labeled(data: Arrays | None = None) -> LabeledData:
-    data = arrays() if data is None else data
-    train, test = data.load("train"), data.load("test")
-    assert train is not None
-    assert test is not None
-    return LabeledData(train, test)
+    data = data or arrays()
+    return LabeledData(data.load("train"), data.load("test"))
 
 
 def network(kind: type[Backbone] = TinyConv, *, seed: int = 0, **options: Any) -> Backbone:
@@ -59,7 +56,6 @@ class Steps:
 
 def images_through(backbone: Backbone) -> list[int]:
     """The sizes of all batches that ``backbone`` or a copy of it will be given from now on: copies share the hook, and its list."""
-    assert isinstance(backbone, TinyConv)
     sizes: list[int] = []
     backbone.stem.register_forward_pre_hook(lambda _module, inputs: sizes.append(len(inputs[0])))
     return sizes

@@ -55,7 +55,6 @@ def test_labels_are_looked_up_by_index_among_those_of_the_same_images():
     indices = torch.tensor([14, 0, 3])
     for train, images in ((True, DATA.train), (False, DATA.test)):
         views = objective().make_views(Batch(images.read(indices.tolist()), indices), Generator(), train=train)
-        assert images.labels is not None
         assert views["labels"].tolist() == [int(images.labels[i]) for i in indices]
         assert torch.equal(views["images"], images.read(indices.tolist()))
 
@@ -190,7 +189,6 @@ def test_predictions_are_those_on_the_test_images_in_their_order():
     backbone = network()
     heads = build_heads("linear", ("stem", "body"), backbone, DATA, context())
     fitted = fit_classifier(backbone, heads, DATA, training(), context(), freeze=True)
-    assert DATA.test.labels is not None
     assert set(fitted.predictions) == {"stem", "body"}
     for layer, found in fitted.predictions.items():
         with torch.no_grad():
@@ -212,7 +210,6 @@ def test_it_learns_what_is_there_to_learn():
 
 def with_noise_at(indices: list[int]) -> LabeledData:
     """The same data, but for the pixels of some training images."""
-    assert DATA.train.pixels is not None
     pixels = DATA.train.pixels.clone()
     pixels[indices] = 255 - pixels[indices]
     return DATA._replace(train=ArraySet(pixels, DATA.train.image, labels=DATA.train.labels, classes=DATA.train.classes))

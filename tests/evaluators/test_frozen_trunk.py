@@ -94,10 +94,7 @@ def test_no_more_is_kept_than_the_budget_allows(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 def test_features_are_kept_as_the_trained_part_of_each_head_takes_them(kind: HeadKind, backbone: Backbone, autocast: torch.dtype | None):
     backbone.train()
-    found = trunk([None], kind=kind, backbone=backbone, autocast=autocast)
-    bank = found.train(None)
-    assert bank is not None
-    features = bank.features(torch.arange(30))
+    features = trunk([None], kind=kind, backbone=backbone, autocast=autocast).train(None).features(torch.arange(30))
     assert backbone.training
     layers = list(features)
     heads = build_heads(kind, layers, backbone, DATA, context())
@@ -117,8 +114,6 @@ def test_the_network_is_given_each_copy_once():
     found = trunk([[0, 1, 2], [0, 1, 2, 3]], augment=FLIP, backbone=backbone)
     sizes = images_through(backbone)
     train = found.train(torch.tensor([0, 1, 2]))
-    assert train is not None
-    assert found.test is not None
     assert sizes == []
     for _ in range(2):
         found.test.features(torch.tensor([3]))

@@ -95,17 +95,12 @@ def test_the_linear_head_averages_positions(info: FeatureInfo):
 # -------------------------------------------------------------------------------------------------------------------- mlp
 
 
-def test_the_mlp_head_flattens_a_map_whole():
-    head = MLPHead(MAP, SHAPES["map"], 5).eval()
-    features = random(4, 6, 2, 3)
-    assert torch.allclose(head(features), naive_mlp(head, features.reshape(4, 36)), atol=1e-5)
-
-
-@pytest.mark.parametrize("info", [TOKENS, VECTOR], ids=lambda info: info.kind)
-def test_the_mlp_head_takes_tokens_averaged_and_vectors_whole(info: FeatureInfo):
+@pytest.mark.parametrize("info", [MAP, TOKENS, VECTOR], ids=lambda info: info.kind)
+def test_the_mlp_head_takes_maps_and_vectors_whole_and_tokens_averaged(info: FeatureInfo):
     head = MLPHead(info, SHAPES[info.kind], 5).eval()
     features = random(4, *SHAPES[info.kind])
-    assert torch.allclose(head(features), naive_mlp(head, features.mean(1) if info.kind == "tokens" else features), atol=1e-5)
+    flat = features.mean(1) if info.kind == "tokens" else features.reshape(4, -1)
+    assert torch.allclose(head(features), naive_mlp(head, flat), atol=1e-5)
 
 
 @pytest.mark.parametrize(("num_classes", "hidden"), [(10, 200), (100, 2000), (103, 2048), (1000, 2048)])

@@ -88,8 +88,6 @@ def test_no_temperature_is_too_small(temperature: float):
 
 
 def naive_top1(backbone: Any, layer: str, **options: Any) -> float:
-    assert DATA.train.labels is not None
-    assert DATA.test.labels is not None
     with torch.no_grad():
         bank, queries = (backbone.eval().embed(images.read(range(len(images))), layer) for images in (DATA.train, DATA.test))
     labels = DATA.train.labels.tolist()
@@ -120,17 +118,10 @@ def test_it_tells_these_classes_apart():
     assert KNN(layers=("stem",), k=5).evaluate(network(), DATA, context()).metrics["stem.top1"] > 90
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"k": 0}, "k: must be positive; found 0"),
-        ({"temperature": -0.1}, "temperature: must be positive; found -0.1"),
-        ({"batch_size": 0}, "batch_size: must be positive; found 0"),
-    ],
-)
-def test_options_that_make_no_sense_are_refused(options: dict, message: str):
-    with pytest.raises(OptionError, match=f"^{message}$"):
-        KNN(layers=("stem",), **options)
+@pytest.mark.parametrize(("option", "value"), [("k", 0), ("temperature", -0.1), ("batch_size", 0)])
+def test_options_that_make_no_sense_are_refused(option: str, value: float):
+    with pytest.raises(OptionError, match=f"^{option}: must be positive; found {value}$"):
+        KNN(layers=("stem",), **{option: value})
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_computed():
@@ -143,7 +134,6 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed():
 
 
 def test_data_without_labels_is_refused():
-    images = arrays().load("pretrain")
-    assert images is not None
+    data = LabeledData(arrays().load("pretrain"), DATA.test)
     with pytest.raises(DataError, match=r"^nearest neighbours need labels on training and test images$"):
-        KNN(layers=("stem",)).evaluate(network(), LabeledData(images, DATA.test), context())
+        KNN(layers=("stem",)).evaluate(network(), data, context())

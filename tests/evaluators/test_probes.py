@@ -104,9 +104,6 @@ def test_its_forward_pass_is_one_graph_that_holds_no_weights(autocast: torch.dty
             torch.testing.assert_close(outputs[1].predictions[layer].logits, outputs[0].predictions[layer].logits)
 
 
-# ----------------------------------------------------------------------------------------------------------------- refusals
-
-
 @pytest.mark.parametrize("kind", PROBES)
 def test_what_cannot_work_is_refused_before_anything_is_computed(kind: Any):
     def check(layers: tuple[str, ...] = ("stem",), **options: Any) -> None:

@@ -136,7 +136,6 @@ def test_the_report_has_a_column_for_each_stages_best_classifier():
         StageFolder(key, Path(key), SavedArtifact.model_validate(artifact), metrics.get(key, {})) for key, artifact in artifacts.items()
     )
     table = recall_table(RunFolder(Path(), Results("x"), stages, True, {}, ""))
-    assert table is not None
     assert [column.name for column in table.columns] == ["class", "probe, conv2", "knn, conv2"]
     assert [[cell.value for cell in row] for row in table.rows] == [["a", 90.0, 80.0], ["b", 60.0, None]]
     assert recall_table(RunFolder(Path(), Results("x"), stages[3:], True, {}, "")) is None

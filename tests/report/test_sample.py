@@ -14,22 +14,19 @@ def watched(labels: Sequence[int] | None, num_images: int) -> Watched:
     return Watched(tiny_images(num_images, size=8), labels=None if labels is None else torch.tensor(labels), classes=classes)
 
 
-def test_queries_are_of_different_classes():
-    labels = [0, 0, 1, 1, 2, 0, 2, 1] * 4
-    queries = choose_queries(watched(labels, 32))
-    assert queries == [0, 2, 4, 1, 3, 6, 5, 7]  # the first of each class, the second of each, the third of two
+@pytest.mark.parametrize(
+    ("labels", "queries"),
+    [
+        ([0, 0, 1, 1, 2, 0, 2, 1] * 4, [0, 2, 4, 1, 3, 6, 5, 7]),  # the first of each class, the second of each, the third of two
+        (list(range(16)) * 2, [0, 2, 4, 6, 9, 11, 13, 15]),  # some of many classes
+        ([0] * 19 + [1], [0, 19, 1, 2, 3, 4, 5, 6]),  # of a class with a single image
+    ],
+)
+def test_queries_are_of_different_classes(labels: list[int], queries: list[int]):
+    assert choose_queries(watched(labels, len(labels))) == queries
 
 
-def test_of_many_classes_some_are_chosen():
-    labels = list(range(16)) * 2
-    assert [labels[query] for query in choose_queries(watched(labels, 32))] == [0, 2, 4, 6, 9, 11, 13, 15]
-
-
-def test_a_class_may_have_few_images():
-    assert choose_queries(watched([0] * 19 + [1], 20)) == [0, 19, 1, 2, 3, 4, 5, 6]
-
-
-def test_without_labels_queries_lie_far_apart():
+def test_without_labels_queries_are_far_apart():
     assert choose_queries(watched(None, 8)) == [0, 2, 5, 7]
     assert len(choose_queries(watched(None, 100))) == NUM_QUERIES
     assert choose_queries(watched(None, 1)) == [0]

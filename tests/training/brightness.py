@@ -63,6 +63,11 @@ class Brightness(Objective):
         return StepOutput(error.square().mean(), {"too_bright": Mean.of((error > 0) * 100.0)})
 
 
+def short(**options: Any) -> TrainingOptions:
+    """Three epochs, in batches of eight."""
+    return TrainingOptions(**{"epochs": 3, "batch_size": 8, "optimizer": PLAIN_SGD, "schedule": Constant(), **options})
+
+
 def run(
     objective: Objective,
     training: TrainingOptions | None = None,
@@ -72,7 +77,7 @@ def run(
     **options: object,
 ) -> FitResult:
     """Three epochs of three steps of 8, 8 and 6 images."""
-    training = training or TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant())
+    training = training or short()
     loader = Loader(IMAGES, batch_size=training.batch_size, device=CPU, options=training.augment)
     measured = None if heldout is None else Loader(heldout, batch_size=8, device=CPU)
     return fit(objective, loader, measured, training, make_context(**options), evaluate_every=evaluate_every)

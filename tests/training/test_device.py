@@ -23,9 +23,6 @@ def test_auto_takes_the_fastest_device_there_is(cuda: bool, mps: bool, expected:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert Runtime().resolve_device() == torch.device(expected)
-
-
-def test_a_device_may_be_named():
     assert Runtime(device="cpu").resolve_device() == CPU
 
 
@@ -149,10 +146,9 @@ def test_the_gpu_of_a_stage_is_the_current_one(imagined_gpu: list[object]):
 @pytest.mark.usefixtures("imagined_gpu")
 def test_a_later_stage_may_be_deterministic():
     """cuBLAS looks at the environment once, when it is first used."""
-    with configured(Runtime(deterministic=False), CUDA):
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    with configured(Runtime(deterministic=True), CUDA):
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    for deterministic in (False, True):
+        with configured(Runtime(deterministic=deterministic), CUDA):
+            assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 @pytest.mark.usefixtures("imagined_gpu")
@@ -197,12 +193,10 @@ def test_the_allocator_is_set_on_a_cpu_alone(keep: bool, device: torch.device, c
 
 
 def test_only_glibc_has_the_allocator_setting(monkeypatch: pytest.MonkeyPatch):
-    keep_freed_memory.cache_clear()
-    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
-    keep_freed_memory.cache_clear()
+    set_anew = keep_freed_memory.__wrapped__  # without its cache
+    assert set_anew() == (platform.libc_ver()[0] == "glibc")
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    assert keep_freed_memory() is False
-    keep_freed_memory.cache_clear()
+    assert set_anew() is False
 
 
 def test_a_cpu_is_described_with_its_threads(monkeypatch: pytest.MonkeyPatch):

@@ -38,10 +38,9 @@ def test_features_are_of_every_image_in_index_order():
 
 def test_features_under_autocast_are_float32():
     images = tiny_images(5)
-    backbone = TinyConv(images.image)
-    features = extract_features(backbone, Loader(images, batch_size=4, device=CPU), ["body"], torch.bfloat16)["body"]
+    backbone, loader = TinyConv(images.image), Loader(images, batch_size=4, device=CPU)
+    features, exact = (extract_features(backbone, loader, ["body"], autocast)["body"] for autocast in (torch.bfloat16, None))
     assert features.dtype == torch.float32
-    exact = extract_features(backbone, Loader(images, batch_size=4, device=CPU), ["body"], None)["body"]
     assert not torch.equal(features, exact)
     torch.testing.assert_close(features, exact, rtol=0.05, atol=0.05)
 

@@ -7,22 +7,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 import sslkit.training.fit as fit_module
-from sslkit import (
-    SGD,
-    Augment,
-    BackboneError,
-    Batch,
-    Constant,
-    Objective,
-    Step,
-    StepEnd,
-    StepOutput,
-    TrainingOptions,
-)
+from sslkit import SGD, Augment, BackboneError, Batch, Objective, Step, StepEnd, StepOutput, TrainingOptions
 from sslkit.contract.events import Event
 from sslkit.training.seeds import derive_seed, make_generator
 from tests.contract.miniatures.images import tiny_images
-from tests.training.brightness import IMAGES, PLAIN_SGD, Brightness, assert_same_state, logged, run, watched
+from tests.training.brightness import IMAGES, PLAIN_SGD, Brightness, assert_same_state, logged, run, short, watched
 
 # ------------------------------------------------------------------------------------------------- steps against plain torch
 
@@ -63,8 +52,7 @@ def plain_pixels(indices: Tensor) -> Tensor:
 def test_steps_equal_a_plain_torch_loop():
     ours, theirs = Brightness(), Brightness()
     events: list[Event] = []
-    training = TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Step(milestones=(1.5,), gamma=0.1))
-    result = run(ours, training, log_every=1, emit=events.append)
+    result = run(ours, short(schedule=Step(milestones=(1.5,), gamma=0.1)), log_every=1, emit=events.append)
     losses = naive_fit(theirs, [{"params": theirs.parameters()}], lambda epoch: 0.1 if epoch >= 1.5 else 1.0, plain_pixels)
     assert result.steps == len(losses) == 9
     assert logged(events) == losses
@@ -84,8 +72,7 @@ def test_augmentation_is_drawn_from_a_generator_of_its_own():
         return torch.stack([crop.flip(2) if flip else crop for crop, flip in zip(crops, flips, strict=True)])
 
     ours, theirs = Brightness(), Brightness()
-    augment = Augment(crop_padding=2, horizontal_flip=True)
-    run(ours, TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), augment=augment))
+    run(ours, short(augment=Augment(crop_padding=2, horizontal_flip=True)))
     naive_fit(theirs, [{"params": theirs.parameters()}], lambda _: 1.0, naive_augment)
     assert_same_state(ours, theirs)
 
@@ -102,7 +89,7 @@ class Grouped(Brightness):
 
 def test_groups_have_their_own_rate_and_weight_decay():
     ours, theirs = Grouped(), Grouped()
-    run(ours, TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Step(milestones=(1,), gamma=0.1)))
+    run(ours, short(schedule=Step(milestones=(1,), gamma=0.1)))
     groups = [{"params": theirs.backbone.parameters(), "lr": 0.05}, {"params": theirs.head.parameters(), "weight_decay": 0.2}]
     naive_fit(theirs, groups, lambda epoch: 0.1 if epoch >= 1 else 1.0, plain_pixels)
     assert_same_state(ours, theirs)
@@ -124,11 +111,8 @@ class TwoPhases(Brightness):
 
 def test_each_phase_has_its_optimizer_and_starts_without_gradients():
     ours, theirs = TwoPhases(), TwoPhases()
-    events: list[Event] = []
     head_sgd = SGD(lr=0.3, momentum=0.0, nesterov=False, weight_decay=0.0)
-    training = TrainingOptions(epochs=3, batch_size=8, optimizer={"backbone": PLAIN_SGD, "head": head_sgd}, schedule=Constant())
-    run(ours, training, log_every=9, emit=events.append)
-
+    events = watched(ours, short(optimizer={"backbone": PLAIN_SGD, "head": head_sgd}), log_every=9)
     optimizers = {
         "head": torch.optim.SGD(theirs.head.parameters(), lr=0.3, fused=True),
         "backbone": torch.optim.SGD(theirs.backbone.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, fused=True),
@@ -165,10 +149,9 @@ def test_a_clipped_step_is_no_longer_than_the_learning_rate_times_the_limit():
         objective = Brightness()
         before = copy.deepcopy(objective.state_dict())
         sgd = SGD(lr=0.5, momentum=0.0, nesterov=False, weight_decay=0.0)
-        run(objective, TrainingOptions(epochs=1, batch_size=22, optimizer=sgd, schedule=Constant(), clip_grad_norm=limit))
-        moved.append(
-            math.sqrt(sum(float((parameter.detach() - before[name]).square().sum()) for name, parameter in objective.named_parameters()))
-        )
+        run(objective, short(epochs=1, batch_size=22, optimizer=sgd, clip_grad_norm=limit))
+        squares = [(parameter.detach() - before[name]).square().sum() for name, parameter in objective.named_parameters()]
+        moved.append(math.sqrt(sum(map(float, squares))))
     assert moved[1] == pytest.approx(0.5 * 1e-3, rel=1e-3)
     assert moved[0] > 10 * moved[1]
 
@@ -199,10 +182,8 @@ def test_the_norm_of_the_logged_step_is_logged():
 
 def test_clipped_the_norm_is_a_mean_like_other_metrics():
     objective = Measured()
-    events: list[Event] = []
-    training = TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), clip_grad_norm=1e9)  # which clips nothing
-    run(objective, training, log_every=2, emit=events.append)
-    pairs = [objective.norms[:2], objective.norms[2:4], objective.norms[4:6], objective.norms[6:8], objective.norms[8:]]
+    events = watched(objective, short(clip_grad_norm=1e9), log_every=2)  # which clips nothing
+    pairs = [objective.norms[step : step + 2] for step in (0, 2, 4, 6, 8)]
     assert logged(events, "gradient_norm") == pytest.approx([sum(pair) / len(pair) for pair in pairs])
 
 

@@ -14,7 +14,6 @@ from sslkit import (
     ArtifactError,
     Batch,
     CheckpointSaved,
-    Constant,
     DivergedError,
     FitStart,
     HeldoutEnd,
@@ -32,23 +31,11 @@ from sslkit.data.loader import Loader
 from sslkit.storage.metrics_log import MetricsLog
 from sslkit.storage.tensor_file import load_tensors, save_tensors
 from sslkit.training.fit import FitResult
-from sslkit.training.state import TrainState
 from tests.contract.contexts import make_context
 from tests.contract.families import FAMILIES, build
 from tests.contract.miniatures.images import tiny_images
 from tests.recipes import steps_logged
-from tests.training.brightness import (
-    CPU,
-    IMAGES,
-    PLAIN_SGD,
-    Brightness,
-    assert_same_state,
-    interrupt,
-    run,
-    stop_after,
-    told,
-    watched,
-)
+from tests.training.brightness import CPU, IMAGES, Brightness, assert_same_state, interrupt, run, short, stop_after, told, watched
 
 # -------------------------------------------------------------------------------------------------- a loss that is not finite
 
@@ -73,9 +60,8 @@ def test_nan_stops_at_the_next_log_and_says_what_is_known(log_every: int, clip: 
         rf"there is no checkpoint yet; {REMEDY}"
     )
     events: list[Event] = []
-    training = TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), clip_grad_norm=clip)
     with pytest.raises(DivergedError, match=message):
-        run(Brightness(poisoned_step=5), training, log_every=log_every, folder=tmp_path, emit=events.append)
+        run(Brightness(poisoned_step=5), short(clip_grad_norm=clip), log_every=log_every, folder=tmp_path, emit=events.append)
     assert told(events)[-1] == ("StepEnd", 5 if log_every == 3 else 4)
     assert list(tmp_path.iterdir()) == []
 
@@ -129,8 +115,7 @@ class Steep(Brightness):
 
 
 def steep_fit(step: int, slope: float, *, clip: float | None = None, **options: Any) -> None:
-    training = TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), clip_grad_norm=clip)
-    run(Steep(step, slope), training, **options)
+    run(Steep(step, slope), short(clip_grad_norm=clip), **options)
 
 
 @pytest.mark.parametrize("slope", [float("nan"), 1e15])
@@ -141,9 +126,8 @@ def test_a_gradient_that_overflows_under_a_finite_loss_is_divergence(slope: floa
     shown = "nan" if math.isnan(slope) else r"\d(\.\d+)?e\+1\d"
     with pytest.raises(DivergedError, match=rf"at step 4: loss 0\.\d+, gradient norm {shown}, weight norm {shown}, learning rate"):
         steep_fit(4, slope, log_every=1)
-    with pytest.raises(
-        DivergedError, match=rf"at step 4: loss 0\.\d+, gradient norm {shown}, learning rate .*before: loss 0\.\d+, gradient"
-    ):
+    clipped = rf"at step 4: loss 0\.\d+, gradient norm {shown}, learning rate .*before: loss 0\.\d+, gradient"
+    with pytest.raises(DivergedError, match=clipped):
         steep_fit(4, slope, log_every=1000, clip=1e9)
     with pytest.raises(DivergedError, match=rf"at step 6: loss 0\.\d+, weight norm {shown}, learning rate .*before: loss 0\.\d+; there"):
         steep_fit(6, slope, log_every=1000)
@@ -230,7 +214,6 @@ class Fragile(Brightness):
         self._now = 0
 
     def on_before_step(self, phase, context) -> None:
-        assert isinstance(context, TrainState)
         rate = context.optimizers["main"].param_groups[0]["lr"]
         self.rates.append((context.step + 1, rate))
         self._poisoned = context.step + 1 == self._step and rate > self._tolerated
@@ -241,18 +224,15 @@ class Fragile(Brightness):
 
 
 def forgiving(retries: int) -> TrainingOptions:
-    on_nan = OnNan(retries=retries, lr_factor=0.5)
-    return TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), on_nan=on_nan)
+    return short(on_nan=OnNan(retries=retries, lr_factor=0.5))
 
 
 def test_a_fit_rolls_back_to_the_beginning_of_the_epoch_and_lowers_the_rate(tmp_path: Path):
     objective = Fragile()
     events: list[Event] = []
     result = run(objective, forgiving(2), folder=tmp_path, emit=events.append, log_every=1)
-    first, second, third = (
-        [(step, rate) for step in steps] for steps, rate in (((1, 2, 3, 4, 5), 0.1), ((4, 5), 0.05), (range(4, 10), 0.025))
-    )
-    assert objective.rates == [*first, *second, *third]
+    attempts = ((range(1, 6), 0.1), (range(4, 6), 0.05), (range(4, 10), 0.025))
+    assert objective.rates == [(step, rate) for steps, rate in attempts for step in steps]
     assert (result.steps, result.rollbacks) == (9, 2)
     notes = [event.message for event in events if isinstance(event, Notice)]
     assert [note.partition(". Back")[2] for note in notes] == [
@@ -274,7 +254,6 @@ def test_a_fit_that_rolled_back_is_the_fit_that_had_the_lower_rate_from_that_epo
         __qualname__ = Fragile.__qualname__  # for whose checkpoint it stands in
 
         def on_before_step(self, phase, context) -> None:
-            assert isinstance(context, TrainState)
             context.optimizers["main"].param_groups[0]["lr"] = 0.05
             super().on_before_step(phase, context)
 
@@ -290,7 +269,6 @@ def test_a_gradient_that_is_not_finite_rolls_back_to_the_beginning_of_its_own_ep
 
     class SteepAtFirst(Steep):
         def on_before_step(self, phase, context) -> None:
-            assert isinstance(context, TrainState)
             super().on_before_step(phase, context)
             self._steep = self._steep and context.rollbacks == 0
 
@@ -470,11 +448,8 @@ def rewritten(path: Path, **state: object) -> None:
 def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path):
     path = interrupted(tmp_path)
     rewritten(path, format=0)
-    with pytest.raises(
-        ArtifactError,
-        match=rf"^{path}: is a checkpoint of another version of sslkit \(format 0, not 3\); "
-        rf"finish the stage with the version that began it, or remove {tmp_path} to run it again$",
-    ):
+    fix = f"finish the stage with the version that began it, or remove {tmp_path} to run it again"
+    with pytest.raises(ArtifactError, match=rf"^{path}: is a checkpoint of another version of sslkit \(format 0, not 3\); {fix}$"):
         run(Brightness(), folder=tmp_path)
     assert path.exists()
 
@@ -527,8 +502,7 @@ def test_a_checkpoint_of_a_gpu_is_resumed_on_a_cpu_and_its_draws_begin_anew(tmp_
     state_of_a_gpu = torch.zeros(16, dtype=torch.uint8)
     save_tensors(path, {**tensors, "random.cuda": state_of_a_gpu, "generator.augment@cuda": state_of_a_gpu}, state)
     events: list[Event] = []
-    resumed = Brightness()
-    assert run(resumed, folder=tmp_path, emit=events.append).steps == 9
+    assert run(Brightness(), folder=tmp_path, emit=events.append).steps == 9
     (notice,) = [event for event in events if isinstance(event, Notice)]
     assert notice.message == "the checkpoint was written on cuda: what is drawn on cpu begins anew from its seed"
 
@@ -544,12 +518,9 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path):
 def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path):
     interrupted(tmp_path)
     loader = Loader(tiny_images(21), batch_size=8, device=CPU)
-    training = TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant())
-    with pytest.raises(
-        ArtifactError,
-        match=r"checkpoint-000000004\.safetensors: is a checkpoint of another fit \(data: '\w+' -> '\w+'\); remove the checkpoints",
-    ):
-        fit(Brightness(), loader, None, training, make_context(folder=tmp_path))
+    message = r"checkpoint-000000004\.safetensors: is a checkpoint of another fit \(data: '\w+' -> '\w+'\); remove the checkpoints"
+    with pytest.raises(ArtifactError, match=message):
+        fit(Brightness(), loader, None, short(), make_context(folder=tmp_path))
 
 
 @dataclass(frozen=True)
@@ -589,13 +560,12 @@ class Steadied(Brightness):
     ids=["options", "frozen weights", "training", "class"],
 )
 def test_a_checkpoint_of_another_fit_is_refused(before: Callable, after: Callable, training: dict, difference: str, tmp_path: Path):
-    plain = {"epochs": 3, "batch_size": 8, "optimizer": PLAIN_SGD, "schedule": Constant()}
-    interrupt(4, before(), TrainingOptions(**plain), folder=tmp_path)
+    interrupt(4, before(), folder=tmp_path)
     with pytest.raises(ArtifactError, match=rf"checkpoint-000000004\.safetensors: is a checkpoint of another fit \({difference}\); remove"):
-        run(after(), TrainingOptions(**{**plain, **training}), folder=tmp_path)
+        run(after(), short(**training), folder=tmp_path)
     resumed, whole = before(), before()
-    run(resumed, TrainingOptions(**plain), folder=tmp_path)  # the refusal has cost nothing
-    run(whole, TrainingOptions(**plain))
+    run(resumed, folder=tmp_path)  # the refusal has cost nothing
+    run(whole)
     assert_same_state(resumed, whole)
 
 
@@ -624,7 +594,7 @@ def test_a_fit_that_was_stopped_may_be_called_again_with_its_context(tmp_path: P
     loader = Loader(IMAGES, batch_size=8, device=CPU)
     resumed, whole = Brightness(), Brightness()
     with pytest.raises(RunInterruptedError):
-        fit(resumed, loader, None, TrainingOptions(epochs=2, batch_size=8), context)
-    assert fit(resumed, loader, None, TrainingOptions(epochs=2, batch_size=8), context).steps == 6
-    fit(whole, loader, None, TrainingOptions(epochs=2, batch_size=8), make_context())
+        fit(resumed, loader, None, short(epochs=2), context)
+    assert fit(resumed, loader, None, short(epochs=2), context).steps == 6
+    fit(whole, loader, None, short(epochs=2), make_context())
     assert_same_state(resumed, whole)

@@ -61,7 +61,6 @@ ALLOWED = 10
 def bare_steps(objective: Objective, images: ImageSet, augment: Augment, autocast: torch.dtype | None) -> Iterator[None]:
     """The loop that everybody writes, doing the same job: an iteration a step."""
     pixels, generator = images.pixels, Generator()
-    assert pixels is not None
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
     objective.train()

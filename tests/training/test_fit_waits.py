@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from sslkit import Augment, Constant, DataError, RunFailedError, RunInterruptedError, SslkitError, TrainingOptions, fit
+from sslkit import Augment, DataError, RunFailedError, RunInterruptedError, SslkitError, fit
 from sslkit.data import workers
 from sslkit.data.loader import Loader
 from sslkit.training.fit import FitResult
 from sslkit.training.stopping import stoppable
 from tests.contract.contexts import make_context
 from tests.contract.miniatures.images import TinyImages
-from tests.training.brightness import CPU, IMAGES, PLAIN_SGD, Brightness, assert_same_state
+from tests.training.brightness import CPU, IMAGES, Brightness, assert_same_state, short
 
 LAST = 21
 """The image that is met in one step of each epoch, and there is trouble about."""
@@ -36,7 +36,7 @@ class Trouble(TinyImages):
 
 
 def train(objective: Brightness, images: TinyImages, folder: Path, num_workers: int) -> FitResult:
-    training = TrainingOptions(epochs=3, batch_size=8, optimizer=PLAIN_SGD, schedule=Constant(), augment=Augment(crop_padding=2))
+    training = short(augment=Augment(crop_padding=2))
     loader = Loader(images, batch_size=8, device=CPU, options=training.augment, num_workers=num_workers)
     return fit(objective, loader, None, training, make_context(folder=folder))
 

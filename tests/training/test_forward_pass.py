@@ -43,18 +43,14 @@ class Compiler:
 def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiler]:
     torch.compiler.reset()
     stand_in, compile_with = Compiler(), torch.compile
-    monkeypatch.setattr(
-        torch, "compile", lambda objective, **options: compile_with(objective, **{**options, "mode": None}, backend=stand_in)
-    )
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compile_with(model, **{**options, "mode": None}, backend=stand_in))
     yield stand_in
     torch.compiler.reset()
 
 
 def test_fits_of_one_architecture_share_what_is_compiled(compiler: Compiler):
-    few_labels = SemiSupervised(
-        **SHORT, labels_per_class=(1, 2), layers=("body",), head="linear", freeze=False, selection="random", num_subsets=5
-    )
-    evaluate(few_labels, network(), arrays(), runtime=RUNTIME)  # ten fits
+    options: dict[str, Any] = {"labels_per_class": (1, 2), "layers": ("body",), "selection": "random", "num_subsets": 5}
+    evaluate(SemiSupervised(**SHORT, **options, head="linear", freeze=False), network(), arrays(), runtime=RUNTIME)  # ten fits
     assert compiler.graphs == 1
 
 

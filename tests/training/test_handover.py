@@ -252,23 +252,18 @@ class Odd(Objective):
         return self.inner.make_views(batch, generator, train=train)
 
     def forward(self, views, phase, schedule):
-        return CHANGES[self._change](self.inner(views, phase, schedule), self.training)
+        change = CHANGES.get(self._change, CHANGES["nothing"])  # subclasses change something else
+        return change(self.inner(views, phase, schedule), self.training)
 
 
 class Scheduled(Odd):
     def schedules(self):
         return {"odd": lambda progress: VALUES[self._change](progress, 1.0)}
 
-    def forward(self, views, phase, schedule):
-        return self.inner(views, phase, schedule)
-
 
 class Choosing(Odd):
     def epoch_indices(self, context):
         return INDICES[self._change][0]
-
-    def forward(self, views, phase, schedule):
-        return self.inner(views, phase, schedule)
 
 
 class Exporting(Odd):

@@ -38,9 +38,8 @@ def test_integers_stay_exact_beside_losses():
 def test_what_was_never_counted_is_left_out():
     meters = Meters()
     assert meters.read() == {}
-    meters.add(
-        {"a": Mean(torch.tensor(1.0), torch.tensor(2.0)), "b": Mean(torch.tensor(0.0), torch.tensor(0.0)), "c": Mean(torch.tensor(0.0), 0)}
-    )
+    zero = torch.tensor(0.0)
+    meters.add({"a": Mean(torch.tensor(1.0), torch.tensor(2.0)), "b": Mean(zero, zero), "c": Mean(zero, 0)})
     assert meters.read() == {"a": 0.5}
 
 

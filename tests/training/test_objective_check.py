@@ -112,10 +112,7 @@ SPOILT: dict[str, tuple[Callable[[Any], None], str]] = {
         setting(heldout_phase="mian"),
         f"{WHO}: heldout_phase must be one of its phases, or None; found 'mian'; allowed: main",
     ),
-    "frozen": (
-        setting(frozen=("haed",)),
-        f"{WHO}: frozen names what is no submodule of it; found 'haed'; did you mean 'head'?",
-    ),
+    "frozen": (setting(frozen=("haed",)), f"{WHO}: frozen names what is no submodule of it; found 'haed'; did you mean 'head'?"),
     "schedules": (setting(schedules=lambda: {"momentum": 0.9}), f"{WHO}: schedules['momentum'] must be a function of progress"),
     "values": (setting(schedules=lambda: {"momentum": lambda _: None}), f"{WHO}: schedules['momentum'] must be a function of progress"),
     "groups": (
@@ -179,14 +176,9 @@ def test_an_objective_that_is_not_what_it_should_be_is_refused(spoil: str):
 def test_fit_refuses_the_same_in_python(spoil: str):
     images = tiny_images(8)
     objective = Demanding(spoil=spoil).build_objective(TinyConv(images.image), DataInfo(images.image, 8))
+    loader, training = Loader(images, batch_size=8, device=CPU), TrainingOptions(epochs=1, batch_size=8)
     with pytest.raises(PluginError) as caught:
-        fit(
-            objective,
-            Loader(images, batch_size=8, device=CPU),
-            None,
-            TrainingOptions(epochs=1, batch_size=8),
-            RunContext(stage="a", seed=0, device=CPU),
-        )
+        fit(objective, loader, None, training, RunContext(stage="a", seed=0, device=CPU))
     assert str(caught.value).startswith(SPOILT[spoil][1])
 
 

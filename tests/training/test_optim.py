@@ -8,11 +8,6 @@ from sslkit import SGD, AdamW, OptimizerFactory
 from sslkit.training.optimizers import clip_gradients, gradient_norm
 
 
-def test_momentum_may_be_switched_off():
-    optimizer = SGD(momentum=0.0, nesterov=False).build([{"params": [torch.nn.Parameter(torch.ones(1))]}])
-    assert optimizer.defaults["momentum"] == 0.0
-
-
 def test_the_options_reach_torch():
     parameter = torch.nn.Parameter(torch.ones(1))
     sgd = SGD(lr=0.3, momentum=0.8, nesterov=False, weight_decay=0.01).build([{"params": [parameter]}])
@@ -60,8 +55,7 @@ def test_fused_optimizers_do_what_the_plain_ones_do(factory: OptimizerFactory, p
     ours, theirs = make_parameters(), make_parameters()
     train(factory.build([{"params": ours}]), ours, late=late)
     train(plain(theirs), theirs, late=late)
-    for parameter, expected in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(parameter, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_a_forgotten_momentum_begins_anew():
@@ -72,11 +66,7 @@ def test_a_forgotten_momentum_begins_anew():
         train(one, parameters, late=False)
         one.state.pop(parameters[1])
         train(one, parameters, late=False)
-    for parameter, expected in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(parameter, expected, rtol=1e-5, atol=1e-6)
-
-
-# ------------------------------------------------------------------------------------------- gradients
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def parameters() -> list[torch.nn.Parameter]:
@@ -99,13 +89,9 @@ def optimizer(found: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
 def test_the_norm_is_that_of_all_gradients_together():
     found = parameters()
     assert float(gradient_norm(optimizer(found), torch.device("cpu"))) == pytest.approx(naive_norm(found))
-
-
-def test_without_gradients_it_is_zero():
-    assert (
-        float(gradient_norm(optimizer([torch.nn.Parameter(torch.ones(2))] * 1 + [torch.nn.Parameter(torch.ones(1))]), torch.device("cpu")))
-        == 0.0
-    )
+    for parameter in found:
+        parameter.grad = None
+    assert float(gradient_norm(optimizer(found), torch.device("cpu"))) == 0.0
 
 
 @pytest.mark.parametrize(("max_norm", "clipped"), [(0.5, True), (100.0, False)])

@@ -10,15 +10,8 @@ def test_seeds_are_the_same_on_every_machine():
 
 
 def test_every_part_counts():
-    parts = [
-        (0, "a", "", "b"),
-        (1, "a", "", "b"),
-        (0, "c", "", "b"),
-        (0, "a", "k20", "b"),
-        (0, "a", "", "d"),
-        (0, "ab", "", ""),
-        (0, "a", "b", ""),
-    ]
+    parts = [(0, "a", "", "b"), (1, "a", "", "b"), (0, "c", "", "b"), (0, "a", "k20", "b"), (0, "a", "", "d"), (0, "ab", "", "")]
+    parts.append((0, "a", "b", ""))
     seeds = {derive_seed(*part) for part in parts}
     assert len(seeds) == len(parts)
     assert all(0 <= seed < 2**63 for seed in seeds)

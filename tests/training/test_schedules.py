@@ -38,10 +38,6 @@ def test_cosine_stays_at_its_end():
     assert Cosine(warmup_epochs=5).scale(5, 5) == 0.0
 
 
-def test_constant_is_constant():
-    assert [Constant().scale(epoch, 10) for epoch in (0, 3.5, 10)] == [1.0, 1.0, 1.0]
-
-
 @pytest.mark.parametrize("schedule", [Step(milestones=(50,), warmup_epochs=4), Cosine(warmup_epochs=4), Constant(warmup_epochs=4)])
 def test_warmup_rises_linearly_from_zero(schedule: Step | Cosine | Constant):
     assert [schedule.scale(epoch, 100) for epoch in (0, 1, 2, 3, 4)] == [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -51,8 +47,9 @@ def test_warmup_multiplies_the_steps_that_fall_into_it():
     assert Step(milestones=(2,), gamma=0.5, warmup_epochs=4).scale(3, 10) == pytest.approx(0.75 * 0.5)
 
 
-def test_no_warmup_is_one_throughout():
+def test_without_warmup_the_rate_is_constant():
     assert [warmup(epoch, 0) for epoch in (0, 1)] == [1.0, 1.0]
+    assert [Constant().scale(epoch, 10) for epoch in (0, 3.5, 10)] == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -7,19 +7,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
-from sslkit import (
-    Batch,
-    Constant,
-    MLPProbe,
-    RunFailedError,
-    RunInterruptedError,
-    StepEnd,
-    StepOutput,
-    TrainingOptions,
-    evaluate,
-    fit,
-    pretrain,
-)
+from sslkit import Batch, MLPProbe, RunFailedError, RunInterruptedError, StepEnd, StepOutput, TrainingOptions, evaluate, fit, pretrain
 from sslkit.contract.events import Event, FitStart
 from sslkit.data.loader import Loader
 from sslkit.training.fit import FitResult
@@ -29,7 +17,7 @@ from tests.contract.contexts import make_context
 from tests.contract.miniatures.byol import BYOL
 from tests.contract.miniatures.images import tiny_images
 from tests.evaluators.labeled import arrays, network
-from tests.training.brightness import CPU, PLAIN_SGD, Brightness, assert_same_state, stop_after
+from tests.training.brightness import CPU, Brightness, assert_same_state, short, stop_after
 
 # ------------------------------------------------------------------------------------------------------------------- sizes
 
@@ -95,10 +83,9 @@ class Normalised(Brightness):
 
 
 def train(objective: Brightness, num_images: int, batch_size: int, **options: object) -> FitResult:
-    training = TrainingOptions(epochs=2, batch_size=batch_size, optimizer=PLAIN_SGD, schedule=Constant())
     loader = Loader(tiny_images(num_images), batch_size=batch_size, device=CPU)
     heldout = Loader(tiny_images(batch_size + 1), batch_size=batch_size, device=CPU)
-    return fit(objective, loader, heldout, training, make_context(log_every=1, **options))
+    return fit(objective, loader, heldout, short(epochs=2, batch_size=batch_size), make_context(log_every=1, **options))
 
 
 @pytest.mark.parametrize("halves", [False, True], ids=["whole", "in halves"])
@@ -141,8 +128,6 @@ def test_a_probe_with_batchnorm_trains_on_one_image_more_than_whole_batches(batc
 
 
 def test_a_batch_size_of_one_is_named_where_batchnorm_cannot_do_with_it():
-    training = TrainingOptions(epochs=1, batch_size=1)
-    with pytest.raises(
-        RunFailedError, match=r"^BatchNorm cannot normalise one value a channel in stage 'pretrain' \(batch_size 1, .*raise"
-    ):
-        pretrain(BYOL(crop=6), network(), arrays(), training=training)
+    message = r"^BatchNorm cannot normalise one value a channel in stage 'pretrain' \(batch_size 1, .*raise"
+    with pytest.raises(RunFailedError, match=message):
+        pretrain(BYOL(crop=6), network(), arrays(), training=TrainingOptions(epochs=1, batch_size=1))

@@ -19,12 +19,9 @@ from sslkit.report.pictures.views import draw_views, pretraining_stages
 from sslkit.report.run_folder import RunFolder
 from sslkit.training.device import tf32
 
-MAX_SHEETS = 6
-"""Of views: of a sweep with more tasks, some are shown."""
-
 
 class Pictures(NamedTuple):
-    """What there is to see, in order, and why there is nothing, or no more."""
+    """The pictures in order, and a note on why there are none or not all."""
 
     pictures: tuple[Picture, ...] = ()
     note: str = ""
@@ -36,7 +33,7 @@ def run_pictures(folder: Path, recipe: Recipe, data: OpenedDataset) -> Pictures:
     try:
         if not data.available():
             return Pictures(note="There are no pictures, because the data is not on this machine.")
-        data.load("pretrain")  # tells of a folder of images that is gone
+        data.load("pretrain")  # raises where a folder of images is gone
         pictures.extend(draw_pictures(folder, recipe, data))
     except (SslkitError, OSError) as error:
         return Pictures(tuple(pictures), f"There are no {'more ' if pictures else ''}pictures: {error}")
@@ -44,11 +41,8 @@ def run_pictures(folder: Path, recipe: Recipe, data: OpenedDataset) -> Pictures:
 
 
 def saved_run_pictures(run: RunFolder, *, allow_code: bool) -> Pictures:
-    """The same for a run of which there is only the folder: its recipe is loaded again.
-
-    Classes that it names as ``module:Class`` are imported if ``allow_code`` is true.
-    """
-    table = {key: value for key, value in run.recipe.items() if key != "observers"}  # nobody watches a report
+    """The same for a run of which there is only the folder: its recipe is loaded again, importing ``module:Class`` if ``allow_code``."""
+    table = {key: value for key, value in run.recipe.items() if key != "observers"}  # a report emits no events
     try:
         recipe = parse_recipe(table, load_catalog(allow_code=allow_code))
     except SslkitError as error:
@@ -57,17 +51,13 @@ def saved_run_pictures(run: RunFolder, *, allow_code: bool) -> Pictures:
 
 
 def draw_pictures(folder: Path, recipe: Recipe, data: OpenedDataset) -> Iterator[Picture]:
-    """Draw what can be drawn of a run, finished or not: a picture that cannot be drawn does not stand in the way of the others.
-
-    Networks and images are read once, and only as many images as are shown or searched.
-
-    Yields:
-        What each pretext task sees; first-layer filters; attention maps; nearest neighbours; confusion matrices.
+    """Draw what can be drawn of a run, finished or not: what each pretext task sees, first-layer filters, attention maps, nearest neighbours
+    and confusion matrices. Networks and images are read once, and only as many images as are shown or searched.
     """
     networks = cache(lambda: load_networks(folder, recipe, data))
     sample = cache(lambda: sample_images(data))
     drawings: list[Callable[[], Picture | None]] = [
-        *(partial(draw_views, recipe, stage, data) for stage in spread(pretraining_stages(recipe), MAX_SHEETS)),
+        *(partial(draw_views, recipe, stage, data) for stage in spread(pretraining_stages(recipe), 6)),  # of a sweep's many tasks
         lambda: draw_filters(networks()),
         lambda: draw_attention(networks(), sample()),
         lambda: draw_neighbours(networks(), sample(), best_layer(folder, recipe, networks())),

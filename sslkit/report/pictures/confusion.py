@@ -20,27 +20,13 @@ from sslkit.report.pictures.sample import spread
 from sslkit.run.artifacts import load_predictions, read_artifact
 
 MAX_MATRICES = 6
-MIN_PRETEXT = 2
-"""So many matrices of pretext tasks are drawn beside any number of evaluations."""
-
 MAX_CLASSES = 50
-MAX_NUMBERED = 12
-"""With more classes than this there is no room for numbers."""
-
-_LIGHT = 42
-"""From this percentage on, a cell's colour is so light that its number is dark."""
-
 _COLUMNS = 2
 
 
 class Matrix(NamedTuple):
-    """What one classifier predicted.
-
-    Attributes:
-        stage: the key of its stage.
-        name: the classifier's; a layer, where there are several.
-        classes: names of the K classes.
-        counts: (K, K) int64, images of each true class (rows) by the class that was chosen (columns).
+    """What one classifier, named after its layer, predicted in a stage: the names of K classes, and (K, K) int64 counts of test images by true
+    class (rows) and predicted class (columns).
     """
 
     stage: str
@@ -50,7 +36,7 @@ class Matrix(NamedTuple):
 
     @property
     def top1(self) -> float:
-        """The share of right answers, in percent."""
+        """The accuracy, in percent."""
         return 100 * float(self.counts.trace() / max(1, self.counts.sum()))
 
     @property
@@ -83,7 +69,7 @@ def read_matrices(folder: Path, recipe: Recipe) -> list[Matrix]:
     stages = [stage for stage in recipe.stages if finished(folder, stage)]
     pretext = _read(folder, [stage for stage in stages if isinstance(stage, PretrainStage)])
     evaluations = _read(folder, [stage for stage in stages if isinstance(stage, EvaluateStage) and stage.snapshot is None])
-    pretext = spread(pretext, max(MIN_PRETEXT, MAX_MATRICES - len(evaluations)))
+    pretext = spread(pretext, max(2, MAX_MATRICES - len(evaluations)))  # two with any number of evaluations
     return [*pretext, *spread(evaluations, MAX_MATRICES - len(pretext))]
 
 
@@ -120,7 +106,7 @@ def _draw(matrices: Sequence[Matrix]) -> Figure:
 def _draw_matrix(axes: Axes, matrix: Matrix) -> None:
     from sklearn.metrics import ConfusionMatrixDisplay
 
-    numbered, upright = len(matrix.classes) <= MAX_NUMBERED, max(map(len, matrix.classes)) * len(matrix.classes) > 40
+    numbered, upright = len(matrix.classes) <= 12, max(map(len, matrix.classes)) * len(matrix.classes) > 40
     display = ConfusionMatrixDisplay(matrix.percent, display_labels=[fit(name, 240) for name in matrix.classes])
     display.plot(
         ax=axes,
@@ -133,7 +119,7 @@ def _draw_matrix(axes: Axes, matrix: Matrix) -> None:
     )
     texts = [] if display.text_ is None else display.text_.flat
     for text, percent in zip(texts, matrix.percent.flat, strict=False):
-        text.set(visible=percent > 0, color=INK if percent > _LIGHT else "white")
+        text.set(visible=percent > 0, color=INK if percent > 42 else "white")  # dark on light colours
     axes.spines[:].set_visible(False)
     axes.tick_params(which="both", length=0)
     if numbered:

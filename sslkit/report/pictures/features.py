@@ -16,21 +16,7 @@ from sslkit.report.pictures.networks import Network, shortlist
 from sslkit.report.pictures.sample import ImageSample, spread
 from sslkit.training.features import extract_features
 
-_FILTER_COLUMNS = 8
 _MAX_FILTERS = 64
-_MAX_FILTER_SIDE = 64
-
-_ATTENTION_IMAGES = 6
-_MAX_MAPS = 13
-"""Columns of maps that stay large enough to be read."""
-
-_RELIEF = 0.3
-"""How much lighter a white pixel of the image makes the colour of the map than a black one does."""
-
-_NUM_NEIGHBOURS = 6
-_NEIGHBOUR_NETWORKS = 3
-_MAX_NEIGHBOUR_SIDE = 128
-_BATCH = 256
 
 
 def draw_filters(networks: Sequence[Network]) -> Picture | None:
@@ -40,20 +26,20 @@ def draw_filters(networks: Sequence[Network]) -> Picture | None:
     if not tiles:
         return None
     sizes = dict.fromkeys(f"{height} x {width}" for *_, height, width in (filters.shape for _, filters in tiles))
-    panels = [Panel(filters, _FILTER_COLUMNS, network.role, (network.origin,)) for network, filters in tiles]
+    panels = [Panel(filters, 8, network.role, (network.origin,)) for network, filters in tiles]
     return Picture(
         title="First-layer filters",
         caption=f"The {' and '.join(sizes)} kernels of the first convolution, at most {_MAX_FILTERS}, in the order of their channels. Each is"
         f" scaled by its own largest weight, as BatchNorm makes the scale meaningless; mid-gray is zero. Smooth edges and colours are"
         f" learned, noise is what a filter began as.",
         alt=f"Grids of small squares side by side, one for each network: {', '.join(network.name for network, _ in tiles)}.",
-        figure=draw_sheets(Sheet(panels), max_side=_MAX_FILTER_SIDE),
+        figure=draw_sheets(Sheet(panels), max_side=64),
         raster=True,
     )
 
 
 def first_kernels(backbone: Backbone) -> Tensor | None:
-    """The weights of the first convolution: (F, C, h, w); None where it is 1x1, takes no image, or is none at all."""
+    """The weights of the first convolution, (F, C, h, w); None where it is 1x1, takes no image, or does not exist."""
     first = next((module for module in backbone.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or first.in_channels != backbone.image.num_chs or max(first.kernel_size) < 2:
         return None
@@ -61,14 +47,7 @@ def first_kernels(backbone: Backbone) -> Tensor | None:
 
 
 def filter_tiles(kernels: Tensor) -> Tensor:
-    """Each filter by its own range: mid-gray is zero, its largest weight is black or white.
-
-    Args:
-        kernels: (F, C, h, w) of any sign; C is 1 or 3.
-
-    Returns:
-        (F, C, h, w) in [0, 1].
-    """
+    """Scale (F, C, h, w) filters to [0, 1], each by its largest weight, which becomes black or white; mid-gray is zero."""
     largest = kernels.abs().amax(dim=(1, 2, 3), keepdim=True)
     return 0.5 + kernels / (2 * largest.clamp_min(1e-12))  # a filter of zeros is gray
 
@@ -77,8 +56,8 @@ def draw_attention(networks: Sequence[Network], sample: ImageSample | None) -> P
     """Draw maps over a few images, networks side by side, each at several depths; None without images or any spatial layer."""
     if sample is None:
         return None
-    images = sample.queries[:_ATTENTION_IMAGES]
-    per_network = max(1, _MAX_MAPS // max(1, len(networks)))
+    images = sample.queries[:6]
+    per_network = max(1, 13 // max(1, len(networks)))  # so many columns of maps are large enough to be read
     panels, names = [Panel(images, 1)], list[str]()
     for network in networks:
         layers = spread([info for info in network.backbone.feature_info if info.kind != "vector"], per_network)
@@ -104,34 +83,18 @@ def draw_attention(networks: Sequence[Network], sample: ImageSample | None) -> P
 
 
 def attention_map(features: Tensor, power: float = 2) -> Tensor:
-    """The sum over channels of ``|activation| ** power``. Zagoruyko & Komodakis 2017, arXiv:1612.03928.
-
-    Args:
-        features: (N, C, h, w).
-        power: the larger, the more the strongest channel counts.
-
-    Returns:
-        (N, h, w), 0 or more.
-    """
+    """The sum over channels of ``|activation| ** power``, (N, C, h, w) -> (N, h, w). Zagoruyko & Komodakis 2017, arXiv:1612.03928."""
     return features.abs().pow(power).sum(dim=1)
 
 
 def overlaid(image: Tensor, heat: Tensor) -> Tensor:
-    """An attention map in colour, with the image in relief on it.
-
-    Args:
-        image: (C, H, W) uint8.
-        heat: (h, w), stretched to its own range.
-
-    Returns:
-        (3, H, W) float in [0, 1].
-    """
+    """An attention map (h, w) in colour over its own range, with the (C, H, W) uint8 image in relief on it: (3, H, W) float in [0, 1]."""
     heat = F.interpolate(heat[None, None], size=image.shape[-2:], mode="bilinear")[0, 0]
     low, high = heat.aminmax()
     level = (heat - low) / (high - low).clamp_min(torch.finfo(heat.dtype).tiny)  # a constant map is all low
     color = torch.from_numpy(mpl.colormaps["viridis"](level.numpy())[..., :3]).float().permute(2, 0, 1)
     gray = image.float().mean(dim=0) / 255
-    return (color + _RELIEF * (gray - 0.5)).clamp(0, 1)
+    return (color + 0.3 * (gray - 0.5)).clamp(0, 1)  # lighter where the image is
 
 
 def _on_grid(features: Tensor, info: FeatureInfo, images: Tensor) -> Tensor:
@@ -148,7 +111,7 @@ def draw_neighbours(networks: Sequence[Network], sample: ImageSample | None, bes
     """
     if not networks or sample is None or len(sample.images) == sample.num_queries:
         return None
-    panels = [_neighbours_panel(network, best, sample) for network in shortlist(networks, _NEIGHBOUR_NETWORKS)]
+    panels = [_neighbours_panel(network, best, sample) for network in shortlist(networks, 3)]
     frames = "" if sample.labels is None else " A blue frame: of the same class as the query; an orange frame and a cross: of another."
     classes = () if sample.labels is None else [sample.classes[label] for label in sample.labels[: sample.num_queries].tolist()]
     return Picture(
@@ -157,22 +120,13 @@ def draw_neighbours(networks: Sequence[Network], sample: ImageSample | None, bes
         f" between pooled features of one layer, the nearest first.{frames}",
         alt="Rows of images, each a query and its nearest neighbours in the features of several networks: "
         + "; ".join(f"{panel.title} ({panel.notes[0]}), {panel.notes[1]}" for panel in panels),
-        figure=draw_sheets(Sheet([Panel(sample.queries, 1, labels=classes), *panels]), max_side=_MAX_NEIGHBOUR_SIDE),
+        figure=draw_sheets(Sheet([Panel(sample.queries, 1, labels=classes), *panels]), max_side=128),
         raster=True,
     )
 
 
 def nearest(queries: Tensor, others: Tensor, k: int) -> Tensor:
-    """The most similar of the others by the cosine of the angle between features.
-
-    Args:
-        queries: (Q, D).
-        others: (M, D).
-        k: how many, at most M.
-
-    Returns:
-        (Q, min(k, M)) int64, the nearest first; of equals, the earlier.
-    """
+    """The most similar of the others by cosine: (Q, D) and (M, D) -> (Q, min(k, M)) int64, the nearest first; of equals, the earlier."""
     similarity = F.normalize(queries, dim=1) @ F.normalize(others, dim=1).T
     return similarity.argsort(dim=1, descending=True, stable=True)[:, :k]
 
@@ -180,9 +134,9 @@ def nearest(queries: Tensor, others: Tensor, k: int) -> Tensor:
 def _neighbours_panel(network: Network, best: str | None, sample: ImageSample) -> Panel:
     names, num = network.backbone.layer_names, sample.num_queries
     layer = best if best in names else names[len(names) // 2]
-    loader = Loader(ArraySet(sample.images, sample.image), batch_size=_BATCH, device=network.device)
+    loader = Loader(ArraySet(sample.images, sample.image), batch_size=256, device=network.device)
     features = extract_features(network.backbone, loader, [layer], None)[layer]
-    indices = num + nearest(features[:num], features[num:], _NUM_NEIGHBOURS)
+    indices = num + nearest(features[:num], features[num:], 6)
     agrees, heading = None, layer
     if sample.labels is not None:
         agrees = (sample.labels[indices] == sample.labels[:num, None]).flatten()

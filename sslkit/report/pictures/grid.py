@@ -1,7 +1,7 @@
-"""Grids of images beside each other, with words around them: what most pictures of a report are.
+"""Grids of images side by side, with text around them: what most pictures of a report are.
 
-Lengths are in pixels of the figure, two for each pixel of a page, for sharp text. The ground is a light colour of its own: an embedded
-image cannot know whether it lies on a light or a dark page.
+Lengths are in pixels of the figure, two for each pixel of a page, for sharp text. The background is light: an embedded image cannot know
+whether the page is light or dark.
 """
 
 import math
@@ -31,10 +31,10 @@ BLUE, ORANGE = "#0072B2", "#D55E00"
 """Okabe & Ito's blue and vermilion: distinguishable with any colour vision."""
 
 MAX_DETAIL = 170_000
-"""Pixels of all images in one picture, before they are enlarged: what makes a file large. These take less than 500 kB."""
+"""Pixels of all images in one picture before they are enlarged, which decide its size: so many take less than 500 kB."""
 
 TITLE: dict[str, Any] = {"fontsize": 10, "fontweight": "bold", "color": INK, "parse_math": False}
-TEXT: dict[str, Any] = {"fontsize": 7.5, "color": INK, "parse_math": False}  # a class may well be called $5
+TEXT: dict[str, Any] = {"fontsize": 7.5, "color": INK, "parse_math": False}  # a class may be called $5
 NOTE = {**TEXT, "color": FAINT}
 
 _LETTER, _TITLE_LETTER = 12, 17
@@ -45,41 +45,30 @@ _MARGIN, _SPACE, _GAP, _FRAME = 24, 28, 6, 4
 
 
 class Panel(NamedTuple):
-    """A grid of equally large images.
-
-    Attributes:
-        images: (M, C, h, w) uint8, or float in [0, 1], row by row; gray (C = 1) or rgb (C = 3).
-        num_columns: how many make a row.
-        title: above the grid, in bold.
-        notes: lines below the title.
-        headings: one above each column.
-        labels: one to the left of each row.
-        captions: one below each image.
-        agrees: (M,) bool, which images have a blue frame; the others have an orange one and a cross. None: no frames.
-    """
+    """A grid of (M, C, h, w) gray or rgb images, uint8 or float in [0, 1], row by row, with text around it."""
 
     images: Tensor
     num_columns: int
-    title: str = ""
-    notes: Sequence[str] = ()
-    headings: Sequence[str] = ()
-    labels: Sequence[str] = ()
-    captions: Sequence[str] = ()
-    agrees: Tensor | None = None
+    title: str = ""  # above the grid, in bold
+    notes: Sequence[str] = ()  # lines below the title
+    headings: Sequence[str] = ()  # one above each column
+    labels: Sequence[str] = ()  # one to the left of each row
+    captions: Sequence[str] = ()  # one below each image
+    agrees: Tensor | None = None  # (M,) bool, which images have a blue frame; the others have an orange one and a cross
 
     @property
     def header(self) -> int:
-        """Height of the words above the grid."""
+        """Height of the text above the grid."""
         return _TITLE_LINE * bool(self.title) + _LINE * (len(self.notes) + bool(self.headings))
 
     @property
     def min_width(self) -> int:
-        """Width of the words above a single column, which may be wider than the column."""
+        """Width of the text above a single column, which may be wider than the column."""
         return min(320, _LETTER * max(map(len, self.notes), default=0)) if self.num_columns == 1 else 0
 
     @property
     def label_width(self) -> int:
-        """Width of the words to the left of the grid."""
+        """Width of the text to the left of the grid."""
         return min(160, _LETTER * max(map(len, self.labels), default=0))
 
 
@@ -165,7 +154,7 @@ class _Layout:
             color, extent = BLUE if panel.agrees[index] else ORANGE, self.side + _FRAME
             corner, width = (x - _FRAME / 2, y - _FRAME / 2), _FRAME * 72 / DPI
             axes.add_patch(Rectangle(corner, extent, extent, fill=False, edgecolor=color, linewidth=width, clip_on=False))
-            if not panel.agrees[index]:  # a mark beside the colour: some readers see none, and some paper
+            if not panel.agrees[index]:  # for readers who cannot distinguish the colours, and for print
                 box, words = {"facecolor": ORANGE, "edgecolor": "none", "pad": 0.5}, {**TITLE, "fontsize": 7, "color": "white"}
                 axes.text(x, y, "×", horizontalalignment="left", verticalalignment="top", bbox=box, **words)
 
@@ -180,15 +169,8 @@ def _grid(tiles: Tensor, num_columns: int, side: int, below: int, gap: int) -> T
 
 
 def enlarged(images: Tensor, limit: int, detail: int) -> Tensor:
-    """Scale images up by a whole factor, so that their pixels stay square; large ones down, to half the resolution.
-
-    Args:
-        images: (M, C, H, W) uint8, or float in [0, 1].
-        limit: of their sides.
-        detail: sides above this are shown with so many pixels at most.
-
-    Returns:
-        (M, 3, h, w) uint8.
+    """Scale images up by a whole factor, so that their pixels stay square, to sides of at most ``limit``; those with more than ``detail``
+    pixels a side down first, to half the resolution. (M, C, H, W) uint8, or float in [0, 1] -> (M, 3, h, w) uint8.
     """
     pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float().clamp(0, 1)
     longest = max(images.shape[-2:])
@@ -211,5 +193,5 @@ def fit(text: str, width: float, letter: int = _LETTER) -> str:
 
 @cache
 def _letters() -> frozenset[int]:
-    """What the default font can draw: anything else would be a box, with a warning for each."""
+    """What the default font can draw: anything else would be a box, and a warning."""
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())

@@ -15,25 +15,17 @@ from sslkit.report.pictures.sample import spread
 from sslkit.run.artifacts import BACKBONE, read_artifact
 from sslkit.run.networks import backbone_image, left_by, untrained
 
-MAX_NETWORKS = 4
-
 
 class Network(NamedTuple):
-    """One of the networks that are compared.
+    """One of the networks that are compared."""
 
-    Attributes:
-        role: what it is, in a word.
-        origin: the stage that left it, or that the untrained one comes before.
-        backbone: in eval mode, on the device of its stage.
-    """
-
-    role: str
-    origin: str
-    backbone: Backbone
+    role: str  # ``pretrained``, ``fine-tuned``, ``supervised`` or ``untrained``
+    origin: str  # the stage that left it, or before which it was untrained
+    backbone: Backbone  # in eval mode, on the device of its stage
 
     @property
     def name(self) -> str:
-        """What it is and where it comes from."""
+        """Its role and origin."""
         return f"{self.role} ({self.origin})"
 
     @property
@@ -43,13 +35,8 @@ class Network(NamedTuple):
 
 
 def load_networks(folder: Path, recipe: Recipe, data: OpenedDataset) -> list[Network]:
-    """Read the networks of a run that are worth a comparison, at most four. Of the data, only the size and colour of images are asked for.
-
-    Returns:
-        Pretrained ones first, then those trained with labels, then the untrained one; empty where no stage has left a network yet.
-
-    Raises:
-        ArtifactError: weights are damaged.
+    """Read at most four networks of a run: pretrained ones, then those trained with labels, then the untrained one; none where no stage has
+    left a network yet. Of the data, only the size and colour of images are read. An ``ArtifactError`` where weights are damaged.
     """
     left = [stage for stage in recipe.stages if stage.snapshot is None and (folder / stage.key / BACKBONE).exists()]
     stages = choose([stage for stage in left if finished(folder, stage)])
@@ -66,16 +53,16 @@ def load_networks(folder: Path, recipe: Recipe, data: OpenedDataset) -> list[Net
 
 
 def choose(stages: Sequence[Stage]) -> list[Stage]:
-    """Those of a sweep's many stages that leave room for the two yardsticks: a network trained with labels and the untrained one."""
+    """Stages, of a sweep's many, that leave room for the two references: a network trained with labels and the untrained one."""
     pretrained = [stage for stage in stages if isinstance(stage, PretrainStage)]
     labelled = [stage for stage in stages if not isinstance(stage, PretrainStage)]
-    room = MAX_NETWORKS - 1
+    room = 3  # the untrained network is the fourth
     chosen = spread(pretrained, room - min(1, len(labelled)))
     return [*chosen, *spread(labelled, room - len(chosen))]
 
 
 def shortlist(networks: Sequence[Network], num: int) -> list[Network]:
-    """Fewer of them: of each role one, while there is room, and always the last, which is the untrained one."""
+    """At most ``num`` of them: one of each role while there is room, and always the last, which is untrained."""
     *others, last = networks
     roles = [network.role for network in others]
     by_turns = sorted(range(len(others)), key=lambda index: roles[:index].count(roles[index]))
@@ -83,7 +70,7 @@ def shortlist(networks: Sequence[Network], num: int) -> list[Network]:
 
 
 def finished(folder: Path, stage: Stage) -> bool:
-    """Whether a stage is done. One whose artifact is damaged is not: a report shows what is left."""
+    """Whether a stage is finished. One whose artifact is damaged is not: a report shows what is left."""
     try:
         return read_artifact(folder / stage.key).get("status") == "finished"
     except ArtifactError:
@@ -91,7 +78,7 @@ def finished(folder: Path, stage: Stage) -> bool:
 
 
 def best_layer(folder: Path, recipe: Recipe, networks: Sequence[Network]) -> str | None:
-    """The layer of the first network at which a frozen, trained one is most accurate; None where nothing has been measured."""
+    """The first network's layer at which frozen, trained networks are most accurate; None where nothing has been measured."""
     top1: dict[str, float] = {}
     for stage in recipe.stages:
         frozen = isinstance(stage, EvaluateStage) and stage.weights != RANDOM and stage.evaluator.frozen

@@ -1,4 +1,4 @@
-"""The images that a report looks at: a few of different classes to ask about, and many others to find their neighbours among."""
+"""The images of a report: a few queries of different classes, and many others to find their neighbours among."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
@@ -17,19 +17,11 @@ T = TypeVar("T")
 
 
 class ImageSample(NamedTuple):
-    """Images of one dataset, each decoded once.
+    """Images of one dataset, each decoded once."""
 
-    Attributes:
-        images: (N, C, H, W) uint8 on the CPU; the queries come first.
-        labels: (N,) int64, or None.
-        classes: names of the classes; empty without labels.
-        image: size and colour.
-        num_queries: how many of the images are queries.
-    """
-
-    images: Tensor
-    labels: Tensor | None
-    classes: tuple[str, ...]
+    images: Tensor  # (N, C, H, W) uint8 on the CPU; the queries come first
+    labels: Tensor | None  # (N,) int64
+    classes: tuple[str, ...]  # empty without labels
     image: ImageSpec
     num_queries: int
 
@@ -66,7 +58,7 @@ def choose_queries(images: ImageSet) -> list[int]:
 
 
 def spread(items: Sequence[T], num: int) -> list[T]:
-    """At most ``num`` of the items, from the first to the last, as far apart as can be; all of them where there are no more."""
+    """At most ``num`` of the items, evenly spaced from the first to the last."""
     if len(items) <= num:
         return list(items)
     if num <= 1:

@@ -1,4 +1,4 @@
-"""The views that a method makes of a few images: what its network is fed."""
+"""The views that a method makes of a few images: the inputs of its network."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -21,24 +21,18 @@ from sslkit.run.networks import backbone_image, untrained
 from sslkit.training.seeds import derive_seed, global_seed, make_generator
 
 NUM_IMAGES = 6
-"""On the sheet of a stage in the report."""
+"""Of a stage, in the report."""
 
 MAX_COLUMNS = 16
 """Of one view; more are left out."""
 
 
 class View(NamedTuple):
-    """Images that were made of each image, under one name.
-
-    Attributes:
-        name: the view's.
-        images: (N * K, C, h, w) uint8, or float in [0, 1]; image after image.
-        captions: one an image; empty where the method gives none.
-    """
+    """The images that were made of each image under one name."""
 
     name: str
-    images: Tensor
-    captions: tuple[str, ...]
+    images: Tensor  # (N * K, C, h, w) uint8, or float in [0, 1]; image after image
+    captions: tuple[str, ...]  # one per image; empty where the method gives none
 
     @property
     def heading(self) -> str:
@@ -48,34 +42,19 @@ class View(NamedTuple):
 
 
 class Views(NamedTuple):
-    """All that was made of a few images.
+    """Everything that was made of a few images."""
 
-    Attributes:
-        images: (N, C, H, W) uint8, augmented: what went in.
-        views: those that can be looked at.
-        others: the shape and type of the rest, by name.
-    """
-
-    images: Tensor
-    views: tuple[View, ...]
-    others: Mapping[str, str]
+    images: Tensor  # (N, C, H, W) uint8, augmented: the input
+    views: tuple[View, ...]  # those that are images
+    others: Mapping[str, str]  # the shape and dtype of the rest, by name
 
 
 def make_views(
     task: PretextTask, backbone: Backbone, images: ImageSet, *, num_images: int, seed: int, options: Augment | None = None
 ) -> Views:
-    """Augment a few images as a training batch is and let a method make its views of them.
+    """Augment a few images, evenly spaced in the set, as a training batch is, and let a method make its views of them.
 
-    Args:
-        task: the method's options.
-        backbone: a network that it can work with; its weights matter to a method alone whose views come from the network.
-        images: spread over these.
-        num_images: how many.
-        seed: of all randomness.
-        options: the augmentation.
-
-    Raises:
-        PluginError: the captions are not one an image.
+    The weights of the backbone matter only where views come from the network. A ``PluginError`` where there is not one caption per image.
     """
     indices = torch.tensor(spread(range(len(images)), num_images))
     pixels = augment(images.read(indices.tolist()), options or Augment(), make_generator(derive_seed(seed, "views", "augment")))
@@ -98,12 +77,12 @@ def make_views(
 
 
 def is_image(view: Tensor) -> bool:
-    """Whether a view can be looked at: (M, C, h, w) with 1 or 3 channels, uint8 or float."""
+    """Whether a view can be shown: (M, C, h, w) with 1 or 3 channels, uint8 or float."""
     return view.ndim == 4 and view.shape[1] in (1, 3) and (view.dtype == torch.uint8 or view.is_floating_point()) and view.numel() > 0
 
 
 def views_note(views: Views) -> str:
-    """What :func:`views_sheet` does not show."""
+    """A note on what :func:`views_sheet` does not show."""
     others = ", ".join(f"{name} {shape}" for name, shape in views.others.items())
     columns = {view.heading: len(view.images) // len(views.images) for view in views.views}
     cut = ", ".join(f"{heading}: {MAX_COLUMNS} of {num}" for heading, num in columns.items() if num > MAX_COLUMNS)
@@ -111,7 +90,7 @@ def views_note(views: Views) -> str:
 
 
 def views_sheet(views: Views, title: str = "") -> Sheet:
-    """A few images, each in a row with the views that were made of it; below the title stands what is not shown."""
+    """A few images, each in a row with the views that were made of it; below a title, what is not shown."""
     num_rows, panels = len(views.images), [Panel(views.images, 1, notes=("image",))]
     for view in views.views:
         num_views = len(view.images) // num_rows
@@ -135,12 +114,7 @@ def pretraining_stages(recipe: Recipe) -> list[PretrainStage]:
 
 
 def stage_views(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, num_images: int) -> Views:
-    """What a stage's network is fed at the beginning of its training.
-
-    Raises:
-        DataError: there are no images.
-        PluginError: the task's captions are wrong.
-    """
+    """The inputs of a stage's network at the beginning of its training; a ``DataError`` where there are no images."""
     images = data.load("pretrain")
     if images is None:
         raise DataError("the dataset has no images to pretrain on")
