@@ -253,7 +253,7 @@ def _typed(annotation: Any) -> Any:
     elif origin in TABLES:
         key, value = items or (str, Any)
         typed = dict[_typed(key), _typed(value)]
-    lax = [pydantic.Strict(False)] if origin in (*ARRAYS, *TABLES, Path) else []  # a list is a tuple, a string a path
+    lax = [pydantic.Strict(False)] if origin in (*ARRAYS, Path) else []  # a list is a tuple, a string a path
     return Annotated[typed, *lax, pydantic.WrapValidator(partial(_worded, annotation))]
 
 
