@@ -5,13 +5,10 @@ time is up), or 128 plus a signal's number: 130 (Ctrl-C), 143 (SIGTERM), 129 (SI
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 _NOTHING = object()
-
-_LONGEST = 2000
-"""Letters of what is wrong: files may hold names without end, and nobody reads on."""
 
 
 class SslkitWarning(UserWarning):
@@ -31,9 +28,8 @@ class SslkitError(Exception):
     exit_code: int = 2
 
     def __init__(self, what: str, *, found: object = _NOTHING, allowed: str | Iterable[str] = "", fix: str = "") -> None:
-        what = _cut(what, _LONGEST)
-        self.what = what
-        parts = [what]
+        self.what = _cut(what, 2000)  # files may hold names without end
+        parts = [self.what]
         if found is not _NOTHING:
             parts.append(f"found {_cut(repr(found), 80)}")
         if allowed := allowed if isinstance(allowed, str) else ", ".join(allowed):
@@ -117,6 +113,11 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """``did you mean 'x'?`` for the nearest candidate, or an empty string where none is near."""
     near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else ""
+
+
+def some(names: Sequence[str], limit: int = 8) -> str:
+    """The first of several names, and how many more there are."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
 def _cut(text: str, limit: int) -> str:

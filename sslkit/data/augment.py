@@ -22,16 +22,7 @@ class Draws(NamedTuple):
 
 
 def augment(images: Tensor, options: Augment, generator: Generator) -> Tensor:
-    """Crop and flip each image by its own draws.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        options: what to do.
-        generator: on the images' device.
-
-    Returns:
-        (N, C, H, W) uint8.
-    """
+    """Crop and flip each of (N, C, H, W) uint8 images by its own draws, from a generator on their device."""
     return apply_draws(images, options, draw(len(images), options, generator))
 
 
