@@ -99,11 +99,7 @@ def load_recipe(
 
 
 def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | None = None) -> Recipe:
-    """Check a recipe as it is written, and build its parts; ``device`` is as in :func:`load_recipe`.
-
-    Raises:
-        RecipeError: starts with the dotted path of the key at fault.
-    """
+    """Check a recipe as it is written, and build its parts; ``device`` is as in :func:`load_recipe`."""
     if extending := [key for key in EXTENDS if key in table]:
         raise RecipeError(f"{extending[0]}: is for a recipe's file", found=table[extending[0]], fix="load_recipe reads files")
     table = _placed(table, device)
