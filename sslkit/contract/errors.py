@@ -1,7 +1,7 @@
-"""What can go wrong, each said in one line: what, found, allowed, fix.
+"""What can go wrong, each in one line: what, found, allowed, fix.
 
-``exit_code`` is what the command line ends with: 2 for a user's mistake, 1 for a run that failed; a run that was stopped ends with 75 (its
-time is up), or 128 plus a signal's number: 130 (Ctrl-C), 143 (SIGTERM), 129 (SIGHUP) ...
+``exit_code`` is that of the command line: 2 for a user's mistake, 1 for a run that failed; for a run that was stopped 75 (its time is
+up), or 128 plus a signal's number: 130 (Ctrl-C), 143 (SIGTERM), 129 (SIGHUP) ...
 """
 
 import difflib
@@ -12,7 +12,7 @@ _NOTHING = object()
 
 
 class SslkitWarning(UserWarning):
-    """What a user should know that is no error, where nobody else is told: skipped files, a slow setting."""
+    """What a user should know that is no error, where no observer shows it: skipped files, a slow setting."""
 
 
 class SslkitError(Exception):
@@ -84,7 +84,7 @@ class DivergedError(RunFailedError):
 
 
 class StorageError(RunFailedError):
-    """The disk refuses: it is full or read-only, or the folder is gone."""
+    """The disk cannot be written to: it is full or read-only, or the folder is gone."""
 
 
 class RunInterruptedError(SslkitError):
@@ -105,7 +105,7 @@ class RunInterruptedError(SslkitError):
 
 
 def printable(text: str) -> str:
-    """One line that any terminal and any encoding takes: file names may hold line breaks, escape codes and bytes that are no text."""
+    """One line for any terminal and encoding: file names may hold line breaks, escape codes and bytes that are not text."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode("ascii") for char in text)
 
 

@@ -26,12 +26,9 @@ class Owner(NamedTuple):
 
 
 class RunLock:
-    """The claim of this process on a run's folder.
+    """The claim of this process on a run's folder, which must exist.
 
-    The system lets go of it when the process ends, however it ends, so that nothing needs to be cleaned up after a crash.
-
-    Args:
-        folder: the run's; it must exist.
+    The system releases it when the process ends, however it ends, so that nothing needs to be cleaned up after a crash.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,11 +38,7 @@ class RunLock:
         self._identity: tuple[int, int] | None = None
 
     def check(self) -> None:
-        """Make sure that the folder is still the one that was claimed.
-
-        Raises:
-            RunFailedError: it was removed, moved, or replaced by another.
-        """
+        """Make sure that the folder is still the one that was claimed: it may have been removed, moved, or replaced by another."""
         if _identity(self._path) != self._identity:
             raise RunFailedError(
                 f"{self._folder}: this folder was removed or replaced while the run was in it", fix="put it back, or run the recipe again"
@@ -53,14 +46,7 @@ class RunLock:
 
     @contextmanager
     def held(self, tell: Callable[[str], None]) -> Iterator[None]:
-        """Claim the folder for the time of the block.
-
-        Args:
-            tell: is told if the claim of a process that died is taken over.
-
-        Raises:
-            ArtifactError: another process has it, or the folder cannot be locked.
-        """
+        """Claim the folder for the time of the block. ``tell`` is called if the claim of a process that died is taken over."""
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -84,7 +70,7 @@ class RunLock:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another of its name; None where there is none."""
+    """What distinguishes a file from another of its name; None where there is none."""
     try:
         status = path.stat()
     except OSError:
@@ -93,7 +79,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _owner(folder: Path) -> Owner | None:
-    """Who claimed the folder last and has not left it; None where that cannot be told."""
+    """Who claimed the folder last and has not left it; None where that is unknown."""
     try:
         table = read_json(folder / OWNER)
         return Owner(int(table["pid"]), str(table["host"]))

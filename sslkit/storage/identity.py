@@ -1,4 +1,4 @@
-"""What a piece of work is known by: options as plain values, compared key by key."""
+"""How a piece of work is recognised: options as plain values, compared key by key."""
 
 import dataclasses
 import hashlib
@@ -15,15 +15,11 @@ from torch import nn
 from sslkit.contract.errors import PluginError, some
 
 CODE = "code"
-"""The key of an identity under which source code stands by name, each as a hash."""
+"""The key of an identity that holds hashes of source code, by name."""
 
 
 def plain(value: Any) -> Any:
-    """Options as JSON-able values: a dataclass becomes a table that names its class.
-
-    Raises:
-        PluginError: nobody knows what decides the outcome in one of them.
-    """
+    """Options as JSON-able values: a dataclass becomes a table that names its class."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **fields}
