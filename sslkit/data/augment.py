@@ -10,15 +10,10 @@ from sslkit.contract.images import Augment
 
 
 class Draws(NamedTuple):
-    """The random choices of one batch; None where the options leave nothing to choose.
+    """The random choices of one batch; None where the options leave nothing to choose."""
 
-    Attributes:
-        offsets: (2, N) int64, the first row and the first column of each crop in the padded image.
-        flip: (N,) bool, which images to mirror.
-    """
-
-    offsets: Tensor | None
-    flip: Tensor | None
+    offsets: Tensor | None  # (2, N) int64, the first row and the first column of each crop in the padded image
+    flip: Tensor | None  # (N,) bool, which images to mirror
 
 
 def augment(images: Tensor, options: Augment, generator: Generator) -> Tensor:

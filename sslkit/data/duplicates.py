@@ -22,17 +22,11 @@ Key = tuple[int, bytes]  # a file's size and the hash of its beginning or of all
 
 
 class Duplicates(NamedTuple):
-    """What :func:`find_duplicates` found.
-
-    Attributes:
-        num_test_images: how many test images are training images too.
-        examples: a few of them, each with the first training image that it equals: files where there are any, else indices.
-        same: what was compared.
-    """
+    """Test images that are training images too: how many, and a few of them."""
 
     num_test_images: int
-    examples: tuple[tuple[str, str], ...]
-    same: Literal["pixels", "bytes"]
+    examples: tuple[tuple[str, str], ...]  # each with the first training image that it equals: files where there are any, else indices
+    same: Literal["pixels", "bytes"]  # what was compared
 
     def describe(self) -> str:
         """What they have in common, with an example: ``same pixels, for example cat/7.png = dog/1.png``."""

@@ -82,7 +82,7 @@ class Content(NamedTuple):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The subfolders that hold images, if there are at least two of them and no image lies beside them; else none."""
+        """The subfolders that hold images, if there are at least two of them and no image is beside them; else none."""
         return self.filled if "" not in self.filled and len(self.filled) > 1 else ()
 
 

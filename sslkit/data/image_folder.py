@@ -44,9 +44,9 @@ class ImageFolder(Dataset):
     split, and pretraining takes every image in it. What can be understood in both ways is refused; the options ``train``, ``test`` and
     ``unlabeled`` settle it.
 
-    The subfolders of the training split are its classes if at least two of them hold images, at any depth, and no image lies beside
+    The subfolders of the training split are its classes if at least two of them hold images, at any depth, and no image is beside
     them. Otherwise there are no labels: then ``train`` does not exist, and ``test`` only measures the pretext task. Test images have
-    labels if they lie in class folders, too.
+    labels if they are in class folders, too.
 
     Folders are scanned, and with ``on_error = "skip"`` their images decoded, once, when the first split is loaded that needs them:
     all splits of one object see the same files.

@@ -48,7 +48,7 @@ class TorchvisionSet(Dataset):
 
     Attributes:
         root: the folder of the files; by default the environment variable ``SSLKIT_DATA``, else ``~/.cache/sslkit``.
-        download: fetch what is missing. An archive that lies in its place is unpacked even without.
+        download: fetch what is missing. An archive that is there already is unpacked even without.
     """
 
     root: str | None = None

@@ -5,7 +5,6 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -13,16 +12,6 @@ from sslkit.contract.errors import ArtifactError, RunFailedError
 from sslkit.storage.json_files import read_json, write_json
 
 LOCK, OWNER = ".lock", ".owner.json"
-
-
-class Owner(NamedTuple):
-    """The process that a run's folder belongs to."""
-
-    pid: int
-    host: str
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
 
 
 class RunLock:
@@ -58,9 +47,9 @@ class RunLock:
             raise ArtifactError(f"{self._path}: cannot be locked ({error})", fix="choose another folder with --output") from error
         try:
             self._identity = _identity(self._path)
-            if (dead := _owner(self._folder)) is not None:
+            if dead := _owner(self._folder):
                 tell(f"{dead} left this run without finishing: resuming in its place")
-            write_json(self._folder / OWNER, Owner(os.getpid(), socket.gethostname())._asdict())
+            write_json(self._folder / OWNER, {"pid": os.getpid(), "host": socket.gethostname()})
             yield
         finally:
             if self._identity is not None and _identity(self._path) == self._identity:  # and not another's folder in the place of ours
@@ -78,10 +67,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _owner(folder: Path) -> Owner | None:
-    """Who claimed the folder last and has not left it; None where that is unknown."""
+def _owner(folder: Path) -> str:
+    """The process that claimed the folder last and has not left it; empty where that is unknown."""
     try:
         table = read_json(folder / OWNER)
-        return Owner(int(table["pid"]), str(table["host"]))
+        return f"process {int(table['pid'])} on {table['host']}"
     except (ArtifactError, KeyError, TypeError, ValueError):
-        return None
+        return ""
