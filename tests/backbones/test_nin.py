@@ -148,9 +148,6 @@ def test_a_layer_that_does_not_exist():
         on_meta(num_blocks=3)(torch.zeros(1, 3, 32, 32, device="meta"), ["conv4"])
 
 
-# --------------------------------------------------------------------------------------------- its block
-
-
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 def test_a_unit_is_convolution_batchnorm_relu(kernel_size):
     (unit,) = nin_block(2, (5,), kernel_size).eval()

@@ -129,8 +129,6 @@ def test_images_without_labels_have_neighbours_too(finished_run: Path):
     assert "frame" not in unlabeled["Nearest neighbours"].caption
 
 
-# ------------------------------------------------------------------------------------------------------ why there are none
-
 PICTURE = Picture("Title", "Caption.", "Alt", Figure(), raster=True)
 TABLE = {
     "data": {"name": "digits"},

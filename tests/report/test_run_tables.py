@@ -5,11 +5,7 @@ from sslkit.report.run_tables import environment_table, facts_table, margins_tab
 from sslkit.report.table import Table
 from tests.report.run_folders import ENVIRONMENT, HASH, MakeRun, train_line
 
-STAGES = {
-    "pretrain": {"pretext_loss": 0.25, "pretext_top1": 93.456},
-    "probe": {"conv2.top1": 90.504},
-    "finetune": {"conv4.top1": 92.0},
-}
+STAGES = {"pretrain": {"pretext_loss": 0.25, "pretext_top1": 93.456}, "probe": {"conv2.top1": 90.504}, "finetune": {"conv4.top1": 92.0}}
 IDENTITY = {
     "task": {"class": "sslkit_rotnet.task:RotNet", "angles": [0.0, 90.0], "transforms": None},
     "backbone": {"spec": "nin", "options": {"num_blocks": 4, "pool_after_conv3": False}, "weights": "random"},

@@ -149,9 +149,6 @@ def test_the_same_seed_makes_the_same_views():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# ---------------------------------------------------------------------------------------------------------------- sheet
-
-
 def shown(*views: View, others: dict[str, str] | None = None) -> Views:
     return Views(IMAGES.read(range(3)), views, others or {})
 
