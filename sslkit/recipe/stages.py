@@ -77,9 +77,8 @@ class StageParser:
             construct(Runtime, (), self._runtime)
         self._named: dict[str, Stage] = {}
         self.stages: dict[str, Stage] = {}  # by key
-        self.pretrained: dict[
-            str, bool
-        ] = {}  # by the dotted path of a backbone with pretrained weights: whether any stage begins with them
+        # By the dotted path of a backbone that asks for pretrained weights: whether any stage begins with them.
+        self.pretrained: dict[str, bool] = {}
         if "stages" not in given:
             raise RecipeError("stages: missing; required")
         if not given["stages"]:
