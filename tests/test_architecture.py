@@ -104,9 +104,6 @@ def test_modules_are_nouns() -> None:
     assert [name for name in everything if VAGUE & set(Path(name).with_suffix("").parts)] == []
 
 
-# -------------------------------------------------------------------------------------------------- the tests can fail at all
-
-
 def test_there_is_something_to_read() -> None:
     blind = {name for name in SOURCES if METHOD_BLIND.fullmatch(name)}
     assert {"sslkit/training/fit.py", "sslkit/run/stages.py", "sslkit/run/runner.py", "sslkit/evaluators/classifier.py"} <= blind

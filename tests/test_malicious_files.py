@@ -15,7 +15,6 @@ from hypothesis import event, given, settings, strategies as st
 
 from sslkit import ArtifactError, SslkitError, load_backbone
 from sslkit.backbones.nin import NIN
-from sslkit.cli import commands as cli
 from sslkit.contract.errors import printable
 from sslkit.contract.images import ImageSpec
 from sslkit.report.comparison import compare_runs
@@ -189,17 +188,9 @@ def run_in(folder: Path) -> Path:
             "classes": ["a", "b"],
         }
     }
-    log = {
-        "pretrain": [train_line(0.1, loss=1.0, lr=0.1, images_per_second=10.0), train_line(0.2, loss=0.5, lr=0.1, images_per_second=11.0)]
-    }
-    return make_run(
-        folder,
-        FIGURES,
-        logs=log,
-        artifacts=artifacts,
-        paper={"probe.conv2.top1": 70.0},
-        margins={"m": ("probe.conv2.top1", "probe.conv1.top1")},
-    )
+    log = [train_line(0.1, loss=1.0, lr=0.1, images_per_second=10.0), train_line(0.2, loss=0.5, lr=0.1, images_per_second=11.0)]
+    paper, margins = {"probe.conv2.top1": 70.0}, {"m": ("probe.conv2.top1", "probe.conv1.top1")}
+    return make_run(folder, FIGURES, logs={"pretrain": log}, artifacts=artifacts, paper=paper, margins=margins)
 
 
 JSON_FILES = ["results.json", "pretrain/artifact.json", "probe/artifact.json"]
@@ -245,10 +236,6 @@ def test_a_stages_key_leads_nowhere_else(key: str, place: str, tmp_path: Path):
     assert refused(lambda: write_report([run])).startswith(f"{run / 'results.json'}: damaged (not a stage's key); found ")
 
 
-def everything_in(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_in(tmp_path_factory.mktemp("runs") / "run")
@@ -264,15 +251,9 @@ def test_any_value_in_a_runs_files_is_shown_or_named(whole_run: Path, file: str,
     spoilt = copy.deepcopy(lines)
     container: Any = spoilt[0]
     while True:
-        key = data.draw(
-            st.sampled_from(sorted(container) if isinstance(container, dict) else range(len(container))) if container else st.just("x")
-        )
-        if (
-            not isinstance(container, dict | list)
-            or not container
-            or not isinstance(container[key], dict | list)
-            or data.draw(st.booleans())
-        ):
+        keys = sorted(container) if isinstance(container, dict) else range(len(container))
+        key = data.draw(st.sampled_from(keys)) if container else "x"
+        if not container or not isinstance(container[key], dict | list) or data.draw(st.booleans()):
             break
         container = container[key]
     if container:
@@ -292,13 +273,9 @@ def test_any_value_in_a_runs_files_is_shown_or_named(whole_run: Path, file: str,
 def test_lines_of_metrics_that_are_none_are_left_out(tmp_path: Path):
     run = run_in(tmp_path / "run")
     with (run / "pretrain" / "metrics.jsonl").open("a") as log:
-        log.write(
-            '3\n[]\n{"split": "train"}\n{"a": '
-            + "[" * 100_000
-            + '\n{"split":"train","part":"","step":1,"epoch":1,"loss":"<script>"}\n{"split":"tr'
-        )
-    page = write_report([run]).page.read_text(encoding="utf-8")
-    assert "Loss during pretraining" in page
+        log.write(f'3\n[]\n{{"split": "train"}}\n{{"a": {"[" * 100_000}\n')
+        log.write('{"split":"train","part":"","step":1,"epoch":1,"loss":"<script>"}\n{"split":"tr')
+    assert "Loss during pretraining" in write_report([run]).page.read_text(encoding="utf-8")
 
 
 # -------------------------------------------------------------------------------------------------------------------- page
@@ -354,13 +331,8 @@ def test_nothing_is_injected_into_the_page(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "..", "quickstart/../../x", "a\\b"])
-def test_a_bundled_recipe_is_not_looked_for_elsewhere(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["sslkit", "recipes", "copy", name])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == 2
-    assert re.match(r"error: .*: (no such file|is a folder), and no bundled recipe of this name; allowed: ", capsys.readouterr().err)
+def test_a_bundled_recipe_is_not_looked_for_elsewhere(name: str, tmp_path: Path, sslkit_command: Callable[..., Any]):
+    printed = sslkit_command("recipes", "copy", name)
+    assert printed.code == 2
+    assert re.match(r"error: .*: (no such file|is a folder), and no bundled recipe of this name; allowed: ", printed.err)
     assert list(tmp_path.iterdir()) == []

@@ -20,8 +20,7 @@ from sslkit.contract.images import Dataset
 from sslkit.contract.objective import PretextTask
 from sslkit.contract.training import OptimizerFactory, Schedule
 
-OWN = "sslkit"
-"""The name of our own distribution."""
+OWN = "sslkit"  # our own distribution
 
 CODE_FIX = "if you trust it: --allow-code, in Python allow_code=True"
 
@@ -58,33 +57,21 @@ Classes = dict[str, dict[str, type]]
 
 @dataclass(frozen=True, kw_only=True)
 class PluginInfo:
-    """One entry point, whether it works or not.
+    """One entry point, whether it works or not. One that is disabled or not allowed was not imported."""
 
-    Attributes:
-        name: the entry point's name, which ``SSLKIT_DISABLE_PLUGINS`` knows it by.
-        distribution: the distribution that declares it.
-        version: the distribution's version.
-        offers: by kind, the names that it offers.
-        error: one line on why it cannot be used, or None.
-        disabled: whether ``SSLKIT_DISABLE_PLUGINS`` names it; it was not imported then.
-        allowed: False where there is a list of plugins in ``SSLKIT_ALLOW_PLUGINS`` and it is not on it; it was not imported then.
-        package: the top-level package that it was loaded from; empty for one that is not loaded.
-        changed: what it changed of the state that all code shares when it was loaded; it was put back.
-    """
-
-    name: str
+    name: str  # the entry point's, which SSLKIT_DISABLE_PLUGINS and SSLKIT_ALLOW_PLUGINS use
     distribution: str
-    version: str
-    offers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    error: str | None = None
+    version: str  # of the distribution
+    offers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names by kind
+    error: str | None = None  # one line on why it cannot be used
     disabled: bool = False
-    allowed: bool = True
-    package: str = ""
-    changed: tuple[str, ...] = ()
+    allowed: bool = True  # False where SSLKIT_ALLOW_PLUGINS is set and lacks it
+    package: str = ""  # the top-level package that it was loaded from
+    changed: tuple[str, ...] = ()  # the shared state that it changed when it was loaded, and that was restored
 
     @property
     def state(self) -> Literal["loaded", "broken", "disabled", "not allowed"]:
-        """What became of it. Of a broken one, some code may have run."""
+        """What became of it. Some code of a broken one may have run."""
         if self.disabled or not self.allowed:
             return "disabled" if self.disabled else "not allowed"
         return "broken" if self.error else "loaded"
@@ -235,13 +222,10 @@ def check_class(kind: str, cls: object, what: str) -> None:
 
 
 def import_class(spec: str) -> Any:
-    """Import what stands at an address, whatever it is.
+    """Import what an address names, whatever it is.
 
-    What the module changes of the state that all code shares is put back. Where it lies in the current folder, that is put on ``sys.path``, as
+    What the module changes of the state that all code shares is restored. If it is in the current folder, that is put on ``sys.path``, as
     ``python -m`` does, and stays there for what the module imports later.
-
-    Raises:
-        PluginError: the module cannot be imported, or holds no such thing.
     """
     module_name, _, qualname = spec.partition(":")
     folder, package = str(Path.cwd()), package_of(spec)

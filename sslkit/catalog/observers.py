@@ -1,4 +1,4 @@
-"""Those who watch a run: notified of everything, and kept from changing anything."""
+"""Observers of a run: notified of everything, and kept from changing anything."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,13 +13,8 @@ from sslkit.contract.events import Event, Notice, Observer, Record, warn
 
 
 class Observers(Record):
-    """Passes events on to several observers. One that raises is left out from there on, and the run continues.
-
-    Args:
-        observers: who is notified; another ``Observers`` among them sees to its own notices.
-
-    Raises:
-        OptionError: they are none.
+    """Passes events on to several observers. One that raises is left out from there on, and the run continues; another ``Observers``
+    among them shows its notices itself.
     """
 
     shows_notices = True
@@ -37,11 +32,6 @@ class Observers(Record):
 
     @override
     def observe(self, event: Event) -> None:
-        """Tell every observer.
-
-        Raises:
-            StorageError: a record could not be written.
-        """
         for observer in list(self._observers):
             try:
                 self._tell(observer, event)
@@ -57,7 +47,7 @@ class Observers(Record):
             warn(event.message)
 
     def _tell(self, observer: Observer, event: Event) -> None:
-        """What foreign observers set or draw is put back: neither dropout nor a later stage is to notice that somebody watches."""
+        """What foreign observers set or draw is restored, so that watching changes neither dropout nor a later stage."""
         if package_of(type(observer).__module__) == "sslkit":  # sets and draws nothing, and to look after it in every step takes time
             observer.observe(event)
             return

@@ -1,4 +1,4 @@
-"""What all code of a process shares and results depend on: kept as it is while other people's code is loaded."""
+"""State that all code of a process shares and results depend on: kept as it is while other people's code is loaded."""
 
 import os
 import random
@@ -17,10 +17,8 @@ _CHANGES: WeakKeyDictionary[ModuleType, tuple[str, ...]] = WeakKeyDictionary()
 
 @contextmanager
 def kept_state() -> Iterator[list[str]]:
-    """Put back what changes inside: torch's defaults, threads, flags of determinism and precision, global generators, the folder.
-
-    Yields:
-        A list that afterwards holds the name of everything that was put back.
+    """Restore what changes inside: torch's defaults, threads, flags of determinism and precision, global generators, the working
+    directory. The list that it yields afterwards names everything that was restored.
     """
     before = {name: read() for name, (read, _) in _SETTINGS.items()}
     changed: list[str] = []
@@ -35,7 +33,7 @@ def kept_state() -> Iterator[list[str]]:
 
 @contextmanager
 def loading(module: str) -> Iterator[list[str]]:
-    """:func:`kept_state` while a module is loaded. Python does that once a process, so what was put back then is told each time."""
+    """:func:`kept_state` while a module is loaded. Python loads it once per process, so what was restored then is listed every time."""
     changed: list[str] = []
     try:
         with kept_state() as changed:
@@ -47,13 +45,13 @@ def loading(module: str) -> Iterator[list[str]]:
 
 
 def changes_of(module: str) -> tuple[str, ...]:
-    """What was put back after a module was loaded, by the names of messages."""
+    """What was restored after a module was loaded, in the names that messages use."""
     loaded = sys.modules.get(module)
     return () if loaded is None else _CHANGES.get(loaded, ())
 
 
 def _default_device() -> str | None:
-    """None where nobody has set one: to set the CPU would not be the same, as each call of torch would ask for it."""
+    """None where nobody has set one. Setting the CPU would not be the same, as each call of torch would then look it up."""
     context = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)  # noqa: SLF001 - torch has no public name for it
     return None if context is None else str(context.device)
 
@@ -101,7 +99,6 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "Python's global generator": (random.getstate, random.setstate),
     "the working directory": (_folder, lambda value: value and os.chdir(value)),
 }
-"""What it is called in messages, and how it is read and put back. What is read must be comparable."""
+"""What it is called in messages, and how it is read and restored. What is read must be comparable."""
 
 GENERATORS = frozenset(name for name in _SETTINGS if name.endswith("global generator"))
-"""Whoever draws moves them."""

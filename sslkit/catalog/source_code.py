@@ -1,6 +1,6 @@
-"""The source code that decides an outcome, known by its hash: that of plugins and of classes of the user's own.
+"""Hashes of the source code that decides an outcome: that of plugins and of classes of the user's own.
 
-sslkit's own classes are known by its version, Python's and torch's not at all.
+For sslkit's own classes the version counts, for Python's and torch's nothing.
 """
 
 import ast
@@ -20,12 +20,10 @@ from types import FunctionType, ModuleType
 from torch import nn
 
 _KNOWN_OTHERWISE = sys.stdlib_module_names | {"sslkit", "torch"}
-"""Top-level packages whose classes stand for themselves. A package beside it, as sslkit's own plugins are, does not."""
-
-_MAIN = "__main__"
+"""Top-level packages that are not hashed. sslkit's own plugins are packages beside it, and are hashed."""
 
 _LARGE = 2**20
-"""Bytes of a package's sources from which on they are taken as they are: to look for comments takes a second a mebibyte."""
+"""Bytes of a package's sources above which comments count too: to look for them takes a second per mebibyte."""
 
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
 """What a script defines, beside constants."""
@@ -34,21 +32,17 @@ _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import,
 class SourceCode:
     """Reads and hashes sources; each file once, so that what is edited during a run does not count as what was run.
 
-    What counts is a package's whole Python code, or of a module that stands alone its file and those beside it that it imports. Comments,
-    docstrings and blank lines do not. Of a script, only what it defines: the rest of it is the experiment.
+    What counts is a package's whole Python code; of a single module, its file and those beside it that it imports; of a script, only what
+    it defines, as the rest is the experiment. Comments, docstrings and blank lines do not count.
     """
 
     def __init__(self) -> None:
         self._found: dict[str, dict[str, str]] = {}
 
     def of(self, *values: object) -> dict[str, str]:
-        """The code behind values.
+        """The code behind objects and classes: a hash by the name of the package or the file, ``sslkit_rotnet`` or ``my_task.py``.
 
-        Args:
-            values: objects and classes. Options of options count, and the modules of a network, and what classes inherit from.
-
-        Returns:
-            A hash by the name of the package or the file: ``sslkit_rotnet``, ``my_task.py``.
+        Options of options count, and the modules of a network, and what classes inherit from.
         """
         code: dict[str, str] = {}
         for name, chosen in _modules(values):
@@ -70,7 +64,7 @@ class SourceCode:
         file = Path(getattr(module, "__file__", None) or "")
         if not file.is_file():  # typed into an interpreter: there is nothing to read
             return {}
-        if module.__name__ == _MAIN:
+        if module.__name__ == "__main__":
             own = {file.name: hashlib.sha256(_definitions(_text(file)).encode(errors="surrogateescape")).hexdigest()}
             return own | {name: hashed for name, hashed in _hashes_beside(file, file.parent).items() if name != file.name}
         return _hashes_beside(file, file.parents[module.__name__.count(".")])
@@ -119,7 +113,7 @@ def _sources(folder: Path) -> list[Path]:
 
 
 def _is_installed(name: str) -> bool:
-    """Whether a module lies where pip puts what is not to be edited."""
+    """Whether a module is where pip puts what is not to be edited."""
     top = sys.modules.get(name.partition(".")[0])
     file = getattr(top, "__file__", None)
     return file is not None and _holds_installed(Path(file).parent if Path(file).name != "__init__.py" else Path(file).parents[1])
@@ -132,7 +126,7 @@ def _holds_installed(folder: Path) -> bool:
 
 
 def _hashes_beside(file: Path, root: Path) -> dict[str, str]:
-    """A module that stands alone, and what below the same root it imports, at whatever distance."""
+    """A single module, and what it imports below the same root, directly or not."""
     hashes: dict[str, str] = {}
     waiting = [file]
     while waiting:
@@ -201,7 +195,7 @@ def _text(file: Path) -> str:
 
 
 def _without_comments(text: str) -> str:
-    """Code alone. The text and no tree of it: how Python writes a tree differs between its versions."""
+    """The text of the code alone. Not its tree, because how Python writes a tree differs between versions."""
     try:
         tokens = [token for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type != tokenize.NL]
     except (SyntaxError, ValueError, tokenize.TokenError):  # no Python of this version, or a template of some

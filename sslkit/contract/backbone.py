@@ -31,7 +31,7 @@ class FeatureInfo(NamedTuple):
 
 
 class Backbone(nn.Module, Contract):
-    """Images in, named feature layers out. Normalisation and colour belong to the backbone: everyone feeds it data-set images.
+    """Images in, named feature layers out. Normalisation and colour belong to the backbone: everyone feeds it a dataset's images.
 
     A concrete backbone takes ``image`` first and its options as annotated keyword-only parameters; those are the options of the
     recipe's ``[backbone]`` table. It calls ``super().__init__(image)`` and sets ``feature_info``. An option ``pretrained: bool`` means
@@ -96,7 +96,7 @@ class Backbone(nn.Module, Contract):
 
     @final
     def prepare(self, images: Tensor) -> Tensor:
-        """Convert data-set images to what ``extract`` takes.
+        """Convert a dataset's images to what ``extract`` takes.
 
         Args:
             images: (N, C, H, W), uint8 or float in [0, 1]; rgb (C = 3), gray (C = 1), or already in the spec's colour.
@@ -105,8 +105,8 @@ class Backbone(nn.Module, Contract):
             (N, C, H, W) float32 in the spec's colour, normalised with the spec's mean and std.
 
         Raises:
-            BackboneError: they are no tensor of these types, the number of channels fits no colour, or float images lie outside [0, 1]. Only until some have passed, and anew
-                after ``train()`` and ``eval()``.
+            BackboneError: they are no tensor of these types, the number of channels fits no colour, or float images are outside [0, 1].
+                The range is checked until some have passed, and again after ``train()`` and ``eval()``.
         """
         if not isinstance(images, Tensor):
             raise BackboneError("images must be a tensor", found=type(images).__name__)
@@ -167,12 +167,12 @@ class Backbone(nn.Module, Contract):
         raise BackboneError(f"layer {name!r} does not exist in {type(self).__name__}", allowed=self.layer_names)
 
     def train(self, mode: bool = True) -> Self:
-        """See :class:`torch.nn.Module`. What comes in the new mode may come from somebody else: the range of float images is checked anew."""
+        """As in :class:`torch.nn.Module`; the range of float images is checked again, because they may come from elsewhere now."""
         self._range_checked = False
         return super().train(mode)
 
     def _check_range(self, images: Tensor) -> None:
-        """Catch 0..255 floats once they come: reading a value on every step would stall a GPU. Not under torch.compile, which cannot trace it."""
+        """Catch 0..255 floats, once: reading a value on every step would stall a GPU. Not under torch.compile, which cannot trace it."""
         if torch.compiler.is_compiling() or self._range_checked or images.is_meta or not images.numel():
             return
         low, high = (float(v) for v in images.detach().aminmax())

@@ -26,19 +26,12 @@ Frame = tuple[str, int, str, str | None]
 
 
 class Blame(str):
-    """A note on an error, in one line.
+    """A note on an error, in one line."""
 
-    Attributes:
-        places: where in a run it happened, the outermost first.
-        culprit: whose code failed, and in which method; empty where all of it is sslkit's or a library's.
-        frames: of the culprit's own code, the outermost first, without values.
-        consequence: what became of the work so far; empty where nobody knows.
-    """
-
-    places: tuple[str, ...] = ()
-    culprit: str = ""
-    frames: tuple[Frame, ...] = ()
-    consequence: str = ""
+    places: tuple[str, ...] = ()  # where in a run it happened, the outermost first
+    culprit: str = ""  # whose code failed, and in which method; empty where all of it is sslkit's or a library's
+    frames: tuple[Frame, ...] = ()  # of the culprit's own code, the outermost first, without values
+    consequence: str = ""  # what became of the work so far; empty where nobody knows
 
     def traceback(self) -> str:
         """The culprit's own frames, as Python prints them."""
@@ -47,10 +40,8 @@ class Blame(str):
 
 @contextmanager
 def blaming(place: Callable[[], str] | str = "", consequence: Callable[[], str] | str = "") -> Iterator[None]:
-    """Let an error that sslkit does not raise on purpose carry a note on whose code failed and where: it keeps its type and traceback.
-    An exit is one, too: nobody but a plugin would end a process from in here.
-
-    Blocks lie in each other: each adds its place before those of the inner ones.
+    """Add a note on whose code failed and where to an error that sslkit does not raise on purpose, which keeps its type and traceback.
+    An exit counts as one, because only a plugin would end a process in here. Nested blocks put their places before those of the inner ones.
 
     Args:
         place: ``stage 'pretrain'``.
@@ -67,7 +58,7 @@ def blaming(place: Callable[[], str] | str = "", consequence: Callable[[], str] 
 
 @contextmanager
 def naming(place: str) -> Iterator[None]:
-    """Let what a plugin's code refuses on purpose, while it works, say where and whose it is; its class stays, and with it the exit code."""
+    """Add where and whose it is to an error that a plugin's code raises on purpose; its class stays, and with it the exit code."""
     try:
         yield
     except SslkitError as error:
@@ -83,7 +74,7 @@ def blame_of(error: BaseException) -> Blame | None:
 
 
 def portable(error: BaseException) -> BaseException:
-    """An error as it can be sent to another process, with its note: itself, unless it cannot be taken apart and put together."""
+    """An error as it can be sent to another process, with its note: itself, unless it cannot be pickled."""
     try:
         sent = copy.copy(error)
         ForkingPickler.dumps(sent)

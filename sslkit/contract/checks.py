@@ -1,4 +1,4 @@
-"""What the contract's base classes look at themselves: names that nearly are theirs, and options that are not what their annotations say."""
+"""What the contract's base classes check themselves: names that are nearly theirs, and options that their annotations do not allow."""
 
 import dataclasses
 import difflib
@@ -61,7 +61,7 @@ def members_of(annotation: Any) -> tuple[Any, ...]:
 
 
 def is_fixed(annotation: Any) -> bool:
-    """Whether it is a tuple of so many values."""
+    """Whether it is a tuple of a fixed number of values."""
     return get_origin(annotation) is tuple and ... not in get_args(annotation)
 
 
@@ -80,17 +80,12 @@ def choices_of(annotation: Any) -> dict[Any, Any]:
 
 
 class Contract(ABC):  # noqa: B024 - its subclasses have abstract methods
-    """What plugins derive from: a subclass is refused whose public name is nearly one that it could override and does not.
+    """What plugins derive from. A subclass with a public name that is nearly one it could override, and does not, is a ``PluginError``.
 
-    Names that begin with ``on_`` are its own where it has such. Options, which are annotated fields, may be called anything.
+    Names that begin with ``on_`` are reserved where the contract has such. Options, which are annotated fields, may be called anything.
     """
 
     def __init_subclass__(cls, **options: object) -> None:
-        """Look at a new subclass.
-
-        Raises:
-            PluginError: names what was meant.
-        """
         super().__init_subclass__(**options)
         for contract in cls.__mro__[1:]:
             if Contract in contract.__bases__:
@@ -98,11 +93,7 @@ class Contract(ABC):  # noqa: B024 - its subclasses have abstract methods
 
 
 def refuse_misspelt_attributes(instance: object, contract: type) -> None:
-    """The same for values that a constructor sets: ``self.clases = ...`` would leave it without any.
-
-    Raises:
-        PluginError: names what was meant.
-    """
+    """The same for values that a constructor sets: ``self.clases = ...`` would leave it without any."""
     values = [name for name in _overridable(contract) if not callable(getattr(contract, name))]
     left = [name for name in values if getattr(type(instance), name) is getattr(contract, name) and name not in vars(instance)]
     for name in vars(instance):
@@ -128,30 +119,22 @@ def _refuse_near(name: str, names: list[str], cutoff: float, cls: type, contract
 
 
 def _overridable(contract: type) -> list[str]:
-    """Its public names with a value, but for those that are final; a property does not say whether it is."""
+    """Its public names with a value, except final ones and properties, which do not say whether they are final."""
     values = {name: value for name, value in vars(contract).items() if not name.startswith("_") and not isinstance(value, property)}
     return [name for name, value in values.items() if not getattr(value, "__final__", False)]
 
 
 class Checked:
-    """Options that are checked in Python as in a recipe: what the annotation of an option does not allow is refused.
-
-    Raises:
-        OptionError: names the option.
-    """
+    """Options that are checked in Python as in a recipe: what the annotation of an option does not allow is an ``OptionError``."""
 
     def __new__(cls, *_args: Any, **options: Any) -> Self:
-        """Look at the options before the constructor does, which would compare a string with a number, or keep it."""
+        """Check the options before the constructor, which would compare a string with a number, or keep it."""
         check_arguments(cls, **options)
         return super().__new__(cls)
 
 
 def check_arguments(function: Callable[..., Any], /, **given: object) -> None:
-    """Refuse arguments of a function, or options of a class, that their annotations do not allow.
-
-    Raises:
-        OptionError: names the argument.
-    """
+    """Refuse arguments of a function, or options of a class, that their annotations do not allow, with an ``OptionError``."""
     hints = _hints(function)
     for name, value in given.items():
         if name in hints:
@@ -160,7 +143,7 @@ def check_arguments(function: Callable[..., Any], /, **given: object) -> None:
 
 @functools.cache
 def _hints(source: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a class's options, or of a function; none where they cannot be read, which a recipe would say."""
+    """The annotations of a class's options, or of a function; none where they cannot be read, which a recipe would refuse."""
     plain = not isinstance(source, type) or dataclasses.is_dataclass(source)
     try:
         return get_type_hints(source if plain else source.__init__, include_extras=True)

@@ -11,7 +11,7 @@ from sslkit.contract.errors import SslkitError
 
 
 def address_of(cls: type) -> str:
-    """How a recipe writes a class that nobody offers."""
+    """How a recipe writes a class that no plugin offers."""
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
@@ -21,9 +21,9 @@ def package_of(spec: str) -> str:
 
 
 def source_of(spec: str) -> str:
-    """The file that an import of this address would begin with; empty where nobody can tell without importing something.
+    """The file that an import of this address would begin with; empty where that is unknown without importing something.
 
-    Only the top-level package is looked for: whoever asks the import system for ``package.module`` has it import ``package``.
+    Only the top-level package is looked for, because to find ``package.module`` the import system imports ``package``.
     """
     top = package_of(spec)
     if loaded := sys.modules.get(top):

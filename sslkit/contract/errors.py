@@ -1,21 +1,18 @@
-"""What can go wrong, each said in one line: what, found, allowed, fix.
+"""What can go wrong, each in one line: what, found, allowed, fix.
 
-``exit_code`` is what the command line ends with: 2 for a user's mistake, 1 for a run that failed; a run that was stopped ends with 75 (its
-time is up), or 128 plus a signal's number: 130 (Ctrl-C), 143 (SIGTERM), 129 (SIGHUP) ...
+``exit_code`` is that of the command line: 2 for a user's mistake, 1 for a run that failed; for a run that was stopped 75 (its time is
+up), or 128 plus a signal's number: 130 (Ctrl-C), 143 (SIGTERM), 129 (SIGHUP) ...
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 _NOTHING = object()
 
-_LONGEST = 2000
-"""Letters of what is wrong: files may hold names without end, and nobody reads on."""
-
 
 class SslkitWarning(UserWarning):
-    """What a user should know that is no error, where nobody else is told: skipped files, a slow setting."""
+    """What a user should know that is no error, where no observer shows it: skipped files, a slow setting."""
 
 
 class SslkitError(Exception):
@@ -31,9 +28,8 @@ class SslkitError(Exception):
     exit_code: int = 2
 
     def __init__(self, what: str, *, found: object = _NOTHING, allowed: str | Iterable[str] = "", fix: str = "") -> None:
-        what = _cut(what, _LONGEST)
-        self.what = what
-        parts = [what]
+        self.what = _cut(what, 2000)  # files may hold names without end
+        parts = [self.what]
         if found is not _NOTHING:
             parts.append(f"found {_cut(repr(found), 80)}")
         if allowed := allowed if isinstance(allowed, str) else ", ".join(allowed):
@@ -88,7 +84,7 @@ class DivergedError(RunFailedError):
 
 
 class StorageError(RunFailedError):
-    """The disk refuses: it is full or read-only, or the folder is gone."""
+    """The disk cannot be written to: it is full or read-only, or the folder is gone."""
 
 
 class RunInterruptedError(SslkitError):
@@ -109,7 +105,7 @@ class RunInterruptedError(SslkitError):
 
 
 def printable(text: str) -> str:
-    """One line that any terminal and any encoding takes: file names may hold line breaks, escape codes and bytes that are no text."""
+    """One line for any terminal and encoding: file names may hold line breaks, escape codes and bytes that are not text."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode("ascii") for char in text)
 
 
@@ -117,6 +113,11 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """``did you mean 'x'?`` for the nearest candidate, or an empty string where none is near."""
     near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else ""
+
+
+def some(names: Sequence[str], limit: int = 8) -> str:
+    """The first of several names, and how many more there are."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
 def _cut(text: str, limit: int) -> str:

@@ -1,4 +1,4 @@
-"""What a run tells its observers. Events observe; nothing they do can change training."""
+"""What a run tells its observers, who cannot change training."""
 
 import inspect
 import warnings
@@ -13,7 +13,7 @@ from sslkit.contract.errors import SslkitWarning
 
 
 class _ReadOnly(dict[str, float]):
-    """A copy that stays as it is. A dictionary for whoever reads it: JSON and pickle take it, and ``dict(metrics)`` is one's own."""
+    """A read-only copy. Still a dictionary, which JSON and pickle take; ``dict(metrics)`` can be changed."""
 
     def _refuse(self, *_args: object, **_options: object) -> NoReturn:
         raise TypeError("the values of an event are read-only: change a copy, dict(event.metrics)")
@@ -38,7 +38,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFound(Event):
-    """What a run's data holds, told before the first stage; ``stage`` is empty. ``splits`` describes each split that stages use."""
+    """What a run's data holds, before the first stage; ``stage`` is empty. ``splits`` describes each split that stages use."""
 
     splits: Mapping[str, str]
 
@@ -62,8 +62,8 @@ class StageSkipped(Event):
 class FitStart(Event):
     """A training loop begins. ``part`` names the fit where a stage has several (``k20``), and is empty where it has one.
 
-    ``step`` is where it begins: 0, or the step of the checkpoint that it resumes from. ``measured`` says that held-out images were
-    measured at that step before, where they had to be, and that this does not come again.
+    ``step`` is where it begins: 0, or the step of the checkpoint that it resumes from. ``measured`` says that held-out images, where they
+    are due at that step, were measured before, and are not measured again.
     """
 
     part: str
@@ -124,8 +124,8 @@ class Observer(Contract):
     An observer that raises is left out from there on, with a notice: watching a run never takes it down.
 
     Attributes:
-        shows_notices: whether a person gets to see what it is told in a :class:`Notice`. Where no observer's does, notices become
-            Python warnings of the class ``SslkitWarning``.
+        shows_notices: whether it shows every :class:`Notice` to a person. Where no observer does, notices become Python warnings of the
+            class ``SslkitWarning``.
     """
 
     shows_notices: ClassVar[bool] = False
@@ -136,11 +136,11 @@ class Observer(Contract):
 
 
 class Record(Observer):
-    """An observer that is part of the run: it keeps what is left of it, or passes events on. What goes wrong in it is an error of the run."""
+    """An observer that is part of the run: it writes a record, or passes events on. What goes wrong in it is an error of the run."""
 
 
 def warn(message: str) -> None:
-    """A notice where no observer listens: a Python warning about the first line that is not sslkit's."""
+    """A notice where no observer listens: a Python warning that points to the first line that is not sslkit's."""
     frame, level = inspect.currentframe(), 0
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "sslkit":
         frame, level = frame.f_back, level + 1

@@ -1,4 +1,4 @@
-"""What datasets hand over: images, labels, and what is known of them."""
+"""What datasets hand over: images, labels, and what is known about them."""
 
 from abc import abstractmethod
 from collections.abc import Sequence

@@ -31,7 +31,7 @@ class Mean(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a classifier predicted in one forward pass and what would have been right.
+    """What a classifier predicted in one forward pass, and the right classes.
 
     Attributes:
         logits: (M, K), detached.
@@ -40,10 +40,6 @@ class Prediction(NamedTuple):
 
     logits: Tensor
     targets: Tensor
-
-
-TOP5_FROM = 20
-"""Classes from which on the five most likely ones are worth a metric."""
 
 
 class Classified(NamedTuple):
@@ -65,7 +61,7 @@ class Classified(NamedTuple):
     def of(cls, logits: Tensor, targets: Tensor) -> "Classified":
         """Reduce (M, K) logits, or other scores, with their (M,) int64 targets."""
         scores, num_classes = logits.float(), logits.shape[1]
-        in_top5 = (scores.topk(5, dim=1).indices == targets[:, None]).any(dim=1) if num_classes >= TOP5_FROM else None
+        in_top5 = (scores.topk(5, dim=1).indices == targets[:, None]).any(dim=1) if num_classes >= 20 else None
         return cls(scores.argmax(dim=1), targets.clone(), num_classes, in_top5)
 
     @classmethod
@@ -197,9 +193,8 @@ class Objective(nn.Module, Contract):
     def parameter_groups(self) -> dict[str, list[dict]]:
         """Which parameters each phase trains: ``{phase: [{"params": [...], "lr_scale": 1.0, "weight_decay": 0.0}, ...]}``.
 
-        ``lr_scale`` and ``weight_decay`` are optional. By default the single phase trains everything that requires a gradient and is
-        not ``frozen``. Every parameter that requires one must be trained by exactly one phase. The optimizer's own options may stand in a
-        group, too.
+        ``lr_scale`` and ``weight_decay`` are optional, and a group may hold the optimizer's own options too. By default the single phase
+        trains everything that requires a gradient and is not ``frozen``. Exactly one phase must train each parameter that requires one.
         """
         first, *others = self.phases
         if others:

@@ -1,4 +1,4 @@
-"""How far long work has come that is no training: whoever does it counts, whoever shows it watches, and neither knows the other."""
+"""Progress of long work other than training: whoever does it counts, whoever shows it watches, and neither knows the other."""
 
 import time
 import warnings
@@ -12,19 +12,12 @@ _SECONDS = 0.25
 
 
 class Count(NamedTuple):
-    """How far one piece of work has come.
+    """How far one piece of work has come."""
 
-    Attributes:
-        what: the work, in words, with files as they are named: they may not be printable.
-        done: how many things are done.
-        total: of how many, or None where nobody knows.
-        finished: the work has ended, well or not.
-    """
-
-    what: str
+    what: str  # the work, in words, with files as they are named: they may not be printable
     done: int
-    total: int | None
-    finished: bool = False
+    total: int | None  # None where nobody knows
+    finished: bool = False  # the work has ended, with success or not
 
 
 Watcher = Callable[[Count], None]
@@ -47,16 +40,14 @@ def watching(watcher: Watcher) -> Iterator[None]:
 
 @contextmanager
 def counting(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Count things as they are done. Costs next to nothing, above all when nobody watches.
+    """Count things as they are done: yields a function to be called with the number of things done since the last call.
 
-    Count in the thread that entered: others do not see who watches, and the count is not locked.
+    Costs next to nothing, least of all when nobody watches. Call it in the thread that entered: others do not see who watches, and the
+    count is not locked.
 
     Args:
         what: the work, in words: ``scanning images in photos``.
         total: how many things there are, where that is known.
-
-    Yields:
-        To be called with the number of things that were done since the last call.
     """
     watcher = _watcher.get()
     count, reported, any_reported = Count(what, 0, total), time.monotonic(), False

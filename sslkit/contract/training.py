@@ -1,4 +1,4 @@
-"""How weights are moved: optimizers and schedules of the learning rate."""
+"""How weights are updated: optimizers and learning-rate schedules."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class OptimizerFactory(Checked, Contract):
                 by the schedule before each step.
 
         Returns:
-            The optimizer of exactly these parameters. All that it remembers must be in its ``state_dict``: that is what a checkpoint holds.
+            The optimizer of exactly these parameters. All of its state must be in its ``state_dict``: that is what a checkpoint holds.
         """
 
 

@@ -23,17 +23,7 @@ SHAPES = "(N, H, W), (N, 1, H, W) or (N, 3, H, W); numpy arrays also (N, H, W, 1
 
 @final
 class ArraySet(ImageSet):
-    """A split that is resident in memory.
-
-    Args:
-        pixels: (N, C, H, W) uint8 on the CPU; kept, not copied.
-        image: what the images are.
-        labels: (N,) int64 on the CPU, or None.
-        classes: the class names, in the order of the labels.
-
-    Raises:
-        DataError: ``pixels`` is not what ``image`` says, or has another length than ``labels``.
-    """
+    """A split that is in memory: (N, C, H, W) uint8 pixels, kept, not copied, and (N,) int64 labels or None, all on the CPU."""
 
     def __init__(self, pixels: Tensor, image: ImageSpec, *, labels: Tensor | None = None, classes: tuple[str, ...] = ()) -> None:
         expected = (image.num_chs, image.height, image.width)
@@ -149,9 +139,8 @@ class Arrays(Dataset):
 
 
 def checksum(tensor: Tensor | None) -> tuple[object, ...] | None:
-    """What of a tensor changes when somebody writes into it, by way of torch or of NumPy: its CRC-32, piece by piece.
-
-    A gigabyte takes less than half a second. It guards against mistakes; it proves nothing to somebody who means to deceive.
+    """What changes when a tensor is written into, through torch or NumPy: its CRC-32, piece by piece. A gigabyte takes less than half a
+    second. This guards against mistakes, not against tampering.
     """
     if tensor is None:
         return None
@@ -161,13 +150,10 @@ def checksum(tensor: Tensor | None) -> tuple[object, ...] | None:
 
 
 def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, of values in [0, 1].
+    """Mean and standard deviation of each channel of (N, C, H, W) uint8 images, scaled to [0, 1].
 
     Counting the 256 values is exact and needs no copy of the images as floats. The deviation is at least 1/255, so that constant
     images can be normalised.
-
-    Args:
-        pixels: (N, C, H, W) uint8.
     """
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
@@ -180,11 +166,7 @@ def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def check_statistics(num_chs: int, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
-    """Refuse a mean or std (None: the default) that cannot normalise images of ``num_chs`` channels with values in [0, 1].
-
-    Raises:
-        OptionError: a wrong number of values, or one outside of [0, 1].
-    """
+    """Refuse a mean or std (None: the default) that cannot normalise images of ``num_chs`` channels with values in [0, 1]."""
     for option, values in (("mean", mean), ("std", std)):
         if values is not None and (
             len(values) != num_chs or not all(0 <= value <= 1 for value in values) or (values is std and 0 in values)

@@ -10,28 +10,14 @@ from sslkit.contract.images import Augment
 
 
 class Draws(NamedTuple):
-    """The random choices of one batch; None where the options leave nothing to choose.
+    """The random choices of one batch; None where the options leave nothing to choose."""
 
-    Attributes:
-        offsets: (2, N) int64, the first row and the first column of each crop in the padded image.
-        flip: (N,) bool, which images to mirror.
-    """
-
-    offsets: Tensor | None
-    flip: Tensor | None
+    offsets: Tensor | None  # (2, N) int64, the first row and the first column of each crop in the padded image
+    flip: Tensor | None  # (N,) bool, which images to mirror
 
 
 def augment(images: Tensor, options: Augment, generator: Generator) -> Tensor:
-    """Crop and flip each image by its own draws.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        options: what to do.
-        generator: on the images' device.
-
-    Returns:
-        (N, C, H, W) uint8.
-    """
+    """Crop and flip each of (N, C, H, W) uint8 images by its own draws, from a generator on their device."""
     return apply_draws(images, options, draw(len(images), options, generator))
 
 

@@ -1,6 +1,4 @@
-"""A dataset opened for a run, the one door that images come in by: every split is loaded once, checked, and small ones are decoded once
-and stay in memory.
-"""
+"""A dataset opened for a run, through which all images come: splits are loaded and checked once; small ones stay decoded in memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sslkit.contract.checks import refuse_misspelt_attributes
-from sslkit.contract.errors import DataError, RunFailedError
+from sslkit.contract.errors import DataError, RunFailedError, some
 from sslkit.contract.images import Dataset, ImageSet, ImageSpec, LabeledData, Split
 from sslkit.data.arrays import checksum
 from sslkit.data.duplicates import Duplicates, find_duplicates
@@ -26,17 +24,8 @@ _CHUNK = 256
 
 
 class ResidentSet(ImageSet):
-    """Images whose every promise is checked when it is kept, and that are decoded all at once when their pixels are first asked for, if
-    they are small. It can tell whether somebody to whom they were lent has changed anything.
-
-    Args:
-        source: the images as the dataset gave them.
-        where: what gave them, for messages.
-        labeled: keep the labels, if there are any.
-
-    Raises:
-        DataError: they are not what :class:`ImageSet` says.
-        PluginError: an attribute of theirs is misspelt.
+    """Images checked to be what :class:`ImageSet` promises, and decoded all at once when their pixels are first asked for, if they are
+    small. They can tell whether somebody to whom they were lent has changed anything.
     """
 
     def __init__(self, source: ImageSet, where: str, *, labeled: bool = True) -> None:
@@ -64,11 +53,7 @@ class ResidentSet(ImageSet):
 
     @override
     def read(self, indices: Sequence[int]) -> Tensor:
-        """Never decodes what is in memory, nor everything for the sake of a few.
-
-        Raises:
-            DataError: what the dataset's own ``read`` returns is not what it promises.
-        """
+        """Never decodes what is in memory, nor everything for the sake of a few."""
         decoded: Tensor | None = self.__dict__.get("pixels")
         if decoded is not None:
             return decoded[list(indices)]
@@ -117,14 +102,7 @@ class ResidentSet(ImageSet):
 
 
 class OpenedDataset(Dataset):
-    """Wraps a dataset so that stages share what one of them has loaded, and get nothing that is not what the contract says.
-
-    Attributes:
-        source: the dataset that was opened.
-
-    Raises:
-        DataError: it is none.
-    """
+    """Wraps a dataset so that stages share what one of them has loaded, and get nothing that is not what the contract says."""
 
     def __init__(self, dataset: Dataset) -> None:
         if not isinstance(dataset, Dataset):
@@ -159,11 +137,7 @@ class OpenedDataset(Dataset):
 
     @override
     def load(self, split: Split) -> ResidentSet | None:
-        """The second call costs nothing. The images of ``pretrain`` have no labels, whatever the dataset says.
-
-        Raises:
-            DataError: what the dataset returns is not what the contract says.
-        """
+        """The second call costs nothing. The images of ``pretrain`` have no labels, whatever the dataset says."""
         if split not in self._splits:
             opened = self._splits[split] = self._open(split)
             for other in self._splits.values():
@@ -172,11 +146,7 @@ class OpenedDataset(Dataset):
         return self._splits[split]
 
     def labeled(self) -> LabeledData:
-        """The labelled splits; their labels count the classes in one order, that of the training images.
-
-        Raises:
-            DataError: a split or its labels are missing, a class has no training images, or test images are of an unknown class.
-        """
+        """The labelled splits, whose labels count the classes in one order, that of the training images."""
         if self._labeled is None:
             train, test = self.load("train"), self.load("test")
             if train is None or train.labels is None:
@@ -186,17 +156,13 @@ class OpenedDataset(Dataset):
                 fix = "give a test split, or set val_fraction where the data has that option"
                 raise DataError(self.why_unlabeled("test") or "there are no labelled test images", fix=fix)
             if empty := _empty_classes(train):
-                raise DataError(f"no training images of {_some(empty)}", fix="every class needs some: add images, or leave the class out")
+                raise DataError(f"no training images of {some(empty)}", fix="every class needs some: add images, or leave the class out")
             self._adopt_classes(train, test)
             self._labeled = LabeledData(train, test)
         return self._labeled
 
     def check_fingerprints(self) -> None:
-        """Load the splits once more, to tell whether the dataset knows them again.
-
-        Raises:
-            DataError: a fingerprint is another one, so that no finished or interrupted stage would ever be known again.
-        """
+        """Load the splits once more, and refuse a fingerprint that has changed: no finished or interrupted stage would be recognised."""
         for split, images in self._splits.items():
             again = None if images is None else self._open(split)
             if images is not None and again is not None and images.fingerprint != again.fingerprint:
@@ -207,7 +173,7 @@ class OpenedDataset(Dataset):
                 )
 
     def untold(self) -> list[str]:
-        """What a user should know of the splits that were loaded, a sentence each, and was not returned before."""
+        """What a user should know of the splits that were loaded, a sentence each; each is returned once."""
         first, self._num_reported = self._num_reported, len(self._notes)
         return self._notes[first:]
 
@@ -217,11 +183,7 @@ class OpenedDataset(Dataset):
 
     @contextmanager
     def lent_to(self, borrower: object) -> Iterator[None]:
-        """Around a call that is handed splits: afterwards they must be as they were. Those that are not are not used again.
-
-        Raises:
-            RunFailedError: labels, pixels or what describes them have changed; the message names the class of ``borrower``.
-        """
+        """Around a call that is handed splits: a ``RunFailedError`` if it has changed them; changed splits are not used again."""
         yield
         changed = [f"{name} of the {split} images" for split, images in self._splits.items() if images for name in images.changes()]
         if changed:
@@ -234,12 +196,9 @@ class OpenedDataset(Dataset):
             )
 
     def duplicates(self, train: ImageSet, test: ImageSet, tell: Callable[[Duplicates], None]) -> Duplicates | None:
-        """See :func:`~sslkit.data.duplicates.find_duplicates`; the second call costs nothing, and tells nothing.
+        """As :func:`~sslkit.data.duplicates.find_duplicates`, for splits that were loaded here, two of them or twice the same one.
 
-        Args:
-            train: a split that was loaded here.
-            test: another one, or the same, which is not compared.
-            tell: called with what is found, unless it was before, or there is nothing.
+        ``tell`` is called with what is found, if anything, and only the first time; the second call costs nothing.
         """
         if (train, test) not in self._duplicates:
             found = self._duplicates[train, test] = None if train is test else find_duplicates(train, test)
@@ -264,20 +223,20 @@ class OpenedDataset(Dataset):
         return opened
 
     def _adopt_classes(self, train: ResidentSet, test: ResidentSet) -> None:
-        """Count the classes of the test images as the training images do: they are the same by their names."""
+        """Count the classes of the test images as the training images do, by their names."""
         assert test.labels is not None
         known = {same_class(name): label for label, name in enumerate(train.classes)}
         counted = zip(test.classes, class_counts(test), strict=True)
         if unknown := [name for name, count in counted if count and same_class(name) not in known]:
             raise DataError(
-                f"test images are of classes that no training image has: {_some(unknown)}",
-                allowed=_some(train.classes),
+                f"test images are of classes that no training image has: {some(unknown)}",
+                allowed=some(train.classes),
                 fix="give both splits the same classes",
             )
         number = torch.tensor([known.get(same_class(name), -1) for name in test.classes])  # -1: a name without images
         test.relabel(number[test.labels], train.classes)
         if empty := _empty_classes(test):
-            self._note([f"{len(empty)} of {len(train.classes)} classes have no test images, so that nothing measures them: {_some(empty)}"])
+            self._note([f"{len(empty)} of {len(train.classes)} classes have no test images, so that nothing measures them: {some(empty)}"])
 
     def _note(self, notes: Iterable[str]) -> None:
         self._notes += [note for note in notes if note not in self._notes]
@@ -298,7 +257,3 @@ def _describe(images: ResidentSet) -> str:
     of = f" of {len(counts)} classes, {each} each" if counts else ""
     folder = f", in {images.source.folder}" if isinstance(images.source, FileSet) else ""
     return f"{len(images):,} images{of}{folder}"
-
-
-def _some(names: Sequence[str], limit: int = 8) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit:,} more" if len(names) > limit else "")

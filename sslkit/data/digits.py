@@ -14,8 +14,6 @@ from sslkit.storage.tensor_file import load_tensors
 
 SIDE = 8  # pixels, as they come
 MAX_SIDE = 256  # pixels; all images are in memory at once
-LEVELS = 16  # the largest value, white
-MEAN, STD = (0.3052,), (0.3760,)  # of the training images
 
 
 @final
@@ -39,7 +37,7 @@ class Digits(Dataset):
 
     def image(self) -> ImageSpec:
         """Gray squares, with the statistics of the training images as they come."""
-        return ImageSpec(self.image_size, self.image_size, "gray", MEAN, STD)
+        return ImageSpec(self.image_size, self.image_size, "gray", mean=(0.3052,), std=(0.3760,))
 
     def load(self, split: Split) -> ArraySet:
         """Every split exists."""
@@ -49,7 +47,7 @@ class Digits(Dataset):
         for label in labels.unique():
             every_fifth[(labels == label).nonzero().flatten()[4::5]] = True
         chosen = every_fifth if split == "test" else ~every_fifth
-        pixels = digits["images"][chosen].unsqueeze(1).float() * (255 / LEVELS)
+        pixels = digits["images"][chosen].unsqueeze(1).float() * (255 / 16)  # 16 is white
         if self.image_size != SIDE:
             pixels = F.interpolate(pixels, size=self.image_size, mode="bilinear")  # only ever larger: there is nothing to alias
         images = ArraySet(pixels.round().to(torch.uint8), self.image(), labels=labels[chosen], classes=tuple("0123456789"))

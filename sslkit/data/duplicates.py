@@ -14,7 +14,6 @@ from sslkit.data.file_set import FileSet
 from sslkit.data.image_file import open_regular
 from sslkit.data.parallel import map_chunks
 
-_EXAMPLES = 3
 _COMPARING = "comparing test images with training images"
 _CHUNK = 256
 _HEAD = 4096  # bytes; nearly every pair of files of one size differs in them
@@ -23,17 +22,11 @@ Key = tuple[int, bytes]  # a file's size and the hash of its beginning or of all
 
 
 class Duplicates(NamedTuple):
-    """What :func:`find_duplicates` found.
-
-    Attributes:
-        num_test_images: how many test images are training images too.
-        examples: a few of them, each with the first training image that it equals: files where there are any, else indices.
-        same: what was compared.
-    """
+    """Test images that are training images too: how many, and a few of them."""
 
     num_test_images: int
-    examples: tuple[tuple[str, str], ...]
-    same: Literal["pixels", "bytes"]
+    examples: tuple[tuple[str, str], ...]  # each with the first training image that it equals: files where there are any, else indices
+    same: Literal["pixels", "bytes"]  # what was compared
 
     def describe(self) -> str:
         """What they have in common, with an example: ``same pixels, for example cat/7.png = dog/1.png``."""
@@ -46,8 +39,7 @@ def find_duplicates(train: ImageSet, test: ImageSet) -> Duplicates | None:
     Images in memory are compared by their pixels, as they were decoded. Images in files are compared byte by byte, by hash: of those
     that have the size of another one the beginning is read, and all of it where that is the same too.
 
-    Returns:
-        None if there is no quick way to tell: the images are neither in memory nor in files.
+    None: there is no quick way to tell, because the images are neither in memory nor in files.
     """
     train_keys: Sequence[object]
     test_keys: Sequence[object]
@@ -64,7 +56,7 @@ def find_duplicates(train: ImageSet, test: ImageSet) -> Duplicates | None:
         if key in wanted:
             first.setdefault(key, index)
     found = [(index, first[key]) for index, key in enumerate(test_keys) if key in first]
-    examples = tuple((_name(test_files, index), _name(train_files, twin)) for index, twin in found[:_EXAMPLES])
+    examples = tuple((_name(test_files, index), _name(train_files, twin)) for index, twin in found[:3])
     return Duplicates(len(found), examples, same)
 
 
@@ -92,8 +84,8 @@ def _file_keys(train: FileSet, test: FileSet) -> tuple[list[Key | None], list[Ke
 
 
 def _refine(images: FileSet, keys: Sequence[Key | None], shared: Set[Key | None], num_bytes: int) -> list[Key | None]:
-    """Tell files with ``shared`` keys apart by their first ``num_bytes``, or all if that is -1; the others are of no more interest, nor
-    is a file that cannot be read: who decodes it will say so.
+    """Distinguish files with ``shared`` keys by their first ``num_bytes``, -1: all of them. Other files get None, and so do files that
+    cannot be read: decoding them will raise the error.
     """
 
     def refined(chunk: Sequence[int]) -> list[tuple[int, Key]]:

@@ -22,17 +22,7 @@ class FileSet(ImageSet):
     """Images in files, decoded whenever they are read, in any number of threads and processes.
 
     The fingerprint covers the files' paths and sizes, not their pixels: reading a million files to tell whether one has changed
-    would take as long as an epoch.
-
-    Args:
-        folder: what the files' paths are relative to.
-        files: the images, in order.
-        image: what they are decoded to, a square, RGB or gray.
-        labels: (len(files),) int64, or None.
-        classes: the class names, in the order of the labels.
-        skipped: files that were left out.
-        notes: see :class:`ImageSet`.
-        max_pixels: refuse files with more.
+    would take as long as an epoch. ``image`` is what they are decoded to: a square, RGB or gray.
     """
 
     def __init__(

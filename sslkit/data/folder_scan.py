@@ -25,15 +25,10 @@ OTHER_SUFFIXES = (
 
 
 class ImageFile(NamedTuple):
-    """A file that is named like an image.
+    """A file that is named like an image."""
 
-    Attributes:
-        path: relative to the folder that was searched, with slashes.
-        num_bytes: its size; -1 if that cannot be told, as of a link to nothing.
-    """
-
-    path: str
-    num_bytes: int
+    path: str  # relative to the folder that was searched, with slashes
+    num_bytes: int  # -1 where it is unknown, as for a dangling link
 
 
 @final
@@ -78,23 +73,16 @@ class ImageFiles(Sequence[ImageFile]):
 
 
 class Content(NamedTuple):
-    """What is in a folder, at any depth.
-
-    Attributes:
-        images: those that are read, sorted by path.
-        unread: the paths of images of other types, sorted.
-        folders: the names of its subfolders, with images or without, sorted.
-        filled: the names of those that hold images, at any depth, sorted; the first is empty if images lie beside them.
-    """
+    """What is in a folder, at any depth; everything is sorted."""
 
     images: ImageFiles
-    unread: tuple[str, ...]
-    folders: tuple[str, ...]
-    filled: tuple[str, ...]
+    unread: tuple[str, ...]  # the paths of images of types that are not read
+    folders: tuple[str, ...]  # the names of its subfolders, with images or without
+    filled: tuple[str, ...]  # the names of those that hold images; the first is empty if there are images beside them
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The subfolders that hold images, if there are at least two of them and no image lies beside them; else none."""
+        """The subfolders that hold images, if there are at least two of them and no image is beside them; else none."""
         return self.filled if "" not in self.filled and len(self.filled) > 1 else ()
 
 
@@ -122,23 +110,19 @@ class FolderScan(dict[Path, Content]):
 
 
 def first_folder(path: str) -> str:
-    """``cat/deep/1.png`` -> ``cat``; empty for a file that lies in no folder."""
+    """``cat/deep/1.png`` -> ``cat``; empty for a file that is in no folder."""
     first, slash, _ = path.partition("/")
     return first if slash else ""
 
 
 def find_folders(folder: Path) -> tuple[str, ...]:
-    """The names of the subfolders, without those that are hidden, sorted.
-
-    Raises:
-        DataError: the folder cannot be read.
-    """
+    """The names of the subfolders that are not hidden, sorted."""
     with _readable():
         return tuple(sorted(entry.name for entry in _entries(str(folder)) if _is_folder(entry)))
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether there is an image in a folder, at any depth; it is searched no further than to the first."""
+    """Whether there is an image in a folder, at any depth; the search ends at the first."""
     with _readable():
         return any(_is_read(file.path) for file in _walk(folder, set()))
 

@@ -38,15 +38,15 @@ _KINDS = {
 def decode(path: Path, size: int, color: Literal["rgb", "gray"], *, max_pixels: int = MAX_PIXELS, num_bytes: int | None = None) -> Tensor:
     """Decode a file, resize its shorter side to ``size`` (bilinear, antialiased) and crop the central square.
 
-    A file of exactly that size keeps its pixels. The orientation in the EXIF data is applied, transparency is laid over white, 16-bit
-    gray is scaled to 8 bits, of several pictures the first is taken, and gray images become RGB and the other way round (ITU-R BT.601 luma) as ``color`` asks.
+    A file of exactly that size keeps its pixels. The EXIF orientation is applied, transparency is laid over white, 16-bit gray is
+    scaled to 8 bits, of several pictures the first is taken, and gray becomes RGB and vice versa (ITU-R BT.601 luma) as ``color`` asks.
 
     Args:
         path: a JPEG, PNG, WebP, GIF, TIFF or BMP file.
         size: height and width of the result, in pixels.
         color: 3 channels or 1.
-        max_pixels: width times height of the file, at most; the header tells, before anything is decoded.
-        num_bytes: how long the file was when it was found; None: it does not matter.
+        max_pixels: the limit on width times height of the file, checked in its header, before anything is decoded.
+        num_bytes: how long the file was when it was found; None: any length.
 
     Returns:
         (C, size, size) uint8.
@@ -73,14 +73,9 @@ def decode(path: Path, size: int, color: Literal["rgb", "gray"], *, max_pixels: 
 
 
 def open_regular(path: Path, num_bytes: int | None = None) -> BinaryIO:
-    """Open a file to read it, and only a file: reading a pipe would wait for ever, and opening a device may move it.
+    """Open a file, or what a link leads to, to read it: reading a pipe would wait for ever, and opening a device may move it.
 
-    Args:
-        path: links are followed.
-        num_bytes: the length that it must have, as it had when the folder was scanned; None: any.
-
-    Raises:
-        DataError: the file is gone, has changed, may not be read, or is none; the message names it.
+    ``num_bytes`` is the length that it must have, as it had when the folder was scanned; None: any.
     """
     changed = "leave images alone during a run: put the {} back, or start over with --fresh"
     try:
@@ -106,11 +101,8 @@ def open_regular(path: Path, num_bytes: int | None = None) -> BinaryIO:
 def open_image(path: Path, file: BinaryIO, max_pixels: int) -> ImageFile.ImageFile:
     """Let PIL read the header of an image, whatever the file is called. No pixel is decoded.
 
-    This is ``Image.open(file, formats=...)`` without its limit on pixels, which holds for the whole process: ``max_pixels`` may be larger.
-
-    Raises:
-        DataError: the image has more pixels.
-        Exception: the header is damaged or of another format: PIL raises nearly anything.
+    This is ``Image.open(file, formats=...)`` without its limit on pixels, which holds for the whole process: ``max_pixels`` may be
+    larger. Where the header is damaged or of another format, PIL raises nearly anything.
     """
     Image.init()  # fills Image.OPEN, once
     start = file.read(16)

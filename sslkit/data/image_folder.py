@@ -44,9 +44,9 @@ class ImageFolder(Dataset):
     split, and pretraining takes every image in it. What can be understood in both ways is refused; the options ``train``, ``test`` and
     ``unlabeled`` settle it.
 
-    The subfolders of the training split are its classes if at least two of them hold images, at any depth, and no image lies beside
+    The subfolders of the training split are its classes if at least two of them hold images, at any depth, and no image is beside
     them. Otherwise there are no labels: then ``train`` does not exist, and ``test`` only measures the pretext task. Test images have
-    labels if they lie in class folders, too.
+    labels if they are in class folders, too.
 
     Folders are scanned, and with ``on_error = "skip"`` their images decoded, once, when the first split is loaded that needs them:
     all splits of one object see the same files.
@@ -146,7 +146,7 @@ class ImageFolder(Dataset):
         return {}
 
     def _open(self, folder: Path, classes: tuple[str, ...], *, held_out: bool | None = None) -> FileSet:
-        """The images of a folder. Of one that a part is held out from, that part or the others; None: the test split has a folder."""
+        """The images of a folder; where some of them are held out, those or the others. None: the test split has a folder."""
         layout, files, spec = self._layout, self._layout.scan[folder].images, self.image()
         if self.on_error == "skip" and folder not in self._undecodable:
             self._undecodable[folder] = FileSet(folder, files, spec, max_pixels=self.max_pixels).undecodable()
@@ -171,7 +171,7 @@ class ImageFolder(Dataset):
 
 
 def _held_out(paths: Sequence[str], fraction: float, *, by_class: bool) -> set[str]:
-    """Choose by hash, and see to it that each class keeps an image and gives one away, if it has two."""
+    """Choose by hash; each class keeps an image and gives one away, if it has two."""
     classes: dict[str, list[tuple[float, str]]] = {}
     for path in paths:
         classes.setdefault(first_folder(path) if by_class else "", []).append((_unit_hash(path), path))

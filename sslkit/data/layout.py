@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sslkit.contract.errors import DataError, OptionError, did_you_mean
+from sslkit.contract.errors import DataError, OptionError, did_you_mean, some
 from sslkit.data.folder_scan import SUFFIXES, FolderScan, find_folders, first_folder, holds_images
 from sslkit.data.validation import same_class
 
@@ -26,31 +26,22 @@ HERE = "."
 
 
 class Layout(NamedTuple):
-    """Which folder holds which split; the same folder may hold two.
-
-    Attributes:
-        scan: what is in the folders.
-        pretrain: images to pretrain on.
-        train: training images, or None.
-        test: test images, or None.
-        classes: the classes in ``train``; empty without labels.
-        left_out: other folders beside these that hold images.
-    """
+    """Which folder holds which split; the same folder may hold two."""
 
     scan: FolderScan
     pretrain: Path
     train: Path | None = None
     test: Path | None = None
-    classes: tuple[str, ...] = ()
-    left_out: tuple[Path, ...] = ()
+    classes: tuple[str, ...] = ()  # in ``train``; empty without labels
+    left_out: tuple[Path, ...] = ()  # other folders beside these that hold images
 
     @property
     def held_out_from(self) -> Path:
-        """Whose images a part of is held out, where there is no test split."""
+        """The folder from whose images some are held out, where there is no test split."""
         return self.train or self.pretrain
 
     def has_labels(self, folder: Path) -> bool:
-        """Whether test images have labels: all of them lie in class folders, one of which is a training class too."""
+        """Whether test images have labels: all of them are in class folders, one of which is a training class too."""
         names = self.scan[folder].filled
         return "" not in names and not {*map(same_class, self.classes)}.isdisjoint(map(same_class, names))
 
@@ -62,12 +53,7 @@ class Layout(NamedTuple):
             raise DataError(f"{folder} holds no images{instead}", allowed=f"files that end in {', '.join(SUFFIXES)}, at any depth")
 
     def check_labels(self) -> None:
-        """Refuse training images whose folders nearly are classes: whoever made them meant labels.
-
-        Raises:
-            DataError: there are no images, there is one class folder only, images lie beside class folders, or all images of a class
-                are of types that are not read.
-        """
+        """Refuse training images whose folders are nearly classes, because whoever made them meant labels."""
         if self.train is None:
             return
         self.check_images(self.train)
@@ -82,7 +68,7 @@ class Layout(NamedTuple):
             raise DataError(self._stray_image(self.train), fix="move it into one")
 
     def why_unlabeled(self) -> str:
-        """What keeps the test images from having labels though the training images have them, in words; empty where nothing does."""
+        """Why the test images have no labels though the training images have them, in words; empty where they have."""
         if self.test is None or not self.classes:
             return ""
         content = self.scan[self.test]
@@ -95,9 +81,9 @@ class Layout(NamedTuple):
         return f"the test images in {self.test} have no labels, for it has {there}; classes: {', '.join(self.classes)}"
 
     def notes(self, folder: Path) -> Iterator[str]:
-        """What is not used in the folder of a split though it might have been meant to be: in words, a sentence each."""
+        """What is not used in the folder of a split though it may have been meant to be, a sentence each."""
         if self.left_out:
-            yield f"folders of images that no split takes: {_some([str(path) for path in self.left_out])}"
+            yield f"folders of images that no split takes: {some([str(path) for path in self.left_out], 5)}"
         content = self.scan[folder]
         if content.unread:
             types = Counter(os.path.splitext(path)[1].lower() for path in content.unread)  # noqa: PTH122 - a million paths
@@ -105,10 +91,10 @@ class Layout(NamedTuple):
             yield f"{folder} has images of types that are not read ({counted}); the first is {folder / content.unread[0]}"
         empty = [name for name in content.folders if name not in content.filled and name.lower() not in KIND_OF]
         if empty and folder == self.train and self.classes:
-            yield f"not classes, because they hold no images that are read: {_some([str(folder / name) for name in empty])}"
+            yield f"not classes, because they hold no images that are read: {some([str(folder / name) for name in empty], 5)}"
 
     def _stray_image(self, folder: Path) -> str:
-        """Name an image that lies where only class folders should."""
+        """Name an image that is where only class folders should be."""
         stray = next(file.path for file in self.scan[folder].images if "/" not in file.path)
         return f"{folder / stray} lies beside folders of images, so that these are no classes"
 
@@ -116,13 +102,7 @@ class Layout(NamedTuple):
 def find_layout(root: Path, named: Mapping[str, str]) -> Layout:
     """Find the splits and classes in a folder; :class:`~sslkit.data.image_folder.ImageFolder` has the rules.
 
-    Args:
-        root: the folder.
-        named: the folders of ``train``, ``test`` and ``unlabeled`` that the user has named, relative to ``root``.
-
-    Raises:
-        DataError: there is no such folder, it has a test split but nothing to train on, or it can be understood in two ways.
-        OptionError: a folder that the user has named is not there.
+    ``named`` holds the folders of ``train``, ``test`` and ``unlabeled`` that the user has named, relative to ``root``.
     """
     if not os.path.isdir(root):  # noqa: PTH112 - a name too long for a folder is none, where Path raises
         raise DataError(f"{root} is not a folder", fix="set root in [data] to the folder of the images")
@@ -180,12 +160,14 @@ def _check_unambiguous(root: Path, kinds: Sequence[str], folders: Sequence[str],
         if beside:
             split = next(name for name in folders if KIND_OF.get(name.lower()) == kinds[0])
             raise DataError(
-                f"{root}: {split} is either a split or a class, for there are images beside it in {_some(beside)}",
+                f"{root}: {split} is either a split or a class, for there are images beside it in {some(beside, 5)}",
                 fix=f'set {kinds[0]} = "{split}" to use that folder alone, or train = "{HERE}" if every folder is a class',
             )
     if kinds:
         return
-    hints = {_loose_kind(name): name for name in reversed(others)}
+    # ``training_set``, ``train2017`` and ``Test-Images`` say what they are as well.
+    words = {name: re.split(r"[^a-z]+", name.lower()) for name in reversed(others)}
+    hints = {next((KIND_OF[word] for word in words[name] if word in KIND_OF), None): name for name in words}
     named = {kind: hints[kind] for kind in KINDS if kind in hints}
     if "train" in named and len(named) > 1:
         options = ", ".join(f'{"test" if kind == "val" else kind} = "{name}"' for kind, name in named.items())
@@ -205,12 +187,3 @@ def _check_unambiguous(root: Path, kinds: Sequence[str], folders: Sequence[str],
                 f"{root / folder} holds splits: {', '.join(sorted(splits.values()))}",
                 fix=f'set root to it, or train = "{HERE}" to take all images in {root} as they are',
             )
-
-
-def _loose_kind(name: str) -> str | None:
-    """``training_set``, ``train2017`` and ``Test-Images`` say what they are as well."""
-    return next((KIND_OF[word] for word in re.split(r"[^a-z]+", name.lower()) if word in KIND_OF), None)
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -18,18 +18,12 @@ from sslkit.data.augment import augment
 from sslkit.data.image_file import naming_files
 from sslkit.data.workers import Decoders, describe_shared_memory, end_idle, num_fitting_workers, why_not_elsewhere
 
-_SHARE = 0.25
-"""Of a GPU's free memory that one image set may take."""
-
-_MAX_WORKERS = 8
-"""Unless somebody asks for more."""
-
 _num_workers: ContextVar[int | Literal["auto"]] = ContextVar("num_workers", default="auto")
 
 
 @contextmanager
 def decoding_with(num_workers: int | Literal["auto"]) -> Iterator[None]:
-    """Let every loader without a number of its own use so many workers, for the time of the block, at the end of which they end; ``auto``: as many as fit the machine."""
+    """In this block, every loader without a number of its own uses so many workers, ``auto``: as many as fit the machine; they end with it."""
     before = _num_workers.set(num_workers)
     try:
         yield
@@ -78,7 +72,7 @@ class Loader:
 
     @property
     def fingerprint(self) -> str:
-        """Of the images: equal exactly if they are."""
+        """That of the images: equal exactly if they are."""
         return self.images.fingerprint
 
     def batches(
@@ -123,7 +117,7 @@ class Loader:
 
     def _decoded_by_workers(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         decoders, self._decoders = self._decoders, None  # a second pass at the same time has workers of its own
-        if decoders is None or decoders.ended:
+        if decoders is None or decoders.ended.is_set():
             decoders = Decoders(self.images, num_workers=self._num_workers, device=self.device)
             weakref.finalize(self, decoders.end)
         try:
@@ -137,11 +131,11 @@ class Loader:
 
 
 def choose_num_workers(images: ImageSet, batch_size: int, wanted: int | None) -> int:
-    """How many workers decode, 0 for this process: as many as are ``wanted`` (None: what the stage says, else one a core, 8 at most), as
-    far as shared memory holds their batches.
+    """How many workers decode, 0 for this process: as many as are ``wanted`` (None: what the stage says, else one per core, 8 at most),
+    as far as shared memory holds their batches.
     """
     given = _num_workers.get() if wanted is None else wanted
-    number = min(_MAX_WORKERS, usable_cores()) if given == "auto" else given
+    number = min(8, usable_cores()) if given == "auto" else given
     if number and (why := why_not_elsewhere(images)):
         warn(f"images are decoded in the run's own process, which is slower: {why}")
         return 0
@@ -158,8 +152,8 @@ def choose_num_workers(images: ImageSet, batch_size: int, wanted: int | None) ->
 
 
 def _fits(pixels: Tensor, device: torch.device) -> bool:
-    """Whether pixels leave a GPU most of its free memory. Batches are the same, kept there or sent as they are needed."""
+    """Whether pixels leave a GPU three quarters of its free memory. Batches are the same, kept there or sent as they are needed."""
     if device.type != "cuda":
         return True
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's, from earlier stages
-    return pixels.nbytes <= (torch.cuda.mem_get_info(device)[0] + unused) * _SHARE
+    return pixels.nbytes <= (torch.cuda.mem_get_info(device)[0] + unused) / 4

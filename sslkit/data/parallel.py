@@ -14,14 +14,9 @@ Result = TypeVar("Result")
 
 
 def map_chunks(function: Callable[[Chunk], Result], chunks: Sequence[Chunk], what: str) -> list[Result]:
-    """Apply ``function`` to each of ``chunks``, on all cores; results come in order.
+    """Apply ``function`` to each of ``chunks``, in threads on all cores; results come in order. ``what`` describes the work in words.
 
     An error or Ctrl-C ends it as soon as the chunks that have been begun are done.
-
-    Args:
-        function: called in several threads at once.
-        chunks: large enough that handing one over does not matter.
-        what: the work in words, for those who watch.
     """
     pool = ThreadPoolExecutor(os.cpu_count())
     results: list[Result] = []

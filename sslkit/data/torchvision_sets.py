@@ -33,17 +33,11 @@ _PARTS_OF_ARRAYS = frozenset(
 
 
 class Files(NamedTuple):
-    """Where a dataset's files belong and what they must be; one of the two groups is enough.
+    """Where a dataset's files belong, each with its MD5 checksum, or None where torchvision knows none; one of the two groups is enough."""
 
-    Attributes:
-        unpacked: the files that are read, each with its MD5 checksum, or None where torchvision knows none.
-        archives: the files that are downloaded, if they must be unpacked.
-        url: where the first of them comes from.
-    """
-
-    unpacked: Mapping[Path, str | None]
-    archives: Mapping[Path, str | None]
-    url: str
+    unpacked: Mapping[Path, str | None]  # that are read
+    archives: Mapping[Path, str | None]  # that are downloaded, if they must be unpacked
+    url: str  # where the first of them comes from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +48,7 @@ class TorchvisionSet(Dataset):
 
     Attributes:
         root: the folder of the files; by default the environment variable ``SSLKIT_DATA``, else ``~/.cache/sslkit``.
-        download: fetch what is missing. An archive that lies in its place is unpacked even without.
+        download: fetch what is missing. An archive that is there already is unpacked even without.
     """
 
     root: str | None = None
@@ -74,10 +68,8 @@ class TorchvisionSet(Dataset):
 
     @abstractmethod
     def read(self, split: Split, *, download: bool) -> tuple[Any, Any, tuple[str, ...]]:
-        """Let torchvision read one split, after a download where one is needed and allowed.
-
-        Returns:
-            (N, C, H, W) uint8 images and (N,) integers, as tensors, arrays or lists, and the names of the classes.
+        """Let torchvision read one split, after a download where one is needed and allowed: (N, C, H, W) uint8 images and (N,) integers, as
+        tensors, arrays or lists, and the class names.
         """
 
     @property
@@ -142,9 +134,7 @@ class TorchvisionSet(Dataset):
 
 
 def _torchvision(name: str) -> Any:
-    """Something of ``torchvision.datasets``. Imported late: it takes seconds, and this module is loaded at every start, for the list
-    of datasets.
-    """
+    """Something of ``torchvision.datasets``, imported late: it takes seconds, and this module is loaded at every start."""
     return getattr(importlib.import_module("torchvision.datasets"), name)
 
 
@@ -167,7 +157,7 @@ class _Packed(TorchvisionSet):
         """Download the archive, unless it is there, and unpack it, unless the files are there.
 
         Not left to torchvision: tarfile refuses what leads out of the folder, links to there, and devices, if it is asked to. Python has
-        that filter since 3.11.4; in an older one, a checksum is all that stands before an archive.
+        had that filter since 3.11.4; before, the checksum is the only protection.
         """
         if _all_intact(self.files().unpacked):
             return
@@ -179,7 +169,7 @@ class _Packed(TorchvisionSet):
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows no name but an array's: a checksum is not all that stands before foreign code."""
+    """Knows no names but those that arrays need, so that more than a checksum protects from foreign code."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         if (module_name, global_name) not in _PARTS_OF_ARRAYS:
@@ -209,7 +199,7 @@ class _Cifar(_Packed):
         return pixels, labels, tuple(self._unpickle(source.meta["filename"])[source.meta["key"]])
 
     def _unpickle(self, name: str) -> Any:
-        """Not left to torchvision, which opens a file twice, to check it and to read it: what is checked here are the bytes themselves."""
+        """Not left to torchvision, which opens a file twice, to check it and to read it: here the bytes that are read are checked."""
         path = self.folder / self.source.base_folder / name
         content = path.read_bytes()
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != self.files().unpacked[path]:

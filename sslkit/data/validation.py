@@ -1,4 +1,4 @@
-"""What a dataset hands over, whoever wrote it, made into what the contract says; what cannot be is refused in one line."""
+"""What a dataset hands over, whoever wrote it, made into what the contract says; what cannot be is a ``DataError`` that begins with where."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -13,11 +13,7 @@ from sslkit.contract.images import Color, ImageSet, ImageSpec
 
 
 def valid_spec(image: object, where: str) -> ImageSpec:
-    """What images are, with their statistics as tuples of floats.
-
-    Raises:
-        DataError: it is no ImageSpec, or a value of it cannot be. Here as below, the message begins with ``where``.
-    """
+    """What images are, with their statistics as tuples of floats."""
     if not isinstance(image, ImageSpec):
         raise DataError(f"{where}: image must be an ImageSpec", found=image)
     sides = (image.height, image.width)
@@ -39,11 +35,7 @@ def valid_spec(image: object, where: str) -> ImageSpec:
 
 
 def valid_labels(labels: Any, num_images: int, num_classes: int, where: str) -> Tensor:
-    """Labels as (N,) int64 on the CPU, a copy; integers of any kind are taken, as a tensor, an array or a sequence.
-
-    Raises:
-        DataError: they are no integers, not one an image, or no numbers of classes.
-    """
+    """Labels as (N,) int64 on the CPU, a copy; integers of any kind are taken, as a tensor, an array or a sequence."""
     try:
         array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
     except (TypeError, ValueError, RuntimeError):  # rows of different lengths, and tensors without values
@@ -62,12 +54,7 @@ def valid_labels(labels: Any, num_images: int, num_classes: int, where: str) -> 
 
 
 def valid_classes(classes: Any, where: str) -> tuple[str, ...]:
-    """Names of classes, as a tuple. File systems and people take names for the same that differ in case or in the form of Unicode
-    alone; labels would not.
-
-    Raises:
-        DataError: there are none, they are no names, or two of them stand for one class.
-    """
+    """Class names, as a tuple. Names that differ only in case or Unicode form are refused: file systems and people take them for one."""
     names = () if isinstance(classes, str) or not isinstance(classes, Sequence | np.ndarray) else tuple(classes)
     if not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where}: there are labels, so classes must be names, in the order of the labels", found=classes)
@@ -95,11 +82,7 @@ def _composed(name: str) -> str:
 
 
 def valid_fingerprint(images: ImageSet, where: str) -> str:
-    """What an image set is known by.
-
-    Raises:
-        DataError: it is no text, or changes as one looks at it.
-    """
+    """The fingerprint of an image set, which must not change between two reads."""
     fingerprint = getattr(images, "fingerprint", None)
     if not isinstance(fingerprint, str) or not fingerprint:
         raise DataError(f"{where}: fingerprint must be text that changes when images or labels do", found=fingerprint)
@@ -109,11 +92,7 @@ def valid_fingerprint(images: ImageSet, where: str) -> str:
 
 
 def valid_pixels(pixels: Any, num_images: int, image: ImageSpec, where: str) -> Tensor:
-    """Decoded images.
-
-    Raises:
-        DataError: they are no uint8 tensor on the CPU, are fewer or more than were asked for, or of another size or colour.
-    """
+    """Decoded images: (num_images, C, H, W) uint8 on the CPU, of the size and colour that ``image`` says."""
     expected = (num_images, image.num_chs, image.height, image.width)
     if isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and tuple(pixels.shape) == expected and pixels.device.type == "cpu":
         return pixels
@@ -125,11 +104,7 @@ def valid_pixels(pixels: Any, num_images: int, image: ImageSpec, where: str) -> 
 
 
 def valid_paths(paths: Any, name: str, where: str) -> tuple[str, ...]:
-    """A sequence of texts, as a tuple.
-
-    Raises:
-        DataError: it is something else.
-    """
+    """A sequence of strings, as a tuple."""
     if isinstance(paths, str) or not isinstance(paths, Sequence) or not all(isinstance(path, str) for path in paths):
         raise DataError(f"{where}: {name} must be a tuple of texts", found=paths)
     return tuple(paths)

@@ -43,52 +43,32 @@ _FAREWELL = 3.0
 _RESUME = "the same command resumes from the last checkpoint"
 _OWN_PROCESS = "num_workers = 0 decodes in the run's own process"
 
-_MAX_IDLE = 2
-"""Workers of how many image sets stay while they have nothing to do: those of the training images and of the held-out ones."""
-
 _SHARED_MEMORY = Path("/dev/shm")
 
 
 class Decoders:
-    """Processes that decode one image set, pass after pass; batches come in order, whatever the number of workers.
+    """Processes that decode one image set, pass after pass; batches come in order, whatever the number of workers, and in pinned memory
+    if ``device`` is a GPU.
 
     A thread receives their batches: what comes from another process is received in pieces, and a worker that stalls between two of them
-    would hold whoever waits, with no limit. Here that is nobody who matters. Torch also raises errors of dying workers out of a signal
-    handler, in the midst of anything, if the main thread starts them.
-
-    Args:
-        images: to be decoded.
-        num_workers: 1 or more.
-        device: where batches will go: for a GPU they come in pinned memory.
+    would block the receiver for ever. If the main thread started them, torch would also raise the errors of dying workers from a signal
+    handler, in the midst of anything.
     """
 
     def __init__(self, images: ImageSet, *, num_workers: int, device: torch.device) -> None:
         self._images, self._num_workers, self._device = images, num_workers, device
         self._orders: queue.SimpleQueue[Sequence[Tensor] | None] = queue.SimpleQueue()
         self._decoded: queue.Queue[Any] = queue.Queue(maxsize=1)
-        self._ended = threading.Event()
+        self.ended = threading.Event()
         self._workers: tuple[BaseProcess, ...] = ()
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._receive, name="sslkit-decoded-images", daemon=True)
 
-    @property
-    def ended(self) -> bool:
-        """Whether they decode nothing any more."""
-        return self._ended.is_set()
-
     def decode(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass. Whoever leaves it before its last batch, or on an error, ends the workers.
+        """One pass over batches given by their indices: (N, C, H, W) images and (N,) int64 indices, on the CPU.
 
-        Args:
-            chunks: the indices of each batch.
-
-        Yields:
-            Images, (N, C, H, W), and their indices, (N,) int64, on the CPU.
-
-        Raises:
-            DataError: as the image set raised it.
-            RunFailedError: a worker died, or no batch came in minutes.
-            RunInterruptedError: the run was asked to stop, and the next batch was not there yet.
+        Whoever leaves it before its last batch, or on an error, ends the workers. A worker that died, or batches that do not come for
+        minutes, are a ``RunFailedError``.
         """
         waiting = len(chunks)
         _IDLE.pop(self, None)
@@ -105,14 +85,14 @@ class Decoders:
                 self.end()
             else:
                 _IDLE[self] = None
-                end_idle(_MAX_IDLE)
+                end_idle(2)  # the workers of the training images and of the held-out ones stay
 
     def end(self) -> None:
-        """Leave no process behind, also none that is stopped."""
+        """Leave no process behind, not even one that is stopped."""
         if os.getpid() != self._process:
             return  # a forked process has a copy of this, and no say in it
         _IDLE.pop(self, None)
-        self._ended.set()
+        self.ended.set()
         self._orders.put(None)
         if self._thread.is_alive() and not any(worker.exitcode for worker in self._workers):
             self._thread.join(_FAREWELL)
@@ -141,7 +121,7 @@ class Decoders:
         )
 
     def _explained(self, error: BaseException) -> BaseException:
-        """What keeps the thread from receiving more: a worker that has died, if one has, whatever torch makes of it."""
+        """Why the thread receives no more: a worker that has died, if one has, whatever torch makes of it."""
         for worker in self._workers:
             worker.join(_POLL)  # it may be about to
             if worker.exitcode:
@@ -149,7 +129,6 @@ class Decoders:
         return _died(None) if "DataLoader worker" in str(error) else error
 
     def _receive(self) -> None:
-        """What the thread does."""
         try:
             with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():  # a thread has a GPU of its own
                 order = _Order()
@@ -184,7 +163,7 @@ class Decoders:
 
     def _hand_over(self, item: Any) -> bool:
         """Whether anybody takes it."""
-        while not self._ended.is_set():
+        while not self.ended.is_set():
             with suppress(queue.Full):
                 self._decoded.put(item, timeout=_POLL)
                 return True
@@ -192,7 +171,7 @@ class Decoders:
 
 
 class _Order:
-    """The batches of a pass, in place of a sampler: torch asks for them anew in every pass, and for each list of indices when it is due."""
+    """The batches of a pass, in place of a sampler: torch asks for them anew in every pass, and for each list of indices when it needs it."""
 
     chunks: Sequence[Tensor] = ()
 
@@ -301,8 +280,7 @@ def why_not_elsewhere(images: ImageSet) -> str:
 @contextmanager
 def _script_not_run_again() -> Iterator[None]:
     """A spawned process runs the script that started it, unless that has no file: one without a main guard would start workers again.
-
-    Nothing in it is needed: what a worker gets was made sure to come from modules.
+    A worker needs nothing of the script, because ``why_not_elsewhere`` has made sure that its image set comes from a module.
     """
     if _START == "fork":
         yield

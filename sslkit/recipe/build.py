@@ -44,10 +44,8 @@ class _ClassError(OptionError):
 def options_of(cls: type) -> dict[str, Parameter]:
     """The options of a class by name: the fields of a dataclass, or the parameters of a constructor, but for the ``image`` of a backbone.
 
-    Annotations are resolved, and a default that is made anew for each object is there; an option that must be given has none (``REQUIRED``).
-
-    Raises:
-        PluginError: the constructor cannot be checked: an option has no annotation, or it takes ``**kwargs``.
+    Annotations are resolved and default factories called; an option that must be given has the default ``REQUIRED``. A constructor that
+    cannot be checked is a ``PluginError``: an option has no annotation, or it takes ``**kwargs``.
     """
     constructor, fields = cls.__init__, dataclasses.is_dataclass(cls) and not issubclass(cls, Backbone)
     if constructor is object.__init__:
@@ -82,7 +80,7 @@ def kind_of(annotation: Any) -> str | None:
 
 
 def is_table(annotation: Any) -> TypeGuard[type]:
-    """Whether the annotation is a class that a table of options stands for."""
+    """Whether a table of options in a recipe means an object of this class."""
     return isinstance(annotation, type) and (kind_of(annotation) is not None or dataclasses.is_dataclass(annotation))
 
 
@@ -116,12 +114,8 @@ def build(target: Any, value: object, path: str, catalog: Catalog) -> Any:
         target: a kind of class (``PretextTask`` or ``"pretext_tasks"``): the table's ``name`` chooses the class from the catalog,
             and a string alone is the name. Or a dataclass, whose table has no ``name``; or any other annotation of an option.
         value: a table of options, mostly. Tables inside it are built by what the options' annotations ask for.
-        path: where it stands in the recipe, dotted; errors begin with it.
+        path: the value's dotted path in the recipe; errors begin with that of the option at fault.
         catalog: where names are looked up.
-
-    Raises:
-        RecipeError: the value is wrong; the message begins with the dotted path of the option at fault.
-        PluginError: the class is wrong: an option without annotation, for example.
     """
     target = KINDS[target].cls if isinstance(target, str) else target
     with blaming(path), refusing(path, getattr(target, "__name__", "")):
@@ -130,7 +124,7 @@ def build(target: Any, value: object, path: str, catalog: Catalog) -> Any:
 
 @contextmanager
 def refusing(path: str, name: str = "") -> Iterator[None]:
-    """Let what is refused inside be a recipe's error that begins with the dotted path of the option at fault, or with a name where it has none."""
+    """Turn what is refused inside into a recipe's error that begins with the dotted path of the option at fault, or else with ``name``."""
     try:
         yield
     except (ValidationError, OptionError) as error:
@@ -180,7 +174,7 @@ def class_and_arguments(annotation: type, raw: Any, catalog: Catalog) -> tuple[A
 
 
 def _arguments(cls: type, table: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
-    """The options given, checked. Unknown ones come first: a misspelt option is a better message than a missing one."""
+    """The options given, checked. Unknown ones come first: to name a misspelt option helps more than to name a missing one."""
     options = options_of(cls)
     try:
         return table_of(cls).validate_python(dict(table), context=catalog)

@@ -28,22 +28,14 @@ def bundled_weights() -> dict[str, Path]:
 
 
 def find_recipe(text: str) -> Path:
-    """A file's path, or the name of a bundled recipe, which a folder of that name, perhaps its run's, does not hide.
-
-    Raises:
-        RecipeError: neither.
-    """
+    """A file's path, or the name of a bundled recipe, which a folder of that name, perhaps its run's, does not hide."""
     if Path(text).suffix or os.path.isfile(text):  # noqa: PTH113 - a name too long for a file is no file, where Path raises
         return Path(text)
     return _bundled(text).path
 
 
 def copy_recipe(name: str, target: Path) -> Path:
-    """Copy a bundled recipe into a folder, or to a new file, which is returned.
-
-    Raises:
-        RecipeError: no such recipe, the file exists, or it cannot be written.
-    """
+    """Copy a bundled recipe into a folder, or to a new file, which is returned. An existing file is refused."""
     source = _bundled(name).path
     path = target / source.name if target.is_dir() else target
     if path.exists():

@@ -18,16 +18,10 @@ _CLASS = re.compile(r"data|backbone|observers\[\d+\]|stages\.[^.]+\.(.+\.)?(task
 
 @dataclass(frozen=True)
 class RecipeCode:
-    """Code that is not sslkit's own.
+    """Code that is not sslkit's own. ``notes`` say what is odd about it, a sentence each."""
 
-    Attributes:
-        plugins: every plugin that is installed; its ``state`` says whether it was loaded.
-        imported: classes outside the catalog that were imported, and the file of each.
-        notes: what is odd about the plugins, the lists of them in the environment, and what was imported, a sentence each.
-    """
-
-    plugins: tuple[PluginInfo, ...] = ()
-    imported: Mapping[str, str] = field(default_factory=dict)
+    plugins: tuple[PluginInfo, ...] = ()  # all that are installed, loaded or not
+    imported: Mapping[str, str] = field(default_factory=dict)  # classes outside the catalog, and the file of each
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
@@ -46,7 +40,7 @@ class RecipeCode:
 
 
 def lies_in_run(path: Path) -> bool:
-    """Whether a recipe was written by a run, which somebody else may have sent, and not by the person who names it."""
+    """Whether a recipe was written by a run, which somebody else may have sent."""
     folder = path.resolve().parent
     folders = (folder, folder.parent) if folder.name == "variants" else (folder,)
     stages = ("*/artifact.json", "*/*/artifact.json") if (folders[-1] / "variants").is_dir() else ("*/artifact.json",)
@@ -54,11 +48,7 @@ def lies_in_run(path: Path) -> bool:
 
 
 def refuse_code(tables: Iterable[Mapping[str, Any]], catalog: Catalog) -> None:
-    """Refuse every class that a recipe, or a variant of it, may not import, all in one message; building it would stop at the first.
-
-    Raises:
-        RecipeError: starts with the dotted path of the first.
-    """
+    """Refuse every class that a recipe, or a variant of it, may not import, all in one message; building it would stop at the first."""
     named = dict.fromkeys(found for table in tables for found in named_classes(table))
     refused = [f"{path}: {refusal.what}" for path, spec in named if (refusal := catalog.refusal(spec))]
     if refused:

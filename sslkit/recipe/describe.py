@@ -19,16 +19,8 @@ from sslkit.recipe.build import class_and_arguments, construct, kind_of, options
 
 
 def describe(value: object, catalog: Catalog) -> dict[str, Any]:
-    """Write a value as the table that it could have been built from, with every default, of plain values that TOML and JSON know.
-
-    Options that are None are left out, as TOML has no such value.
-
-    Args:
-        value: an instance of a dataclass, for example what ``build`` returned.
-        catalog: where the name of its class is looked up.
-
-    Raises:
-        PluginError: an option holds what no recipe can.
+    """Write an instance of a dataclass as the table that it could have been built from, with every default, of plain values that TOML
+    and JSON know. Options that are None are left out, as TOML has no such value.
     """
     cls = type(value)
     if not dataclasses.is_dataclass(cls):
@@ -40,21 +32,13 @@ def describe(value: object, catalog: Catalog) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneOptions:
-    """How to build a backbone, as far as a recipe says. Only the stage knows the image.
-
-    Attributes:
-        cls: the class.
-        name: how a recipe names it: its name in the catalog, or ``package.module:Class``.
-        options: all of them, defaults included, as plain values that TOML and JSON know; None is left out.
-        path: where it stands in the recipe, dotted.
-        arguments: the options as the constructor takes them.
-    """
+    """How to build a backbone, as far as a recipe says. Only the stage knows the image."""
 
     cls: type[Backbone]
-    name: str
-    options: dict[str, Any]
-    path: str = field(default="backbone", compare=False)
-    arguments: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    name: str  # in the catalog, or ``package.module:Class``
+    options: dict[str, Any]  # all of them, defaults included, as plain values that TOML and JSON know; None is left out
+    path: str = field(default="backbone", compare=False)  # in the recipe, dotted
+    arguments: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # the options as the constructor takes them
 
     @property
     def pretrained(self) -> bool:
@@ -69,22 +53,13 @@ class BackboneOptions:
         return dataclasses.replace(self, options=self.options | off, arguments=self.arguments | off)
 
     def build(self, image: ImageSpec) -> Backbone:
-        """Build the network for images of this size and color, with random weights, or pretrained ones where its options ask for them.
-
-        Raises:
-            RecipeError: the constructor refuses an option; the message begins with its dotted path.
-        """
+        """Build the network for images of this size and color, with random weights, or pretrained ones where its options ask for them."""
         with blaming(self.path), refusing(self.path):
             return construct(self.cls, (image,), self.arguments)
 
 
 def build_backbone_options(table: object, path: str, catalog: Catalog) -> BackboneOptions:
-    """Check the table of a backbone without building it.
-
-    Raises:
-        RecipeError: the table is wrong; the message begins with the dotted path of the option at fault.
-        PluginError: the constructor of the class cannot be checked.
-    """
+    """Check the table of a backbone without building it."""
     with refusing(path):
         cls, arguments = class_and_arguments(Backbone, table, catalog)
     options = options_of(cls)

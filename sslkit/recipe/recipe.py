@@ -99,11 +99,7 @@ def load_recipe(
 
 
 def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | None = None) -> Recipe:
-    """Check a recipe as it is written, and build its parts; ``device`` is as in :func:`load_recipe`.
-
-    Raises:
-        RecipeError: starts with the dotted path of the key at fault.
-    """
+    """Check a recipe as it is written, and build its parts; ``device`` is as in :func:`load_recipe`."""
     if extending := [key for key in EXTENDS if key in table]:
         raise RecipeError(f"{extending[0]}: is for a recipe's file", found=table[extending[0]], fix="load_recipe reads files")
     table = _placed(table, device)
@@ -129,7 +125,7 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | No
         what = f"stages: are {len(stages):,} with all variants and snapshots"
         raise RecipeError(what, allowed=f"{MAX_STAGES:,}", fix="write several recipes")
     paper, margins = given.get("paper", {}), given.get("margins", {})
-    _check_figures(paper, margins, [stage.key for stage in stages])
+    _check_metrics(paper, margins, [stage.key for stage in stages])
     sources = SourceCode()  # hashed here, right after the import: a file that is edited later is not what runs
     swept, resolved = "sweep" in table, [parser.resolved() for parser in parsers]
     watching = tuple(found for i, entry in enumerate(observers) if (found := _observer(entry, f"observers[{i}]", catalog)))
@@ -193,7 +189,7 @@ def _observer(entry: object, path: str, catalog: Catalog) -> Observer | None:
     return None
 
 
-def _check_figures(paper: Mapping[str, Any], margins: Mapping[str, Any], stages: Sequence[str]) -> None:
+def _check_metrics(paper: Mapping[str, Any], margins: Mapping[str, Any], stages: Sequence[str]) -> None:
     for key, value in paper.items():
         _check_metric(key, "paper", stages)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

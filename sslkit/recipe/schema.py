@@ -37,7 +37,7 @@ def _at_least(minimum: int) -> Any:
 
 
 def _later(schema: dict[str, Any]) -> Any:
-    """A key whose value is checked later, when it is known which stages or variants there are."""
+    """A key whose value is checked later, when the stages and variants are known."""
     return Annotated[Any, WithJsonSchema(schema)]
 
 
@@ -48,8 +48,7 @@ NAME = Annotated[str, PlainValidator(_name), WithJsonSchema({"type": "string"})]
 """A name that is also a folder's, on every system."""
 
 _TEXTS = {"type": "array", "items": {"type": "string"}}
-_FIGURES = {"type": "object", "additionalProperties": {"type": "number"}}
-_PAIRS = {"type": "object", "additionalProperties": {**_TEXTS, "minItems": 2, "maxItems": 2}}
+_PAIR = {**_TEXTS, "minItems": 2, "maxItems": 2}
 
 RUNTIME_KEYS, TRAINING_KEYS = (
     {option.name: option.annotation for option in options_of(cls).values()} for cls in (Runtime, TrainingOptions)
@@ -74,8 +73,8 @@ RECIPE_KEYS: Keys = {
     "backbone": _later({"table": Backbone}),
     "stages": Mapping[str, Any],
     "sweep": _later({"type": "object"}),
-    "paper": Annotated[Mapping[str, Any], WithJsonSchema(_FIGURES)],
-    "margins": Annotated[Mapping[str, Any], WithJsonSchema(_PAIRS)],
+    "paper": Annotated[Mapping[str, Any], WithJsonSchema({"type": "object", "additionalProperties": {"type": "number"}})],
+    "margins": Annotated[Mapping[str, Any], WithJsonSchema({"type": "object", "additionalProperties": _PAIR})],
     "observers": _later({"type": "array", "items": {"table": Observer}}),
     "extends": _later({"type": "string"}),
     "without": _later(_TEXTS),
@@ -84,11 +83,7 @@ RECIPE_KEYS: Keys = {
 
 
 def build_keys(keys: Keys, table: Mapping[str, Any], path: str, catalog: Catalog, fixes: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Build the value of each key that the table at a dotted path has; ``fixes`` says what to do about keys that belong into another one.
-
-    Raises:
-        RecipeError: a key does not exist, or its value is wrong.
-    """
+    """Build the value of each key that the table at a dotted path has; ``fixes`` says what to do about keys that belong elsewhere."""
     for key in table:
         if key not in keys:
             fix = (fixes or {}).get(key) or did_you_mean(key, keys)

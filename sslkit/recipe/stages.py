@@ -34,51 +34,30 @@ _EPOCH = re.compile(r"epoch=(\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class _Stage:
-    """What every stage has.
+    """What every stage has."""
 
-    Attributes:
-        name: what the recipe calls it; part of its random seeds.
-        key: unique in the recipe, and its folder: the name, below the variant's where a sweep makes several stages of it.
-        seed: of all randomness.
-        weights: the key of an earlier stage, ``random`` or ``backbone``.
-        snapshot: the epoch of that stage whose network is taken; None: the final one.
-        backbone: how to build the network: the recipe's, that of the earlier stage, or the stage's own.
-        runtime: device, precision and the like.
-    """
-
-    name: str
-    key: str
+    name: str  # what the recipe calls it; part of its random seeds
+    key: str  # unique in the recipe, and its folder: the name, below the variant's where a sweep makes several stages of it
     seed: int
-    weights: str
-    snapshot: int | None
-    backbone: BackboneOptions
+    weights: str  # the key of an earlier stage, ``random`` or ``backbone``
+    snapshot: int | None  # the epoch of the earlier stage whose network is taken; None: the final one
+    backbone: BackboneOptions  # the recipe's, that of the earlier stage, or the stage's own
     runtime: Runtime
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainStage(_Stage):
-    """A stage that pretrains.
-
-    Attributes:
-        task: the pretext task.
-        training: epochs, batch size, optimizer, schedule, augmentation.
-        evaluate_every: epochs between measurements on held-out images; None: ten times.
-        snapshot_epochs: after which the network is kept too.
-    """
+    """A stage that pretrains."""
 
     task: PretextTask
     training: TrainingOptions
-    evaluate_every: int | None
-    snapshot_epochs: tuple[int, ...] = ()
+    evaluate_every: int | None  # epochs between measurements on held-out images; None: ten times
+    snapshot_epochs: tuple[int, ...] = ()  # after which the network is kept too
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateStage(_Stage):
-    """A stage that evaluates.
-
-    Attributes:
-        evaluator: what to measure with.
-    """
+    """A stage that evaluates."""
 
     evaluator: Evaluator
 
@@ -87,15 +66,7 @@ Stage = PretrainStage | EvaluateStage
 
 
 class StageParser:
-    """The stages of one recipe without a sweep, or of one variant; what it has in common with others was checked before.
-
-    Attributes:
-        stages: by key.
-        pretrained: whether any stage begins with the weights of a backbone that asks for pretrained ones, by its dotted path.
-
-    Raises:
-        RecipeError: starts with the dotted path of the key at fault.
-    """
+    """The stages of one recipe without a sweep, or of one variant; what it has in common with others was checked before."""
 
     def __init__(self, table: Mapping[str, Any], data: Dataset, catalog: Catalog) -> None:
         self._table, self._data, self._catalog = table, data, catalog
@@ -105,7 +76,8 @@ class StageParser:
         with refusing(""):  # before a stage is to blame
             construct(Runtime, (), self._runtime)
         self._named: dict[str, Stage] = {}
-        self.stages: dict[str, Stage] = {}
+        self.stages: dict[str, Stage] = {}  # by key
+        # By the dotted path of a backbone that asks for pretrained weights: whether any stage begins with them.
         self.pretrained: dict[str, bool] = {}
         if "stages" not in given:
             raise RecipeError("stages: missing; required")
@@ -236,7 +208,7 @@ def find_cycle(start: str, tables: Mapping[str, Any]) -> list[str]:
 
 
 def _leaves_backbone(stage: Stage) -> bool:
-    """One network: a stage that is run on each snapshot of another leaves several."""
+    """Whether a stage leaves one network: one that is run on each snapshot of another leaves several."""
     return stage.key == stage.name and (isinstance(stage, PretrainStage) or stage.evaluator.exports_backbone)
 
 
@@ -248,17 +220,11 @@ def training_of(stage: Stage) -> tuple[str, TrainingOptions] | None:
 
 
 class StageKey(NamedTuple):
-    """A stage's key taken apart: ``blocks3/object/epoch=10`` is the stage ``object`` of a sweep's variant, on a snapshot.
+    """A stage's key taken apart: ``blocks3/object/epoch=10`` is the stage ``object`` of a sweep's variant, on a snapshot."""
 
-    Attributes:
-        variant: of the sweep; empty for a stage that all variants share.
-        name: what the recipe calls the stage.
-        epoch: of the snapshot that it measures; None for a final network.
-    """
-
-    variant: str
+    variant: str  # empty for a stage that all variants share
     name: str
-    epoch: int | None = None
+    epoch: int | None = None  # of the snapshot that it measures; None for a final network
 
     @property
     def series(self) -> str:

@@ -19,20 +19,12 @@ _FIXED = ("name", *EXTENDS, "data", "sweep", "paper", "margins", "observers")
 MAX_VARIANTS = 500
 """Of a sweep: each is checked whole before anything is computed."""
 
-MAX_NAME_LENGTH = 200
-"""Letters of a variant's name, which is a folder's and a file's."""
-
 
 class Variant(NamedTuple):
-    """One way through the sweep.
+    """One combination of a sweep's values."""
 
-    Attributes:
-        labels: its place on each axis: ``num_blocks=3``, or the name of a variant; empty without a sweep.
-        table: the recipe with the variant's values in it, and no sweep.
-    """
-
-    labels: tuple[str, ...]
-    table: dict[str, Any]
+    labels: tuple[str, ...]  # one per axis: ``num_blocks=3``, or the name of a variant; empty without a sweep
+    table: dict[str, Any]  # the recipe with these values in it, and no sweep
 
     @property
     def name(self) -> str:
@@ -41,7 +33,7 @@ class Variant(NamedTuple):
 
 
 class _Choice(NamedTuple):
-    """One point of an axis: what it is called, the keys that it sets, and where it stands in the recipe."""
+    """One point of an axis: what it is called, the keys that it sets, and its path in the recipe."""
 
     label: str
     values: Mapping[str, Any]
@@ -53,9 +45,6 @@ def expand(table: Mapping[str, Any]) -> list[Variant]:
 
     An array is an axis: ``"backbone.num_blocks" = [3, 4, 5]``. Tables are the named points of one more axis, each with the keys that it
     sets: ``half = { "stages.pretrain.schedule.gamma" = 0.5 }``.
-
-    Raises:
-        RecipeError: the sweep is not of this form.
     """
     bare = {key: value for key, value in table.items() if key != "sweep"}
     if "sweep" not in table:
@@ -70,7 +59,7 @@ def expand(table: Mapping[str, Any]) -> list[Variant]:
             for key, value in choice.values.items():
                 set_key(changed, key, copy.deepcopy(value), choice.path)
         variants.append(Variant(tuple(choice.label for choice in point), changed))
-        if len(variants[-1].name) > MAX_NAME_LENGTH:
+        if len(variants[-1].name) > 200:
             fix = "name the variants: [sweep.NAME] with the keys of each"
             raise RecipeError("sweep: a variant's name is too long for a folder", found=variants[-1].name, fix=fix)
     return variants
@@ -97,7 +86,7 @@ def merge(variants: Sequence[Variant], stages: Sequence[Sequence[Stage]]) -> tup
 
 
 def identity(stage: Stage, stages: Sequence[Stage]) -> tuple[Stage, ...]:
-    """Equal for stages that do the same on the same data: the stage and all that its weights depend on, but not where they stand."""
+    """Equal for stages that do the same on the same data: the stage and all that its weights depend on, without their keys."""
     by_key = {other.key: other for other in stages}
     chain = [stage]
     while chain[-1].weights not in BEGINNINGS:  # a loop, for a chain may be longer than Python's stack

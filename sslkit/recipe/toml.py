@@ -15,7 +15,7 @@ from sslkit.recipe.bundled import find_recipe
 from sslkit.storage.json_files import MAX_DEPTH, find_unfit
 
 EXTENDS = ("extends", "without")
-"""The keys that only a file has: what is left when they are followed is a recipe."""
+"""The keys that only a file has: a recipe is what is left when they have been followed."""
 
 MAX_BYTES = 2**20
 """Of a recipe. The longest that ships has 4,000; more would only keep the parser busy."""
@@ -28,20 +28,12 @@ Files = dict[Path, dict[str, Any]]
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        RecipeError: it is missing, unreadable, too large or not TOML, or it holds a value that nobody means.
-    """
+    """Read a TOML file."""
     return parse_table(read_text(path), str(path))
 
 
 def parse_table(text: str, where: str) -> dict[str, Any]:
-    """Read TOML. A message about its syntax begins with ``where`` it stands, one about a value with the value's dotted path.
-
-    Raises:
-        RecipeError: it is not TOML, or it holds a value that nobody means.
-    """
+    """Read TOML. An error in its syntax begins with ``where``, one in a value with the value's dotted path."""
     try:
         table = _loads(text, where)
     except tomllib.TOMLDecodeError as error:
@@ -51,7 +43,7 @@ def parse_table(text: str, where: str) -> dict[str, Any]:
 
 
 def _loads(text: str, where: str) -> dict[str, Any]:
-    """TOML without what only a machine would write; syntax is left to the caller."""
+    """TOML without what only a machine would write; errors of syntax are left to the caller."""
     if max((line.count(".") for line in text.splitlines()), default=0) > _MAX_DOTS:
         raise _too_deep(where)
     try:
@@ -65,7 +57,7 @@ def _loads(text: str, where: str) -> dict[str, Any]:
 
 
 def _cause(text: str, error: str) -> str:
-    """What people who write TOML as they know other files mostly mean, by the line at which the parser gave up; empty where nobody knows."""
+    """What people probably meant who write TOML like other formats, by the line where the parser gave up; empty where nobody knows."""
     found = re.search(r"at line (\d+)", error)
     lines = text.splitlines()
     line = lines[min(int(found[1]), len(lines)) - 1] if found and lines else ""
@@ -87,11 +79,7 @@ def _check_fit(value: Any, path: str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A recipe's text.
-
-    Raises:
-        RecipeError: it is missing, unreadable, too large or not UTF-8.
-    """
+    """A recipe's text, refused where it is too large or not UTF-8."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -114,15 +102,7 @@ def _too_deep(where: str) -> RecipeError:
 
 
 def apply_override(table: dict[str, Any], override: str) -> None:
-    """Set one key in place.
-
-    Args:
-        table: the recipe.
-        override: ``dotted.key=value``, the value as TOML; a bare word is a string.
-
-    Raises:
-        RecipeError: it has no such form, or goes through a key that is no table.
-    """
+    """Set one key of a recipe in place: ``dotted.key=value``, the value as TOML; a bare word is a string."""
     key, equals, text = override.partition("=")
     shown = override if len(override) <= 100 else f"{override[:100]}..."
     where = f"override {shown!r}"
@@ -134,11 +114,7 @@ def apply_override(table: dict[str, Any], override: str) -> None:
 
 
 def set_key(table: dict[str, Any], key: str, value: Any, where: str) -> None:
-    """Set one dotted key in place, and make the tables above it that are missing.
-
-    Raises:
-        RecipeError: it goes through a key that is no table, or through too many; the message begins with ``where``.
-    """
+    """Set one dotted key in place, and make the tables above it that are missing. Errors begin with ``where``."""
     *parents, last = key.split(".")
     if len(parents) >= MAX_DEPTH:
         raise _too_deep(where)
@@ -165,7 +141,7 @@ def _value(text: str, where: str) -> Any:
 
 
 def origin(table: Mapping[str, Any], files: Files, message: str) -> str:
-    """Where the value stands whose key a message begins with, if that is in a file which the recipe extends; else nothing."""
+    """The file that holds the value whose key a message begins with, if the recipe extends that file; else nothing."""
     keys = re.sub(r"\[\d+\]", "", message.partition(": ")[0]).split(".")
     value = _at(table, keys)
     holding = [path for path, own in files.items() if value is not None and _at(own, keys) == value]
@@ -175,13 +151,7 @@ def origin(table: Mapping[str, Any], files: Files, message: str) -> str:
 def read_recipe(path: Path) -> tuple[dict[str, Any], Files]:
     """Read a recipe, and what it extends: tables are merged key by key; a table that names another class, and any other value, replaces.
 
-    The recipe's name is its own; of the other recipe, what ``without`` lists stays away.
-
-    Returns:
-        The whole recipe, and the files that it is made of.
-
-    Raises:
-        RecipeError: a file cannot be read, or extends itself.
+    The recipe's name is its own; what ``without`` lists of the other recipe is left out. Also returns the files that it is made of.
     """
     files = {path: read_table(path)}
     while "extends" in files[path]:

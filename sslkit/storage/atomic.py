@@ -31,11 +31,7 @@ _UNFINISHED = (f"*.tmp-{'[0-9a-f]' * 16}", f".tmp{'[0-9A-Za-z]' * 6}")
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say in one line what the disk refuses.
-
-    Raises:
-        StorageError: an ``OSError`` came out of the block.
-    """
+    """Turn an ``OSError`` of the block into a ``StorageError`` that says in one line what the disk refuses."""
     try:
         yield
     except OSError as error:
@@ -47,10 +43,8 @@ def writing(path: Path) -> Iterator[None]:
 def written_whole(path: Path) -> Iterator[Path]:
     """Hand out a new file beside ``path``, to be filled; it takes that name when the block ends, and is on disk then.
 
-    A crash at any moment leaves the old file or the new one. The new file's name cannot be guessed, so that no link can lie in wait.
-
-    Raises:
-        StorageError: the disk refuses; the old file is untouched.
+    A crash or an error at any moment leaves the old file or the new one. The new file's name cannot be guessed, so that no link can lie
+    in wait.
     """
     beside = path.with_name(f"{path.name}.tmp-{secrets.token_hex(8)}")
     with writing(path):
@@ -66,22 +60,14 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file, which must be no link. A crash may cut it short.
-
-    Raises:
-        StorageError: the disk refuses.
-    """
+    """Add a line to a file, which must not be a link. A crash may cut it short."""
     flags = os.O_APPEND | os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW
     with writing(path), os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
         file.write(f"{line}\n")
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, where they are missing.
-
-    Raises:
-        StorageError: the disk refuses.
-    """
+    """Make a folder and those above it, where they are missing."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
 
@@ -97,22 +83,14 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def remove(files: Iterable[Path]) -> None:
-    """Remove files, if they are there.
-
-    Raises:
-        StorageError: the disk refuses.
-    """
+    """Remove files, if they are there."""
     for path in files:
         with writing(path):
             path.unlink(missing_ok=True)
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse a folder that is a link, or has one in it: what is written there would end up elsewhere.
-
-    Raises:
-        ArtifactError: names the link.
-    """
+    """Refuse a folder that is a link, or has one in it: what is written there would end up elsewhere."""
     for path in (folder, *(folder.iterdir() if folder.is_dir() else ())):
         if path.is_symlink():
             raise ArtifactError(
@@ -122,7 +100,6 @@ def refuse_links(folder: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """To the disk itself, out of the system's memory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

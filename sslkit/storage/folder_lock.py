@@ -5,7 +5,6 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -15,23 +14,10 @@ from sslkit.storage.json_files import read_json, write_json
 LOCK, OWNER = ".lock", ".owner.json"
 
 
-class Owner(NamedTuple):
-    """The process that a run's folder belongs to."""
-
-    pid: int
-    host: str
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
-
-
 class RunLock:
-    """The claim of this process on a run's folder.
+    """The claim of this process on a run's folder, which must exist.
 
-    The system lets go of it when the process ends, however it ends, so that nothing needs to be cleaned up after a crash.
-
-    Args:
-        folder: the run's; it must exist.
+    The system releases it when the process ends, however it ends, so that nothing needs to be cleaned up after a crash.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,11 +27,7 @@ class RunLock:
         self._identity: tuple[int, int] | None = None
 
     def check(self) -> None:
-        """Make sure that the folder is still the one that was claimed.
-
-        Raises:
-            RunFailedError: it was removed, moved, or replaced by another.
-        """
+        """Make sure that the folder is still the one that was claimed: it may have been removed, moved, or replaced by another."""
         if _identity(self._path) != self._identity:
             raise RunFailedError(
                 f"{self._folder}: this folder was removed or replaced while the run was in it", fix="put it back, or run the recipe again"
@@ -53,14 +35,7 @@ class RunLock:
 
     @contextmanager
     def held(self, tell: Callable[[str], None]) -> Iterator[None]:
-        """Claim the folder for the time of the block.
-
-        Args:
-            tell: is told if the claim of a process that died is taken over.
-
-        Raises:
-            ArtifactError: another process has it, or the folder cannot be locked.
-        """
+        """Claim the folder for the time of the block. ``tell`` is called if the claim of a process that died is taken over."""
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -72,9 +47,9 @@ class RunLock:
             raise ArtifactError(f"{self._path}: cannot be locked ({error})", fix="choose another folder with --output") from error
         try:
             self._identity = _identity(self._path)
-            if (dead := _owner(self._folder)) is not None:
+            if dead := _owner(self._folder):
                 tell(f"{dead} left this run without finishing: resuming in its place")
-            write_json(self._folder / OWNER, Owner(os.getpid(), socket.gethostname())._asdict())
+            write_json(self._folder / OWNER, {"pid": os.getpid(), "host": socket.gethostname()})
             yield
         finally:
             if self._identity is not None and _identity(self._path) == self._identity:  # and not another's folder in the place of ours
@@ -84,7 +59,7 @@ class RunLock:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another of its name; None where there is none."""
+    """What distinguishes a file from another of its name; None where there is none."""
     try:
         status = path.stat()
     except OSError:
@@ -92,10 +67,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _owner(folder: Path) -> Owner | None:
-    """Who claimed the folder last and has not left it; None where that cannot be told."""
+def _owner(folder: Path) -> str:
+    """The process that claimed the folder last and has not left it; empty where that is unknown."""
     try:
         table = read_json(folder / OWNER)
-        return Owner(int(table["pid"]), str(table["host"]))
+        return f"process {int(table['pid'])} on {table['host']}"
     except (ArtifactError, KeyError, TypeError, ValueError):
-        return None
+        return ""

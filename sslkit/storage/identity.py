@@ -1,4 +1,4 @@
-"""What a piece of work is known by: options as plain values, compared key by key."""
+"""How a piece of work is recognised: options as plain values, compared key by key."""
 
 import dataclasses
 import hashlib
@@ -12,21 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from sslkit.contract.errors import PluginError
+from sslkit.contract.errors import PluginError, some
 
 CODE = "code"
-"""The key of an identity under which source code stands by name, each as a hash."""
-
-_SHOWN = 5
-"""Names of changed code in a message."""
+"""The key of an identity that holds hashes of source code, by name."""
 
 
 def plain(value: Any) -> Any:
-    """Options as JSON-able values: a dataclass becomes a table that names its class.
-
-    Raises:
-        PluginError: nobody knows what decides the outcome in one of them.
-    """
+    """Options as JSON-able values: a dataclass becomes a table that names its class."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **fields}
@@ -64,9 +57,8 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     old, new = ({key: value for key, value in _flatten(side).items() if (key, value) != (CODE, {})} for side in (before, after))
     keys = [key for key in sorted(old.keys() | new.keys()) if (key in old, old.get(key)) != (key in new, new.get(key))]
     code = [key.removeprefix(f"{CODE}.") for key in keys if key.startswith(f"{CODE}.")]
-    more = f" and {len(code) - _SHOWN} more" if len(code) > _SHOWN else ""
     options = [f"{key}: {old.get(key, 'not set')!r} -> {new.get(key, 'not set')!r}" for key in keys if not key.startswith(f"{CODE}.")]
-    return [*([f"code of {', '.join(code[:_SHOWN])}{more}"] if code else []), *options]
+    return [*([f"code of {some(code, 5)}"] if code else []), *options]
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

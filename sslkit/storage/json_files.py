@@ -1,4 +1,4 @@
-"""The JSON files of a run's folder, as somebody else or another version may have written them: read with care, checked against a form."""
+"""The JSON files of a run's folder, which somebody else or another version may have written: checked against a form when they are read."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from sslkit.contract.errors import ArtifactError
 from sslkit.storage.atomic import make_folder, written_whole
 
 MAX_JSON_BYTES = 64 * 2**20
-"""Of one file. An artifact that lists a hundred thousand skipped files has a tenth of it."""
+"""The limit for one file: ten times an artifact that lists a hundred thousand skipped files."""
 
 MAX_DEPTH = 32
 """Tables and arrays inside each other. Whoever walks the values may then do so by recursion."""
@@ -147,11 +147,7 @@ class SavedFigures(SavedFile):
 
 
 def read_json(path: Path, form: type[SavedFile] = SavedFile) -> dict[str, Any]:
-    """Read a JSON object that has a form.
-
-    Raises:
-        ArtifactError: it is missing, too large or damaged, or does not look like that; the message names the key.
-    """
+    """Read a JSON object that has a form. Whatever is wrong with it is an ``ArtifactError`` that names the file, and the key."""
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise ArtifactError(f"{path}: is not a file", fix=_FIX)
@@ -174,11 +170,7 @@ def read_json(path: Path, form: type[SavedFile] = SavedFile) -> dict[str, Any]:
 
 
 def check_form(value: object, form: type[Form], path: Path) -> Form:
-    """What a file says; one whose values have other types than ours is refused.
-
-    Raises:
-        ArtifactError: the message names the key.
-    """
+    """What a file says; one whose values have other types than ours is refused, and the key named."""
     try:
         return form.model_validate(value)
     except ValidationError as error:
@@ -190,15 +182,9 @@ def check_form(value: object, form: type[Form], path: Path) -> Form:
 
 
 class Unfit(NamedTuple):
-    """A value that no file may hold.
+    """A value that no file may hold."""
 
-    Attributes:
-        path: where it stands, dotted.
-        problem: what is wrong with it.
-        allowed: what would be right.
-    """
-
-    path: str
+    path: str  # dotted
     problem: str
     allowed: str
 
@@ -208,7 +194,7 @@ class Unfit(NamedTuple):
 
 def find_unfit(value: Any, path: str = "") -> Unfit | None:
     """The first value, in the order of the file, that is nested too deeply, is an integer of more than 64 bits, or a path of Windows that
-    lost its backslashes. ``path`` says where ``value`` stands.
+    lost its backslashes. ``path`` is that of ``value``.
     """
     waiting = [(path, value, 0)]
     while waiting:  # without recursion, which the values could exhaust
@@ -229,7 +215,7 @@ def find_unfit(value: Any, path: str = "") -> Unfit | None:
 
 
 def dotted(path: str, key: object) -> str:
-    """The path of a table's key; a key that is no plain word stands in quotes."""
+    """The path of a table's key; a key that is not a plain word is put in quotes."""
     key = str(key)
     key = key if re.fullmatch(r"[A-Za-z0-9_.-]+", key) else json.dumps(key, ensure_ascii=False)
     return f"{path}.{key}" if path else key
@@ -241,11 +227,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all; its folder is made where it is missing.
-
-    Raises:
-        StorageError: the disk refuses; an old file is untouched.
-    """
+    """Write a text file, whole or not at all; its folder is made where it is missing."""
     make_folder(path.parent)
     with written_whole(path) as file:
         file.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may hold bytes that are no text

@@ -17,7 +17,7 @@ from sslkit.storage.json_files import MAX_INTEGER, MIN_INTEGER
 class MetricsLog(Record):
     """Writes a stage's metrics to its folder.
 
-    A resumed fit repeats the steps after its checkpoint; their earlier lines are dropped, so that every step stands there once.
+    A resumed fit repeats the steps after its checkpoint; their earlier lines are dropped, so that every step is in the file once.
     """
 
     def __init__(self, path: Path) -> None:

@@ -22,15 +22,9 @@ _ENTRY = "sslkit"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any] | None = None) -> None:
-    """Write a file that is either whole or not there.
+    """Write or replace a file whole, or leave it as it is; its folder must exist.
 
-    Args:
-        path: where; replaced if it exists. Its folder must exist.
-        tensors: any dtypes and layouts; stored contiguous on the CPU.
-        state: JSON-able values that go along.
-
-    Raises:
-        StorageError: the disk refuses; an old file is untouched.
+    Tensors may have any dtype and layout, and are stored contiguously; ``state`` holds JSON-able values that go along.
     """
     owned = _apart(tensors)
     values = dict(state or {})
@@ -48,7 +42,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, 
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors contiguous and on the CPU. Copied where they are not, or share memory, as tied weights do: safetensors refuses these."""
+    """The tensors, contiguous on the CPU. Copied where they are not, or where they share memory, as tied weights do: safetensors refuses
+    to store those.
+    """
     apart: dict[str, Tensor] = {}
     taken: set[int] = set()
     for name, tensor in tensors.items():
@@ -61,14 +57,7 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`save_tensors` wrote.
-
-    Returns:
-        The tensors, on the CPU, and the JSON values.
-
-    Raises:
-        ArtifactError: the file is missing or damaged.
-    """
+    """Read the tensors, on the CPU, and the JSON values that :func:`save_tensors` wrote."""
     try:
         with safe_open(path, framework="pt") as file:
             entry = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))

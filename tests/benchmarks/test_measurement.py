@@ -193,12 +193,7 @@ def test_a_variant_without_figures_keeps_its_row() -> None:
     result = JobResult("pretrain", {"limit": record(10, 20), "sslkit": record(5, 16), "lightly": record(problem="not installed")})
     assert result.ratio("sslkit", "limit") == Spread(0.65, 0.5, 0.8)
     described = result.as_json(["limit"])
-    assert described["lightly"] == {
-        "problem": "not installed",
-        "over_limit": None,
-        "images_per_s": None,
-        "images_per_s_by_round": [],
-    }
+    assert described["lightly"] == {"problem": "not installed", "over_limit": None, "images_per_s": None, "images_per_s_by_round": []}
     assert described["sslkit"]["images_per_s_by_round"] == [5, 16]
     assert described["sslkit"]["peak_rss_mib"] == 1
     assert result.rows(["limit"])[2] == ["pretrain", "lightly", "", "not installed", "", ""]

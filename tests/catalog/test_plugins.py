@@ -35,16 +35,11 @@ def broken(site: Site, name: str) -> str:
     return info.error
 
 
-def test_every_kind_is_a_documented_hook_that_takes_nothing():
+def test_every_kind_is_a_documented_hook_that_takes_nothing_and_promises_its_classes():
     specs = {name: spec for name, spec in vars(Hooks).items() if hasattr(spec, "sslkit_spec")}
     assert specs.keys() == KINDS.keys()
     assert all(spec.__doc__ and spec.__code__.co_argcount == 1 for spec in specs.values())
-
-
-def test_kinds_of_hooks_are_the_classes_that_they_promise():
-    for name, kind in KINDS.items():
-        promised = getattr(Hooks, name).__annotations__["return"]
-        assert promised == dict[str, type[kind.cls]]
+    assert all(specs[name].__annotations__["return"] == dict[str, type[kind.cls]] for name, kind in KINDS.items())
 
 
 def test_a_plugin_is_loaded_and_attributed(site: Site):
@@ -248,8 +243,7 @@ def test_only_allowed_plugins_are_imported(site: Site, monkeypatch: pytest.Monke
     catalog = load_catalog()
     assert imported(site) == {"two", "three"}
     assert catalog.names("pretext_tasks") == ("three", "two")
-    states = {plugin.name: plugin.state for plugin in catalog.plugins if not plugin.disabled}
-    assert states == {"one": "not allowed", "two": "loaded", "three": "loaded"}
+    assert {name: plugin.state for name, plugin in enabled(catalog).items()} == {"one": "not allowed", "two": "loaded", "three": "loaded"}
     assert catalog.notes == ()
     with pytest.raises(PluginError, match=r"; plugin that is not on SSLKIT_ALLOW_PLUGINS: one \(sslkit-one 1\.0\)$"):
         catalog.find("pretext_tasks", "lost")

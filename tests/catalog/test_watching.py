@@ -62,9 +62,6 @@ def test_notices_are_no_warnings_where_somebody_reads_them(recipe: Recipe, tmp_p
         assert capsys.readouterr().err.count("note: no checkpoint can be read") == told
 
 
-# ---------------------------------------------------------------------------------------------------------- those that fail
-
-
 @dataclass(frozen=True, kw_only=True)
 class Failing(Observer):
     """Raises at every step."""

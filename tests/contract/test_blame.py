@@ -1,14 +1,13 @@
 """Errors in a plugin's code, in every role: one line that names it, its own frames, and what became of the work."""
 
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sslkit import OptionError, load_recipe, run_recipe
-from sslkit.cli import commands as cli
 from sslkit.contract.blame import blame_of, blaming, portable
 from tests.catalog.plugin_site import Site
 from tests.recipes import SMALL
@@ -142,60 +141,39 @@ def recipe(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def command(recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+def command(recipe: Path, sslkit_command: Callable[..., Any]) -> Callable[..., list[str]]:
     """Runs the recipe, and gives the lines on stderr."""
 
     def run(*overrides: str) -> list[str]:
-        monkeypatch.setattr(sys, "argv", ["sslkit", "run", recipe.name, *overrides, "--allow-code", "--quiet"])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        assert caught.value.code == 1
-        out, err = capsys.readouterr()
-        assert out == ""
-        return err.splitlines()
+        printed = sslkit_command("run", recipe.name, *overrides, "--allow-code", "--quiet")
+        assert (printed.code, printed.out) == (1, "")
+        return printed.err.splitlines()
 
     return run
 
 
 TASK = "stages.pretrain.task={{ name = 'foo_tasks:Task', method = '{}' }}"
+STEP_1, FAILED = "stage 'pretrain', step 1 (batch 1 of epoch 1)", "of sslkit-foo 1.2 failed in"
 CASES = {
-    "constructor": (TASK.format("__post_init__"), "stages.pretrain.task: Task of sslkit-foo 1.2 failed in __post_init__"),
-    "image_spec": (TASK.format("image_spec"), "stages.pretrain.task: Task of sslkit-foo 1.2 failed in image_spec"),
-    "objective": (TASK.format("build_objective"), "stages.pretrain.task: Task of sslkit-foo 1.2 failed in build_objective"),
-    "views": (TASK.format("make_views"), "stage 'pretrain', step 1 (batch 1 of epoch 1): Failing of sslkit-foo 1.2 failed in make_views"),
-    "held out": (TASK.format("make_test_views"), "stage 'pretrain', after step 3: Failing of sslkit-foo 1.2 failed in make_views"),
-    "forward": (TASK.format("forward"), "stage 'pretrain', step 1 (batch 1 of epoch 1): Failing of sslkit-foo 1.2 failed in forward"),
-    "hook": (
-        TASK.format("on_after_step"),
-        "stage 'pretrain', step 1 (batch 1 of epoch 1): Failing of sslkit-foo 1.2 failed in on_after_step",
-    ),
-    "value": (
-        TASK.format("schedule"),
-        "stages.pretrain: failing.<locals>.<lambda>.<locals>.<lambda> in foo_tasks.py failed",
-    ),
-    "factory": (
-        "stages.pretrain.optimizer={ name = 'foo_tasks:Factory', method = 'build' }",
-        "stages.pretrain: Factory of sslkit-foo 1.2 failed in build",
-    ),
-    "optimizer": (
-        "stages.pretrain.optimizer={ name = 'foo_tasks:Factory' }",
-        "stage 'pretrain', step 1 (batch 1 of epoch 1): Stepping of sslkit-foo 1.2 failed in step",
-    ),
-    "schedule": (
-        "stages.pretrain.schedule={ name = 'foo_tasks:Falling' }",
-        "stages.pretrain.schedule: Falling of sslkit-foo 1.2 failed in scale",
-    ),
-    "data": ("data={ name = 'foo_tasks:Data' }", "data: Data of sslkit-foo 1.2 failed in load"),
-    "images": ("data={ name = 'foo_tasks:Data', method = 'read' }", "stage 'pretrain': Images of sslkit-foo 1.2 failed in read"),
-    "network": ("backbone={ name = 'foo_tasks:Net', method = '__init__' }", "backbone: Net of sslkit-foo 1.2 failed in __init__"),
-    "features": (
-        "backbone={ name = 'foo_tasks:Net' }",
-        "stage 'pretrain', step 1 (batch 1 of epoch 1): Net of sslkit-foo 1.2 failed in extract",
-    ),
-    "evaluator": ("stages.probe.evaluator={ name = 'foo_tasks:Measure' }", "stage 'probe': Measure of sslkit-foo 1.2 failed in evaluate"),
+    "constructor": (TASK.format("__post_init__"), f"stages.pretrain.task: Task {FAILED} __post_init__"),
+    "image_spec": (TASK.format("image_spec"), f"stages.pretrain.task: Task {FAILED} image_spec"),
+    "objective": (TASK.format("build_objective"), f"stages.pretrain.task: Task {FAILED} build_objective"),
+    "views": (TASK.format("make_views"), f"{STEP_1}: Failing {FAILED} make_views"),
+    "held out": (TASK.format("make_test_views"), f"stage 'pretrain', after step 3: Failing {FAILED} make_views"),
+    "forward": (TASK.format("forward"), f"{STEP_1}: Failing {FAILED} forward"),
+    "hook": (TASK.format("on_after_step"), f"{STEP_1}: Failing {FAILED} on_after_step"),
+    "value": (TASK.format("schedule"), "stages.pretrain: failing.<locals>.<lambda>.<locals>.<lambda> in foo_tasks.py failed"),
+    "factory": ("stages.pretrain.optimizer={ name = 'foo_tasks:Factory', method = 'build' }", f"stages.pretrain: Factory {FAILED} build"),
+    "optimizer": ("stages.pretrain.optimizer={ name = 'foo_tasks:Factory' }", f"{STEP_1}: Stepping {FAILED} step"),
+    "schedule": ("stages.pretrain.schedule={ name = 'foo_tasks:Falling' }", f"stages.pretrain.schedule: Falling {FAILED} scale"),
+    "data": ("data={ name = 'foo_tasks:Data' }", f"data: Data {FAILED} load"),
+    "images": ("data={ name = 'foo_tasks:Data', method = 'read' }", f"stage 'pretrain': Images {FAILED} read"),
+    "network": ("backbone={ name = 'foo_tasks:Net', method = '__init__' }", f"backbone: Net {FAILED} __init__"),
+    "features": ("backbone={ name = 'foo_tasks:Net' }", f"{STEP_1}: Net {FAILED} extract"),
+    "evaluator": ("stages.probe.evaluator={ name = 'foo_tasks:Measure' }", f"stage 'probe': Measure {FAILED} evaluate"),
     "exit": (
         "stages.probe.evaluator={ name = 'foo_tasks:Measure', leaves = true }",
-        "stage 'probe': Measure of sslkit-foo 1.2 failed in evaluate: SystemExit: 3",
+        f"stage 'probe': Measure {FAILED} evaluate: SystemExit: 3",
     ),
 }
 

@@ -19,10 +19,7 @@ from tests.contract.miniatures.images import tiny_images
 def stop_after(steps: int) -> dict[str, Any]:
     """What makes a context ask to stop after so many steps."""
     taken: list[Event] = []
-    return {
-        "emit": lambda event: taken.append(event) if isinstance(event, StepEnd) else None,
-        "should_stop": lambda: len(taken) >= steps,
-    }
+    return {"emit": lambda event: taken.append(event) if isinstance(event, StepEnd) else None, "should_stop": lambda: len(taken) >= steps}
 
 
 @every_family

@@ -101,9 +101,6 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
         find_images(tmp_path / "gone")
 
 
-# --------------------------------------------------------------------------------------------------------- strange folders
-
-
 def test_links_to_themselves_are_no_folders(tmp_path):
     make(tmp_path, "1.jpg")
     for name in ("a", "a.jpg", "b.txt"):
@@ -178,9 +175,6 @@ def test_what_is_counted_is_the_images(tmp_path, monkeypatch):
         find_images(tmp_path)
     what = f"scanning images in {tmp_path}"
     assert counts == [Count(what, 1, None), Count(what, 2, None), Count(what, 2, None, finished=True)]
-
-
-# ------------------------------------------------------------------------------------------------------------ ImageFiles
 
 
 def test_a_compact_list_of_files_is_a_list():

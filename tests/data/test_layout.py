@@ -126,8 +126,6 @@ def test_a_folder_that_a_named_split_lies_in_is_not_left_out(tmp_path):
     assert data.untold() == [f"folders of images that no split takes: {tmp_path / 'extra'}"]
 
 
-# --------------------------------------------------------------------------------------------------------- names of classes
-
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Café") for form in ("NFC", "NFD"))
 
 
@@ -145,9 +143,6 @@ def test_names_of_one_class_are_refused_in_a_split_and_matched_between_splits(tm
     train, test = opened(tmp_path / "splits").labeled()
     assert test.classes == train.classes == tuple(sorted((one, "eel")))
     assert class_counts(test)[test.classes.index("eel")] == 3
-
-
-# ---------------------------------------------------------------------------------------------- images that are not read
 
 
 def test_images_of_other_types_are_counted_and_named_and_an_empty_class_folder_is_mentioned(tmp_path):

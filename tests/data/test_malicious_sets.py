@@ -131,9 +131,6 @@ def test_a_pickle_with_the_right_checksum_still_makes_nothing_but_arrays(tmp_pat
     assert not sprung.exists()
 
 
-# ---------------------------------------------------------------------------------------------------------------- archives
-
-
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.mode = kind, link, 0o777

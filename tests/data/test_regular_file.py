@@ -8,12 +8,13 @@ import pytest
 from sslkit.contract.errors import DataError
 from sslkit.data.image_file import open_regular
 from tests.data.other_user import as_nobody, shared_folder
+from tests.recipes import refusal
+
+LEAVE = "leave images alone during a run:"
 
 
 def refused(path: Path, num_bytes: int | None = None) -> str:
-    with pytest.raises(DataError) as caught:
-        open_regular(path, num_bytes)
-    return str(caught.value).replace(f"{path.parent}{os.sep}", "")
+    return refusal(DataError, open_regular, path, num_bytes).replace(f"{path.parent}{os.sep}", "")
 
 
 def test_a_file_and_a_link_to_one_are_opened_at_their_beginning(tmp_path):
@@ -32,10 +33,8 @@ def bind_socket(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            os.mkfifo,
-            'x.jpg is a named pipe, not a file; remove or rename it, or set on_error = "skip" in [data]',
-        ),  # nor is a writer waited for
+        # Nor is a writer waited for.
+        (os.mkfifo, 'x.jpg is a named pipe, not a file; remove or rename it, or set on_error = "skip" in [data]'),
         (bind_socket, "x.jpg is a socket, not a file"),
         (lambda path: path.symlink_to("/dev/zero"), "x.jpg is a device, not a file"),
         (Path.mkdir, "x.jpg is a folder, not a file"),
@@ -44,11 +43,7 @@ def bind_socket(path: Path) -> None:
             'x.jpg is a link to nothing; repair or delete it, or set on_error = "skip" in [data]',
         ),
         (lambda path: path.symlink_to(path), "x.jpg cannot be read (Too many levels of symbolic links); make it readable, delete it"),
-        (
-            lambda _: None,
-            "x.jpg is gone: it was there when the folder was scanned;"
-            " leave images alone during a run: put the file back, or start over with --fresh",
-        ),
+        (lambda _: None, f"x.jpg is gone: it was there when the folder was scanned; {LEAVE} put the file back, or start over with --fresh"),
     ],
     ids=["pipe", "socket", "device", "folder", "link to nothing", "link to itself", "gone"],
 )
@@ -63,7 +58,7 @@ def test_a_file_of_another_length_has_changed(tmp_path, content):
     (tmp_path / "x.jpg").write_bytes(content)
     assert refused(tmp_path / "x.jpg", 5) == (
         f"x.jpg has changed since the folder was scanned; found '{len(content)} bytes'; allowed: 5 bytes, as then;"
-        " leave images alone during a run: put the old file back, or start over with --fresh"
+        f" {LEAVE} put the old file back, or start over with --fresh"
     )
 
 

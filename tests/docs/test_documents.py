@@ -99,9 +99,6 @@ def plain(default: Any, like: object) -> Any:
     return list(default) if isinstance(default, tuple) else default
 
 
-# ------------------------------------------------------------------------------------------------------------------- tables
-
-
 @pytest.mark.parametrize(("heading", "kind"), SECTIONS.items())
 def test_every_option_of_every_class_is_in_the_tables_with_its_default(heading, kind):
     documented = {(name, row.option): row.default for row in rows(heading) for name in row.of}
@@ -168,9 +165,6 @@ def test_links_lead_somewhere():
                 assert anchor in [heading.lower().replace(" ", "-").replace(",", "") for heading in headings], f"{document}: {target}"
 
 
-# ------------------------------------------------------------------------------------------------------------------ recipes
-
-
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_toml_parses_and_whole_recipes_load(document, documented_plugin, tmp_path):
     offered = {kind: {name: CATALOG.find(kind, name) for name in CATALOG.names(kind)} for kind in KINDS}
@@ -185,9 +179,6 @@ def test_toml_parses_and_whole_recipes_load(document, documented_plugin, tmp_pat
 def test_there_are_recipes_to_load():
     recipes = [block for document in DOCUMENTS for block in blocks(document, "toml") if "[stages." in block]
     assert len(recipes) >= 3
-
-
-# --------------------------------------------------------------------------------------------------------------------- code
 
 
 @pytest.fixture(scope="module")

@@ -56,11 +56,7 @@ def test_tables_are_merged_and_the_rest_is_replaced(tmp_path: Path):
         "data": "digits",
         "backbone": {"name": "nin", "num_blocks": 4},
         "stages": {
-            "pretrain": {
-                "task": {"name": "rotnet", "angles": [0, 180]},
-                "schedule": {"name": "cosine", "warmup_epochs": 1},
-                "epochs": 3,
-            },
+            "pretrain": {"task": {"name": "rotnet", "angles": [0, 180]}, "schedule": {"name": "cosine", "warmup_epochs": 1}, "epochs": 3},
             "probe": {"weights": "pretrain", "evaluator": {"name": "knn", "layers": ["conv2"]}},
             "baseline": {"weights": "random", "evaluator": {"name": "knn", "layers": ["conv1"]}},
         },

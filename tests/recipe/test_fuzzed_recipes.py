@@ -73,9 +73,6 @@ def starts_at_a_key(message: str, table: dict[str, Any]) -> bool:
     return absent is not None and (absent["above"] is None or absent["above"] in known)
 
 
-# --------------------------------------------------------------------------------------------------------------- the file
-
-
 @given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_any_bytes_are_refused(content: bytes):
     assert refusal(content)
@@ -129,9 +126,6 @@ def test_long_texts():
     assert refusal(GOOD + "#" * 2**20) == "fuzzed.toml: is too large for a recipe; allowed: 1,048,576 bytes"
 
 
-# ------------------------------------------------------------------------------------------------------------ the values
-
-
 @settings(max_examples=settings.default.max_examples // 10)  # they load images, where most others are refused before
 @given(RECIPES)
 def test_the_good_recipes_are_good(table: dict[str, Any]):
@@ -159,9 +153,6 @@ def test_fuzzed_overrides(table: dict[str, Any], data: st.DataObject):
 @given(st.lists(st.text(max_size=40), max_size=3))
 def test_overrides_of_any_text(overrides: list[str]):
     refusal(GOOD, overrides)
-
-
-# ------------------------------------------------------------------------------------------------------- the command line
 
 
 @pytest.mark.slow

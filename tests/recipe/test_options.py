@@ -160,10 +160,7 @@ class Net(Backbone):
 
 
 CATALOG = Catalog.of(
-    pretext_tasks={"rot": Rot},
-    optimizers={"sgd": Sgd, "adam": Adam},
-    schedules={"step": Step, "flat": Flat},
-    backbones={"net": Net},
+    pretext_tasks={"rot": Rot}, optimizers={"sgd": Sgd, "adam": Adam}, schedules={"step": Step, "flat": Flat}, backbones={"net": Net}
 )
 
 
@@ -575,13 +572,7 @@ def test_describe_is_the_inverse_of_build(value: object):
 
 
 def test_describe_names_classes_and_fills_defaults_in():
-    assert describe(Rot(), CATALOG) == {
-        "name": "rot",
-        "angles": [0, 90, 180, 270],
-        "weight": 1.0,
-        "shuffle": False,
-        "mode": "fast",
-    }
+    assert describe(Rot(), CATALOG) == {"name": "rot", "angles": [0, 90, 180, 270], "weight": 1.0, "shuffle": False, "mode": "fast"}
     assert describe(Trained(schedule=Flat()), CATALOG) == {
         "optimizer": {"name": "adam", "lr": 0.1},
         "schedule": {"name": "flat"},
@@ -616,12 +607,7 @@ def test_what_describe_refuses():
 def test_a_backbone_is_described_without_being_built():
     options = build_backbone_options(toml('name = "net"\ndepth = 3\nwidths = [1]'), "backbone", CATALOG)
     assert (options.cls, options.name) == (Net, "net")
-    assert options.options == {
-        "depth": 3,
-        "widths": [1],
-        "act": "relu",
-        "stem": {"crop_padding": 0, "horizontal_flip": False},
-    }
+    assert options.options == {"depth": 3, "widths": [1], "act": "relu", "stem": {"crop_padding": 0, "horizontal_flip": False}}
     assert json.loads(json.dumps(options.options)) == options.options
     net = options.build(SPEC)
     assert isinstance(net, Net)

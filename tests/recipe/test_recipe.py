@@ -155,11 +155,7 @@ def test_a_recipe_becomes_typed_parts():
     assert isinstance(probe, EvaluateStage)
     assert (pretrain.task, pretrain.evaluate_every, pretrain.weights) == (Rotation(), 2, "random")
     assert pretrain.training == TrainingOptions(
-        epochs=3,
-        batch_size=32,
-        augment=Augment(crop_padding=2),
-        optimizer=AdamW(lr=0.01),
-        schedule=Step(milestones=(1, 2.5), gamma=0.2),
+        epochs=3, batch_size=32, augment=Augment(crop_padding=2), optimizer=AdamW(lr=0.01), schedule=Step(milestones=(1, 2.5), gamma=0.2)
     )
     assert probe.evaluator == LinearProbe(layers=("conv1", "conv2"), epochs=2, augment=Augment(horizontal_flip=True))
     assert recipe.stage("more").training == TrainingOptions(optimizer={"main": SGD(lr=0.5)})
@@ -169,10 +165,7 @@ def test_a_recipe_becomes_typed_parts():
 
 
 def test_what_is_left_out_has_a_default():
-    recipe = parse_recipe(
-        {"name": "small", "data": "digits", "backbone": "nin", "stages": {"pretrain": {"task": "rotation"}}},
-        CATALOG,
-    )
+    recipe = parse_recipe({"name": "small", "data": "digits", "backbone": "nin", "stages": {"pretrain": {"task": "rotation"}}}, CATALOG)
     (stage,) = recipe.stages
     assert isinstance(stage, PretrainStage)
     assert (stage.seed, recipe.data, dict(recipe.paper), dict(recipe.margins), recipe.observers) == (0, Digits(), {}, {}, ())

@@ -18,7 +18,7 @@ from sslkit.catalog.catalog import PluginInfo
 from sslkit.recipe.code_policy import RecipeCode, lies_in_run, named_classes
 from sslkit.recipe.recipe import parse_recipe
 from tests.catalog.plugin_site import GOOD, Site
-from tests.recipes import HEAD, PRETRAIN
+from tests.recipes import HEAD, PRETRAIN, refusal
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,9 +74,7 @@ def test_all_code_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     (tmp_path / "first.py").write_text("raise SystemExit('imported')")
     table = tomllib.loads(RECIPE + "[sweep.a]\n'stages.pretrain.task' = 'second:A'\n[sweep.b]\n'stages.pretrain.task' = 'third.more:B'\n")
-    with pytest.raises(RecipeError) as caught:
-        parse_recipe({**table, "observers": ["first:Watcher"]}, load_catalog())
-    assert str(caught.value) == (
+    assert refusal(RecipeError, parse_recipe, {**table, "observers": ["first:Watcher"]}, load_catalog()) == (
         "stages.pretrain.task: 'second:A' is code outside the catalog;"
         f" observers[0]: 'first:Watcher' is code outside the catalog, from {tmp_path / 'first.py'};"
         " stages.pretrain.task: 'third.more:B' is code outside the catalog;"
@@ -144,12 +142,8 @@ def test_nothing_is_said_where_there_is_only_our_own_code():
     own = PluginInfo(name="rotnet", distribution="sslkit", version="1.0")
     off = PluginInfo(name="off", distribution="sslkit-off", version="1.0", disabled=True)
     assert RecipeCode((own, off)).lines() == []
-    assert RecipeCode((own, off)).as_json()["plugins"][1] == {
-        "name": "off",
-        "distribution": "sslkit-off",
-        "version": "1.0",
-        "state": "disabled",
-    }
+    listed = {"name": "off", "distribution": "sslkit-off", "version": "1.0", "state": "disabled"}
+    assert RecipeCode((own, off)).as_json()["plugins"][1] == listed
 
 
 def test_what_is_not_ours_is_said():

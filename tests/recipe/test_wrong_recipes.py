@@ -4,11 +4,11 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sslkit import RecipeError, load_recipe
-from sslkit.cli import commands as cli
 from sslkit.recipe.sweep import identity
 from sslkit.run.networks import backbone_image
 from sslkit.run.preflight import check_recipe
@@ -18,24 +18,16 @@ Refused = Callable[..., str]
 
 
 @pytest.fixture
-def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sslkit_command: Callable[..., Any]) -> Refused:
     """Checks a recipe, ``tiny.toml`` with overrides unless said otherwise, and returns the one line that it is refused with."""
     (tmp_path / "tiny.toml").write_text(changed("name=tiny"))
     (tmp_path / "my_nets.py").write_text("Plain = 3\n\nclass NoBackbone: ...\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_nets", raising=False)
 
     def check(*overrides: str, path: str = "tiny.toml") -> str:
-        monkeypatch.setattr(sys, "argv", ["sslkit", "check", "--allow-code", path, *overrides])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        printed = capsys.readouterr()
-        assert caught.value.code == 2, printed
-        assert printed.out == ""
-        assert printed.err.startswith("error: ")
-        assert printed.err.endswith("\n")
-        assert printed.err.count("\n") == 1
+        printed = sslkit_command("check", "--allow-code", path, *overrides)
+        assert (printed.code, printed.out) == (2, ""), printed
+        assert re.fullmatch(r"error: .+\n", printed.err)
         return printed.err.removeprefix("error: ").removesuffix("\n")
 
     return check

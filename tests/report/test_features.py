@@ -35,9 +35,6 @@ def random(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-# ------------------------------------------------------------------------------------------------------------- filters
-
-
 def test_the_first_convolution_is_found():
     conv, tokens = TinyConv(IMAGE), TinyTokens(GRAY)
     assert torch.equal(first_kernels(conv), conv.stem[0].weight)
@@ -75,9 +72,6 @@ def test_filters_of_networks_stand_side_by_side():
 def test_without_any_filter_there_is_no_picture():
     assert draw_filters([]) is None
     assert draw_filters([network(backbone=Flat)]) is None
-
-
-# ----------------------------------------------------------------------------------------------------------- attention
 
 
 @pytest.mark.parametrize("power", [1, 2, 4])
@@ -119,9 +113,6 @@ def test_networks_of_maps_and_of_tokens_stand_side_by_side():
 def test_a_network_without_spatial_layers_is_left_out():
     assert draw_attention([network(backbone=Flat)], sample()) is None
     assert "untrained" not in draw_attention([network(seed=1), network("untrained", Flat, seed=2)], sample()).alt
-
-
-# ---------------------------------------------------------------------------------------------------------- neighbours
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

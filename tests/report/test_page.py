@@ -61,9 +61,6 @@ def page(source: str) -> Tags:
     return Tags(source)
 
 
-# ------------------------------------------------------------------------------------------------------------ sections
-
-
 @pytest.mark.parametrize(
     ("num_epochs", "num_layers", "layouts"),
     [
@@ -89,9 +86,6 @@ def test_every_section_is_there_and_in_the_contents(page: Tags):
 def test_a_section_without_content_is_left_out(run_of: MakeRun):
     page = Tags(render_page(make_report([run_of({"knn": {"conv2.top1": 70.0}})], [Pictures()])))
     assert page.attributes("section", "id") == ["run", "results", "stages", "environment", "recipe"]
-
-
-# ------------------------------------------------------------------------------------------------------------- content
 
 
 def test_every_figure_is_there(page: Tags):
@@ -200,8 +194,6 @@ def test_pictures_leave_room_for_the_rest():
     """As base64 they take four thirds of their size."""
     assert MAX_PICTURES_BYTES * 4 / 3 < 4_500_000
 
-
-# --------------------------------------------------------------------------------------------------------------- files
 
 STAGES = {"probe": {"conv1.top1": 80.0, "conv2.top1": 90.504}}
 

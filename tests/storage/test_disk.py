@@ -70,9 +70,6 @@ def test_lines_are_added(tmp_path: Path):
     assert (tmp_path / "log").read_text(encoding="utf-8") == "one\nzwei ü\n"
 
 
-# ------------------------------------------------------------------------------------------------------- a disk that refuses
-
-
 def test_a_full_disk_is_said_to_be_full_and_keeps_the_old_file(tmp_path: Path):
     with small_disk(tmp_path / "disk", size="256k") as disk:
         path = disk / "file"
@@ -120,9 +117,6 @@ def test_other_errors_keep_the_systems_words():
     ):
         raise OSError(errno.ETXTBSY, os.strerror(errno.ETXTBSY))
     assert StorageError("x").exit_code == 1
-
-
-# ------------------------------------------------------------------------------------------------------------------- links
 
 
 def test_links_are_refused(tmp_path: Path):

@@ -70,14 +70,7 @@ def test_a_resumed_fit_drops_what_it_repeats(path: Path):
         step(7, loss=9.0),
     )
     lines = write(path, start(step=6), heldout(6, loss=1.25), step(8, loss=0.5))
-    assert places(lines) == [
-        ("train", "", 2),
-        ("heldout", "", 3),
-        ("train", "", 4),
-        ("train", "", 6),
-        ("heldout", "", 6),
-        ("train", "", 8),
-    ]
+    assert places(lines) == [("train", "", 2), ("heldout", "", 3), ("train", "", 4), ("train", "", 6), ("heldout", "", 6), ("train", "", 8)]
 
 
 def test_a_fit_that_begins_anew_drops_everything(path: Path):
