@@ -110,7 +110,7 @@ def test_there_is_something_to_read() -> None:
     assert any(name.startswith("plugins/rotnet/") for name in PLUGINS)
 
 
-def test_a_local_import_is_told_from_one_at_the_top() -> None:
+def test_a_local_import_is_distinguished_from_one_at_the_top() -> None:
     tree = ast.parse(
         "from sslkit.contract.errors import A\ndef f():\n    from sslkit.contract.events import B\nclass C:\n    from sslkit.catalog.discovery import D"
     )

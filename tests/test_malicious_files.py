@@ -172,7 +172,7 @@ def test_options_of_a_backbone_that_are_none(stage: Path, options: dict[str, Any
 def test_predictions_that_are_none(tmp_path: Path, tensors: dict[str, torch.Tensor]):
     save_tensors(tmp_path / "predictions.safetensors", tensors)
     assert refused(lambda: load_predictions(tmp_path)).endswith(
-        f"damaged (a: not two classes an image); remove the folder {tmp_path} to run that stage again"
+        f"damaged (a: not two classes per image); remove the folder {tmp_path} to run that stage again"
     )
 
 

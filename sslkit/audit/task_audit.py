@@ -39,7 +39,7 @@ BATCH_SIZE = 32
 """Images an optimizer step: few, so that a short training has many steps."""
 
 IMAGES_PER_GROUP = 4
-"""Held-out images a forward pass: the order of their predictions is the objective's business, so they count as one group."""
+"""Held-out images per forward pass: the order of their predictions is the objective's business, so they count as one group."""
 
 MEASURED_IMAGES = 1024
 """Noise knows the data by its statistics, and so many images are enough for those."""
@@ -72,7 +72,9 @@ class AuditOptions:
             if source not in SOURCES:
                 raise OptionError("source", "does not exist", found=source, allowed=SOURCES, fix=did_you_mean(source, SOURCES))
         if self.num_images < 2 * MIN_HELDOUT:
-            raise OptionError("num_images", "too few to tell from chance", found=self.num_images, allowed=f"{2 * MIN_HELDOUT} or more")
+            raise OptionError(
+                "num_images", "too few to distinguish from chance", found=self.num_images, allowed=f"{2 * MIN_HELDOUT} or more"
+            )
         if self.epochs < 1:
             raise OptionError("epochs", "must be positive", found=self.epochs, allowed="1 or more")
 
@@ -172,7 +174,7 @@ def _audit(
     for classifier, (_, targets, num_classes, _) in result.predictions.items():
         prediction = Prediction(result.logits[classifier], targets)
         if len(targets) % len(heldout):
-            problem = "predicts some images more often than others, so nobody knows which predictions are of one image"
+            problem = "predicts some images more often than others, so predictions cannot be matched to images"
             raise OptionError("task", problem, found=f"{who}: {len(targets)} predictions of {len(heldout)} images")
         groups = groups_of(len(targets), len(heldout), IMAGES_PER_GROUP)
         yield Finding(

@@ -208,7 +208,7 @@ def _layers(outline: Any, model: str, image: ImageSpec) -> tuple[FeatureInfo, ..
     """Run the network dry on the meta device and describe what comes out."""
     if getattr(outline, "forward_intermediates", None) is None:
         version = _timm().__version__
-        raise OptionError("model", f"timm {version} does not give out the features of {model}", fix="upgrade timm, or choose another model")
+        raise OptionError("model", f"timm {version} cannot extract features from {model}", fix="upgrade timm, or choose another model")
     x = torch.zeros(2, image.num_chs, image.height, image.width, device="meta")
     try:
         with torch.no_grad():

@@ -119,7 +119,7 @@ class Catalog:
         """
         for kind in kinds:
             if kind not in KINDS:
-                raise PluginError(f"{kind!r} is no kind of class", allowed=KINDS, fix=did_you_mean(kind, KINDS))
+                raise PluginError(f"{kind!r} is not a kind of class", allowed=KINDS, fix=did_you_mean(kind, KINDS))
         offers = [
             Offer(kind, name, offered, None) for kind, classes in kinds.items() for name, offered in checked(kind, dict(classes)).items()
         ]

@@ -46,7 +46,7 @@ def run(
     ] = False,
     max_minutes: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Stop after so many minutes, with a checkpoint and exit code 75; started again, it resumes."),
+        typer.Option(min=0.0, help="Stop after this many minutes, with a checkpoint and exit code 75; run again to resume."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     allow_code: AllowCode = False,
@@ -80,7 +80,7 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = 
         with progress_on_stderr():
             unchecked = check_recipe(replace(loaded, data=data))
         print_found(make_console(out), data.describe())
-        print_notes(make_console(sys.stderr), data.untold())
+        print_notes(make_console(sys.stderr), data.new_notes())
         typer.echo(f"{recipe}: fine, {len(loaded.stages)} stages: {', '.join(stage.key for stage in loaded.stages)}", file=out)
         for note in loaded.notes:
             typer.echo(f"note: {note}", file=out)
@@ -94,9 +94,9 @@ def audit(
     overrides: Overrides = None,
     stage: Annotated[list[str] | None, typer.Option(help="A pretraining stage; may be repeated. By default all.")] = None,
     source: Annotated[list[str] | None, typer.Option(help="What the images are made of; may be repeated. By default all.")] = None,
-    num_images: Annotated[int | None, typer.Option(help="To train on, of each source; half as many are held out.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over them.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of all randomness.")] = None,
+    num_images: Annotated[int | None, typer.Option(help="Training images per source; half as many are held out.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     device: Device = None,
     output: Annotated[Path | None, typer.Option(help="Write everything, every pair of classes too, to this JSON file.")] = None,
     as_json: AsJson = False,
@@ -148,7 +148,7 @@ def compare(
     """Put the metrics of runs beside each other, with differences to the first."""
     with _errors() as out:
         if as_json and as_markdown:
-            raise OptionError("--markdown", "cannot stand beside --json", fix="choose one")
+            raise OptionError("--markdown", "cannot be combined with --json", fix="choose one")
         from sslkit.cli.console import make_console, print_comparison
         from sslkit.report.comparison import compare_runs
 

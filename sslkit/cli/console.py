@@ -208,7 +208,7 @@ def print_results(console: Console, results: Results) -> None:
             soft_wrap=True,
         )
     for key in results.missing():
-        console.print(f"[yellow]note:[/yellow] the paper's result {escape(key)} has none of ours beside it", soft_wrap=True)
+        console.print(f"[yellow]note:[/yellow] the paper's result {escape(key)} matches no metric of this run", soft_wrap=True)
 
 
 def print_audit(console: Console, report: "AuditReport") -> None:

@@ -79,7 +79,7 @@ def write_preview(
     path = Path("runs") / f"{name}-views.png" if output is None else output
     for folder in folders:
         if folder.is_dir() and path.resolve().is_relative_to(folder.resolve()):  # it would be an image in the next run
-            raise OptionError("output", f"lies inside the data, {folder}", found=str(path), fix="name a file elsewhere with --output")
+            raise OptionError("output", f"is inside the data, {folder}", found=str(path), fix="name a file elsewhere with --output")
     picture = png(draw_sheets(*sheets))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,7 @@ class Backbone(nn.Module, Contract):
 
     @final
     def embed(self, images: Tensor, layer: str | None = None) -> Tensor:
-        """One vector an image: maps and tokens are averaged over their positions.
+        """One vector per image: maps and tokens are averaged over their positions.
 
         Args:
             images: as in ``prepare``.

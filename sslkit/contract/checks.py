@@ -115,7 +115,7 @@ def _refuse_misspelt(cls: type, contract: type) -> None:
 def _refuse_near(name: str, names: list[str], cutoff: float, cls: type, contract: type) -> None:
     for meant in difflib.get_close_matches(name, names, n=1, cutoff=cutoff):
         what = f"{provenance_of(cls)}: {contract.__name__} has no {name!r}"
-        raise PluginError(what, fix=f"did you mean {meant!r}? A name of your own that is like it begins with _")
+        raise PluginError(what, fix=f"did you mean {meant!r}? Start a similar name of your own with _")
 
 
 def _overridable(contract: type) -> list[str]:
@@ -225,7 +225,7 @@ def _remedy(annotation: Any, value: object) -> str:
         return ""
     if isinstance(value, type) and issubclass(value, annotation):
         return f"make an object of it: {value.__name__}(...)"
-    return "a name is for recipes: in Python, hand over an object" if isinstance(value, str) else ""
+    return "a name is for recipes: in Python, pass an object" if isinstance(value, str) else ""
 
 
 def _is_class_of_ours(annotation: Any) -> bool:

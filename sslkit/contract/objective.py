@@ -178,7 +178,7 @@ class Objective(nn.Module, Contract):
             views: what ``make_views`` returned.
 
         Returns:
-            ``{view: one caption an image}``; a view that is left out is shown under its name alone.
+            ``{view: one caption per image}``; a view that is left out is shown under its name alone.
         """
         return {}
 

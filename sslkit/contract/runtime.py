@@ -51,7 +51,7 @@ class Runtime(Checked):
 
     def __post_init__(self) -> None:
         if self.num_workers != "auto" and not 0 <= self.num_workers <= MAX_WORKERS:
-            raise OptionError("num_workers", "is no number of processes", found=self.num_workers, allowed=f"0 to {MAX_WORKERS}")
+            raise OptionError("num_workers", "is not a number of processes", found=self.num_workers, allowed=f"0 to {MAX_WORKERS}")
         if self.log_every < 1:
             raise OptionError("log_every", "must be positive", found=self.log_every, allowed="1 or more steps")
         if self.checkpoint_minutes < 0:

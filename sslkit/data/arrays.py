@@ -32,7 +32,7 @@ class ArraySet(ImageSet):
                 "pixels do not fit the image spec", found=f"{pixels.dtype} {tuple(pixels.shape)}", allowed=f"uint8 (N, *{expected})"
             )
         if labels is not None and labels.shape != pixels.shape[:1]:
-            raise DataError("there must be one label an image", found=f"{tuple(labels.shape)} labels", allowed=f"({len(pixels)},)")
+            raise DataError("there must be one label per image", found=f"{tuple(labels.shape)} labels", allowed=f"({len(pixels)},)")
         self._pixels = self.pixels = pixels
         self.image = image
         self.labels = labels

@@ -106,7 +106,7 @@ class OpenedDataset(Dataset):
 
     def __init__(self, dataset: Dataset) -> None:
         if not isinstance(dataset, Dataset):
-            fix = "hand over images in memory as sslkit.Arrays, or write a class of it"
+            fix = "pass images in memory as sslkit.Arrays, or write a class of it"
             raise DataError("data must be an sslkit.Dataset", found=type(dataset).__name__, fix=fix)
         self.source = dataset
         self._image: ImageSpec | None = None
@@ -169,7 +169,7 @@ class OpenedDataset(Dataset):
                 raise DataError(
                     f"{self._where(split)}: fingerprint changes with every load",
                     found=(images.fingerprint, again.fingerprint),
-                    fix="make it of the images and labels alone: no random number, time or id",
+                    fix="derive it from images and labels alone, without random numbers, time or id()",
                 )
 
     def untold(self) -> list[str]:
@@ -191,7 +191,7 @@ class OpenedDataset(Dataset):
             self._duplicates.clear()
             self._labeled = None
             raise RunFailedError(
-                f"{type(borrower).__name__} has changed the {' and the '.join(changed)}, so its results are void",
+                f"{type(borrower).__name__} has changed the {' and the '.join(changed)}, so its results are invalid",
                 fix="report the evaluator: it must copy what it writes into",
             )
 
@@ -229,7 +229,7 @@ class OpenedDataset(Dataset):
         counted = zip(test.classes, class_counts(test), strict=True)
         if unknown := [name for name, count in counted if count and same_class(name) not in known]:
             raise DataError(
-                f"test images are of classes that no training image has: {some(unknown)}",
+                f"test images belong to classes without training images: {some(unknown)}",
                 allowed=some(train.classes),
                 fix="give both splits the same classes",
             )

@@ -33,7 +33,7 @@ class Digits(Dataset):
         if self.image_size < SIDE:
             raise OptionError("image_size", "the digits are not made smaller", found=self.image_size, allowed=f"{SIDE} pixels or more")
         if self.image_size > MAX_SIDE:
-            raise OptionError("image_size", "the digits have no more to show", found=self.image_size, allowed=f"at most {MAX_SIDE} pixels")
+            raise OptionError("image_size", "digits have no more detail", found=self.image_size, allowed=f"at most {MAX_SIDE} pixels")
 
     def image(self) -> ImageSpec:
         """Gray squares, with the statistics of the training images as they come."""

@@ -130,7 +130,7 @@ def open_image(path: Path, file: BinaryIO, max_pixels: int) -> ImageFile.ImageFi
 def _convert(image: Image.Image, mode: Literal["RGB", "L"]) -> Image.Image:
     """To 8-bit RGB or gray."""
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers: which of them is white, nobody can know")
+        raise ValueError("its pixels are floating-point numbers, of which none is known to be white")
     if image.mode.startswith("I"):  # 16 bits: PIL's own conversion would clip at 255. 65535 = 255 * 257.
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:

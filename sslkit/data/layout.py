@@ -78,12 +78,12 @@ class Layout(NamedTuple):
         if names and len(names) < len(content.filled):
             return self._stray_image(self.test)
         there = f"folders of other classes: {', '.join(names)}" if names else "no class folders"
-        return f"the test images in {self.test} have no labels, for it has {there}; classes: {', '.join(self.classes)}"
+        return f"the test images in {self.test} have no labels, because it has {there}; classes: {', '.join(self.classes)}"
 
     def notes(self, folder: Path) -> Iterator[str]:
         """What is not used in the folder of a split though it may have been meant to be, a sentence each."""
         if self.left_out:
-            yield f"folders of images that no split takes: {some([str(path) for path in self.left_out], 5)}"
+            yield f"folders of images that are in no split: {some([str(path) for path in self.left_out], 5)}"
         content = self.scan[folder]
         if content.unread:
             types = Counter(os.path.splitext(path)[1].lower() for path in content.unread)  # noqa: PTH122 - a million paths
@@ -96,7 +96,7 @@ class Layout(NamedTuple):
     def _stray_image(self, folder: Path) -> str:
         """Name an image that is where only class folders should be."""
         stray = next(file.path for file in self.scan[folder].images if "/" not in file.path)
-        return f"{folder / stray} lies beside folders of images, so that these are no classes"
+        return f"{folder / stray} is beside folders of images, so these are not classes"
 
 
 def find_layout(root: Path, named: Mapping[str, str]) -> Layout:
@@ -111,7 +111,7 @@ def find_layout(root: Path, named: Mapping[str, str]) -> Layout:
     for kind, folder in chosen.items():
         if not os.path.isdir(folder):  # noqa: PTH112
             fix = did_you_mean(named[kind], folders)
-            raise OptionError(kind, f"is no folder in {root}", found=named[kind], allowed=folders, fix=fix)
+            raise OptionError(kind, f"is not a folder in {root}", found=named[kind], allowed=folders, fix=fix)
     found: dict[str, Path] = {}
     if chosen.get("train") != root:
         named_kinds = {*chosen, *(("val",) if "test" in chosen else ())}
@@ -160,7 +160,7 @@ def _check_unambiguous(root: Path, kinds: Sequence[str], folders: Sequence[str],
         if beside:
             split = next(name for name in folders if KIND_OF.get(name.lower()) == kinds[0])
             raise DataError(
-                f"{root}: {split} is either a split or a class, for there are images beside it in {some(beside, 5)}",
+                f"{root}: {split} is either a split or a class, because there are images beside it in {some(beside, 5)}",
                 fix=f'set {kinds[0]} = "{split}" to use that folder alone, or train = "{HERE}" if every folder is a class',
             )
     if kinds:

@@ -23,7 +23,7 @@ def valid_spec(image: object, where: str) -> ImageSpec:
         raise DataError(f"{where}: color is not known", found=image.color, allowed=get_args(Color))
     statistics = {}
     for name, values, interval in (("mean", image.mean, "[0, 1]"), ("std", image.std, "(0, 1]")):
-        allowed = f"{image.num_chs} in {interval}, one a channel"
+        allowed = f"{image.num_chs} in {interval}, one per channel"
         try:
             statistics[name] = tuple(float(value) for value in values)
         except (TypeError, ValueError) as error:
@@ -44,7 +44,7 @@ def valid_labels(labels: Any, num_images: int, num_classes: int, where: str) -> 
         kind = str(getattr(labels, "dtype", type(labels).__name__))
         raise DataError(f"{where}: labels must be integers, the numbers of their classes", found=kind, fix="convert them to int64")
     if array.shape != (num_images,):
-        raise DataError(f"{where}: there must be one label an image", found=array.shape, allowed=f"({num_images},)")
+        raise DataError(f"{where}: there must be one label per image", found=array.shape, allowed=f"({num_images},)")
     if num_images and (array.min() < 0 or array.max() >= num_classes):
         found = f"{array.min()} to {array.max()}"
         raise DataError(

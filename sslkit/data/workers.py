@@ -261,7 +261,7 @@ def _died(exit_code: int | None) -> RunFailedError:
     names = {-number: number.name for number in signal.Signals}
     how = "" if exit_code is None else f" ({names.get(exit_code, f'exit code {exit_code}')})"
     return RunFailedError(
-        f"a process that decodes images died{how}, as the system does to one when memory is short",
+        f"a process that decodes images died{how}, which the system ends when memory is short",
         fix=f"{_RESUME}; lower image_size, batch_size or num_workers if it happens again",
     )
 

@@ -26,7 +26,7 @@ class FeatureQuality(Evaluator):
 
     Attributes:
         layers: where to measure; all share one forward pass.
-        batch_size: images a forward pass.
+        batch_size: images per forward pass.
     """
 
     needs_labels: ClassVar[bool] = False

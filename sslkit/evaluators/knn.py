@@ -35,7 +35,7 @@ class KNN(Evaluator):
         layers: where to measure; features are pooled.
         k: how many neighbours vote.
         temperature: smaller gives more weight to the nearest.
-        batch_size: images a forward pass.
+        batch_size: images per forward pass.
     """
 
     layers: tuple[str, ...]

@@ -39,7 +39,7 @@ class RecipeCode:
         return {"plugins": plugins, "imported": dict(self.imported), "notes": list(self.notes)}
 
 
-def lies_in_run(path: Path) -> bool:
+def is_in_run(path: Path) -> bool:
     """Whether a recipe was written by a run, which somebody else may have sent."""
     folder = path.resolve().parent
     folders = (folder, folder.parent) if folder.name == "variants" else (folder,)

@@ -16,7 +16,7 @@ from sslkit.contract.errors import RecipeError, SslkitError, did_you_mean
 from sslkit.contract.events import Observer, warn
 from sslkit.contract.images import Dataset
 from sslkit.recipe.build import build
-from sslkit.recipe.code_policy import RecipeCode, code_of, lies_in_run, refuse_code
+from sslkit.recipe.code_policy import RecipeCode, code_of, is_in_run, refuse_code
 from sslkit.recipe.schema import RECIPE_KEYS, build_keys
 from sslkit.recipe.stages import PretrainStage, Stage, StageParser, training_of
 from sslkit.recipe.sweep import expand, merge
@@ -90,7 +90,7 @@ def load_recipe(
     for override in overrides:
         apply_override(table, override)
     catalog = catalog or load_catalog()
-    if allow_code or (allow_code is None and not any(map(lies_in_run, files))):
+    if allow_code or (allow_code is None and not any(map(is_in_run, files))):
         catalog = replace(catalog, allow_code=True)
     try:
         return parse_recipe(table, catalog, device=device)
@@ -168,7 +168,7 @@ def _notes(parsers: Sequence[StageParser]) -> Iterator[str]:
             yield f'{path}.pretrained: no stage begins with these weights, as "random" ones are never pretrained; set weights = "backbone"'
     for stage in (stage for parser in parsers for stage in parser.stages.values()):
         if isinstance(stage, PretrainStage) and (stage.evaluate_every or 0) > stage.training.epochs:
-            yield f"stages.{stage.name}.evaluate_every: {stage.evaluate_every} of {stage.training.epochs} epochs: measured at the end alone"
+            yield f"stages.{stage.name}.evaluate_every: {stage.evaluate_every} of {stage.training.epochs} epochs: measured only at the end"
         if found := training_of(stage):
             path, training = f"{found[0]}.schedule", found[1]
             with blaming(path):

@@ -13,7 +13,7 @@ from sslkit.recipe.stages import StageKey, parse_key
 from sslkit.recipe.toml import parse_table, read_text
 from sslkit.run.artifacts import ARTIFACT, METRICS
 from sslkit.run.results import Results
-from sslkit.storage.json_files import Form, SavedArtifact, SavedFigures, SavedResults, check_form, read_json
+from sslkit.storage.json_files import Form, SavedArtifact, SavedRecipe, SavedResults, check_form, read_json
 from sslkit.storage.metrics_log import read_metrics
 
 _FOLDER = re.compile(r"(?:(?!\.{1,2}(?:/|$))[^/\\\0]{1,255}(?:/(?!$)|$))+")
@@ -72,7 +72,7 @@ class RunFolder:
 def read_run(folder: Path) -> RunFolder:
     """Read a run's folder, executing and unpickling nothing; an ``ArtifactError`` where it is not a run's, or a file in it is damaged."""
     recipe, text = _read_recipe(folder)
-    saved_recipe = check_form(recipe, SavedFigures, folder / "recipe.toml")
+    saved_recipe = check_form(recipe, SavedRecipe, folder / "recipe.toml")
     saved = _read(folder / "results.json", SavedResults)
     stages = _read_stages(folder, saved)
     pending = [stage.key for stage in stages if stage.artifact.status not in {"", "finished"}]

@@ -92,7 +92,7 @@ def recall_table(run: RunFolder) -> Table | None:
         "Accuracy by class",
         tuple(columns),
         tuple(cells(name or "", *values) for name, *values in zip_longest(classes, *best)),
-        note="The percentage of a class's test images that was recognised, by the classifier of each stage that is right most often.",
+        note="Recall per class, in percent, of the most accurate classifier of each stage.",
         layout="folded",
     )
 
@@ -133,7 +133,7 @@ def results_table(run: RunFolder, layout: Layout = "sortable") -> Table | None:
     shown = len(columns) if any(row.paper is not None for row in rows) else 3
     note = "Accuracies (top1, top5, balanced) are in percent after the last epoch, from exact counts over all test images."
     if missing := run.results.missing():
-        note += f" The paper's results that have none of ours beside them: {', '.join(missing)}."
+        note += f" Results of the paper without a metric of this run: {', '.join(missing)}."
     lines = tuple(cells(*row, row.difference)[:shown] for row in rows)
     return Table("results", "Every metric", columns[:shown], lines, note=note, layout=layout)
 
@@ -214,7 +214,7 @@ def pivot_tables(run: RunFolder) -> Iterator[Table]:
                 lines.setdefault((key.variant, "ours" if with_paper else ""), {})[row.metric] = row.value
                 if row.paper is not None:
                     lines.setdefault((key.variant, "paper"), {})[row.metric] = row.paper
-            headings, metrics = (Column("variant"), Column("figures")), dict.fromkeys(row.metric for _, row in rows)
+            headings, metrics = (Column("variant"), Column("metrics")), dict.fromkeys(row.metric for _, row in rows)
             yield _pivot(f"{name}_by_variant", f"{name}, by variant", headings, lines, metrics)
 
 

@@ -137,7 +137,7 @@ def _predicted(tensors: Mapping[str, Tensor], name: str, path: Path) -> Predicte
     plain_labels = all(labels.ndim == 1 and labels.dtype == torch.int32 and len(labels) for labels in (classes, targets))
     if not plain_labels or len(classes) != len(targets) or min(classes.min(), targets.min()) < 0:
         raise ArtifactError(
-            f"{path}: damaged ({name}: not two classes an image)", fix=f"remove the folder {path.parent} to run that stage again"
+            f"{path}: damaged ({name}: not two classes per image)", fix=f"remove the folder {path.parent} to run that stage again"
         )
     return Predicted(classes.long(), targets.long())
 

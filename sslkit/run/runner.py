@@ -22,7 +22,7 @@ from sslkit.run.stage_folder import StageResult
 from sslkit.run.stages import run_evaluation, run_pretraining
 from sslkit.training.stopping import StopRequest, stoppable
 
-_UNTRACKED = "sslkit runs from a checkout: what an earlier start has computed counts as current whatever was edited in sslkit itself"
+_UNTRACKED = "sslkit runs from a checkout: edits to sslkit itself do not invalidate earlier results"
 
 Report = Callable[[Path, Recipe, OpenedDataset], object]
 """Writes a report of a finished run into its folder."""
@@ -107,7 +107,7 @@ def _announce(recipe: Recipe, data: OpenedDataset, folder: RunFolder) -> None:
     if is_edited_in_place() and folder.has_results():
         folder.notify("run", f"{_UNTRACKED}; start over with --fresh after an edit that matters")
     folder.observers.observe(DataFound(stage="", splits=data.describe()))
-    for note in data.untold():
+    for note in data.new_notes():
         folder.notify("data", note)
 
 

@@ -159,7 +159,7 @@ class StageFolder:
         if skipped:
             files = f"{len(skipped)} file{'s' * (len(skipped) > 1)}"
             self.notify(f"skipped {files} that cannot be decoded, listed in {ARTIFACT}; the first is {skipped[0]}")
-        for note in self._data.untold():
+        for note in self._data.new_notes():
             self.notify(note)
         self._started = time.perf_counter()
 

@@ -196,7 +196,7 @@ def run_evaluation(evaluator: Evaluator, backbone: Backbone, data: OpenedDataset
             facts["frozen_backbone"] = {"sha256_before": before, "sha256_after": (after := state_hash(backbone))}
             if before != after:  # a probe whose backbone moved measures something else: no metric of it may be kept
                 raise RunFailedError(
-                    f"stage {context.stage!r}: the backbone was to stay frozen and changed, so its metrics are void",
+                    f"stage {context.stage!r}: the frozen backbone changed, so its metrics are invalid",
                     fix="report the evaluator: it trained the backbone or updated its BatchNorm statistics",
                 )
         return stage.finish(Outcome(evaluation.metrics, evaluation.backbone, evaluation.heads, evaluation.predictions, facts))

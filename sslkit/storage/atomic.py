@@ -18,8 +18,8 @@ _REASONS = {
     errno.EPERM: ("permission denied", "make the folder writable, or choose another with --output"),
     errno.ENOENT: ("its folder is gone", "was the run's folder removed or moved? Put it back, or start over"),
     errno.ESTALE: ("its folder is gone", "was the run's folder removed or moved? Put it back, or start over"),
-    errno.ENOTDIR: ("a file is in the place of its folder", "remove that, or choose another folder with --output"),
-    errno.EEXIST: ("a file is in the place of its folder", "remove that, or choose another folder with --output"),
+    errno.ENOTDIR: ("a file exists where its folder should be", "remove that, or choose another folder with --output"),
+    errno.EEXIST: ("a file exists where its folder should be", "remove that, or choose another folder with --output"),
     errno.ELOOP: ("it is a link", "remove the link"),
     errno.EIO: ("the disk reports an error", "check the disk"),
 }

@@ -138,7 +138,7 @@ class SavedResults(SavedFile):
     pending: list[str] = []
 
 
-class SavedFigures(SavedFile):
+class SavedRecipe(SavedFile):
     """What a report reads of recipe.toml, whether the recipe can still be loaded or not."""
 
     name: str

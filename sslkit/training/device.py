@@ -148,7 +148,7 @@ def explaining_breakdown(work: str, device: torch.device) -> Iterator[None]:
     except ValueError as error:
         if "Expected more than 1 value per channel when training" not in str(error):
             raise
-        raise RunFailedError(f"BatchNorm cannot normalise one value a channel in {work}", fix="raise batch_size to 2 or more") from error
+        raise RunFailedError(f"BatchNorm cannot normalise one value per channel in {work}", fix="raise batch_size to 2 or more") from error
     except RuntimeError as error:
         if (explained := _explain(str(error), work, device)) is None:
             raise
@@ -168,12 +168,12 @@ def _explain(text: str, work: str, device: torch.device) -> RunFailedError | Non
         return RunFailedError(f"{operation} has no deterministic kernel on {device}, in {work}", fix="set deterministic = false there")
     if _WORKSPACES in text:
         return RunFailedError(
-            f"deterministic products are not to be had on {device} any more, in {work}: this process has multiplied there before",
+            f"deterministic matrix products are not available on {device} any more, in {work}: this process has multiplied there before",
             fix=f"set {_WORKSPACES}={_REPRODUCIBLE[0]} in the environment",
         )
     if "DataLoader worker (pid" in text:  # torch raises it out of a signal handler: for any loader, in the middle of anything
         return RunFailedError(
-            f"a process of a torch DataLoader died, as the system does to one when memory is short, in {work}",
+            f"a process of a torch DataLoader died, which the system ends when memory is short, in {work}",
             fix="the same command resumes from the last checkpoint; lower the number of workers if it happens again",
         )
     if _FAILED_KERNEL in text:  # is reported later, anywhere: the traceback shows unrelated code

@@ -259,7 +259,7 @@ class _Loop:
         state.restore(point)
         state.rollbacks = retry
         self.checkpoints.save_rollback_point(state.step, *state.capture())
-        continued = f"Back to step {state.step}, and on at {state.lr_factor:.3g} of the learning rate: retry {retry} of {on_nan.retries}"
+        continued = f"Back to step {state.step}, resuming at {state.lr_factor:.3g} of the learning rate: retry {retry} of {on_nan.retries}"
         context.emit(Notice(stage=context.stage, message=f"{error.what}. {continued}"))
         self.log.begin_again()
 

@@ -95,7 +95,7 @@ def check_output(objective: Objective, output: object, phase: str, stage: str, *
         raise _broken(objective, f"the loss of phase {phase!r} depends on nothing that is trained", stage)
     for name, mean in _named(objective, "metrics", output.metrics, stage).items():
         if name in RESERVED_METRICS:
-            raise _broken(objective, f"no metric may be called {name!r}, as something else in the log is", stage)
+            raise _broken(objective, f"no metric may be called {name!r}, because the log has that name already", stage)
         if not _is_mean(mean, loss.device):
             what = f"metric {name!r} must be a Mean of scalars on the loss's device: Mean.of(x)"
             raise _broken(objective, what, stage, found=_kinds(mean))
@@ -134,7 +134,11 @@ def checked_indices(objective: Objective, indices: object, num_images: int, stag
     low, high = (int(value) for value in indices.aminmax())
     if low < 0 or high >= num_images:
         raise _broken(
-            objective, "epoch_indices chose images that there are not", stage, found=f"{low} to {high}", allowed=f"0 to {num_images - 1}"
+            objective,
+            "epoch_indices returned indices that are out of range",
+            stage,
+            found=f"{low} to {high}",
+            allowed=f"0 to {num_images - 1}",
         )
     return indices
 

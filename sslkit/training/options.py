@@ -85,7 +85,7 @@ class TrainingOptions(Checked):
             return dict.fromkeys(phases, self.optimizer)
         for name in self.optimizer:
             if name not in phases:
-                problem = "is given for a phase that there is not"
+                problem = "is given for an unknown phase"
                 raise OptionError("optimizer", problem, found=name, allowed=phases, fix=did_you_mean(name, phases))
         for phase in phases:
             if phase not in self.optimizer:

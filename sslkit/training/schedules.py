@@ -105,7 +105,7 @@ def warmup(epoch: float, warmup_epochs: float) -> float:
 
 def _notes(warmup_epochs: float, num_epochs: float) -> list[str]:
     late = warmup_epochs >= num_epochs
-    return [f"warmup_epochs: {warmup_epochs:g} of {num_epochs:g} epochs: the full rate is never trained with"] if late else []
+    return [f"warmup_epochs: {warmup_epochs:g} of {num_epochs:g} epochs: the base learning rate is never reached"] if late else []
 
 
 def _check_warmup(warmup_epochs: float) -> None:

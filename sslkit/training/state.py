@@ -230,7 +230,7 @@ class TrainState(TrainContext):
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ArtifactError(
-                f"{checkpoint.path}: is none of this fit's ({reason})", fix="remove it to begin from the one before"
+                f"{checkpoint.path}: is not a checkpoint of this fit ({reason})", fix="remove it to begin from the one before"
             ) from error
 
     def _restore(self, path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -269,7 +269,7 @@ class TrainState(TrainContext):
             generators[kind].set_state(written_on[kind])
         if generators.keys() != written_on.keys():
             other = next((kind for kind in written_on if kind != "cpu"), "cpu")
-            message = f"the checkpoint was written on {other}: what is drawn on {device.type} begins anew from its seed"
+            message = f"the checkpoint was written on {other}: what is drawn on {device.type} restarts from its seed"
             self._context.emit(Notice(stage=self._context.stage, message=message))
 
     def _generator(self, purpose: str, device: torch.device) -> Generator:

@@ -195,7 +195,7 @@ def test_the_small_network_and_the_default_training_will_do(data):
     assert found.num_heldout == 100
 
 
-def test_observers_are_told_under_the_stages_name(data):
+def test_observers_are_reported_under_the_stages_name(data):
     listener = Recorder()
     options = AuditOptions(sources=("isotropic_noise",), num_images=200, epochs=3)
     audit_task(Marked(), data, options=options, backbone=TinyBackbone, runtime=CPU, observers=[listener], name="half/pretrain")
@@ -246,7 +246,7 @@ def test_a_network_that_cannot_do_the_task_is_refused(data):
     [
         ({"sources": ("jpeg",)}, "source: does not exist; found 'jpeg'; allowed: isotropic_noise, jpeg_noise, phase_scrambled"),
         ({"sources": ("jpeg_nois",)}, "did you mean 'jpeg_noise'?"),
-        ({"num_images": 199}, "num_images: too few to tell from chance; found 199; allowed: 200 or more"),
+        ({"num_images": 199}, "num_images: too few to distinguish from chance; found 199; allowed: 200 or more"),
         ({"epochs": 0}, "epochs: must be positive; found 0; allowed: 1 or more"),
     ],
 )

@@ -108,8 +108,8 @@ def test_intervals_that_took_copies_for_independent_would_be_wrong():
     hits = 0
     for seed in range(300):
         right = torch.rand(100, generator=torch.Generator().manual_seed(seed)) < 0.25
-        said = torch.where(right[images], targets, (targets + 1) % 4)
-        found = accuracy(Prediction(torch.nn.functional.one_hot(said, 4).double(), targets), images)
+        answers = torch.where(right[images], targets, (targets + 1) % 4)
+        found = accuracy(Prediction(torch.nn.functional.one_hot(answers, 4).double(), targets), images)
         hits += found.low <= 25 <= found.high
         assert found.high - found.low > 100 * 3 * math.sqrt(0.25 * 0.75 / 400)
     assert hits >= 300 * 0.95 - 12

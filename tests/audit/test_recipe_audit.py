@@ -241,7 +241,7 @@ def test_the_command_prints_json_alone(sslkit_command):
     ("arguments", "message"),
     [
         (("--source", "noise"), "error: source: does not exist; found 'noise'; allowed: isotropic_noise, jpeg_noise, "),
-        (("--num-images", "7"), "error: num_images: too few to tell from chance; found 7; allowed: 200 or more"),
+        (("--num-images", "7"), "error: num_images: too few to distinguish from chance; found 7; allowed: 200 or more"),
         (("--stage", "probe"), "error: probe: no such pretraining stage; allowed: pretrain, other"),
     ],
 )

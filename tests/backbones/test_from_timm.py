@@ -208,7 +208,7 @@ def test_a_model_whose_features_timm_does_not_give_out(monkeypatch):
     with pytest.raises(OptionError) as caught, torch.device("meta"):
         TimmBackbone(CIFAR, model="vgg11")
     assert str(caught.value) == (
-        f"model: timm {timm.__version__} does not give out the features of vgg11; upgrade timm, or choose another model"
+        f"model: timm {timm.__version__} cannot extract features from vgg11; upgrade timm, or choose another model"
     )
 
 

@@ -162,7 +162,7 @@ def test_out_of_time_it_stops_and_goes_on_later_with_the_same_figures(through_ar
     assert found[1][2] is not None  # two subsets have a spread
 
 
-def test_finished_pretraining_is_told_of_before_its_first_probe_begins(tmp_path: Path):
+def test_finished_pretraining_is_reported_of_before_its_first_probe_begins(tmp_path: Path):
     """It takes longest: who hands results over after each stage must not lose it with a probe that is cut off."""
     reproduction = Reproduction({"one": tiny("one")}, tmp_path)
     stages = reproduction.run(cells_of(tiny("one"))[:1], (tmp_path / "one" / "pretrain" / "backbone.safetensors").exists)

@@ -53,7 +53,7 @@ def test_a_catalog_by_hand_is_checked():
     assert catalog.owner(Task) is None
     assert (catalog.spec_of(Task), catalog.spec_of(OtherTask)) == ("b", "a")
     assert Catalog.of(pretext_tasks={"b": Task, "a": Task}).spec_of(Task) == "a"
-    with pytest.raises(PluginError, match=r"'pretext_task' is no kind of class; allowed: .*did you mean 'pretext_tasks'"):
+    with pytest.raises(PluginError, match=r"'pretext_task' is not a kind of class; allowed: .*did you mean 'pretext_tasks'"):
         Catalog.of(pretext_task={"b": Task})
     with pytest.raises(PluginError, match="schedule 'b' must be a subclass of Schedule"):
         Catalog.of(schedules={"b": Task})

@@ -104,7 +104,7 @@ def test_an_installed_plugin_that_nobody_uses_changes_no_weights(source: str, si
     site.install("loud", source)
     note = f"plugin loud (sslkit-loud 1.0) changed {PUT_BACK} when it was loaded: put back"
     assert load_catalog().notes == (note,)
-    assert load_catalog().notes == (note,), "the second time nothing is imported, and it is told all the same"
+    assert load_catalog().notes == (note,), "the second time nothing is imported, and it is noted all the same"
     recipe = load_recipe(tmp_path / "small.toml")
     beside = run_recipe(recipe, output=tmp_path / "beside", report=False, observers=[seen])
     assert weights(beside.folder) == weights(alone.folder)

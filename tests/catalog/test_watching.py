@@ -1,4 +1,4 @@
-"""Who is told what of a run: observers, people at the command line, and in Python those who have no observer."""
+"""Who is notified of what in a run: observers, people at the command line, and in Python those who have no observer."""
 
 import os
 import warnings
@@ -23,7 +23,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 class Reader(Recorder):
-    """Shows a person what it is told."""
+    """Shows a person what it is notified of."""
 
     shows_notices = True
 
@@ -56,10 +56,10 @@ def test_notices_are_warnings_where_no_observer_shows_them_each_once_and_of_the_
 
 def test_notices_are_no_warnings_where_somebody_reads_them(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert caught(recipe, begun(recipe, tmp_path / "read"), Recorder(Notice), Reader(Notice)) == []
-    for quiet, told in ((False, 1), (True, 0)):
+    for quiet, num_notes in ((False, 1), (True, 0)):
         with progress_on_stderr(quiet=quiet) as observers:
             assert caught(recipe, begun(recipe, tmp_path / f"quiet {quiet}"), *observers) == []
-        assert capsys.readouterr().err.count("note: no checkpoint can be read") == told
+        assert capsys.readouterr().err.count("note: no checkpoint can be read") == num_notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,16 +78,16 @@ class Odd(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "reason"),
     [(KeyError("x"), "KeyError: 'x'"), (SystemExit(3), "SystemExit: 3"), (Odd(), "Odd"), (RecursionError("deep"), "RecursionError: deep")],
     ids=repr,
 )
-def test_an_observer_that_fails_is_named_once_a_run_and_left_out(error: BaseException, said: str, recipe: Recipe, tmp_path: Path):
+def test_an_observer_that_fails_is_named_once_a_run_and_left_out(error: BaseException, reason: str, recipe: Recipe, tmp_path: Path):
     reader = Reader(Notice, StageStart, StageEnd)
     run_recipe(replace(recipe, observers=(Failing(error=error),)), output=tmp_path / "run", observers=[reader], report=False)
     notices = [event for event in reader.of(Notice) if event.message.startswith("observer")]
     assert [(event.stage, event.message) for event in notices] == [
-        ("pretrain", f"observer Failing of {Path(__file__).name} failed at StepEnd and is left out: {said}")
+        ("pretrain", f"observer Failing of {Path(__file__).name} failed at StepEnd and is left out: {reason}")
     ]
     assert [type(event) for event in reader.events if not isinstance(event, Notice)] == [StageStart, StageEnd] * 2
 
@@ -113,8 +113,8 @@ def test_what_an_observer_sets_is_put_back_and_said_once(recipe: Recipe, tmp_pat
     alone = run_recipe(recipe, output=tmp_path / "alone", observers=[Reader()], report=False)
     assert meddled.results.stages == alone.results.stages
     assert (torch.get_num_threads(), Path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()) == (*before, True, torch.float32)
-    said = [message for message in reader.messages() if message.startswith("observer")]
-    assert [message.partition(" at ")[0] for message in said] == [
+    messages = [message for message in reader.messages() if message.startswith("observer")]
+    assert [message.partition(" at ")[0] for message in messages] == [
         f"observer Meddling of {Path(__file__).name} changed torch's default dtype, torch's number of threads, torch's gradient mode, "
         "the working directory"
     ]

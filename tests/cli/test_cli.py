@@ -288,7 +288,7 @@ def test_compare_prints_json_or_markdown_alone(sslkit_command):
         (("compare", "one"), "there is nothing to compare with; found ['one']; allowed: two runs or more; name another run's folder"),
         (("compare", "one", "two/../one"), "a run is given twice; found ['one', 'two/../one']; name each run's folder once"),
         (("compare", "one", "."), ".: not a run's folder, because it holds no recipe.toml; name a run in it: one, two"),
-        (("compare", "one", "two", "--json", "--markdown"), "--markdown: cannot stand beside --json; choose one"),
+        (("compare", "one", "two", "--json", "--markdown"), "--markdown: cannot be combined with --json; choose one"),
     ],
 )
 def test_what_cannot_be_reported_is_a_users_mistake(arguments, message, sslkit_command):

@@ -279,7 +279,7 @@ def test_results_beside_the_papers_figures():
     assert ["stage", "metric", "ours", "paper", "difference"] in rows
     assert ["conv2.top1", "90.00", "91.16", "-1.16"] in rows
     assert ["conv_probe", "conv1.top1", "80.00"] in rows
-    assert lines_of(console)[-1] == "note: the paper's result conv_probe.conv9.top1 has none of ours beside it"
+    assert lines_of(console)[-1] == "note: the paper's result conv_probe.conv9.top1 matches no metric of this run"
 
 
 def test_margins_are_printed_as_the_recipe_names_them():

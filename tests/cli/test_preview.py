@@ -187,7 +187,7 @@ def test_a_picture_is_never_written_among_the_images(here: Path, monkeypatch: py
         for output in ("photos/views.png", "photos/more/views.png", "link/views.png", str(photos / "new" / "views.png")):
             shown = show(*what, "--output", output)
             assert (shown.code, shown.out) == (2, "")
-            assert shown.err.startswith("error: output: lies inside the data, photos; found ")
+            assert shown.err.startswith("error: output: is inside the data, photos; found ")
     monkeypatch.chdir(photos)
     assert show("rotnet", "--data", ".").code == 2, "the default would lie there, too"
     assert sorted(here.rglob("*.png")) == before
@@ -241,7 +241,7 @@ def test_what_is_wrong_is_said_in_a_line(arguments: list[str], message: str, her
     assert {path for path in here.iterdir() if path.name != "__pycache__"} == before
 
 
-def test_a_folder_without_images_is_told(here: Path):
+def test_a_folder_without_images_is_reported(here: Path):
     (here / "empty").mkdir()
     shown = show("rotnet", "--data", "empty")
     assert shown.code == 2

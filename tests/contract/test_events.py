@@ -41,7 +41,7 @@ from tests.recipes import SMALL, steps_logged, two_stages_of, weights
 
 
 class Meddling(Observer):
-    """Writes into everything that an event carries, as often as it is told anything."""
+    """Writes into everything that an event carries, whenever it gets one."""
 
     def __init__(self) -> None:
         self.refused = 0
@@ -134,7 +134,7 @@ def test_a_run_that_is_meddled_with_has_the_figures_of_one_that_is_not(tmp_path:
     for stage in ("pretrain", "probe"):
         assert steps_logged(watched.folder / stage / "metrics.jsonl") == steps_logged(alone.folder / stage / "metrics.jsonl")
         assert read_metrics(alone.folder / stage / "metrics.jsonl")
-    again = run_recipe(recipe, output=tmp_path / "watched", observers=[meddling], report=False)  # finished stages are told too
+    again = run_recipe(recipe, output=tmp_path / "watched", observers=[meddling], report=False)  # finished stages are announced too
     assert again.results.as_json() == alone.results.as_json()
 
 

@@ -67,7 +67,9 @@ def _method(_self: object) -> None:
     ],
 )
 def test_a_name_that_nearly_is_the_contracts_is_refused(contract: str, name: str, meant: str):
-    message = rf"^Mine of test_misspelling\.py: {contract} has no '{name}'; did you mean '{meant}'\? A name of your own that is like it begins with _$"
+    message = (
+        rf"^Mine of test_misspelling\.py: {contract} has no '{name}'; did you mean '{meant}'\? Start a similar name of your own with _$"
+    )
     with pytest.raises(PluginError, match=message):
         type("Mine", (CONTRACTS[contract],), {name: _method, "__module__": __name__})
 

@@ -17,10 +17,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def counts() -> Iterator[list[Count]]:
-    """What somebody who watches is told."""
-    told: list[Count] = []
-    with watching(told.append):
-        yield told
+    """The counts that an observer sees."""
+    counts: list[Count] = []
+    with watching(counts.append):
+        yield counts
 
 
 def test_what_is_counted_is_reported_at_most_four_times_a_second(clock, counts):
@@ -78,12 +78,12 @@ def test_the_innermost_watches_and_the_outer_one_again_after_it(monkeypatch, cou
 
 def test_a_watcher_that_fails_is_dropped_and_the_work_goes_on(monkeypatch):
     monkeypatch.setattr(module, "_SECONDS", 0.0)
-    told = []
+    counts = []
 
     def fail(count: Count) -> None:
-        told.append(count)
+        counts.append(count)
         raise BrokenPipeError("nobody reads")
 
     with pytest.warns(RuntimeWarning, match=r"progress cannot be shown any more: BrokenPipeError\('nobody reads'\)"), watching(fail):
         count_one()
-    assert len(told) == 1
+    assert len(counts) == 1

@@ -85,7 +85,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (
         lambda: TrainingOptions(optimizer="sgd"),  # pyright: ignore[reportArgumentType] - as in all that follow
         "optimizer: must be an object of the class OptimizerFactory or a mapping; found 'sgd'; "
-        "a name is for recipes: in Python, hand over an object",
+        "a name is for recipes: in Python, pass an object",
     ),
     (
         lambda: TrainingOptions(optimizer={"main": "sgd"}),

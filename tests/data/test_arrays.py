@@ -193,7 +193,7 @@ def test_a_set_can_be_sent_to_another_process():
     [
         (torch.zeros(2, 3, 5, 4, dtype=torch.uint8), None, "pixels do not fit the image spec; found 'torch.uint8 (2, 3, 5, 4)'"),
         (torch.zeros(2, 1, 5, 4), None, "pixels do not fit the image spec; found 'torch.float32 (2, 1, 5, 4)'"),
-        (torch.from_numpy(GRAY)[:, None], torch.arange(5), "there must be one label an image; found '(5,) labels'; allowed: (6,)"),
+        (torch.from_numpy(GRAY)[:, None], torch.arange(5), "there must be one label per image; found '(5,) labels'; allowed: (6,)"),
     ],
 )
 def test_pixels_must_fit_the_spec_and_labels_the_pixels(pixels, labels, message):

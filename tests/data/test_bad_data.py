@@ -99,7 +99,7 @@ WRONG: dict[str, tuple[list[str], dict[str, str], str]] = {
     "other classes": (
         [*CLASSES, *in_classes("test", "cat", "eel")],
         {},
-        "stages.probe: test images are of classes that no training image has: eel; allowed: cat, dog; give both splits the same classes",
+        "stages.probe: test images belong to classes without training images: eel; allowed: cat, dog; give both splits the same classes",
     ),
     "too few": (
         BOTH,
@@ -126,7 +126,7 @@ batch_size = 4
 """
 
 
-class Told(Observer):
+class Notes(Observer):
     """Writes down what a run says of its data."""
 
     def __init__(self) -> None:
@@ -141,13 +141,13 @@ class Told(Observer):
                 self.notes.append(event.message)
 
 
-def run(images: Path, *, probe: bool = False, report: bool = False) -> tuple[Told, dict[str, dict]]:
-    """A recipe in this process: what it told, and the artifacts of its stages."""
+def run(images: Path, *, probe: bool = False, report: bool = False) -> tuple[Notes, dict[str, dict]]:
+    """A recipe in this process: its notes, and the artifacts of its stages."""
     folder = images.parent
     (folder / "tiny.toml").write_text(DATA.format(root=images, data="") + PRETRAIN + (PROBE.format(weights="pretrain") if probe else ""))
-    told = Told()
-    run_recipe(load_recipe(folder / "tiny.toml"), output=folder / "run", observers=[told], report=report)
-    return told, {path.parent.name: json.loads(path.read_text()) for path in (folder / "run").glob("*/artifact.json")}
+    recorder = Notes()
+    run_recipe(load_recipe(folder / "tiny.toml"), output=folder / "run", observers=[recorder], report=report)
+    return recorder, {path.parent.name: json.loads(path.read_text()) for path in (folder / "run").glob("*/artifact.json")}
 
 
 @pytest.mark.parametrize(
@@ -169,15 +169,15 @@ def test_pretraining_alone_needs_no_labels(images, paths):
     assert artifacts["pretrain"]["num_images"] == 8 + paths.count("train/stray.png")
 
 
-def test_test_images_among_the_pretraining_images_are_told_of_and_counted(images):
+def test_test_images_among_the_pretraining_images_are_reported_of_and_counted(images):
     make(images, *in_classes("train", "cat", "dog", num=4), *(f"unlabeled/{number}.png" for number in range(6)))
     for name in ("cat", "dog"):
         for number in range(2):
             (images / "test" / name).mkdir(parents=True, exist_ok=True)
             source = images / (f"unlabeled/{number}.png" if name == "cat" else f"train/dog/{number}.png")
             (images / "test" / name / f"{number}.png").write_bytes(source.read_bytes())
-    told, artifacts = run(images, probe=True)
-    pretraining, training = (note for note in told.notes if "test images are also" in note)
+    recorder, artifacts = run(images, probe=True)
+    pretraining, training = (note for note in recorder.notes if "test images are also" in note)
     assert pretraining.startswith(f"2 of 4 test images are also pretraining images (same pixels, for example {images}/test/cat/0.png")
     assert training.startswith("2 of 4 test images are also training images")
     assert artifacts["pretrain"]["test_images_in_pretrain"] == 2
@@ -187,14 +187,14 @@ def test_test_images_among_the_pretraining_images_are_told_of_and_counted(images
 def test_a_test_split_that_lacks_classes_is_measured_by_name_with_a_note(images):
     """The test split has the last of three classes and one by another form of its name; the report and the artifact count them."""
     make(images, *in_classes("train", "bee", "cat", "dog", num=4), *in_classes("test", "DOG", "cat"), "extra/1.png")
-    told, artifacts = run(images, probe=True, report=True)
-    assert told.splits == {
+    recorder, artifacts = run(images, probe=True, report=True)
+    assert recorder.splits == {
         "pretrain": f"12 images, in {images}/train",
         "train": f"12 images of 3 classes, 4 each, in {images}/train",
         "test": f"4 images of 2 classes, 2 each, in {images}/test",
     }
-    assert told.notes == [
-        f"folders of images that no split takes: {images}/extra",
+    assert recorder.notes == [
+        f"folders of images that are in no split: {images}/extra",
         "1 of 3 classes have no test images, so that nothing measures them: bee",
     ]
     probe = artifacts["probe"]
@@ -216,7 +216,7 @@ def test_check_says_what_it_found(images, sslkit_command):
         f"test   4 images of 2 classes, 2 each, in {images}/VALID\n"
         "tiny.toml: fine, 1 stages: probe\n"
     )
-    assert f"note: folders of images that no split takes: {images}/more\n" in done.err
+    assert f"note: folders of images that are in no split: {images}/more\n" in done.err
     assert f"note: {images}/Train has images of types that are not read (1 .heic); the first is" in done.err
     assert done.code == 0
 
@@ -268,8 +268,8 @@ def test_what_a_library_says_of_a_file_is_a_note_that_names_it(quiet, images, ss
     Image.new("RGB", (8, 8)).save(path, exif=CUT_EXIF)
     done = sslkit_command("run", *(["--quiet"] if quiet else []))
     assert done.code == 0
-    told = [line for line in done.err.splitlines() if "EXIF" in line]
-    assert [line.split(": Corrupt EXIF data")[0].split("note: ")[-1] for line in told] == ([] if quiet else [str(path)])
+    warnings = [line for line in done.err.splitlines() if "EXIF" in line]
+    assert [line.split(": Corrupt EXIF data")[0].split("note: ")[-1] for line in warnings] == ([] if quiet else [str(path)])
     assert not quiet or done.err == ""
 
 
@@ -277,7 +277,7 @@ def test_what_a_library_says_of_a_file_is_a_note_that_names_it(quiet, images, ss
 
 
 @pytest.mark.parametrize("num", [1, 0])
-def test_test_images_that_are_training_images_are_told_of_once_and_counted(images, sslkit_command, tmp_path, num):
+def test_test_images_that_are_training_images_are_reported_of_once_and_counted(images, sslkit_command, tmp_path, num):
     make(images, *in_classes("train", "cat", "dog", num=4), *(path.replace(".png", "_.png") for path in in_classes("test", "cat", "dog")))
     if num:
         (images / "test" / "dog" / "0_.png").write_bytes((images / "train" / "cat" / "3.png").read_bytes())

@@ -55,9 +55,9 @@ def test_class_folders_alone_are_the_training_split(tmp_path):
     ("paths", "message"),
     [
         (("1.png", "2.png"), ""),
-        (("1.png", "deep/er/2.png"), "{0}/1.png lies beside folders of images, so that these are no classes; move it into one"),
+        (("1.png", "deep/er/2.png"), "{0}/1.png is beside folders of images, so these are not classes; move it into one"),
         (("images/1.png", "images/2.png"), "{0} has one class folder only: images; an evaluation needs two classes or more, each in a"),
-        (("1.png", "a/2.png", "b/3.png"), "{0}/1.png lies beside folders of images, so that these are no classes; move it into one"),
+        (("1.png", "a/2.png", "b/3.png"), "{0}/1.png is beside folders of images, so these are not classes; move it into one"),
     ],
     ids=["flat", "nested", "one folder", "images beside folders"],
 )
@@ -101,10 +101,10 @@ def test_a_test_split_without_labels_measures_the_pretext_task(tmp_path):
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["test/cat/3.png", "test/eel/4.png"], "test images are of classes that no training image has: eel; allowed: cat, dog; give both"),
-        (["test/3.png"], "the test images in {0}/test have no labels, for it has no class folders; classes: cat, dog"),
-        (["test/im/3.png"], "the test images in {0}/test have no labels, for it has folders of other classes: im; classes: cat, dog"),
-        (["test/cat/3.png", "test/dog/4.png", "test/5.png"], "{0}/test/5.png lies beside folders of images, so that these are no classes"),
+        (["test/cat/3.png", "test/eel/4.png"], "test images belong to classes without training images: eel; allowed: cat, dog; give both"),
+        (["test/3.png"], "the test images in {0}/test have no labels, because it has no class folders; classes: cat, dog"),
+        (["test/im/3.png"], "the test images in {0}/test have no labels, because it has folders of other classes: im; classes: cat, dog"),
+        (["test/cat/3.png", "test/dog/4.png", "test/5.png"], "{0}/test/5.png is beside folders of images, so these are not classes"),
         (["test/dog/.hidden.png"], "{0}/test holds no images"),
     ],
     ids=["other class", "flat", "other folder", "stray image", "empty"],
@@ -125,7 +125,7 @@ def test_a_part_can_be_held_out_where_a_test_split_has_no_labels(tmp_path, name)
     data = OpenedDataset(ImageFolder(root=str(tmp_path), image_size=4, val_fraction=0.5))
     train, test = data.labeled()
     assert len(train) + len(test) == 8
-    assert data.untold() == [f"folders of images that no split takes: {tmp_path / name}"]
+    assert data.new_notes() == [f"folders of images that are in no split: {tmp_path / name}"]
     with pytest.raises(OptionError, match="val_fraction: there is a test split already"):
         load(tmp_path, "test", val_fraction=0.5, test=name)
 
@@ -200,7 +200,7 @@ def test_every_class_keeps_images_and_gives_some_away(tmp_path):
         assert [one + other for one, other in zip(kept, given, strict=True)] == list(sizes.values())
         assert [one > 0 for one in kept] == [True, True, True, True]
         assert [one > 0 for one in given] == [True, True, True, False]
-        assert data.untold() == ["1 of 4 classes have no test images, so that nothing measures them: d"]
+        assert data.new_notes() == ["1 of 4 classes have no test images, so that nothing measures them: d"]
         assert names(tmp_path, "pretrain", val_fraction=fraction) == names(tmp_path, "train", val_fraction=fraction)
 
 
@@ -263,7 +263,7 @@ def test_a_class_that_loses_all_its_images_is_refused_in_training_and_noted_in_t
         (tmp_path / f"test/dog/{number}.png").write_bytes(b"")
     opened = OpenedDataset(ImageFolder(root=str(tmp_path), image_size=4, on_error="skip"))
     assert class_counts(opened.labeled().test) == [2, 0]
-    assert opened.untold() == ["1 of 2 classes have no test images, so that nothing measures them: dog"]
+    assert opened.new_notes() == ["1 of 2 classes have no test images, so that nothing measures them: dog"]
     for number in range(2):
         (tmp_path / f"train/dog/{number}.png").write_bytes(b"")
     with pytest.raises(DataError, match=re.escape(f"{tmp_path}/train/dog: none of its images can be decoded; on_error")):

@@ -31,7 +31,7 @@ def test_a_class_may_be_called_like_a_split(tmp_path):
     """120 images of which 40 would be used."""
     make(tmp_path, "bus/1.png", "car/2.png", "train/3.png", "train/4.png")
     message = (
-        f"{tmp_path}: train is either a split or a class, for there are images beside it in bus, car; "
+        f"{tmp_path}: train is either a split or a class, because there are images beside it in bus, car; "
         'set train = "train" to use that folder alone, or train = "." if every folder is a class'
     )
     with pytest.raises(DataError, match="^" + re.escape(message)):
@@ -42,7 +42,7 @@ def test_a_class_may_be_called_like_a_split(tmp_path):
     assert (train.classes, class_counts(train)) == (("bus", "car", "train"), [1, 1, 2])
     alone = opened(tmp_path, train="train")
     assert len(alone.load("pretrain") or ()) == 2
-    assert alone.untold() == [f"folders of images that no split takes: {tmp_path / 'bus'}, {tmp_path / 'car'}"]
+    assert alone.new_notes() == [f"folders of images that are in no split: {tmp_path / 'bus'}, {tmp_path / 'car'}"]
 
 
 def test_a_class_may_be_called_test(tmp_path):
@@ -83,7 +83,7 @@ def test_two_folders_of_one_split_are_refused_unless_one_is_empty_or_named(tmp_p
         opened(tmp_path).load("pretrain")
     data = opened(tmp_path, test="valid")
     assert sizes(data) == {"pretrain": 1, "test": 2}
-    assert data.untold() == [f"folders of images that no split takes: {tmp_path / 'val'}"]
+    assert data.new_notes() == [f"folders of images that are in no split: {tmp_path / 'val'}"]
     (tmp_path / "valid/3.png").unlink()
     (tmp_path / "valid/4.png").unlink()
     assert sizes(opened(tmp_path)) == {"pretrain": 1, "test": 1}
@@ -98,7 +98,7 @@ def test_an_empty_test_split_gives_way(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": "trian"}, "train: is no folder in {0}; found 'trian'; allowed: test, train; did you mean 'train'?"),
+        ({"train": "trian"}, "train: is not a folder in {0}; found 'trian'; allowed: test, train; did you mean 'train'?"),
         ({"test": "train/cat"}, "test: lies in the folder of the training images; found 'train/cat'; move it out of there"),
         ({"train": ".", "test": "test"}, "test: lies in the folder of the training images; found 'test'"),
     ],
@@ -114,8 +114,8 @@ def test_folders_beside_clear_splits_are_left_out_and_named_once(tmp_path):
     (tmp_path / "notes").mkdir()
     data = opened(tmp_path)
     assert sizes(data) == {"pretrain": 1, "test": 1}
-    assert data.untold() == [f"folders of images that no split takes: {tmp_path / 'extra'}"]
-    assert data.untold() == []
+    assert data.new_notes() == [f"folders of images that are in no split: {tmp_path / 'extra'}"]
+    assert data.new_notes() == []
     assert data.describe() == {"pretrain": f"1 images, in {tmp_path / 'train'}", "test": f"1 images, in {tmp_path / 'test'}"}
 
 
@@ -123,7 +123,7 @@ def test_a_folder_that_a_named_split_lies_in_is_not_left_out(tmp_path):
     make(tmp_path, "data/train/1.png", "data/held_out/2.png", "extra/3.png")
     data = opened(tmp_path, train="data/train", test="data/held_out")
     assert sizes(data) == {"pretrain": 1, "test": 1}
-    assert data.untold() == [f"folders of images that no split takes: {tmp_path / 'extra'}"]
+    assert data.new_notes() == [f"folders of images that are in no split: {tmp_path / 'extra'}"]
 
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Café") for form in ("NFC", "NFD"))
@@ -152,7 +152,7 @@ def test_images_of_other_types_are_counted_and_named_and_an_empty_class_folder_i
     (tmp_path / "train" / "eel").mkdir()
     data = opened(tmp_path)
     data.labeled()
-    assert data.untold() == [
+    assert data.new_notes() == [
         f"{tmp_path}/train has images of types that are not read (2 .heic, 1 .ppm); the first is {tmp_path}/train/cat/a.heic",
         f"not classes, because they hold no images that are read: {tmp_path}/train/eel",
         f"{tmp_path}/test has images of types that are not read (1 .avif); the first is {tmp_path}/test/cat/d.avif",

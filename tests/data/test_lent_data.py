@@ -39,7 +39,7 @@ def recipe(tmp_path, way: str, when: str):
 def test_an_evaluator_that_writes_into_its_data_fails_by_name(way):
     what = f"{way.split()[-1]} of the test images"
     with pytest.raises(
-        RunFailedError, match=f"^Vandal has changed the {what}, so its results are void; report the evaluator: it must copy"
+        RunFailedError, match=f"^Vandal has changed the {what}, so its results are invalid; report the evaluator: it must copy"
     ):
         evaluate(Vandal(way=way), network(), arrays(), runtime=CPU)
 
@@ -74,7 +74,7 @@ def test_a_well_behaved_neighbour_changes_no_figure(tmp_path):
     assert together.stages["knn"] == alone.stages["knn"]
 
 
-def test_arrays_that_were_written_into_are_refused_and_the_writer_told():
+def test_arrays_that_were_written_into_are_refused_and_the_writer_reported():
     images = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8), dtype=np.uint8)
     data = Arrays(train_images=images, train_labels=[0, 1, 2] * 4, test_images=images[:6].copy(), test_labels=[0, 1, 2] * 2)
     with pytest.raises(RunFailedError, match="Vandal has changed the pixels of the test images"):

@@ -149,7 +149,7 @@ def test_images_that_are_in_memory_already_are_not_copied():
 
 
 @pytest.mark.parametrize(("train", "test", "num"), [([0, 1, 2, 3, 4], [1, 3], 2), ([0, 1, 2], [3, 4], 0)], ids=["some", "none"])
-def test_splits_are_compared_once_and_duplicates_told_of_once(train: list[int], test: list[int], num: int):
+def test_splits_are_compared_once_and_duplicates_reported_of_once(train: list[int], test: list[int], num: int):
     data = Arrays(train_images=PIXELS[train], train_labels=range(len(train)), test_images=PIXELS[test], test_labels=range(len(test)))
     dataset = OpenedDataset(data)
     splits = dataset.load("train"), dataset.load("test")

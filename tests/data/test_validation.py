@@ -101,8 +101,8 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"labels": torch.zeros(NUM_IMAGES)}, "labels must be integers, the numbers of their classes; found 'torch.float32'"),
     ({"labels": ["a"] * NUM_IMAGES}, "labels must be integers, the numbers of their classes; found 'list'"),
     ({"labels": [[0], [0, 1]]}, "labels must be integers, the numbers of their classes; found 'list'"),
-    ({"labels": LABELS[:-1]}, "there must be one label an image; found (11,); allowed: (12,)"),
-    ({"labels": np.eye(12, dtype=int)}, "there must be one label an image; found (12, 12); allowed: (12,)"),
+    ({"labels": LABELS[:-1]}, "there must be one label per image; found (11,); allowed: (12,)"),
+    ({"labels": np.eye(12, dtype=int)}, "there must be one label per image; found (12, 12); allowed: (12,)"),
     ({"labels": [3] * NUM_IMAGES}, "labels must be numbers of classes; found '3 to 3'; allowed: 0 to 2, for 3 classes"),
     ({"labels": [-1, *LABELS[1:]]}, "labels must be numbers of classes; found '-1 to 2'; allowed: 0 to 2"),
     ({"labels": np.full(12, 2**64 - 1, dtype=np.uint64)}, "labels must be numbers of classes; found '18446744073709551615 to"),
@@ -120,7 +120,7 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"num_images": 3.5}, "len() must be the number of images ('float' object cannot be interpreted as an integer)"),
     ({"image": KeyError}, "image must be an ImageSpec; found None"),
     ({"image": (8, 8, "rgb", (0.5,) * 3, (0.5,) * 3)}, "image must be an ImageSpec; found (8, 8"),
-    ({"image": IMAGE._replace(mean=(0.5,))}, "mean does not fit rgb images; found (0.5,); allowed: 3 in [0, 1], one a channel"),
+    ({"image": IMAGE._replace(mean=(0.5,))}, "mean does not fit rgb images; found (0.5,); allowed: 3 in [0, 1], one per channel"),
     ({"image": IMAGE._replace(std=(0.5, 0.5, 0.0))}, "std does not fit rgb images; found (0.5, 0.5, 0.0); allowed: 3 in (0, 1]"),
     ({"image": IMAGE._replace(mean=127.0)}, "mean must be numbers; found 127.0"),
     ({"image": IMAGE._replace(height=8.5)}, "height and width must be pixels; found (8.5, 8); allowed: positive integers"),
@@ -202,7 +202,7 @@ def test_a_stage_that_is_not_known_again_says_that_its_data_is_to_blame(tmp_path
     [
         (Foreign(lambda: [1, 2, 3]), "Foreign, train images: load must return an ImageSet or None; found 'list'"),
         (Foreign(Lazy, image="rgb"), "Foreign: image must be an ImageSpec; found 'rgb'"),
-        ([torch.zeros(3, 8, 8)], "data must be an sslkit.Dataset; found 'list'; hand over images in memory as sslkit.Arrays"),
+        ([torch.zeros(3, 8, 8)], "data must be an sslkit.Dataset; found 'list'; pass images in memory as sslkit.Arrays"),
     ],
     ids=["no image set", "no image spec", "no dataset"],
 )
@@ -229,6 +229,6 @@ def test_classes_of_test_images_are_found_by_name_whatever_their_order():
     _, test = data.labeled()
     assert (test.classes, test.labels.tolist()) == (("a", "b", "c"), [2, 0] * 6)
     assert test.fingerprint == fingerprint
-    assert data.untold() == ["1 of 3 classes have no test images, so that nothing measures them: b"]
+    assert data.new_notes() == ["1 of 3 classes have no test images, so that nothing measures them: b"]
     with data.lent_to(object()):
         pass  # nothing has changed that was lent

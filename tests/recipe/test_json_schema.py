@@ -10,7 +10,7 @@ def options(schema: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
     return next(table for table in schema["$defs"][kind]["anyOf"] if table.get("properties", {}).get("name") == {"const": name})
 
 
-def test_classes_are_told_apart_by_name():
+def test_classes_are_distinguished_by_name():
     schema = json_schema(CATALOG)
     json.dumps(schema, allow_nan=False)
     assert schema["properties"]["data"] == {"$ref": "#/$defs/datasets"}

@@ -443,7 +443,7 @@ class Unions:
     deep: tuple[Schedule | int, ...] | None = None
 
 
-def test_unions_are_told_apart_by_shape():
+def test_unions_are_distinguished_by_shape():
     def value(option: str, raw: object) -> object:
         return getattr(build(Unions, {option: raw}, "u", CATALOG), option)
 

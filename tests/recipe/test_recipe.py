@@ -373,9 +373,9 @@ def test_what_lies_beyond_the_end_of_training_is_noted_by_its_path():
         "stages.probe.evaluator.schedule={ name = 'cosine', warmup_epochs = 5 }",
     )
     expected = (
-        "stages.pretrain.evaluate_every: 9 of 3 epochs: measured at the end alone",
+        "stages.pretrain.evaluate_every: 9 of 3 epochs: measured only at the end",
         "stages.pretrain.schedule.milestones: 30 of 3 epochs change nothing",
-        "stages.probe.evaluator.schedule.warmup_epochs: 5 of 2 epochs: the full rate is never trained with",
+        "stages.probe.evaluator.schedule.warmup_epochs: 5 of 2 epochs: the base learning rate is never reached",
     )
     assert parse(*late).notes == expected
     assert parse(*late, "sweep={ seed = [1, 2] }", "paper={}", "margins={}").notes == expected, "once, however many variants there are"

@@ -15,7 +15,7 @@ import pytest
 
 from sslkit import Catalog, RecipeError, SslkitError, load_catalog, load_recipe
 from sslkit.catalog.catalog import PluginInfo
-from sslkit.recipe.code_policy import RecipeCode, lies_in_run, named_classes
+from sslkit.recipe.code_policy import RecipeCode, is_in_run, named_classes
 from sslkit.recipe.recipe import parse_recipe
 from tests.catalog.plugin_site import GOOD, Site
 from tests.recipes import HEAD, PRETRAIN, refusal
@@ -173,7 +173,7 @@ def sslkit(folder: Path, *arguments: str, **environment: str) -> subprocess.Comp
 
 
 @pytest.mark.slow
-def test_a_strangers_run_imports_nothing_until_it_is_told_to(tmp_path: Path):
+def test_a_strangers_run_imports_nothing_until_it_is_reported_to(tmp_path: Path):
     (tmp_path / "stranger.py").write_text(WATCHER)
     (tmp_path / "theirs" / "pretrain").mkdir(parents=True)
     (tmp_path / "theirs" / "pretrain" / "artifact.json").write_text("{}")
@@ -197,19 +197,19 @@ def test_what_lies_in_a_run(tmp_path: Path, place: str):
     run, path = tmp_path / "run", tmp_path / "run" / place
     path.parent.mkdir(parents=True)
     path.write_text(RECIPE)
-    assert not lies_in_run(path)
+    assert not is_in_run(path)
     (run / "results.json").write_text("{}")
-    assert lies_in_run(path)
+    assert is_in_run(path)
     (tmp_path / "mine.toml").symlink_to(path)
-    assert lies_in_run(tmp_path / "mine.toml")
-    assert not lies_in_run(tmp_path / "other.toml")
+    assert is_in_run(tmp_path / "mine.toml")
+    assert not is_in_run(tmp_path / "other.toml")
 
 
 def test_a_sweep_that_has_no_results_yet_is_a_run(tmp_path: Path):
     for path in ("recipe.toml", "variants/a.toml", "a/pretrain/artifact.json"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(RECIPE)
-    assert lies_in_run(tmp_path / "recipe.toml")
+    assert is_in_run(tmp_path / "recipe.toml")
 
 
 @pytest.mark.slow

@@ -31,5 +31,5 @@ def test_a_key_is_taken_apart_and_its_series_is_all_but_the_epoch(key: str, pars
         {},
     ],
 )
-def test_variants_are_told_apart_by_their_names(expected: dict[str, str]):
+def test_variants_are_distinguished_by_their_names(expected: dict[str, str]):
     assert labels(expected) == expected

@@ -61,7 +61,7 @@ def test_tables_are_named_points_of_one_axis():
     assert found["a,seed=2"] == {"seed": 2, "x": {"y": [1, 2], "z": 3}}
 
 
-def test_axes_whose_last_words_are_equal_are_told_apart():
+def test_axes_whose_last_words_are_equal_are_distinguished():
     assert list(variants({"a.epochs": [1], "b.epochs": [2], "precision": ["float32"], "compile": [True]})) == [
         "a.epochs=1,b.epochs=2,precision=float32,compile=true"
     ]

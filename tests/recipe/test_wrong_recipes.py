@@ -187,7 +187,7 @@ TOO_LARGE = {
     "stages.pretrain.batch_size=1000000000": "stages.pretrain.batch_size: is larger than the data (1442 images); found 1000000000;"
     " allowed: 1 to 1442",
     "backbone.width=1e300": "backbone.width: is out of range; found 1e+300; allowed: 0 < width <= 1,000,000",
-    'data={ name = "digits", image_size = 257 }': "data.image_size: the digits have no more to show; found 257; allowed: at most 256 pixels",
+    'data={ name = "digits", image_size = 257 }': "data.image_size: digits have no more detail; found 257; allowed: at most 256 pixels",
     'data={ name = "image_folder", root = "x", image_size = 8193 }': "data.image_size: is too large; found 8193;"
     " allowed: at most 8,192 pixels",
     evaluator(
@@ -295,7 +295,7 @@ AS_PEOPLE_WRITE = {
 
 
 @pytest.mark.parametrize(("line", "message"), AS_PEOPLE_WRITE.items(), ids=AS_PEOPLE_WRITE.keys())
-def test_toml_as_people_write_it_is_told_the_cause(line: str, message: str, tmp_path: Path):
+def test_toml_as_people_write_it_is_reported_the_cause(line: str, message: str, tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text(f"{HEAD}{line}\n")
     begun = f"{path}: not valid TOML " if message.startswith("(") else ""

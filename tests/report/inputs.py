@@ -13,7 +13,7 @@ IMAGE = ImageSpec(16, 16, "rgb", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 class Flat(Backbone):
-    """One vector an image and no convolution: there is nothing spatial to look at."""
+    """One vector per image and no convolution: there is nothing spatial to look at."""
 
     feature_info = (FeatureInfo("mean", 3, 1, "vector"),)
     capabilities = frozenset({"vector"})

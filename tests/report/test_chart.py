@@ -24,7 +24,7 @@ def test_lines_legend_and_labels():
     assert (picture.title, picture.caption, picture.raster, picture.layout) == ("Title", "Caption.", False, "chart")
 
 
-def test_a_reader_who_cannot_see_it_is_told_where_lines_begin_and_end():
+def test_a_reader_who_cannot_see_it_is_reported_where_lines_begin_and_end():
     picture = chart(Series(label="a", points=[(0, 1.0), (5, 0.25)]), Series(label="b", points=[(2, 3.0)]), Series(label="c", points=[]))
     assert picture.alt == "Chart of loss against epoch. a: 1 at 0, 0.25 at 5; b: 3 at 2; c: nothing."
     many = chart(*(Series(label=str(i), points=[(0, i)]) for i in range(10)))

@@ -58,7 +58,7 @@ def test_the_best(values: tuple[float | None, ...], best: list[int], tmp_path: P
     json.dumps(found.as_json(), allow_nan=False)
 
 
-def test_runs_of_one_recipe_are_told_apart_by_their_folders(tmp_path: Path):
+def test_runs_of_one_recipe_are_distinguished_by_their_folders(tmp_path: Path):
     names = ("same", "same", "other")
     folders = [make_run(tmp_path / str(i), FIRST, name=name) for i, name in enumerate(names)]
     assert compare_runs(folders).labels == (str(tmp_path / "0"), str(tmp_path / "1"), "other")

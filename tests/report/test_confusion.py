@@ -83,7 +83,7 @@ def test_many_classes_have_no_numbers(tmp_path: Path):
     assert [text for text in words_of(draw_confusion(tmp_path, RECIPE).figure) if text.isdecimal()] == []
 
 
-def test_too_many_classes_are_left_out_and_told(tmp_path: Path):
+def test_too_many_classes_are_left_out_and_reported(tmp_path: Path):
     many = MAX_CLASSES + 1
     assert draw_confusion(tmp_path, RECIPE) is None  # nothing predicted
     leave(tmp_path, "probe", tuple(map(str, range(many))), conv1=predicted(many, 2000))

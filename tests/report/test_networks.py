@@ -47,7 +47,7 @@ def test_only_finished_stages_count(tmp_path: Path):
     assert [finished(tmp_path, RECIPE.stage(key)) for key in ("pretrain", "probe", "finetune")] == [False, True, False]
 
 
-def test_damaged_weights_are_told(tmp_path: Path):
+def test_damaged_weights_are_reported(tmp_path: Path):
     leave(tmp_path, "pretrain", 1)
     (tmp_path / "pretrain" / BACKBONE).write_bytes(b"nothing")
     with pytest.raises(ArtifactError, match=r"pretrain/backbone\.safetensors"):

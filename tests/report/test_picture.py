@@ -36,7 +36,7 @@ def test_charts_are_embedded_as_svg():
 
 
 @pytest.mark.parametrize(("width", "raster", "layout"), [(800, True, "picture"), (1800, True, "panorama"), (1800, False, "chart")])
-def test_wide_pictures_are_told_apart(width: int, raster: bool, layout: str):
+def test_wide_pictures_are_distinguished(width: int, raster: bool, layout: str):
     assert Picture("Title", "Caption.", "Alt", noise(width, 10), raster).layout == layout
 
 
@@ -79,7 +79,7 @@ def test_ink_takes_the_pages_colour_and_the_ground_is_the_pages(svg: str):
     assert ElementTree.fromstring(svg).attrib["fill"] == "currentColor"
 
 
-def test_a_reader_who_cannot_see_it_is_told(svg: str):
+def test_a_reader_who_cannot_see_it_is_reported(svg: str):
     root = ElementTree.fromstring(svg)
     assert (root.attrib["role"], root.attrib["aria-label"]) == ("img", "A <chart> of 'this'")
 

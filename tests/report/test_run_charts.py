@@ -170,7 +170,7 @@ def test_feature_quality_has_charts_of_its_own(run_of: MakeRun):
     assert np.array_equal(axes_of(alpha).lines[-1].get_ydata(), [1.0, 1.0])  # where it is good
 
 
-def test_variants_and_epochs_are_told_apart_whatever_the_order_of_stages(run_of: MakeRun):
+def test_variants_and_epochs_are_distinguished_whatever_the_order_of_stages(run_of: MakeRun):
     keys = [(variant, epoch) for epoch in (10, 9, 100) for variant in ("half", "fifth")]
     (accuracy,) = draw_trajectory(run_of({f"{variant}/object/epoch={epoch}": {"conv2.top1": 1.0 * epoch} for variant, epoch in keys}))
     assert points_of(accuracy) == {f"{variant}, conv2": [(9, 9), (10, 10), (100, 100)] for variant in ("half", "fifth")}

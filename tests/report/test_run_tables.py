@@ -41,7 +41,7 @@ def test_what_was_run(run_of: MakeRun, tmp_path: Path):
     }
 
 
-def test_what_is_not_known_is_not_told(tmp_path: Path):
+def test_what_is_not_known_is_not_reported(tmp_path: Path):
     (tmp_path / "recipe.toml").write_text('name = "mine"\ndata = "digits"')
     run = read_run(tmp_path)
     assert facts(facts_table(run)) == {"data": "digits", "stages": "0 finished, still to run: unknown", "folder": str(tmp_path)}
@@ -53,7 +53,7 @@ def test_the_papers_figures_stand_beside_ours(run_of: MakeRun):
     assert lines(results_table(run_of(STAGES))) == [*rows, "| finetune | conv4.top1 | 92.00 |"]
     table = results_table(run_of(STAGES, paper={"probe.conv2.top1": 91.16, "probe.conv9.top1": 50.0}))
     assert lines(table)[1:3] == ["| pretrain | pretext_top1 | 93.46 |  |  |", "| probe | conv2.top1 | 90.50 | 91.16 | -0.66 |"]
-    assert table.note.endswith("The paper's results that have none of ours beside them: probe.conv9.top1.")
+    assert table.note.endswith("Results of the paper without a metric of this run: probe.conv9.top1.")
 
 
 def test_margins(run_of: MakeRun):

@@ -79,7 +79,7 @@ def test_captions_follow_their_images():
 
 
 def test_a_caption_too_few_is_the_methods_fault():
-    with pytest.raises(PluginError, match=r"FakeObjective\.captions: 'both' needs one caption an image; found 1; allowed: 8"):
+    with pytest.raises(PluginError, match=r"FakeObjective\.captions: 'both' needs one caption per image; found 1; allowed: 8"):
         views_of(view_after_view, words=lambda _: {"both": ["alone"]})
 
 
@@ -93,7 +93,7 @@ def test_a_caption_too_few_is_the_methods_fault():
         (lambda images: images[:, 0, 0, :0].bfloat16(), "(4, 0) bfloat16"),
     ],
 )
-def test_what_is_no_image_is_told_by_its_shape(make: Callable, shown: str):
+def test_what_is_no_image_is_reported_by_its_shape(make: Callable, shown: str):
     views = views_of(lambda images, _: {"images": images, "other": make(images)})
     assert [view.name for view in views.views] == ["images"]
     assert views.others == {"other": shown}
@@ -111,7 +111,7 @@ def test_what_is_no_image_is_told_by_its_shape(make: Callable, shown: str):
         (torch.zeros(0, 3, 4, 4), False),
     ],
 )
-def test_images_are_told_from_other_tensors(view: Tensor, shown: bool):
+def test_images_are_distinguished_from_other_tensors(view: Tensor, shown: bool):
     assert is_image(view) == shown
 
 

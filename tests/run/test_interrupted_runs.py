@@ -109,7 +109,7 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
     return found
 
 
-def test_a_run_whose_workers_are_stalled_stops_when_it_is_told_to(streamed: list[str], tmp_path: Path):
+def test_a_run_whose_workers_are_stalled_stops_when_it_is_reported_to(streamed: list[str], tmp_path: Path):
     process = begin([*streamed, "num_workers=2", "stages.pretrain.epochs=100000"])
     wait_until(has_trained(tmp_path / "run"), process)
     while True:  # an epoch may end in between, and its workers with it
@@ -155,7 +155,7 @@ def test_a_signal_to_the_whole_process_group_lets_workers_finish_the_step(stream
 
 
 @pytest.mark.usefixtures("recipe")
-def test_sigterm_before_the_first_stage_is_told_as_well(tmp_path: Path):
+def test_sigterm_before_the_first_stage_is_reported_as_well(tmp_path: Path):
     (tmp_path / "early.py").write_text(
         "import os, signal\nfrom sslkit.cli import commands as cli\nfrom sslkit.run import runner\nrunner.check = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\ncli.main()\n"
     )
@@ -195,7 +195,7 @@ def test_time_that_is_up_leaves_a_checkpoint_and_a_code(recipe: Path, whole: Pat
 # --------------------------------------------------------------------------------------------------------- one at a time
 
 
-def test_a_second_process_in_the_folder_is_refused_and_told_who_is_there(recipe: Path, tmp_path: Path):
+def test_a_second_process_in_the_folder_is_refused_and_reported_who_is_there(recipe: Path, tmp_path: Path):
     folder = tmp_path / "run"
     first = start(recipe, folder, "stages.pretrain.epochs=10000")
     wait_until(has_trained(folder), first)

@@ -73,6 +73,6 @@ def test_a_stage_begins_with_what_an_earlier_one_left(tmp_path: Path):
     assert state_hash(begun_with(RECIPE, RECIPE.stage("early_probe"), DATA, tmp_path)) == state_hash(snapshot)
 
 
-def test_weights_that_are_not_there_are_told(tmp_path: Path):
+def test_weights_that_are_not_there_are_reported(tmp_path: Path):
     with pytest.raises(ArtifactError, match=r"pretrain/backbone\.safetensors"):
         left_by(RECIPE, RECIPE.stage("pretrain"), DATA, tmp_path)

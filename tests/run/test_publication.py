@@ -159,7 +159,7 @@ def test_the_cards_recipe_has_the_stages_before(run: Path):
     assert list(tomllib.loads(read_card(publish(run).card).recipe)["stages"]) == ["warm_up", "pretrain"]
 
 
-def test_no_folder_of_this_machine_is_told(run: Path):
+def test_no_folder_of_this_machine_is_reported(run: Path):
     text = (run / "recipe.toml").read_text()
     (run / "recipe.toml").write_text(text.replace('name = "digits"', 'name = "image_folder"\nroot = "/home/me/secret/cifar"'))
     files = publish(run)

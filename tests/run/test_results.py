@@ -37,7 +37,7 @@ def test_the_difference_is_ours_minus_the_papers():
     assert found == [None, None, pytest.approx(-0.66), None, None]
 
 
-def test_figures_of_the_paper_without_one_of_ours_are_told():
+def test_figures_of_the_paper_without_one_of_ours_are_reported():
     assert results().missing() == ["probe.conv9.top1", "finetune.conv4.top1"]
     assert Results("empty").missing() == []
 

@@ -293,9 +293,7 @@ class Cheat(Evaluator):
 
 @pytest.mark.parametrize("how", ["weights", "statistics"])
 def test_a_frozen_backbone_that_moved_voids_the_figures(how: Any, tmp_path: Path):
-    with pytest.raises(
-        RunFailedError, match=r"^stage 'probe': the backbone was to stay frozen and changed, so its metrics are void; report "
-    ):
+    with pytest.raises(RunFailedError, match=r"^stage 'probe': the frozen backbone changed, so its metrics are invalid; report "):
         evaluated(Cheat(how=how), output=tmp_path, name="probe")
     found = artifact(tmp_path)
     assert found["status"] == "running"
@@ -570,7 +568,7 @@ def images_of(num_classes: int) -> TinyImages:
         (Splits(train=images_of(3), test=tiny_images(30, size=8)), r"there are no labelled test images"),
         (
             Splits(train=images_of(2), test=images_of(3)),
-            r"test images are of classes that no training image has: c; allowed: a, b; give both splits the same classes",
+            r"test images belong to classes without training images: c; allowed: a, b; give both splits the same classes",
         ),
         (Arrays(train_images=DATA.train_images, test_images=DATA.test_images), r"the training images have no labels"),
     ],
@@ -640,7 +638,7 @@ def test_a_backbone_for_another_colour_can_be_evaluated():
     assert set(pretrained(Colorization(), backbone).metrics) == {"pretext_loss"}
 
 
-def test_files_that_cannot_be_decoded_are_told_and_listed(tmp_path: Path):
+def test_files_that_cannot_be_decoded_are_reported_and_listed(tmp_path: Path):
     images = tiny_images(30, size=8)
     images.skipped = ("train/1.png", "train/2.png")
     watcher = Recorder()

@@ -239,7 +239,7 @@ def test_a_path_is_never_a_name():
 @pytest.mark.parametrize(
     ("name", "advice"), [("rotation", "did you mean 'rotations'?"), ("x" * 5000, "name a run's folder or a stage's")], ids=["near", "long"]
 )
-def test_an_unknown_name_is_told_the_others(name: str, advice: str):
+def test_an_unknown_name_is_reported_the_others(name: str, advice: str):
     with pytest.raises(ArtifactError, match=r"no bundled weights of this name|\.\.\.;") as caught:
         load_backbone(name)
     assert str(caught.value).endswith(f"; allowed: rotations; {advice}")

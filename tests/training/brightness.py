@@ -110,5 +110,5 @@ def logged(events: list[Event], name: str = "loss") -> list[float]:
     return [event.metrics[name] for event in events if isinstance(event, StepEnd) and event.metrics]
 
 
-def told(events: list[Event]) -> list[tuple[str, int]]:
+def names_and_steps(events: list[Event]) -> list[tuple[str, int]]:
     return [(type(event).__name__, event.step) for event in events if isinstance(event, FitStart | StepEnd | HeldoutEnd | CheckpointSaved)]

@@ -31,7 +31,7 @@ NOT_DETERMINISTIC = (
     ],
 )
 TOO_LATE = (
-    f"deterministic products are not to be had on cuda any more, in {WORK}: this process has multiplied there before;"
+    f"deterministic matrix products are not available on cuda any more, in {WORK}: this process has multiplied there before;"
     " set CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment",
     [
         RuntimeError(
@@ -48,11 +48,11 @@ FAILED = (
     [RuntimeError("CUDA error: device-side assert triggered\nSearch for `cudaErrorAssert' in https://docs.nvidia.com")],
 )
 TOO_FEW = (
-    f"BatchNorm cannot normalise one value a channel in {WORK}; raise batch_size to 2 or more",
+    f"BatchNorm cannot normalise one value per channel in {WORK}; raise batch_size to 2 or more",
     [ValueError("Expected more than 1 value per channel when training, got input size torch.Size([1, 200])")],
 )
 WORKER_DIED = (  # torch raises it out of its handler of SIGCHLD, in the middle of anything: of ``backward()``, for one
-    f"a process of a torch DataLoader died, as the system does to one when memory is short, in {WORK};"
+    f"a process of a torch DataLoader died, which the system ends when memory is short, in {WORK};"
     " the same command resumes from the last checkpoint; lower the number of workers if it happens again",
     [RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")],
 )

@@ -126,7 +126,7 @@ def test_features_are_those_of_a_cpu_and_are_waited_for_once(build_backbone: Cal
     expected = extract_features(backbone, Loader(images, batch_size=8, device=torch.device("cpu")), layers, None)
     loader = Loader(images, batch_size=8, device=CUDA)
     backbone.to(CUDA)
-    with configured(Runtime(precision="float32"), CUDA), warnings.catch_warnings(record=True) as told:
+    with configured(Runtime(precision="float32"), CUDA), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         on_waiting("warn")
         try:
@@ -135,7 +135,7 @@ def test_features_are_those_of_a_cpu_and_are_waited_for_once(build_backbone: Cal
             on_waiting("default")
     for layer in layers:
         torch.testing.assert_close(found[layer], expected[layer], rtol=1e-4, atol=1e-4)
-    assert len([warning for warning in told if "synchronizing" in str(warning.message)]) == 1 + len(layers)
+    assert len([warning for warning in caught if "synchronizing" in str(warning.message)]) == 1 + len(layers)
 
 
 # -------------------------------------------------------------------------------------------------------------- randomness

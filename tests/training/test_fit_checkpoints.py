@@ -35,7 +35,18 @@ from tests.contract.contexts import make_context
 from tests.contract.families import FAMILIES, build
 from tests.contract.miniatures.images import tiny_images
 from tests.recipes import steps_logged
-from tests.training.brightness import CPU, IMAGES, Brightness, assert_same_state, interrupt, run, short, stop_after, told, watched
+from tests.training.brightness import (
+    CPU,
+    IMAGES,
+    Brightness,
+    assert_same_state,
+    interrupt,
+    names_and_steps,
+    run,
+    short,
+    stop_after,
+    watched,
+)
 
 # -------------------------------------------------------------------------------------------------- a loss that is not finite
 
@@ -62,7 +73,7 @@ def test_nan_stops_at_the_next_log_and_says_what_is_known(log_every: int, clip: 
     events: list[Event] = []
     with pytest.raises(DivergedError, match=message):
         run(Brightness(poisoned_step=5), short(clip_grad_norm=clip), log_every=log_every, folder=tmp_path, emit=events.append)
-    assert told(events)[-1] == ("StepEnd", 5 if log_every == 3 else 4)
+    assert names_and_steps(events)[-1] == ("StepEnd", 5 if log_every == 3 else 4)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -236,8 +247,8 @@ def test_a_fit_rolls_back_to_the_beginning_of_the_epoch_and_lowers_the_rate(tmp_
     assert (result.steps, result.rollbacks) == (9, 2)
     notes = [event.message for event in events if isinstance(event, Notice)]
     assert [note.partition(". Back")[2] for note in notes] == [
-        " to step 3, and on at 0.5 of the learning rate: retry 1 of 2",
-        " to step 3, and on at 0.25 of the learning rate: retry 2 of 2",
+        " to step 3, resuming at 0.5 of the learning rate: retry 1 of 2",
+        " to step 3, resuming at 0.25 of the learning rate: retry 2 of 2",
     ]
     assert [event.step for event in events if isinstance(event, FitStart)] == [0, 3, 3]
     assert all(tensor.isfinite().all() for tensor in objective.state_dict().values())
@@ -472,7 +483,9 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path):
 def test_a_checkpoint_that_is_intact_and_none_of_ours_is_no_traceback(change: dict, tmp_path: Path):
     path = interrupted(tmp_path)
     rewritten(path, **change)
-    with pytest.raises(ArtifactError, match=rf"^{path}: is none of this fit's \(\w+: .*\); remove it to begin from the one before$"):
+    with pytest.raises(
+        ArtifactError, match=rf"^{path}: is not a checkpoint of this fit \(\w+: .*\); remove it to begin from the one before$"
+    ):
         run(Brightness(), folder=tmp_path)
 
 
@@ -504,7 +517,7 @@ def test_a_checkpoint_of_a_gpu_is_resumed_on_a_cpu_and_its_draws_begin_anew(tmp_
     events: list[Event] = []
     assert run(Brightness(), folder=tmp_path, emit=events.append).steps == 9
     (notice,) = [event for event in events if isinstance(event, Notice)]
-    assert notice.message == "the checkpoint was written on cuda: what is drawn on cpu begins anew from its seed"
+    assert notice.message == "the checkpoint was written on cuda: what is drawn on cpu restarts from its seed"
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""What a step costs beside its arithmetic: operations, each of which a GPU must be told of, and values read, for which it is waited."""
+"""What a step costs beside its arithmetic: operations, each of which is a launch on a GPU, and values read, which wait for it."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator

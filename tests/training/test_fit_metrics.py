@@ -28,7 +28,7 @@ from sslkit.training import metrics as step_log
 from tests.contract.contexts import make_context
 from tests.contract.families import FAMILIES, build
 from tests.contract.miniatures.images import tiny_images
-from tests.training.brightness import CPU, IMAGES, PLAIN_SGD, Brightness, interrupt, logged, run, stop_after, told, watched
+from tests.training.brightness import CPU, IMAGES, PLAIN_SGD, Brightness, interrupt, logged, names_and_steps, run, stop_after, watched
 
 
 def test_held_out_metrics_are_exact_on_an_uneven_last_batch():
@@ -247,7 +247,7 @@ def test_steps_that_are_never_logged_do_not_pile_up(monkeypatch: pytest.MonkeyPa
     assert few == many
     with pytest.raises(DivergedError, match="at step 2: loss nan"):
         run(Brightness(poisoned_step=2), TrainingOptions(epochs=2, batch_size=2), log_every=10**9, emit=logs[-1].append)
-    assert told(logs[-1])[-1] == ("StepEnd", 3), "found after step 4 of 11"
+    assert names_and_steps(logs[-1])[-1] == ("StepEnd", 3), "found after step 4 of 11"
 
 
 def test_events_tell_the_story_in_order(tmp_path: Path):
@@ -256,7 +256,7 @@ def test_events_tell_the_story_in_order(tmp_path: Path):
     run(Brightness(), training, tiny_images(4), evaluate_every=1, emit=events.append, folder=tmp_path, part="k20")
     steps = [("StepEnd", step) for step in range(1, 7)]
     end = [("CheckpointSaved", 6), ("HeldoutEnd", 6)]
-    assert told(events) == [("FitStart", 0), *steps[:3], ("HeldoutEnd", 3), *steps[3:], *end]
+    assert names_and_steps(events) == [("FitStart", 0), *steps[:3], ("HeldoutEnd", 3), *steps[3:], *end]
     assert {(event.stage, getattr(event, "part", None)) for event in events} == {("pretrain", "k20")}
     start, first, *_ = events
     assert start == FitStart(stage="pretrain", part="k20", step=0, num_steps=6, num_epochs=2)
@@ -271,4 +271,4 @@ def test_a_resumed_fit_says_where_it_goes_on(tmp_path: Path):
     events: list[Event] = []
     assert run(Brightness(), folder=tmp_path, emit=events.append).steps == 9
     assert events[0] == FitStart(stage="pretrain", part="", step=4, num_steps=9, num_epochs=3)
-    assert told(events) == [("FitStart", 4), *[("StepEnd", step) for step in range(5, 10)], ("CheckpointSaved", 9)]
+    assert names_and_steps(events) == [("FitStart", 4), *[("StepEnd", step) for step in range(5, 10)], ("CheckpointSaved", 9)]

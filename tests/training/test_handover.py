@@ -220,7 +220,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
         rf"{MEAN}\('torch\.float32 \(\) on meta', 'int'\)$",
     ),
     "name": (changed(metrics={1: Mean(SCALAR, 1)}), r"the names of metrics must be strings in one line; found 1$"),
-    "taken name": (changed(metrics={"epoch": Mean(SCALAR, 1)}), r"no metric may be called 'epoch', as something else in the log is$"),
+    "taken name": (changed(metrics={"epoch": Mean(SCALAR, 1)}), r"no metric may be called 'epoch', because the log has that name already$"),
     "prediction": (changed(predictions={"a": Prediction(SCALAR, SCALAR)}), r"prediction 'a' must be a Prediction of logits"),
     "target": (
         changed(predictions={"a": Prediction(torch.zeros(4, 3), torch.tensor([0, 1, 2, 3]))}),

@@ -206,7 +206,7 @@ def test_every_family_of_methods_passes(family: Family):
     backbone = {TinyConv: "tiny", TinyTokens: "tokens"}[family.backbone]
     assert check_recipe(recipe({"mine": pretrain(task, optimizer=tables)}, backbone=backbone)) == ""
     wrong = recipe({"mine": pretrain(task, optimizer={**tables, "genrator": "sgd"})}, backbone=backbone)
-    with pytest.raises(RecipeError, match=r"^stages\.mine\.optimizer: is given for a phase that there is not; found 'genrator'"):
+    with pytest.raises(RecipeError, match=r"^stages\.mine\.optimizer: is given for an unknown phase; found 'genrator'"):
         check_recipe(wrong)
 
 

@@ -271,7 +271,7 @@ def test_what_is_frozen_is_trained_by_nobody_even_if_it_asks_for_a_gradient():
 def test_an_optimizer_for_a_phase_that_there_is_not_is_refused():
     gan = build(FAMILIES["gan"])
     optimizers = {"discriminator": Odd(), "generater": Odd()}
-    message = r"^optimizer: is given for a phase that there is not; found 'generater'; allowed: .*; did you mean 'generator'\?$"
+    message = r"^optimizer: is given for an unknown phase; found 'generater'; allowed: .*; did you mean 'generator'\?$"
     with pytest.raises(OptionError, match=message):
         run(gan, TrainingOptions(epochs=1, batch_size=8, optimizer=optimizers))
 

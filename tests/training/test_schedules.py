@@ -57,13 +57,13 @@ def test_without_warmup_the_rate_is_constant():
     [
         (Cosine(), []),
         (Cosine(warmup_epochs=9), []),
-        (Cosine(warmup_epochs=10), ["warmup_epochs: 10 of 10 epochs: the full rate is never trained with"]),
-        (Constant(warmup_epochs=12.5), ["warmup_epochs: 12.5 of 10 epochs: the full rate is never trained with"]),
+        (Cosine(warmup_epochs=10), ["warmup_epochs: 10 of 10 epochs: the base learning rate is never reached"]),
+        (Constant(warmup_epochs=12.5), ["warmup_epochs: 12.5 of 10 epochs: the base learning rate is never reached"]),
         (Step(milestones=(3, 9.5)), []),
         (Step(milestones=(3, 10, 60)), ["milestones: 10, 60 of 10 epochs change nothing"]),
         (
             Step(milestones=(30,), warmup_epochs=20),
-            ["warmup_epochs: 20 of 10 epochs: the full rate is never trained with", "milestones: 30 of 10 epochs change nothing"],
+            ["warmup_epochs: 20 of 10 epochs: the base learning rate is never reached", "milestones: 30 of 10 epochs change nothing"],
         ),
     ],
 )

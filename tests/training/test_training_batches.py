@@ -128,6 +128,6 @@ def test_a_probe_with_batchnorm_trains_on_one_image_more_than_whole_batches(batc
 
 
 def test_a_batch_size_of_one_is_named_where_batchnorm_cannot_do_with_it():
-    message = r"^BatchNorm cannot normalise one value a channel in stage 'pretrain' \(batch_size 1, .*raise"
+    message = r"^BatchNorm cannot normalise one value per channel in stage 'pretrain' \(batch_size 1, .*raise"
     with pytest.raises(RunFailedError, match=message):
         pretrain(BYOL(crop=6), network(), arrays(), training=TrainingOptions(epochs=1, batch_size=1))

@@ -70,7 +70,7 @@ def make_views(
         words = captions.get(name)
         if words is not None and len(words) != len(view):
             who = type(objective).__name__
-            raise PluginError(f"{who}.captions: {name!r} needs one caption an image", found=len(words), allowed=str(len(view)))
+            raise PluginError(f"{who}.captions: {name!r} needs one caption per image", found=len(words), allowed=str(len(view)))
         order = torch.arange(len(view)).reshape(-1, len(pixels)).T.flatten()  # the contract has view after view
         views.append(View(name, view[order], () if words is None else tuple(words[int(index)] for index in order)))
     return Views(pixels, tuple(views), others)
