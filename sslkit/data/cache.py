@@ -172,7 +172,7 @@ class OpenedDataset(Dataset):
                     fix="derive it from images and labels alone, without random numbers, time or id()",
                 )
 
-    def untold(self) -> list[str]:
+    def new_notes(self) -> list[str]:
         """What a user should know of the splits that were loaded, a sentence each; each is returned once."""
         first, self._num_reported = self._num_reported, len(self._notes)
         return self._notes[first:]
