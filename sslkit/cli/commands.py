@@ -81,7 +81,8 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = 
             unchecked = check_recipe(replace(loaded, data=data))
         print_found(make_console(out), data.describe())
         print_notes(make_console(sys.stderr), data.new_notes())
-        typer.echo(f"{recipe}: fine, {len(loaded.stages)} stages: {', '.join(stage.key for stage in loaded.stages)}", file=out)
+        number = len(loaded.stages)
+        typer.echo(f"{recipe}: fine, {number} stage{'s' * (number > 1)}: {', '.join(stage.key for stage in loaded.stages)}", file=out)
         for note in loaded.notes:
             typer.echo(f"note: {note}", file=out)
         if unchecked:
@@ -132,9 +133,11 @@ def report(
 ) -> None:
     """Write report.html, one self-contained page, and its tables as Markdown and CSV."""
     with _errors() as out:
+        from sslkit.cli.console import make_console, print_notes
         from sslkit.report.page import write_report
 
         files = write_report(runs, output, allow_code=allow_code)
+        print_notes(make_console(sys.stderr), files.notes)
         for path in (files.page, files.markdown, *files.tables):
             typer.echo(path, file=out)
 

@@ -81,11 +81,14 @@ class Report(NamedTuple):
 
 
 class ReportFiles(NamedTuple):
-    """The files of a report: ``report.html``, and its tables as ``report.md`` and ``tables/<name>.csv``."""
+    """The files of a report: ``report.html``, and its tables as ``report.md`` and ``tables/<name>.csv``; and why pictures are missing, if
+    any are.
+    """
 
     page: Path
     markdown: Path
     tables: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
 
 def write_report(folders: Sequence[PathLike], output: PathLike | None = None, *, allow_code: bool = False) -> ReportFiles:
@@ -101,13 +104,15 @@ def write_report(folders: Sequence[PathLike], output: PathLike | None = None, *,
         ArtifactError: a folder is not a run's, is damaged or given twice, or the report cannot be written.
     """
     runs = read_runs(folders)
-    report = make_report(runs, [saved_run_pictures(run, allow_code=allow_code) for run in runs])
+    pictures = [saved_run_pictures(run, allow_code=allow_code) for run in runs]
+    report = make_report(runs, pictures)
     if output is None:
         names = [run.folder.resolve().name for run in runs]
         name = "+".join(names)
         short = name if len(name) <= 80 else f"{names[0]}+{len(names) - 1}-more"
         output = Path("reports", short) if report.comparison else report.runs[0].run.folder
-    return _write(report, Path(output))
+    notes = tuple(f"{run.folder}: {own.note}" for run, own in zip(runs, pictures, strict=True) if own.note)
+    return _write(report, Path(output))._replace(notes=notes)
 
 
 def write_run_report(folder: Path, recipe: Recipe, data: OpenedDataset) -> ReportFiles:

@@ -84,7 +84,8 @@ class Preflight:
     def __init__(self, recipe: Recipe, data: OpenedDataset) -> None:
         self._recipe = recipe
         self._data = data
-        self._backbones: dict[str, Backbone | Exception] = {}
+        self._backbones: dict[str, Backbone] = {}
+        self._failures: dict[str, Exception] = {}  # many networks refuse the meta device: they are not asked again
 
     def read_data(self) -> None:
         """Load the splits that the stages will read."""
@@ -149,16 +150,17 @@ class Preflight:
 
     def _built(self, stage: Stage, device: str) -> Backbone:
         key = f"{device} {self._key(stage)}"
+        if key in self._failures:
+            raise self._failures[key]
         if key not in self._backbones:
             image = backbone_image(self._recipe, stage, self._data.image())
-            with torch.device(device):
-                try:
+            try:
+                with torch.device(device):
                     self._backbones[key] = stage.backbone.without_downloads().build(image)
-                except Exception as error:  # not tried again: many networks refuse the meta device
-                    self._backbones[key] = error
-        if isinstance(backbone := self._backbones[key], Exception):
-            raise backbone
-        return backbone
+            except Exception as error:
+                self._failures[key] = error
+                raise
+        return self._backbones[key]
 
     def _key(self, stage: Stage) -> str:
         return repr((stage.backbone.cls, stage.backbone.options, backbone_image(self._recipe, stage, self._data.image())))

@@ -131,9 +131,9 @@ def _check_order(objective: Objective, batch: Batch, views: dict[str, Tensor], *
             if view.ndim != 4 or len(view) % num_images or view.shape != views[name].shape:  # no tensor of images
                 continue
             rows = (view != views[name]).flatten(1).any(dim=1).nonzero()[:, 0]
-            others = rows[rows % num_images != changed].tolist()
-            promise = f"make_views must make row i of {name!r} of image i % N alone, view after view as torch.cat of k views has it"
-            require(not others, f"{promise}: of N = {num_images} images, number {changed} changes the rows {others}")
+            others = [f"{row} (of image {row % num_images})" for row in rows.tolist() if row % num_images != changed]
+            promise = f"make_views must make row i of {name!r} from image i % N alone, view after view as torch.cat of k views has it"
+            require(not others, f"{promise}: with N = {num_images}, image {changed} changes row {', '.join(others)}")
 
 
 def _check_training(

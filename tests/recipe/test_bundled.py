@@ -185,10 +185,17 @@ def test_a_folder_of_its_name_does_not_hide_a_recipe(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["quickstart", "quickstart.toml"])
 def test_copies_go_into_a_folder_or_a_new_file(tmp_path, name):
-    source = (ROOT / "recipes" / "quickstart.toml").read_bytes()
+    source = (ROOT / "recipes" / "quickstart.toml").read_text().replace("sslkit run recipes/", "sslkit run ")
     assert copy_recipe(name, tmp_path) == tmp_path / "quickstart.toml"
     assert copy_recipe(name, tmp_path / "new" / "mine.toml") == tmp_path / "new" / "mine.toml"
-    assert (tmp_path / "quickstart.toml").read_bytes() == (tmp_path / "new" / "mine.toml").read_bytes() == source
+    assert (tmp_path / "quickstart.toml").read_text() == source
+    assert (tmp_path / "new" / "mine.toml").read_text() == re.sub(r"\bquickstart(?=\.toml|\"\n)", "mine", source)
+    assert load_recipe(tmp_path / "new" / "mine.toml").name == "mine"
+
+
+@pytest.mark.parametrize("recipe", bundled_recipes(), ids=lambda recipe: recipe.name)
+def test_every_copy_has_the_name_of_its_file(tmp_path, recipe):
+    assert load_recipe(copy_recipe(recipe.name, tmp_path / "mine.toml")).name == "mine"
 
 
 def test_nothing_is_overwritten(tmp_path):

@@ -131,7 +131,7 @@ def test_variants_by_metrics(run_of: MakeRun):
 def test_the_papers_figures_stand_below_ours(run_of: MakeRun):
     assert pivot(run_of(SWEEP, paper={"blocks3/probe.conv2.top1": 88.26})) == [
         "probe_by_variant",
-        "| variant | figures | conv1.top1 | conv2.top1 | conv3.top1 |",
+        "| variant | metrics | conv1.top1 | conv2.top1 | conv3.top1 |",
         "| --- | --- | ---: | ---: | ---: |",
         "| blocks3 | ours | 80.00 | 85.00 |  |",
         "| blocks3 | paper |  | 88.26 |  |",

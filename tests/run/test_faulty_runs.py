@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from sslkit import (
     ImageSet,
     ImageSpec,
     RunFailedError,
+    StageStart,
     StepEnd,
     StorageError,
     load_recipe,
@@ -329,6 +331,18 @@ def test_a_new_start_that_is_cut_short_leaves_nothing_that_could_be_taken_for_it
     for name in ("heads.safetensors", "snapshots/epoch-0007.safetensors"):
         (folder / "pretrain" / name).write_bytes(b"of another recipe")
     assert_goes_on(recipe, folder, whole)
+
+
+@pytest.mark.parametrize(("step", "refused"), [(0, False), (2, True)])
+def test_a_stage_that_failed_before_its_first_step_may_be_mended(step: int, refused: bool, recipe: Recipe, whole: Path, tmp_path: Path):
+    """An image that cannot be decoded, an error of a plugin: what is changed to mend it makes another stage, and nothing is lost."""
+    folder = tmp_path / "run"
+    other = replace(recipe, stages=tuple(replace(stage, seed=7) for stage in recipe.stages))
+    failing = At(StepEnd if step else StageStart, "pretrain", step, lambda: _raise(StorageError("x: full")))
+    with pytest.raises(RunFailedError):
+        run_recipe(other, output=folder, observers=[failing], report=False)
+    with pytest.raises(ArtifactError, match="holds stage 'pretrain' of a different recipe") if refused else nullcontext():
+        assert_goes_on(recipe, folder, whole)
 
 
 def test_starting_over_removes_the_artifact_first(recipe: Recipe, whole: Path, folder: Path, monkeypatch: pytest.MonkeyPatch):

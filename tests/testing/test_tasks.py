@@ -44,7 +44,7 @@ def test_the_backbone_to_test_with_can_be_chosen():
 
 
 GENERATOR = torch.Generator()
-ORDER = "make_views must make row i of 'images' of image i % N alone, view after view as torch.cat of k views has it"
+ORDER = "make_views must make row i of 'images' from image i % N alone, view after view as torch.cat of k views has it"
 
 
 class Flipped(Objective):
@@ -199,8 +199,8 @@ class ExportsAnother(Flipped):
         ),
         (views(overwritten), "make_views must not write into the batch: copy what you change"),
         (views(lambda batch, _: [batch.images]), "make_views must return a dict of tensors"),
-        (views(interleaved), f"{ORDER}: of N = 8 images, number 0 changes the rows [1]"),
-        (views(mixed), f"{ORDER}: of N = 8 images, number 0 changes the rows [1, 9]"),
+        (views(interleaved), f"{ORDER}: with N = 8, image 0 changes row 1 (of image 1)"),
+        (views(mixed), f"{ORDER}: with N = 8, image 0 changes row 1 (of image 1), 9 (of image 1)"),
         (
             outputs(lambda self, views, _: StepOutput(self.head(self.backbone.embed(views["images"])).sum(dim=1), {})),
             "the loss must be a scalar, and has the shape (8,)",

@@ -314,8 +314,8 @@ INDICES = {
     "matrix": (torch.zeros(2, 3, dtype=torch.int64), r"must return an \(M,\) int64 tensor; found 'torch\.int64 \(2, 3\) on cpu'$"),
     "list": ([1, 2], r"must return an \(M,\) int64 tensor; found 'list'$"),
     "none": (torch.zeros(0, dtype=torch.int64), r"chose no image$"),
-    "beyond": (torch.tensor([0, 30]), r"chose images that there are not; found '0 to 30'; allowed: 0 to 29$"),
-    "negative": (torch.tensor([0, -1]), r"chose images that there are not; found '-1 to 0'; allowed: 0 to 29$"),
+    "beyond": (torch.tensor([0, 30]), r"returned indices that are out of range; found '0 to 30'; allowed: 0 to 29$"),
+    "negative": (torch.tensor([0, -1]), r"returned indices that are out of range; found '-1 to 0'; allowed: 0 to 29$"),
 }
 
 
