@@ -39,12 +39,12 @@ class Blame(str):
 
 
 @contextmanager
-def blaming(place: Callable[[], str] | str = "", consequence: Callable[[], str] | str = "") -> Iterator[None]:
+def blaming(where: Callable[[], str] | str = "", consequence: Callable[[], str] | str = "") -> Iterator[None]:
     """Add a note on whose code failed and where to an error that sslkit does not raise on purpose, which keeps its type and traceback.
     An exit counts as one, because only a plugin would end a process in here. Nested blocks put their places before those of the inner ones.
 
     Args:
-        place: ``stage 'pretrain'``.
+        where: ``stage 'pretrain'``.
         consequence: what becomes of the work so far: ``the checkpoint of step 7 is kept``.
     """
     try:
@@ -52,19 +52,19 @@ def blaming(place: Callable[[], str] | str = "", consequence: Callable[[], str] 
     except SslkitError:
         raise
     except (Exception, SystemExit) as error:
-        _blame(error, place if isinstance(place, str) else place(), consequence if isinstance(consequence, str) else consequence())
+        _blame(error, where if isinstance(where, str) else where(), consequence if isinstance(consequence, str) else consequence())
         raise
 
 
 @contextmanager
-def naming(place: str) -> Iterator[None]:
+def naming(where: str) -> Iterator[None]:
     """Add where and whose it is to an error that a plugin's code raises on purpose; its class stays, and with it the exit code."""
     try:
         yield
     except SslkitError as error:
         *_, (last, _) = walk_tb(error.__traceback__)
         if _is_foreign(last) or _owner(last):
-            error.args = (f"{place}: {_culprit(error.__traceback__)[0]}: {error}",)
+            error.args = (f"{where}: {_culprit(error.__traceback__)[0]}: {error}",)
         raise
 
 
@@ -85,8 +85,8 @@ def portable(error: BaseException) -> BaseException:
     return sent
 
 
-def _blame(error: BaseException, place: str, consequence: str) -> None:
-    places = (place,) if place else ()
+def _blame(error: BaseException, where: str, consequence: str) -> None:
+    places = (where,) if where else ()
     if found := blame_of(error):
         error.__notes__.remove(found)
         places, culprit, frames, consequence = (*places, *found.places), found.culprit, found.frames, found.consequence or consequence
@@ -119,7 +119,7 @@ def _culprit(trace: TracebackType | None) -> tuple[str, tuple[Frame, ...]]:
             called = ((each.f_locals.get("self"), each.f_code.co_name) for each, _ in reversed(stack))
             return next((f"{provenance_of(type(at))} failed in {name}" for at, name in called if isinstance(at, Optimizer)), ""), ()
         culprit, package = f"{frame.f_code.co_qualname} in {Path(frame.f_code.co_filename).name} failed", package_of(_module(frame))
-    below = stack[next(place for place, (each, _) in enumerate(stack) if each is frame) :]
+    below = stack[next(index for index, (each, _) in enumerate(stack) if each is frame) :]
     own = [(each, line) for each, line in below if package_of(_module(each)) == package or _is_foreign(each)]
     return culprit, tuple((each.filename, each.lineno or 0, each.name, each.line) for each in StackSummary.extract(iter(own)))
 

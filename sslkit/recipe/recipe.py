@@ -102,8 +102,8 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | No
     """Check a recipe as it is written, and build its parts; ``device`` is as in :func:`load_recipe`."""
     if extending := [key for key in EXTENDS if key in table]:
         raise RecipeError(f"{extending[0]}: is for a recipe's file", found=table[extending[0]], fix="load_recipe reads files")
-    table = _placed(table, device)
-    variants = [variant._replace(table=_placed(variant.table, device)) for variant in expand(table)]
+    table = _with_device(table, device)
+    variants = [variant._replace(table=_with_device(variant.table, device)) for variant in expand(table)]
     refuse_code([variant.table for variant in variants], catalog)
     given = build_keys(RECIPE_KEYS, table, "", catalog)
     for key in ("name", "data"):
@@ -146,7 +146,7 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | No
     )
 
 
-def _placed(table: Mapping[str, Any], device: str | None) -> dict[str, Any]:
+def _with_device(table: Mapping[str, Any], device: str | None) -> dict[str, Any]:
     """The recipe, or a variant of it, with one device for all stages: their own would win otherwise, and so would a sweep's."""
     if device is None:
         return dict(table)
@@ -203,7 +203,7 @@ def _check_metrics(paper: Mapping[str, Any], margins: Mapping[str, Any], stages:
 
 def _check_metric(key: Any, path: str, stages: Sequence[str]) -> None:
     """A stage's key may hold dots (``gamma=0.2/probe``), so it is looked for before each of them."""
-    if isinstance(key, str) and any(key[:place] in stages for place, letter in enumerate(key) if letter == "."):
+    if isinstance(key, str) and any(key[:end] in stages for end, letter in enumerate(key) if letter == "."):
         return
     folder, slash, rest = key.rpartition("/") if isinstance(key, str) else ("", "", "")
     given = folder + slash + rest.partition(".")[0]

@@ -164,18 +164,18 @@ class StageParser:
                 fix = 'leave it out, or set weights = "random"'
                 raise RecipeError(f"{path}.backbone: the backbone comes from stage {weights!r}", fix=fix)
             return self._named[weights].backbone
-        common, place = self._table.get("backbone"), "backbone"
+        common, where = self._table.get("backbone"), "backbone"
         if "backbone" in table:
-            own, place = table["backbone"], f"{path}.backbone"
+            own, where = table["backbone"], f"{path}.backbone"
             # [stages.x.backbone] overrides single options of [backbone], unless it names another class.
             if isinstance(own, Mapping) and isinstance(common, Mapping) and own.get("name", common.get("name")) == common.get("name"):
                 own = {**common, **own}
             common = own
         elif common is None:
             raise RecipeError("backbone: missing; required", fix='for example backbone = { name = "nin" }')
-        options = build_backbone_options(common, place, self._catalog)
+        options = build_backbone_options(common, where, self._catalog)
         if options.pretrained:
-            self.pretrained[place] = self.pretrained.get(place, False) or weights == AS_BUILT
+            self.pretrained[where] = self.pretrained.get(where, False) or weights == AS_BUILT
         return options.without_downloads() if weights == RANDOM else options
 
     def _resolved_stage(self, name: str, stage: Stage) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The checkpoints of one fit, which belong to it alone: the last few are kept, a damaged one is skipped."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -194,5 +193,5 @@ def _options(objective: Objective) -> Iterator[tuple[str, Any]]:
     """The options that an objective keeps: dataclasses of plain values, as tasks are."""
     for name, value in vars(objective).items():
         if dataclasses.is_dataclass(value):
-            with suppress(TypeError, ValueError, PluginError):
-                yield name, json.loads(json.dumps(plain(value)))
+            with suppress(TypeError, PluginError):
+                yield name, plain(value)
