@@ -246,11 +246,10 @@ class StageFolder:
                 f"{folder}: was written by another version of sslkit (format {found}, not {FORMAT})",
                 fix="resume it with that version, start over with --fresh, or choose another folder with --output",
             )
-        if artifact.get("status") != "finished" and not any(
-            path.name != ARTIFACT and path.name[0] != "." and path.stat().st_size for path in folder.iterdir()
-        ):
-            return {}  # that start failed before it left anything, and what was mended since need not be refused
         if artifact.get("fingerprint") != self._fingerprint:
+            left = [path for path in folder.iterdir() if path.name != ARTIFACT and path.name[0] != "." and path.stat().st_size]
+            if artifact.get("status") != "finished" and not left:
+                return {}  # that start failed before it computed anything: what was mended since need not be refused
             name, changed = self._surroundings.name, differences(artifact.get("identity", {}), self._identity)
             redrawn = not self._surroundings.provenance and [key.partition(":")[0] for key in changed] == ["backbone.weights"]
             hint = "random weights are drawn anew in each program: call torch.manual_seed before you build the backbone; "

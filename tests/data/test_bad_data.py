@@ -214,7 +214,7 @@ def test_check_says_what_it_found(images, sslkit_command):
     assert done.out == (
         f"train  8 images of 2 classes, 4 each, in {images}/Train\n"
         f"test   4 images of 2 classes, 2 each, in {images}/VALID\n"
-        "tiny.toml: fine, 1 stages: probe\n"
+        "tiny.toml: fine, 1 stage: probe\n"
     )
     assert f"note: folders of images that are in no split: {images}/more\n" in done.err
     assert f"note: {images}/Train has images of types that are not read (1 .heic); the first is" in done.err
