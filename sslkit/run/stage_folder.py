@@ -234,7 +234,7 @@ class StageFolder:
         refuse_links(folder)
         remove_unfinished(folder)
         if not (folder / ARTIFACT).exists():
-            # What has no artifact beside it is of nobody knows what: of another recipe, where a new start was cut short.
+            # Without an artifact nobody knows whose files these are: another recipe's, where a new start was cut short.
             _remove_checkpoints(folder)
             remove((*(folder / name for name in (METRICS, BACKBONE, HEADS, PREDICTIONS)), *(folder / SNAPSHOTS).glob("*")))
             return {}
