@@ -2,8 +2,11 @@
 ``pytest --hypothesis-profile=campaign``.
 """
 
-import importlib.metadata
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: as many tests run at once as there are cores
+
+import importlib.metadata
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
@@ -15,8 +18,6 @@ from hypothesis import HealthCheck, settings
 
 from sslkit.cli import commands
 from tests.catalog.plugin_site import Site
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests run in as many processes as there are cores
 
 _COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 

@@ -7,6 +7,7 @@ import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,9 @@ def has_trained(folder: Path) -> Callable[[], bool]:
     return lambda: (folder / "pretrain" / "metrics.jsonl").exists() and len(read_metrics(folder / "pretrain" / "metrics.jsonl")) > 2
 
 
-def weights(folder: Path) -> dict[str, bytes]:
-    """Every file of tensors below a run's folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+def weights(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file of tensors below a run's folder."""
+    return {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*.safetensors"))}
 
 
 def steps_logged(path: Path) -> list[tuple[str, ...]]:
