@@ -23,6 +23,7 @@ def test_importing_sslkit_is_light():
     run_python(f"import sys, sslkit; dir(sslkit); found = set({heavy}) & set(sys.modules); assert not found, found")
 
 
+@pytest.mark.slow
 def test_scikit_learn_is_imported_only_where_it_is_used():
     run_python("import sys, sslkit; sslkit.run_recipe, sslkit.load_catalog().offers; assert 'sklearn' not in sys.modules")
 

@@ -2,12 +2,15 @@
 
 import copy
 
+import pytest
 import torch
 
 from sslkit.data.loader import Loader
 from sslkit.training.seeds import global_seed
 from tests.contract.families import CPU, Family, assert_same, build, every_family
 from tests.contract.miniatures.images import tiny_images
+
+pytestmark = pytest.mark.slow  # compiles
 
 
 @every_family

@@ -81,6 +81,7 @@ def test_the_width_of_the_heads(kind: Any, options: dict, expected: list[int]):
     assert widths(heads["body"]) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_its_forward_pass_is_one_graph_that_holds_no_weights(autocast: torch.dtype | None):
     """What is compiled for the first network must serve the second as well."""

@@ -226,6 +226,7 @@ def traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit_module, "compile_objective", lambda objective, **_: torch.compile(objective, backend="eager", fullgraph=True))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced_only")
 def test_compiling_changes_nothing():
     eager, compiled = Brightness(dropout=0.5), Brightness(dropout=0.5)
