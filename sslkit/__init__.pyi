@@ -51,6 +51,7 @@ from .contract.objective import (
     Objective as Objective,
     Prediction as Prediction,
     PretextTask as PretextTask,
+    Step as Step,
     StepOutput as StepOutput,
     TrainContext as TrainContext,
 )
@@ -76,6 +77,6 @@ from .training.features import extract_features as extract_features
 from .training.fit import fit as fit
 from .training.optimizers import SGD as SGD, AdamW as AdamW
 from .training.options import OnNan as OnNan, TrainingOptions as TrainingOptions
-from .training.schedules import Constant as Constant, Cosine as Cosine, Step as Step
+from .training.schedules import Constant as Constant, Cosine as Cosine, MultiStep as MultiStep
 
 __version__: str
