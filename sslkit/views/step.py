@@ -5,8 +5,8 @@ import functools
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Concatenate, NamedTuple, ParamSpec, Protocol, Self, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, Self, cast
 
 import torch
 from torch import Generator, Tensor
@@ -83,9 +83,10 @@ class RandomStep(Step):
 
 
 class View(Protocol[Options]):
-    """A function of images, and the function that draws for it."""
+    """A function of images, the function that draws for it, and whether that one takes a ``generator``."""
 
     draw: Callable[Concatenate[Shape, Options], Step]
+    random: bool
     __name__: str
 
     def __call__(self, images: Tensor, /, *args: Options.args, **options: Options.kwargs) -> Tensor:
@@ -104,8 +105,29 @@ def view(draw: Callable[Concatenate[Shape, Options], Step]) -> View[Options]:
     images, *options = signature.parameters.values()
     signature = signature.replace(parameters=[images.replace(annotation=Tensor), *options], return_annotation=Tensor)
     function.__annotations__ = {**draw.__annotations__, "images": Tensor, "return": Tensor}
-    vars(function).update(draw=draw, __signature__=signature)
-    return cast(View[Options], function)
+    vars(function).update(draw=draw, random="generator" in signature.parameters, __signature__=signature)
+    return cast("View[Options]", function)
+
+
+def compose(views: Iterable[tuple[View[...], Mapping[str, Any]]], images: Tensor, generator: Generator) -> Tensor:
+    """One view after another, each with its options: faster than to call each of them, and uint8 images are rounded once.
+
+    Args:
+        views: functions and their options, without ``generator``.
+        images: (N, C, H, W) uint8 or float in [0, 1].
+        generator: where the draws come from.
+
+    Returns:
+        Images of the same dtype.
+
+    Raises:
+        OptionError: an option is out of range, or the images are not what a view needs.
+    """
+    steps, shape = [], Shape(*images.shape)
+    for view, options in views:
+        steps.append(view.draw(shape, **options, **({"generator": generator} if view.random else {})))
+        shape = steps[-1].shape(shape)
+    return apply_steps(steps, images)
 
 
 def apply_steps(steps: Sequence[Step], images: Tensor) -> Tensor:
