@@ -83,13 +83,12 @@ class Evaluator(Checked, Contract):
     needs_labels: ClassVar[bool] = True
 
     @property
-    @abstractmethod
     def frozen(self) -> bool:
-        """Whether the backbone must come out bit-identical. The stage checks its hash before and after."""
+        """Whether the backbone must come out bit-identical, by default yes. The stage checks its hash before and after."""
+        return True
 
-    @abstractmethod
     def check(self, backbone: Backbone, data: LabeledData) -> None:
-        """Refuse what cannot work, before anything is computed: a layer that does not exist, more labels than there are.
+        """Refuse what cannot work, before anything is computed: a layer that does not exist, more labels than there are. By default nothing.
 
         Args:
             backbone: without its weights; on the meta device, if it can be built there.

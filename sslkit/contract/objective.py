@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, NamedTuple, Protocol, Self, final
+from typing import ClassVar, NamedTuple, Protocol, Self, cast, final
 
 import torch
 from torch import Generator, Tensor, nn
@@ -132,6 +132,14 @@ class TrainContext(Protocol):
         ...
 
 
+class _OnlyPhase:
+    """The value of ``heldout_phase`` where neither a class nor its constructor sets one."""
+
+    def __get__(self, objective: "Objective | None", cls: "type[Objective]") -> str | None:
+        phases = (cls if objective is None else objective).phases
+        return phases[0] if len(phases) == 1 else None
+
+
 class Objective(nn.Module, Contract):
     """The trainable module of a method: views in, loss out. ``forward`` is what is compiled and what runs in parallel.
 
@@ -143,14 +151,15 @@ class Objective(nn.Module, Contract):
 
     Attributes:
         phases: one optimizer each, stepped in this order on every batch; a GAN has ``("discriminator", "generator")``.
-        heldout_phase: the phase whose loss and metrics mean something on held-out images; None: there is none.
+        heldout_phase: the phase whose loss and metrics are measured on held-out images: the only one, where there is only one. Set it to
+            None where they mean nothing, as where labels are looked up by an image's index, which is one of the training images'.
         frozen: names of submodules that training never changes. They stay in eval mode, so that their BatchNorm statistics stay
             put, and checkpoints leave them out.
         classes: names of the classes that the method predicts, in the order of their targets; empty where it predicts none.
     """
 
     phases: tuple[str, ...] = ("main",)
-    heldout_phase: str | None = None
+    heldout_phase: str | None = cast("str | None", _OnlyPhase())
     frozen: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
 
@@ -189,9 +198,13 @@ class Objective(nn.Module, Contract):
             views: what ``make_views`` returned.
 
         Returns:
-            ``{view: one caption per image}``; a view that is left out is shown under its name alone.
+            ``{view: one caption per image}``; a view that is left out is shown under its name alone. By default the class of each image,
+            where there are ``classes``, and ``labels`` in the views.
         """
-        return {}
+        if not self.classes or "labels" not in views:
+            return {}
+        names = [self.classes[label] for label in views["labels"].tolist()]
+        return {name: names for name, view in views.items() if view.ndim == 4 and len(view) == len(names)}
 
     @final
     def train(self, mode: bool = True) -> Self:

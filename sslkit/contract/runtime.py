@@ -1,5 +1,6 @@
 """How a stage computes: device, precision and the like; good automatic values, each of which a recipe can set."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -85,6 +86,14 @@ class Runtime(Checked):
     def resolve_compile(self, device: torch.device) -> bool:
         """Whether to compile: on a CPU it does not pay for convolutional networks."""
         return device.type == "cuda" if self.compile == "auto" else self.compile
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """For what an ``argmax`` or a comparison is taken of: logits in bfloat16 tie, and a tie is an answer by chance.
+
+    Within it operations compute in the dtype of what they are given: give them float32.
+    """
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)  # torch has no autocast for meta
 
 
 def has_bfloat16(device: torch.device) -> bool:

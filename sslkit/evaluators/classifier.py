@@ -5,13 +5,13 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from sslkit.contract.backbone import Backbone
+from sslkit.contract.classification import classify
 from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.images import Batch, LabeledData
-from sslkit.contract.objective import Classified, Mean, Objective, Prediction, Step, StepOutput, TrainContext
+from sslkit.contract.objective import Classified, Objective, Step, StepOutput, TrainContext
 from sslkit.data.loader import Loader
 from sslkit.evaluators.feature_cache import FeatureBank, FrozenTrunk
 from sslkit.evaluators.heads import Head, HeadKind, build_head, feature_shapes
@@ -44,8 +44,6 @@ class Classifier(Objective):
     that classification uses the same loop as pretraining. With ``frozen``, the backbone stays in eval mode and gets no gradient. A
     ``subset`` of the training images, (M,) int64, is repeated or drawn from to have ``images_per_epoch``.
     """
-
-    heldout_phase = "main"
 
     def __init__(
         self,
@@ -85,14 +83,10 @@ class Classifier(Objective):
             condensed = {layer: self._head(layer).condense(features[layer]) for layer in layers}
         else:
             condensed = {layer: views[f"features.{layer}"] for layer in layers}
-        labels = views["labels"]
-        losses, metrics, predictions = [], {}, {}
-        for layer in layers:
-            logits = self._head(layer).classify(condensed[layer])
-            losses.append(F.cross_entropy(logits, labels))
-            metrics[f"{layer}.top1"] = Mean.of(100.0 * (logits.argmax(dim=1) == labels))
-            predictions[layer] = Prediction(logits.detach(), labels)
-        return StepOutput(torch.stack(losses).sum(), metrics, predictions)
+        outputs = [classify(self._head(layer).classify(condensed[layer]), views["labels"], layer) for layer in layers]
+        metrics = {name: mean for output in outputs for name, mean in output.metrics.items()}
+        predictions = {name: prediction for output in outputs for name, prediction in output.predictions.items()}
+        return StepOutput(torch.stack([output.loss for output in outputs]).sum(), metrics, predictions)
 
     def epoch_indices(self, context: TrainContext) -> Tensor | None:
         """Few labels: the subset repeated, so that an epoch has as many steps as one over all images.

@@ -37,11 +37,6 @@ class FeatureQuality(Evaluator):
         if self.batch_size < 1:
             raise OptionError("batch_size", "must be positive", found=self.batch_size, allowed="1 or more images")
 
-    @property
-    def frozen(self) -> bool:
-        """Always: nothing is trained."""
-        return True
-
     @override
     def check(self, backbone: Backbone, data: LabeledData) -> None:
         check_layers("layers", self.layers, backbone)

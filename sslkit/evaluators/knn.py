@@ -48,11 +48,6 @@ class KNN(Evaluator):
             if getattr(self, option) <= 0:
                 raise OptionError(option, "must be positive", found=getattr(self, option))
 
-    @property
-    def frozen(self) -> bool:
-        """Always: nothing is trained."""
-        return True
-
     @override
     def check(self, backbone: Backbone, data: LabeledData) -> None:
         check_layers("layers", self.layers, backbone)

@@ -26,11 +26,6 @@ class Probe(TrainingOptions, Evaluator):
     layers: tuple[str, ...]
     head: ClassVar[HeadKind]
 
-    @property
-    def frozen(self) -> bool:
-        """Always: that is what makes it a probe."""
-        return True
-
     @override
     def check(self, backbone: Backbone, data: LabeledData) -> None:
         check_classifier("layers", self.layers, self.head, self, backbone, data)

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataInfo, Objective, PretextTask, Step, StepOutput, TrainContext
+from sslkit import Backbone, Batch, DataInfo, Objective, PretextTask, Step, StepOutput, Teacher, TrainContext, projector
 from tests.contract.miniatures.random_views import random_brightness, random_crop
-from tests.contract.miniatures.teacher import Teacher
 
 
 @final
@@ -32,9 +31,8 @@ class Bootstrap(Objective):
     def __init__(self, backbone: Backbone, options: BYOL) -> None:
         super().__init__(backbone)
         self.options = options
-        width = backbone.feature_info[-1].num_chs
-        self.projector = nn.Sequential(nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 4))
-        self.predictor = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+        self.projector = projector([backbone.width, backbone.width, 4])
+        self.predictor = projector([4, 8, 4])
         self.teacher = Teacher(backbone, self.projector)
 
     def schedules(self) -> dict[str, Callable[[float], float]]:
@@ -48,8 +46,8 @@ class Bootstrap(Objective):
         return StepOutput(loss.mean(), {})
 
     def _distance(self, seen: Tensor, predicted: Tensor) -> Tensor:
-        online = self.predictor(self.projector(self.backbone.embed(seen))).float()
-        return 2 - 2 * F.cosine_similarity(online, self.teacher(predicted).float())
+        online = self.predictor(self.projector(self.backbone.embed(seen)))
+        return 2 - 2 * F.cosine_similarity(online, self.teacher(predicted))
 
     def on_after_step(self, phase: str, context: TrainContext) -> None:
-        self.teacher.follow(self.backbone, self.projector, context.schedule["momentum"])
+        self.teacher.update(context.schedule["momentum"])

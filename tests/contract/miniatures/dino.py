@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataInfo, Objective, PretextTask, Step, StepOutput, TrainContext
+from sslkit import Backbone, Batch, DataInfo, Linear, Objective, PretextTask, Step, StepOutput, Teacher, TrainContext
 from tests.contract.miniatures.random_views import random_brightness, random_crop
-from tests.contract.miniatures.teacher import Teacher
 
 
 @final
@@ -36,7 +35,7 @@ class SelfDistillation(Objective):
     def __init__(self, backbone: Backbone, options: DINO) -> None:
         super().__init__(backbone)
         self.options = options
-        self.head = nn.Linear(backbone.feature_info[-1].num_chs, options.num_prototypes)
+        self.head = Linear(backbone.width, options.num_prototypes)
         self.teacher = Teacher(backbone, self.head)
         self.register_buffer("center", torch.zeros(options.num_prototypes))
 
@@ -49,16 +48,16 @@ class SelfDistillation(Objective):
         return {name: random_brightness(images, generator) for name, images in crops.items()}
 
     def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
-        taught = self.teacher(views["global"]).float()  # (2N, K)
+        taught = self.teacher(views["global"])  # (2N, K)
         targets = ((taught - self.center) / step.schedule["temperature"]).softmax(dim=1).chunk(2)
-        crops = [crop for name in ("global", "local") for crop in self.head(self.backbone.embed(views[name])).float().chunk(2)]
+        crops = [crop for name in ("global", "local") for crop in self.head(self.backbone.embed(views[name])).chunk(2)]
         pairs = [(target, crop) for i, target in enumerate(targets) for j, crop in enumerate(crops) if i != j]
         if self.training:  # in float32: in bfloat16 a small step would be rounded away
             self.center.lerp_(taught.mean(dim=0), 0.1)
         return StepOutput(torch.stack([F.cross_entropy(crop / 0.1, target) for target, crop in pairs]).mean(), {})
 
     def on_after_step(self, phase: str, context: TrainContext) -> None:
-        self.teacher.follow(self.backbone, self.head, context.schedule["momentum"])
+        self.teacher.update(context.schedule["momentum"])
 
     def exported_backbone(self) -> Backbone:
         return self.teacher.backbone

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataInfo, Mean, Objective, PretextTask, Step, StepOutput
+from sslkit import Backbone, Batch, DataInfo, Mean, Objective, PretextTask, Step, StepOutput, projector
 from tests.contract.miniatures.random_views import random_brightness, random_crop
 
 
@@ -27,20 +27,17 @@ class SimCLR(PretextTask):
 
 
 class NTXent(Objective):
-    heldout_phase = "main"
-
     def __init__(self, backbone: Backbone, options: SimCLR) -> None:
         super().__init__(backbone)
         self.options = options
-        width = backbone.feature_info[-1].num_chs
-        self.projector = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4))
+        self.projector = projector([backbone.width, backbone.width, 4], norm=False)
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         crops = torch.cat([random_crop(batch.images, self.options.crop, generator) for _ in range(2)])
         return {"images": random_brightness(crops, generator)}
 
     def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
-        z = F.normalize(self.projector(self.backbone.embed(views["images"])).float())  # (2N, D), the partner of i is i + N
+        z = F.normalize(self.projector(self.backbone.embed(views["images"])))  # (2N, D), the partner of i is i + N
         itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
         logits = (z @ z.T / self.options.temperature).masked_fill(itself, -torch.inf)
         partners = torch.arange(len(z), device=z.device).roll(len(z) // 2)
