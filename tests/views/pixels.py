@@ -35,19 +35,19 @@ def _interpolation(name: str) -> InterpolationMode:
     return InterpolationMode[name.upper()]
 
 
-def crop(image: Tensor, step: Crop, row: int) -> Tensor:
-    window = [int(values[row]) for values in (step.top, step.left, step.height, step.width)]
+def crop(image: Tensor, step: Crop) -> Tensor:
+    window = [int(values[0]) for values in (step.top, step.left, step.height, step.width)]
     done = reference.resized_crop(image, *window, size=list(step.size), interpolation=_interpolation(step.interpolation), antialias=True)
     return done.clamp(0, 1) if done.is_floating_point() else done
 
 
-def flip(image: Tensor, step: Flip, row: int) -> Tensor:
+def flip(image: Tensor, step: Flip) -> Tensor:
     return (reference.horizontal_flip if step.dim == 3 else reference.vertical_flip)(image)
 
 
-def jitter(image: Tensor, step: ColorJitter, row: int) -> Tensor:
-    brightness, contrast, saturation = step.factors[row].tolist()
-    for kind in step.order[row].tolist():
+def jitter(image: Tensor, step: ColorJitter) -> Tensor:
+    brightness, contrast, saturation = step.factors[0].tolist()
+    for kind in step.order[0].tolist():
         if kind == 0:
             image = reference.adjust_brightness(image, brightness)
         elif kind == 1:
@@ -55,25 +55,25 @@ def jitter(image: Tensor, step: ColorJitter, row: int) -> Tensor:
         elif kind == 2:
             image = reference.adjust_saturation(image, saturation)
         elif step.hue is not None:
-            image = reference.adjust_hue(image, float(step.hue[row]))
+            image = reference.adjust_hue(image, float(step.hue[0]))
     return image
 
 
-def without_colors(image: Tensor, step: Grayscale, row: int) -> Tensor:
+def without_colors(image: Tensor, _: Grayscale) -> Tensor:
     return reference.rgb_to_grayscale(image, num_output_channels=len(image))
 
 
-def inverted(image: Tensor, step: Solarize, row: int) -> Tensor:
+def inverted(image: Tensor, step: Solarize) -> Tensor:
     return reference.solarize(image, step.threshold / 255 if image.is_floating_point() else step.threshold)
 
 
-def blurred(image: Tensor, step: Blur, row: int) -> Tensor:
-    return reference.gaussian_blur(image, [step.kernel_size] * 2, [float(step.sigma[row])] * 2)
+def blurred(image: Tensor, step: Blur) -> Tensor:
+    return reference.gaussian_blur(image, [step.kernel_size] * 2, [float(step.sigma[0])] * 2)
 
 
-def erased(image: Tensor, step: Erasing, row: int) -> Tensor:
-    top, left, height, width = (int(values[row]) for values in (step.top, step.left, step.height, step.width))
-    value = step.value[row]
+def erased(image: Tensor, step: Erasing) -> Tensor:
+    top, left, height, width = (int(values[0]) for values in (step.top, step.left, step.height, step.width))
+    value = step.value[0]
     if value.shape[1:] != (1, 1):
         value = value[:, top : top + height, left : left + width]
     value = value.float() / 255 if image.is_floating_point() else value.to(image.dtype)

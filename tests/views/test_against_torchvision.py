@@ -27,12 +27,15 @@ FLOAT_LEVELS = 0.002
 class Case(NamedTuple):
     view: View[...]
     options: Mapping[str, Any]
-    reference: Callable[[Tensor, Any, int], Tensor]
+    reference: Callable[[Tensor, Any], Tensor]
 
 
-def one_by_one(images: Tensor, step: Step, change: Callable[[Tensor, Any, int], Tensor]) -> Tensor:
-    chosen = step.chosen if isinstance(step, RandomStep) else None
-    rows = [change(image, step, row) if chosen is None or chosen[row] else image for row, image in enumerate(images)]
+def one_by_one(images: Tensor, step: Step, change: Callable[[Tensor, Any], Tensor]) -> Tensor:
+    rows = []
+    for row, image in enumerate(images):
+        one = step.rows(slice(row, row + 1))
+        left_out = isinstance(one, RandomStep) and one.chosen is not None and not one.chosen[0]
+        rows.append(image if left_out else change(image, one))
     return torch.stack(rows)
 
 
