@@ -5,8 +5,8 @@ import functools
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Concatenate, NamedTuple, ParamSpec, Protocol, Self, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, Self, cast
 
 import torch
 from torch import Generator, Tensor
@@ -15,9 +15,9 @@ from sslkit.contract.errors import OptionError
 
 Options = ParamSpec("Options")
 
-_PIXELS = {"cpu": 2**20}
+_VALUES = {"cpu": 2**20}
 """Values that are changed at a time: on a CPU, what its cache holds."""
-_PIXELS_ELSEWHERE = 2**27
+_VALUES_ELSEWHERE = 2**27
 """On other devices, what bounds the temporary memory (0.5 GiB a tensor) and still keeps them busy."""
 
 
@@ -83,9 +83,10 @@ class RandomStep(Step):
 
 
 class View(Protocol[Options]):
-    """A function of images, and the function that draws for it."""
+    """A function of images, the function that draws for it, and whether that one takes a ``generator``."""
 
     draw: Callable[Concatenate[Shape, Options], Step]
+    random: bool
     __name__: str
 
     def __call__(self, images: Tensor, /, *args: Options.args, **options: Options.kwargs) -> Tensor:
@@ -104,8 +105,29 @@ def view(draw: Callable[Concatenate[Shape, Options], Step]) -> View[Options]:
     images, *options = signature.parameters.values()
     signature = signature.replace(parameters=[images.replace(annotation=Tensor), *options], return_annotation=Tensor)
     function.__annotations__ = {**draw.__annotations__, "images": Tensor, "return": Tensor}
-    vars(function).update(draw=draw, __signature__=signature)
-    return cast(View[Options], function)
+    vars(function).update(draw=draw, random="generator" in signature.parameters, __signature__=signature)
+    return cast("View[Options]", function)
+
+
+def compose(views: Iterable[tuple[View[...], Mapping[str, Any]]], images: Tensor, generator: Generator) -> Tensor:
+    """One view after another, each with its options: faster than to call each of them, and uint8 images are rounded once.
+
+    Args:
+        views: functions and their options, without ``generator``.
+        images: (N, C, H, W) uint8 or float in [0, 1].
+        generator: where the draws come from.
+
+    Returns:
+        Images of the same dtype.
+
+    Raises:
+        OptionError: an option is out of range, or the images are not what a view needs.
+    """
+    steps, shape = [], Shape(*images.shape)
+    for view, options in views:
+        steps.append(view.draw(shape, **options, **({"generator": generator} if view.random else {})))
+        shape = steps[-1].shape(shape)
+    return apply_steps(steps, images)
 
 
 def apply_steps(steps: Sequence[Step], images: Tensor) -> Tensor:
@@ -119,13 +141,14 @@ def apply_steps(steps: Sequence[Step], images: Tensor) -> Tensor:
         shapes.append(step.shape(shapes[-1]))
     result = images.new_empty(shapes[-1])
     largest = max(shape.num_chs * shape.height * shape.width for shape in shapes)
-    size = max(1, _PIXELS.get(images.device.type, _PIXELS_ELSEWHERE) // max(1, largest))
+    size = max(1, _VALUES.get(images.device.type, _VALUES_ELSEWHERE) // max(1, largest))
     for start in range(0, len(images), size):
         part = slice(start, start + size)
         pixels = to_float(images[part])
         for step in steps:
             pixels = step.rows(part).apply(pixels)
-        result[part] = pixels if images.is_floating_point() else pixels.mul_(255).round_()
+        # A sum of weights is 1 but for rounding.
+        result[part] = pixels.clamp_(0, 1) if images.is_floating_point() else pixels.mul_(255).round_()
     return result
 
 
