@@ -166,9 +166,14 @@ def compare(
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(metavar="TASK_OR_RECIPE", help="A pretext task, package.module:Class, or a recipe.")],
+    what: Annotated[
+        str, typer.Argument(metavar="TASK_OR_RECIPE", help="A pretext task, package.module:Class, or a recipe; with --view also data.")
+    ],
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE ...", help="Options of the task, or overrides of the recipe.")
+    ] = None,
+    view: Annotated[
+        str | None, typer.Option(help="Draw this view of the images of a recipe, a folder or a dataset: a preset, or a table in TOML.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The PNG file; by default runs/<name>-views.png.")] = None,
     num_images: Annotated[int, typer.Option(help="How many images to show.")] = 6,
@@ -177,11 +182,12 @@ def show(
     ] = None,
     allow_code: AllowCode = False,
 ) -> None:
-    """Draw the views that a task makes of a few images: what the network is fed."""
+    """Draw the views that a task or an evaluator makes of a few images: what the network is fed."""
     with _errors() as out:
         from sslkit.cli.preview import write_preview
 
-        typer.echo(write_preview(what, settings or (), data=data, num_images=num_images, output=output, allow_code=allow_code), file=out)
+        options = {"view": view, "data": data, "num_images": num_images, "output": output, "allow_code": allow_code}
+        typer.echo(write_preview(what, settings or (), **options), file=out)
 
 
 @recipes_app.callback()

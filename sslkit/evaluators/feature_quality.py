@@ -13,12 +13,13 @@ from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
 from sslkit.contract.images import LabeledData
 from sslkit.data.loader import Loader
 from sslkit.evaluators.classifier import check_layers
+from sslkit.evaluators.views import ViewOptions
 from sslkit.training.features import extract_features
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class FeatureQuality(Evaluator):
+class FeatureQuality(ViewOptions, Evaluator):
     """The effective rank of the pooled features, and how fast their spectrum falls off.
 
     Neither needs labels, so they can be watched during pretraining and on data that has none. They are measured on the held-out images,
@@ -34,18 +35,20 @@ class FeatureQuality(Evaluator):
     batch_size: int = 256
 
     def __post_init__(self) -> None:
+        ViewOptions.__post_init__(self)
         if self.batch_size < 1:
             raise OptionError("batch_size", "must be positive", found=self.batch_size, allowed="1 or more images")
 
     @override
     def check(self, backbone: Backbone, data: LabeledData) -> None:
         check_layers("layers", self.layers, backbone)
+        self.check_views(backbone, self.layers, data.test.image)
 
     @override
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
         """Reports ``<layer>.rankme``, and ``<layer>.alpha_req`` where there is a spectrum."""
         loader = Loader(data.test, batch_size=self.batch_size, device=context.device)
-        features = extract_features(backbone, loader, self.layers, None, should_stop=context.should_stop)
+        features = extract_features(backbone, loader, self.layers, None, view=self.test_view, should_stop=context.should_stop)
         metrics = {}
         for layer in self.layers:
             metrics[f"{layer}.rankme"] = rankme(features[layer])

@@ -18,14 +18,16 @@ from sslkit.recipe.stages import BEGINNINGS, PretrainStage, Stage
 from sslkit.run.artifacts import load_weights, weights_path
 from sslkit.training.device import explaining_breakdown
 from sslkit.training.seeds import derive_seed, global_seed
+from sslkit.views.view import views_of
 
 
 def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
-    """What the stage's backbone is built for: the data's images, or what the task that first trained it wants."""
+    """What the stage's backbone is built for: what the task that first trained it wants, or the views of what measures it unpretrained."""
     while stage.weights not in BEGINNINGS:
         stage = recipe.stage(stage.weights)
     if not isinstance(stage, PretrainStage):
-        return data
+        with located(f"stages.{stage.name}.evaluator"):
+            return stage.evaluator.image_spec(data)
     with located(f"stages.{stage.name}.task"):
         return stage.task.image_spec(data)
 
@@ -68,8 +70,11 @@ def check_pretraining(task: PretextTask, backbone: Backbone, data: Dataset) -> N
 
     Raises:
         BackboneError: a capability is missing, or the backbone is built for another colour.
+        OptionError: one of the task's views cannot be made of the data's images.
     """
     check_requirements(task.requires, backbone, type(task).__name__)
+    for option, view in views_of(task):
+        view.check(data.image(), option)
     wanted = task.image_spec(data.image())
     if backbone.image.color != wanted.color:
         raise BackboneError(

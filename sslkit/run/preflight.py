@@ -19,6 +19,7 @@ from sslkit.training.device import explaining_breakdown
 from sslkit.training.handover import check_objective, check_schedule
 from sslkit.training.optimizers import build_optimizers
 from sslkit.training.seeds import global_seed
+from sslkit.views.view import views_of
 
 T = TypeVar("T")
 
@@ -110,6 +111,8 @@ class Preflight:
         else:
             with located(f"stages.{stage.name}.evaluator"):
                 check_requirements(stage.evaluator.requires, backbone, type(stage.evaluator).__name__)
+                for option, view in views_of(stage.evaluator):
+                    view.check(self._data.image(), option)
 
     def check_data(self, stage: Stage) -> None:
         """Compare a stage's options with the number of images and labels there are."""

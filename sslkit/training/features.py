@@ -11,6 +11,7 @@ from sslkit.contract.backbone import Backbone, pool
 from sslkit.contract.errors import RunInterruptedError
 from sslkit.contract.images import Batch
 from sslkit.training.device import tf32
+from sslkit.views.view import View
 
 
 class BatchSource(Protocol):
@@ -64,6 +65,7 @@ def extract_features(
     layers: Sequence[str],
     autocast: torch.dtype | None,
     *,
+    view: View | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Tensor]:
     """Pooled features of every image, not augmented, in eval mode.
@@ -74,6 +76,7 @@ def extract_features(
         layers: their names; all are computed on one forward pass.
         autocast: dtype of autocast; None: float32 in full, which whatever is measured in features needs: bfloat16 keeps three digits of
             them, which makes ties of neighbours and drowns the small end of a spectrum.
+        view: what to make of the images first, nothing random; None: they are taken as they are.
         should_stop: asked after every batch.
 
     Returns:
@@ -91,7 +94,7 @@ def extract_features(
         if autocast is None:
             stack.enter_context(tf32(allowed=False))
         for batch in loader.in_order():
-            features = backbone(batch.images, layers)
+            features = backbone(batch.images if view is None else view(batch.images), layers)
             for layer in layers:
                 waiting[layer].append(pool(features[layer], backbone.layer(layer).kind))
             if sum(part.nbytes for parts in waiting.values() for part in parts) >= _WAITING:

@@ -95,7 +95,7 @@ class Grayscale(RandomStep):
 
     @override
     def change(self, images: Tensor) -> Tensor:
-        return gray(images).expand_as(images)
+        return images.copy_(gray(images))
 
 
 @view
