@@ -17,6 +17,7 @@ from sslkit.contract.events import Observer, warn
 from sslkit.contract.images import Dataset
 from sslkit.recipe.build import build
 from sslkit.recipe.code_policy import RecipeCode, code_of, is_in_run, refuse_code
+from sslkit.recipe.datasets import Datasets, whole
 from sslkit.recipe.schema import RECIPE_KEYS, build_keys
 from sslkit.recipe.stages import PretrainStage, Stage, StageParser, training_of
 from sslkit.recipe.sweep import expand, merge
@@ -33,7 +34,7 @@ class Recipe:
 
     Attributes:
         name: of the recipe and its run folder.
-        data: where the images come from.
+        data: where the images come from, but for stages that have their own.
         stages: in order; those of all variants where there is a sweep, each once.
         paper: published results by ``<stage>.<metric>``, in percent, to stand beside ours.
         margins: named differences between two metrics, ``(<stage>.<metric>, <stage>.<metric>)``.
@@ -109,13 +110,14 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | No
     for key in ("name", "data"):
         if key not in given:
             raise RecipeError(f"{key}: missing; required")
-    data, observers = given["data"], given.get("observers", [])
+    datasets, observers = Datasets(catalog), given.get("observers", [])
+    data = datasets.build(given["data"], "data", given.get("seed", 0))
     if not isinstance(observers, list):
         raise RecipeError("observers: must be an array of tables", found=observers, allowed='[{ name = "..." }]')
     parsers: list[StageParser] = []
     for variant in variants:
         try:
-            parsers.append(StageParser(variant.table, data, catalog))
+            parsers.append(StageParser(variant.table, data, datasets, catalog))
         except RecipeError as error:
             if not variant.labels:
                 raise
@@ -139,8 +141,8 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | No
         observers=watching,
         table=table if swept else {**resolved[0], **{key: dict(table[key]) for key in ("paper", "margins") if key in table}},
         variants={variant.name: own for variant, own in zip(variants, resolved, strict=True)} if swept else {},
-        versions={stage.key: _versions(stage, data, catalog) for stage in stages},
-        sources={stage.key: sources.of(*_method(stage), stage.backbone.cls, *stage.backbone.arguments.values(), data) for stage in stages},
+        versions={stage.key: _versions(stage, stage.data or data, catalog) for stage in stages},
+        sources={stage.key: sources.of(*_method(stage), stage.backbone.cls, *stage.backbone.arguments.values(), stage.data or data) for stage in stages},
         code=code,
         notes=tuple(dict.fromkeys((*_notes(parsers), *code.notes))),
     )
@@ -221,5 +223,5 @@ def _method(stage: Stage) -> tuple[object, ...]:
 
 
 def _versions(stage: Stage, data: Dataset, catalog: Catalog) -> dict[str, str]:
-    owners = [catalog.owner(cls) for cls in (type(_method(stage)[0]), stage.backbone.cls, type(data))]
+    owners = [catalog.owner(cls) for cls in (type(_method(stage)[0]), stage.backbone.cls, type(whole(data)))]
     return {owner.distribution: owner.version for owner in owners if owner is not None}

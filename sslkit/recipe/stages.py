@@ -13,6 +13,7 @@ from sslkit.contract.images import Dataset
 from sslkit.contract.objective import PretextTask
 from sslkit.contract.runtime import Runtime
 from sslkit.recipe.build import build, construct, refusing
+from sslkit.recipe.datasets import Datasets, describe_data, stage_table
 from sslkit.recipe.describe import BackboneOptions, build_backbone_options, describe
 from sslkit.recipe.schema import EVALUATE_KEYS, NAME, PRETRAIN_KEYS, RECIPE_KEYS, RUNTIME_KEYS, TRAINING_KEYS, build_keys
 from sslkit.training.options import TrainingOptions, check_snapshots
@@ -43,6 +44,7 @@ class _Stage:
     snapshot: int | None  # the epoch of the earlier stage whose network is taken; None: the final one
     backbone: BackboneOptions  # the recipe's, that of the earlier stage, or the stage's own
     runtime: Runtime
+    data: Dataset | None = None  # its own; None: the recipe's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +70,12 @@ Stage = PretrainStage | EvaluateStage
 class StageParser:
     """The stages of one recipe without a sweep, or of one variant; what it has in common with others was checked before."""
 
-    def __init__(self, table: Mapping[str, Any], data: Dataset, catalog: Catalog) -> None:
-        self._table, self._data, self._catalog = table, data, catalog
-        given = build_keys({**RECIPE_KEYS, "data": Any}, table, "", catalog)  # the data is built already
+    def __init__(self, table: Mapping[str, Any], data: Dataset, datasets: Datasets, catalog: Catalog) -> None:
+        self._table, self._datasets, self._catalog = table, datasets, catalog
+        given = build_keys(RECIPE_KEYS, table, "", catalog)
         self._seed = given.get("seed", 0)
+        self._common = data  # of the recipe, whose variants may draw other parts of it
+        self._data = datasets.build(given["data"], "data", self._seed)
         self._runtime = {key: value for key, value in given.items() if key in RUNTIME_KEYS}
         with refusing(""):  # before a stage is to blame
             construct(Runtime, (), self._runtime)
@@ -91,7 +95,7 @@ class StageParser:
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default filled in, as plain values: loading it gives equal stages."""
         own = {key: self._table[key] for key in RUNTIME_KEYS if key in self._table}
-        table = {"name": self._table["name"], "seed": self._seed, **own, "data": describe(self._data, self._catalog)}
+        table = {"name": self._table["name"], "seed": self._seed, **own, "data": describe_data(self._data, self._catalog)}
         if "observers" in self._table:
             table["observers"] = self._table["observers"]
         return {**table, "stages": {name: self._resolved_stage(name, stage) for name, stage in self._named.items()}}
@@ -125,6 +129,10 @@ class StageParser:
         if "evaluator" in given and given["evaluator"].from_scratch and weights != RANDOM:
             raise RecipeError(f"{path}.weights: this evaluator trains from scratch", found=given["weights"], allowed='"random"')
         backbone = self._backbone(table, weights, path)
+        data = self._data
+        if "data" in given:
+            data = self._datasets.build(stage_table(given["data"], self._table["data"]), f"{path}.data", self._seed)
+        stage = partial(stage, data=None if data is self._common else data)
         for snapshot in snapshots:
             key = f"{name}/epoch={snapshot}" if str(given.get("weights")).endswith(f"@{EACH}") else name
             yield stage(name=name, key=key, seed=self._seed, weights=weights, snapshot=snapshot, backbone=backbone, runtime=runtime)
@@ -184,6 +192,8 @@ class StageParser:
         if stage.weights in BEGINNINGS:
             table["backbone"] = {"name": stage.backbone.name, **stage.backbone.options}
         table["weights"] = given.get("weights", RANDOM)
+        if "data" in given:
+            table["data"] = describe_data(stage.data or self._common, self._catalog)
         if isinstance(stage, EvaluateStage):
             return {**table, "evaluator": describe(stage.evaluator, self._catalog)}
         if stage.evaluate_every is not None:
