@@ -15,12 +15,14 @@ from sslkit.data.arrays import Arrays
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.build import build
 from sslkit.recipe.bundled import bundled_recipes, find_recipe
+from sslkit.recipe.datasets import whole
 from sslkit.recipe.describe import build_backbone_options
 from sslkit.recipe.recipe import Recipe, load_recipe
 from sslkit.recipe.toml import apply_override
 from sslkit.report.picture import png
 from sslkit.report.pictures.grid import Sheet, draw_sheets
 from sslkit.report.pictures.views import Views, make_views, pretraining_stages, stage_views, views_sheet
+from sslkit.run.networks import open_data
 from sslkit.run.preflight import Preflight
 from sslkit.run.stages import pretraining_images
 
@@ -75,7 +77,8 @@ def write_preview(
         recipe = load_recipe(find_recipe(what), settings, catalog=catalog, allow_code=allow_code or None)
         print_code(make_console(sys.stderr), recipe.code)
         name, sheets = recipe.name, _recipe_sheets(what, recipe, num_images)
-        folders = [Path(value) for value in vars(recipe.data).values() if isinstance(value, str | Path)]
+        sources = [whole(data) for data in (recipe.data, *(stage.data for stage in recipe.stages)) if data is not None]
+        folders = [Path(value) for source in sources for value in vars(source).values() if isinstance(value, str | Path)]
     path = Path("runs") / f"{name}-views.png" if output is None else output
     for folder in folders:
         if folder.is_dir() and path.resolve().is_relative_to(folder.resolve()):  # it would be an image in the next run
@@ -134,7 +137,8 @@ def _views(task: PretextTask, dataset: Dataset, num_images: int, catalog: Catalo
 
 
 def _recipe_sheets(what: str, recipe: Recipe, num_images: int) -> list[Sheet]:
-    data, stages = OpenedDataset(recipe.data), pretraining_stages(recipe)
+    recipe = open_data(recipe)
+    data, stages = OpenedDataset.of(recipe.data), pretraining_stages(recipe)
     if not stages:
         raise RecipeError(f"{what}: no stage of it pretrains", fix="name a recipe with a task, or a task")
     preflight = Preflight(recipe, data)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,13 +18,47 @@ from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import BEGINNINGS, PretrainStage, Stage
 from sslkit.run.artifacts import load_weights, weights_path
 from sslkit.training.device import explaining_breakdown
+from sslkit.training.features import evaluating
 from sslkit.training.seeds import derive_seed, global_seed
 
 
+def open_data(recipe: Recipe) -> Recipe:
+    """The recipe with its datasets opened: what several stages read is loaded once."""
+    opened: dict[int, OpenedDataset] = {}
+
+    def once(dataset: Dataset) -> OpenedDataset:
+        return opened.setdefault(id(dataset), OpenedDataset.of(dataset))
+
+    stages = (stage if stage.data is None else replace(stage, data=once(stage.data)) for stage in recipe.stages)
+    return replace(recipe, data=once(recipe.data), stages=tuple(stages))
+
+
+def data_of(stage: Stage, data: OpenedDataset) -> OpenedDataset:
+    """What a stage reads: its own data, or the recipe's, which is given."""
+    return data if stage.data is None else OpenedDataset.of(stage.data)
+
+
+def reads(recipe: Recipe, data: OpenedDataset) -> list[tuple[OpenedDataset, list[Stage]]]:
+    """Each dataset with the stages that read it, in the order of the stages; ``data`` is the recipe's."""
+    found: dict[int, tuple[OpenedDataset, list[Stage]]] = {}
+    for stage in recipe.stages:
+        own = data_of(stage, data)
+        found.setdefault(id(own), (own, []))[1].append(stage)
+    return list(found.values())
+
+
+def data_path(stage: Stage) -> str:
+    """The dotted path of the table that says what a stage reads."""
+    return "data" if stage.data is None else f"stages.{stage.name}.data"
+
+
 def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
-    """What the stage's backbone is built for: the data's images, or what the task that first trained it wants."""
+    """What the stage's backbone is built for: the images of the stage that first had it, or what that one's task wants; ``data`` are the
+    recipe's.
+    """
     while stage.weights not in BEGINNINGS:
         stage = recipe.stage(stage.weights)
+    data = data if stage.data is None else stage.data.image()
     if not isinstance(stage, PretrainStage):
         return data
     with located(f"stages.{stage.name}.task"):
@@ -70,8 +105,9 @@ def check_pretraining(task: PretextTask, backbone: Backbone, data: Dataset) -> N
         BackboneError: a capability is missing, or the backbone is built for another colour.
     """
     check_requirements(task.requires, backbone, type(task).__name__)
-    wanted = task.image_spec(data.image())
-    if backbone.image.color != wanted.color:
+    images = data.image()
+    wanted = task.image_spec(images)
+    if wanted.color not in (backbone.image.color, images.color):  # a task that takes images as they come takes converted ones too
         raise BackboneError(
             f"{type(task).__name__} needs a backbone built for {wanted.color} images",
             found=backbone.image.color,
@@ -91,6 +127,29 @@ def check_requirements(requires: frozenset[str], backbone: Backbone, user: str) 
             found=sorted(backbone.capabilities),
             fix=f"choose another backbone than {type(backbone).__name__}",
         )
+
+
+def check_images(images: ImageSpec, backbone: Backbone) -> None:
+    """Refuse images that :meth:`Backbone.prepare` cannot convert, or that a network built for others cannot take. Reads no weights.
+
+    Raises:
+        BackboneError: says which images.
+    """
+    own = backbone.image
+    if images.num_chs != own.num_chs and not {images.num_chs, own.num_chs} <= {1, 3}:
+        raise BackboneError(
+            f"images of {images.num_chs} channels cannot be converted for a network that was built for {own.num_chs}",
+            fix="choose other data, or another network",
+        )
+    if images[:2] == own[:2]:
+        return
+    shape = (2, images.num_chs, images.height, images.width)
+    try:
+        with torch.no_grad(), evaluating(backbone):
+            backbone(torch.zeros(shape, dtype=torch.uint8, device=backbone.mean.device), backbone.layer_names)
+    except (BackboneError, RuntimeError, ValueError, AssertionError) as error:
+        sizes = f"of {images.height} x {images.width} pixels cannot be taken by a network that was built for {own.height} x {own.width}"
+        raise BackboneError(f"images {sizes} ({' '.join(str(error).split())})", fix="set image_size where the data has that option") from error
 
 
 @contextmanager

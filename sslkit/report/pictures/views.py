@@ -17,7 +17,7 @@ from sslkit.recipe.stages import PretrainStage
 from sslkit.report.picture import Picture
 from sslkit.report.pictures.grid import Panel, Sheet, draw_sheets
 from sslkit.report.pictures.sample import spread
-from sslkit.run.networks import backbone_image, untrained
+from sslkit.run.networks import backbone_image, data_of, untrained
 from sslkit.training.seeds import derive_seed, global_seed, make_generator
 
 NUM_IMAGES = 6
@@ -105,17 +105,17 @@ def views_sheet(views: Views, title: str = "") -> Sheet:
 
 
 def pretraining_stages(recipe: Recipe) -> list[PretrainStage]:
-    """One stage for each distinct task: variants of a sweep often share theirs."""
+    """One stage for each distinct task and data: variants of a sweep often share theirs."""
     distinct: list[PretrainStage] = []
     for stage in recipe.stages:
-        if isinstance(stage, PretrainStage) and all(stage.task != other.task for other in distinct):
+        if isinstance(stage, PretrainStage) and all((stage.task, stage.data) != (other.task, other.data) for other in distinct):
             distinct.append(stage)
     return distinct
 
 
 def stage_views(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, num_images: int) -> Views:
     """The inputs of a stage's network at the beginning of its training; a ``DataError`` where there are no images."""
-    images = data.load("pretrain")
+    images = data_of(stage, data).load("pretrain")
     if images is None:
         raise DataError("the dataset has no images to pretrain on")
     backbone = untrained(stage.backbone, backbone_image(recipe, stage, data.image()), stage.seed)
