@@ -205,7 +205,7 @@ def copy(
 ) -> None:
     """Copy a bundled recipe to a file of your own."""
     with _errors() as out:
-        from sslkit.recipe.bundled import copy_recipe
+        from sslkit.recipe.toml import copy_recipe
 
         typer.echo(copy_recipe(name, target), file=out)
 
