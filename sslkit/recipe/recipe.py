@@ -94,13 +94,16 @@ def load_recipe(
     if allow_code or (allow_code is None and not any(map(is_in_run, files))):
         catalog = replace(catalog, allow_code=True)
     try:
-        return parse_recipe(table, catalog, device=device)
+        return parse_recipe(table, catalog, device=device, trust_runs=bool(allow_code))
     except RecipeError as error:
         raise RecipeError(f"{error}{origin(table, files, str(error))}") from error.__cause__
 
 
-def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | None = None) -> Recipe:
-    """Check a recipe as it is written, and build its parts; ``device`` is as in :func:`load_recipe`."""
+def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | None = None, trust_runs: bool | None = None) -> Recipe:
+    """Check a recipe as it is written, and build its parts; ``device`` is as in :func:`load_recipe`.
+
+    ``trust_runs`` says whether classes may be imported that only the folder of another run names; None: as the catalog does.
+    """
     if extending := [key for key in EXTENDS if key in table]:
         raise RecipeError(f"{extending[0]}: is for a recipe's file", found=table[extending[0]], fix="load_recipe reads files")
     table = _with_device(table, device)
@@ -114,10 +117,11 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | No
     data = datasets.build(given["data"], "data", given.get("seed", 0))
     if not isinstance(observers, list):
         raise RecipeError("observers: must be an array of tables", found=observers, allowed='[{ name = "..." }]')
+    foreign = catalog if trust_runs is None else replace(catalog, allow_code=trust_runs)
     parsers: list[StageParser] = []
     for variant in variants:
         try:
-            parsers.append(StageParser(variant.table, data, datasets, catalog))
+            parsers.append(StageParser(variant.table, data, datasets, catalog, foreign))
         except RecipeError as error:
             if not variant.labels:
                 raise

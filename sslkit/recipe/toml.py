@@ -15,6 +15,7 @@ import tomli_w
 
 from sslkit.contract.errors import RecipeError, did_you_mean
 from sslkit.recipe.bundled import find_bundled, find_recipe
+from sslkit.recipe.weights import anchored
 from sslkit.storage.json_files import MAX_DEPTH, find_unfit
 
 EXTENDS = ("extends", "without")
@@ -181,13 +182,26 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], Files]:
             raise RecipeError("extends: goes in a circle", found=" -> ".join(file.name for file in (*files, path)))
         files[path] = own
     merged: dict[str, Any] = {}
-    for own in reversed(files.values()):
+    for file, own in reversed(files.items()):
+        _anchor(own, file.parent)
         merged.pop("name", None)
         for key in _without(own, merged):
             *parents, last = key.split(".")
             del functools.reduce(operator.getitem, parents, merged)[last]
         merged |= {key: _merged(merged.get(key), value, key) for key, value in own.items() if key not in EXTENDS}
     return merged, files
+
+
+def _anchor(table: Mapping[str, Any], folder: Path) -> None:
+    """Let the paths of a file's weights begin at its folder, in place."""
+    sweep = table.get("sweep")
+    tables = [table, *(sweep.values() if isinstance(sweep, Mapping) else ())]
+    stages = table.get("stages")
+    tables += stages.values() if isinstance(stages, Mapping) else ()
+    for each in tables:
+        for key in each if isinstance(each, dict) else ():
+            if key == "weights" or re.fullmatch(r"stages\.[^.]+\.weights", key):
+                each[key] = anchored(each[key], folder)
 
 
 def _without(table: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """The networks of a recipe: what they are built for, as a stage begins with them, and as it left them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +9,15 @@ import torch
 
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.blame import blaming
-from sslkit.contract.errors import BackboneError, DataError, OptionError, PluginError, RecipeError
+from sslkit.contract.errors import ArtifactError, BackboneError, DataError, OptionError, PluginError, RecipeError
 from sslkit.contract.images import Dataset, ImageSpec
 from sslkit.contract.objective import PretextTask
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.describe import BackboneOptions
 from sslkit.recipe.recipe import Recipe
-from sslkit.recipe.stages import BEGINNINGS, PretrainStage, Stage
+from sslkit.recipe.stages import PretrainStage, Stage
 from sslkit.run.artifacts import load_weights, weights_path
+from sslkit.run.weights_file import fit_weights
 from sslkit.training.device import explaining_breakdown
 from sslkit.training.features import evaluating
 from sslkit.training.seeds import derive_seed, global_seed
@@ -53,11 +54,13 @@ def data_path(stage: Stage) -> str:
 
 
 def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
-    """What the stage's backbone is built for: the images of the stage that first had it, or what that one's task wants; ``data`` are the
-    recipe's.
+    """What the stage's backbone is built for: the images of the stage that first had it, or what that one's task wants; or what another run
+    built it for. ``data`` are the recipe's.
     """
-    while stage.weights not in BEGINNINGS:
-        stage = recipe.stage(stage.weights)
+    while stage.earlier is not None:
+        stage = recipe.stage(stage.earlier)
+    if stage.source is not None and stage.source.image is not None:
+        return stage.source.image
     data = data if stage.data is None else stage.data.image()
     if not isinstance(stage, PretrainStage):
         return data
@@ -77,16 +80,27 @@ def _built(options: BackboneOptions, image: ImageSpec, seed: int) -> Backbone:
         return options.build(image)
 
 
-def begun_with(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path) -> Backbone:
-    """The network that a stage begins with; earlier stages left theirs in the run's folder.
+def begun_with(
+    recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path, tell: Callable[[str], object] = lambda _note: None
+) -> Backbone:
+    """The network that a stage begins with; earlier stages left theirs in the run's folder. ``tell`` is called with what a file holds
+    beside the network.
 
     Raises:
         ArtifactError: the weights are missing or do not fit.
     """
-    image = backbone_image(recipe, stage, data.image())
-    if stage.weights in BEGINNINGS:
+    image, source = backbone_image(recipe, stage, data.image()), stage.source
+    if stage.earlier is not None:
+        return _read(stage.backbone, image, weights_path(folder / stage.earlier, stage.snapshot))
+    if source is None:
         return _built(stage.backbone, image, stage.seed)
-    return _read(stage.backbone, image, weights_path(folder / stage.weights, stage.snapshot))
+    if source.image is not None:
+        return _read(stage.backbone, image, weights_path(source.path, source.snapshot))
+    backbone = _built(stage.backbone.without_downloads(), image, stage.seed)
+    fitted = fit_weights(source, backbone)
+    backbone.load_state_dict({**backbone.state_dict(), **fitted.tensors})
+    tell(f"weights: {fitted.note}")
+    return backbone
 
 
 def left_by(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path) -> Backbone:
@@ -162,7 +176,7 @@ def located(path: str) -> Iterator[None]:
         raise RecipeError(f"{path}.{error}" if path else str(error)) from error
     except BackboneError as error:
         raise RecipeError(f"{path}: {error}") from error
-    except (DataError, PluginError) as error:
+    except (ArtifactError, DataError, PluginError) as error:
         raise type(error)(f"{path}: {error}") from error
 
 

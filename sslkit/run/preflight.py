@@ -25,6 +25,7 @@ from sslkit.run.networks import (
     reads,
 )
 from sslkit.run.stages import evaluation_data, pretraining_images
+from sslkit.run.weights_file import fit_weights
 from sslkit.training.device import explaining_breakdown
 from sslkit.training.handover import check_objective, check_schedule
 from sslkit.training.optimizers import build_optimizers
@@ -114,10 +115,13 @@ class Preflight:
             stage.runtime.resolve_device()
 
     def check_backbone(self, stage: Stage) -> None:
-        """Build the stage's backbone without weights and ask whether the stage can work with it."""
+        """Build the stage's backbone without weights and ask whether the stage can work with it, and whether a file of weights fits it."""
         backbone, data = _on_meta_or_cpu(partial(self._built, stage)), data_of(stage, self._data)
         with located(data_path(stage)):
             check_images(data.image(), backbone)
+        if stage.source is not None and stage.source.image is None:
+            with located(f"stages.{stage.name}.weights"):
+                fit_weights(stage.source, backbone)
         if isinstance(stage, PretrainStage):
             with located(f"stages.{stage.name}.task"):
                 check_pretraining(stage.task, backbone, data)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +84,7 @@ def _run_stage(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: RunFol
         provenance=folder.provenance(stage),
     )
     with kept_state() as changed:
-        backbone, data = begun_with(recipe, stage, data, folder.path), data_of(stage, data)
+        backbone, data = begun_with(recipe, stage, data, folder.path, partial(folder.notify, stage.key)), data_of(stage, data)
         if isinstance(stage, PretrainStage):
             result = run_pretraining(
                 stage.task,
