@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,14 +73,16 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = 
     with _errors() as out:
         from sslkit.cli.console import make_console, print_found, print_notes, progress_on_stderr
         from sslkit.data.cache import OpenedDataset
+        from sslkit.run.networks import open_data, reads
         from sslkit.run.preflight import check_recipe
 
         loaded = _load(recipe, overrides, device=device, allow_code=allow_code)
-        data = OpenedDataset(loaded.data)
+        loaded = open_data(loaded)
         with progress_on_stderr():
-            unchecked = check_recipe(replace(loaded, data=data))
-        print_found(make_console(out), data.describe())
-        print_notes(make_console(sys.stderr), data.new_notes())
+            unchecked = check_recipe(loaded)
+        for data, (first, *_) in reads(loaded, OpenedDataset.of(loaded.data)):
+            print_found(make_console(out), data.describe(), first.key if first.data else "")
+            print_notes(make_console(sys.stderr), data.new_notes())
         number = len(loaded.stages)
         typer.echo(f"{recipe}: fine, {number} stage{'s' * (number > 1)}: {', '.join(stage.key for stage in loaded.stages)}", file=out)
         for note in loaded.notes:
@@ -209,7 +211,7 @@ def copy(
 ) -> None:
     """Copy a bundled recipe to a file of your own."""
     with _errors() as out:
-        from sslkit.recipe.bundled import copy_recipe
+        from sslkit.recipe.toml import copy_recipe
 
         typer.echo(copy_recipe(name, target), file=out)
 

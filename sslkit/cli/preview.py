@@ -15,6 +15,7 @@ from sslkit.data.arrays import Arrays
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.build import build
 from sslkit.recipe.bundled import bundled_recipes, find_recipe
+from sslkit.recipe.datasets import whole
 from sslkit.recipe.describe import build_backbone_options
 from sslkit.recipe.recipe import Recipe, load_recipe
 from sslkit.recipe.toml import apply_override
@@ -30,6 +31,7 @@ from sslkit.report.pictures.views import (
     viewing_stages,
     views_sheet,
 )
+from sslkit.run.networks import open_data
 from sslkit.run.preflight import Preflight
 from sslkit.run.stages import pretraining_images
 from sslkit.views.view import View
@@ -91,7 +93,8 @@ def write_preview(
         recipe = load_recipe(find_recipe(what), settings, catalog=catalog, allow_code=allow_code or None)
         print_code(make_console(sys.stderr), recipe.code)
         name, sheets = recipe.name, _recipe_sheets(what, recipe, num_images)
-        folders = _folders(recipe.data)
+        sources = [whole(data) for data in (recipe.data, *(stage.data for stage in recipe.stages)) if data is not None]
+        folders = [folder for source in sources for folder in _folders(source)]
     return _written(name, sheets, folders, output)
 
 
@@ -185,7 +188,8 @@ def _views(task: PretextTask, dataset: Dataset, num_images: int, catalog: Catalo
 
 
 def _recipe_sheets(what: str, recipe: Recipe, num_images: int) -> list[Sheet]:
-    data, stages, evaluations = OpenedDataset(recipe.data), pretraining_stages(recipe), viewing_stages(recipe)
+    recipe = open_data(recipe)
+    data, stages, evaluations = OpenedDataset.of(recipe.data), pretraining_stages(recipe), viewing_stages(recipe)
     if not stages and not evaluations:
         what = f"{what}: no stage of it pretrains or has views"
         raise RecipeError(what, fix="name a recipe with a task, or a task; --view draws any view of its images")

@@ -38,7 +38,9 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFound(Event):
-    """What a run's data holds, before the first stage; ``stage`` is empty. ``splits`` describes each split that stages use."""
+    """What a run's data holds, before the first stage: ``stage`` is empty, or the first one with this data of its own. ``splits`` describes
+    each split that stages use.
+    """
 
     splits: Mapping[str, str]
 

@@ -76,15 +76,8 @@ class ResidentSet(ImageSet):
 
     def share(self, other: "ResidentSet") -> None:
         """Let the images be decoded and kept once if they are those of another split, whatever the labels."""
-        mine, its = self.source, other.source
-        if isinstance(mine, FileSet) and isinstance(its, FileSet):
-            same = (mine.folder, mine.image) == (its.folder, its.image) and mine.files == its.files
-        elif isinstance(mine.pixels, Tensor) and isinstance(its.pixels, Tensor):
-            same = (mine.pixels.shape, mine.pixels.dtype) == (its.pixels.shape, its.pixels.dtype) and torch.equal(mine.pixels, its.pixels)
-        else:
-            same = (len(self), self.image, self.fingerprint) == (len(other), other.image, other.fingerprint)
-        if same:
-            self._twin, self.source = other, its
+        if same_images(self.source, other.source):
+            self._twin, self.source = other, other.source
 
     def relabel(self, labels: Tensor, classes: tuple[str, ...]) -> None:
         """Count the classes in another order: (N,) int64 labels, and their names."""
@@ -240,6 +233,15 @@ class OpenedDataset(Dataset):
 
     def _note(self, notes: Iterable[str]) -> None:
         self._notes += [note for note in notes if note not in self._notes]
+
+
+def same_images(mine: ImageSet, its: ImageSet) -> bool:
+    """Whether two sets hold the same images, whatever the labels."""
+    if isinstance(mine, FileSet) and isinstance(its, FileSet):
+        return (mine.folder, mine.image) == (its.folder, its.image) and mine.files == its.files
+    if isinstance(mine.pixels, Tensor) and isinstance(its.pixels, Tensor):
+        return (mine.pixels.shape, mine.pixels.dtype) == (its.pixels.shape, its.pixels.dtype) and torch.equal(mine.pixels, its.pixels)
+    return (len(mine), mine.image, mine.fingerprint) == (len(its), its.image, its.fingerprint)
 
 
 def class_counts(images: ImageSet) -> list[int]:

@@ -16,6 +16,7 @@ from sslkit.contract.events import Observer
 from sslkit.contract.images import Dataset
 from sslkit.contract.objective import PretextTask
 from sslkit.contract.runtime import Runtime
+from sslkit.data.subset import Subset
 from sslkit.recipe.build import build, kind_of, options_of, table_of, table_with
 from sslkit.storage.json_files import dotted
 from sslkit.training.options import TrainingOptions
@@ -57,7 +58,9 @@ RUNTIME_KEYS, TRAINING_KEYS = (
 )
 _COMMON_KEYS = {
     "weights": _later({"type": "string"}),
+    "allow_missing": tuple[str, ...],
     "backbone": _later({"anyOf": [{"table": Backbone}, {"type": "object"}]}),  # or single options, which change the recipe's
+    "data": _later({"anyOf": [{"table": Dataset}, {"type": "object"}]}),  # the same
     **RUNTIME_KEYS,
 }
 PRETRAIN_KEYS: Keys = {
@@ -67,11 +70,14 @@ PRETRAIN_KEYS: Keys = {
     **TRAINING_KEYS,
     **_COMMON_KEYS,
 }
+SUBSET_KEYS: Keys = {key: option.annotation for key, option in options_of(Subset).items() if key in ("classes", "max_images")}
+"""What every table of data may have beside the options of its class."""
+
 EVALUATE_KEYS: Keys = {"evaluator": Evaluator, **_COMMON_KEYS}
 RECIPE_KEYS: Keys = {
     "name": NAME,
     "seed": _at_least(0),
-    "data": Dataset,
+    "data": _later({"table": Dataset}),  # by datasets.py, as it may ask for a part
     "backbone": _later({"table": Backbone}),
     "stages": Mapping[str, Any],
     "sweep": _later({"type": "object"}),
@@ -106,6 +112,7 @@ def json_schema(catalog: Catalog) -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     address = {"type": "string", "pattern": "^[\\w.]+:[\\w.]+$"}
     own = {"type": "object", "properties": {"name": address}, "required": ["name"]}
+    part = _schema_of(table_with("Part", SUBSET_KEYS, []), definitions)["properties"]
     for kind in KINDS:
         tables = []
         for name in catalog.names(kind):
@@ -113,7 +120,7 @@ def json_schema(catalog: Catalog) -> dict[str, Any]:
                 table = _schema_of(table_of(catalog.find(kind, name)), definitions)
             except PluginError:  # offered twice
                 continue
-            properties = {"name": {"const": name}, **table["properties"]}
+            properties = {"name": {"const": name}, **table["properties"], **(part if KINDS[kind].cls is Dataset else {})}
             tables.append({**table, "properties": properties, "required": ["name", *table.get("required", ())]})
         names = [table["properties"]["name"]["const"] for table in tables]
         definitions[kind] = {"anyOf": [{"enum": names}, address, *tables, own]}

@@ -29,7 +29,7 @@ def facts_table(run: RunFolder) -> Table:
     """What was run, on what, and what it took."""
     finished = [stage for stage in run.stages if stage.artifact.seconds]
     environments = [environment for stage in run.stages for environment in stage.artifact.environments]
-    data, identities = run.recipe.get("data"), [stage.artifact.identity for stage in run.stages]
+    identities = [stage.artifact.identity for stage in run.stages]
     tasks = [_described(identity.task.cls, identity.task.model_extra) for identity in identities if identity.task]
     backbones = [_described(identity.backbone.spec, identity.backbone.options) for identity in identities if identity.backbone]
     images = [
@@ -43,7 +43,7 @@ def facts_table(run: RunFolder) -> Table:
         seconds[stage.artifact.device] += stage.artifact.seconds
     speeds = [(stage.key, stage.throughput) for stage in finished if stage.pretrains]
     facts = {
-        "data": _described(data.get("name"), data) if isinstance(data, Mapping) else str(data or ""),
+        "data": "; ".join(_data(run.recipe)),
         "images": ", ".join(dict.fromkeys(images)),
         "pretext task": "; ".join(dict.fromkeys(tasks)),
         "backbone": "; ".join(dict.fromkeys(backbones)),
@@ -56,6 +56,21 @@ def facts_table(run: RunFolder) -> Table:
         "folder": str(run.folder),
     }
     return _facts("run", "What was run", facts)
+
+
+def _data(recipe: Mapping[str, Any]) -> Iterator[str]:
+    """The recipe's data, and what stages have of their own, with their names."""
+
+    def described(data: Any) -> str:
+        return _described(data.get("name"), data) if isinstance(data, Mapping) else str(data or "")
+
+    yield described(recipe.get("data"))
+    own: dict[str, list[str]] = {}
+    stages = recipe.get("stages")
+    for name, stage in stages.items() if isinstance(stages, Mapping) else ():
+        if isinstance(stage, Mapping) and "data" in stage:
+            own.setdefault(described(stage["data"]), []).append(str(name))
+    yield from (f"{', '.join(names)}: {data}" for data, names in own.items())
 
 
 def classes_table(run: RunFolder) -> Table | None:

@@ -12,12 +12,13 @@ from sslkit.catalog.observers import Observers
 from sslkit.contract.errors import ArtifactError, StorageError
 from sslkit.contract.events import CheckpointSaved, Event, Notice, Observer, Record, StageEnd, StageStart
 from sslkit.recipe.recipe import Recipe
-from sslkit.recipe.stages import BEGINNINGS, Stage
+from sslkit.recipe.stages import Stage
 from sslkit.recipe.toml import read_table
 from sslkit.run.artifacts import ARTIFACT, BackboneRecord
 from sslkit.run.environment import Provenance
 from sslkit.run.results import Results
 from sslkit.run.stage_folder import StageResult
+from sslkit.run.weights_file import hash_of
 from sslkit.storage.atomic import make_folder, refuse_links, remove_unfinished, writing
 from sslkit.storage.folder_lock import LOCK, RunLock
 from sslkit.storage.json_files import write_json, write_text
@@ -89,7 +90,10 @@ class RunFolder:
 
     def provenance(self, stage: Stage) -> Provenance:
         """Where the network comes from that a stage begins with; the stage that left it is finished."""
-        weights = stage.weights if stage.weights in BEGINNINGS else self._fingerprints[stage.weights]
+        weights = stage.weights if stage.earlier is None else self._fingerprints[stage.earlier]
+        if stage.source is not None:  # wherever it lies
+            missing = stage.source.allow_missing
+            weights = stage.source.fingerprint or " ".join([f"file {hash_of(stage.source.path)}", *(["without", *missing] if missing else [])])
         if stage.snapshot is not None:
             weights = f"{weights}@{stage.snapshot}"
         return Provenance(

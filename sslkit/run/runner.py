@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import PretrainStage, Stage
 from sslkit.run.environment import Surroundings
-from sslkit.run.networks import begun_with
+from sslkit.run.networks import begun_with, data_of, data_path, open_data, reads
 from sslkit.run.preflight import check, fetch_weights
 from sslkit.run.results import Results
 from sslkit.run.run_folder import RunFolder
@@ -52,6 +53,7 @@ def run_stages(
 ) -> RunResult:
     """Run a recipe's stages in order: :func:`~sslkit.report.run.run_recipe` without a report of its own."""
     request = StopRequest(should_stop or (lambda: False), max_minutes)
+    recipe = open_data(recipe)
     data = OpenedDataset.of(recipe.data)
     with _explained(request), stoppable(request.asked):
         check(recipe, data)
@@ -82,7 +84,7 @@ def _run_stage(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: RunFol
         provenance=folder.provenance(stage),
     )
     with kept_state() as changed:
-        backbone = begun_with(recipe, stage, data, folder.path)
+        backbone, data = begun_with(recipe, stage, data, folder.path, partial(folder.notify, stage.key)), data_of(stage, data)
         if isinstance(stage, PretrainStage):
             result = run_pretraining(
                 stage.task,
@@ -106,9 +108,10 @@ def _announce(recipe: Recipe, data: OpenedDataset, folder: RunFolder) -> None:
         folder.notify("run", note)
     if is_edited_in_place() and folder.has_results():
         folder.notify("run", f"{_UNTRACKED}; start over with --fresh after an edit that matters")
-    folder.observers.observe(DataFound(stage="", splits=data.describe()))
-    for note in data.new_notes():
-        folder.notify("data", note)
+    for read, (stage, *_) in reads(recipe, data):
+        folder.observers.observe(DataFound(stage=stage.key if stage.data else "", splits=read.describe()))
+        for note in read.new_notes():
+            folder.notify(data_path(stage), note)
 
 
 @contextmanager

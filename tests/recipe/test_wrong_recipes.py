@@ -171,7 +171,7 @@ WRONG_STAGES = {
     "stages.probe.evaluator=supervised": "stages.probe.weights: this evaluator trains from scratch; found 'pretrain'; allowed: \"random\"",
     "stages.probe.backbone.num_blocks=3": "stages.probe.backbone: the backbone comes from stage 'pretrain'; leave it out,"
     ' or set weights = "random"',
-    "stages.probe.epochs=5": "stages.probe.epochs: unknown key; allowed: evaluator, weights, backbone, device, precision, compile,"
+    "stages.probe.epochs=5": "stages.probe.epochs: unknown key; allowed: evaluator, weights, allow_missing, backbone, data, device, precision, compile,"
     " cuda_graphs, deterministic, channels_last, num_workers, keep_memory, log_every, checkpoint_minutes, keep_checkpoints; write stages.probe.evaluator.epochs",
 }
 

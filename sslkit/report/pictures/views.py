@@ -17,7 +17,7 @@ from sslkit.recipe.stages import EvaluateStage, PretrainStage, training_of
 from sslkit.report.picture import Picture
 from sslkit.report.pictures.grid import Panel, Sheet, draw_sheets
 from sslkit.report.pictures.sample import spread
-from sslkit.run.networks import backbone_image, untrained
+from sslkit.run.networks import backbone_image, data_of, untrained
 from sslkit.run.stages import evaluation_data
 from sslkit.training.seeds import derive_seed, global_seed, make_generator
 from sslkit.views.view import View, views_of
@@ -128,10 +128,10 @@ def views_sheet(views: Views, title: str = "") -> Sheet:
 
 
 def pretraining_stages(recipe: Recipe) -> list[PretrainStage]:
-    """One stage for each distinct task: variants of a sweep often share theirs."""
+    """One stage for each distinct task and data: variants of a sweep often share theirs."""
     distinct: list[PretrainStage] = []
     for stage in recipe.stages:
-        if isinstance(stage, PretrainStage) and all(stage.task != other.task for other in distinct):
+        if isinstance(stage, PretrainStage) and all((stage.task, stage.data) != (other.task, other.data) for other in distinct):
             distinct.append(stage)
     return distinct
 
@@ -148,13 +148,13 @@ def viewing_stages(recipe: Recipe) -> list[EvaluateStage]:
 def evaluation_views(stage: EvaluateStage, data: OpenedDataset, num_images: int) -> Views:
     """What an evaluator's views make of its training images."""
     found = training_of(stage)
-    images, options = evaluation_data(stage.evaluator, data).train, found[1].augment if found else None
+    images, options = evaluation_data(stage.evaluator, data_of(stage, data)).train, found[1].augment if found else None
     return apply_views(views_of(stage.evaluator), images, num_images=num_images, seed=stage.seed, options=options)
 
 
 def stage_views(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, num_images: int) -> Views:
     """The inputs of a stage's network at the beginning of its training; a ``DataError`` where there are no images."""
-    images = data.load("pretrain")
+    images = data_of(stage, data).load("pretrain")
     if images is None:
         raise DataError("the dataset has no images to pretrain on")
     backbone = untrained(stage.backbone, backbone_image(recipe, stage, data.image()), stage.seed)
