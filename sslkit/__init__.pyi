@@ -74,7 +74,7 @@ from .run.stages import evaluate as evaluate, pretrain as pretrain
 from .training.device import without_autocast as without_autocast
 from .training.features import extract_features as extract_features
 from .training.fit import fit as fit
-from .training.optimizers import SGD as SGD, AdamW as AdamW
+from .training.optimizers import LARS as LARS, SGD as SGD, Adam as Adam, AdamW as AdamW
 from .training.options import OnNan as OnNan, TrainingOptions as TrainingOptions
 from .training.schedules import Constant as Constant, Cosine as Cosine, Step as Step
 

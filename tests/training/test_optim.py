@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sslkit import SGD, AdamW, OptimizerFactory
-from sslkit.training.optimizers import clip_gradients, gradient_norm
+from sslkit.training.phase_optimizers import clip_gradients, gradient_norm
 
 
 def test_the_options_reach_torch():
