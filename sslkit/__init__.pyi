@@ -78,7 +78,7 @@ from .run.stages import evaluate as evaluate, pretrain as pretrain
 from .training.features import extract_features as extract_features
 from .training.fit import fit as fit
 from .training.gather import gather as gather
-from .training.optimizers import SGD as SGD, AdamW as AdamW
+from .training.optimizers import LARS as LARS, SGD as SGD, Adam as Adam, AdamW as AdamW
 from .training.options import OnNan as OnNan, TrainingOptions as TrainingOptions
 from .training.schedules import Constant as Constant, Cosine as Cosine, MultiStep as MultiStep
 from .training.teacher import Teacher as Teacher

@@ -156,12 +156,15 @@ class Objective(nn.Module, Contract):
         frozen: names of submodules that training never changes. They stay in eval mode, so that their BatchNorm statistics stay
             put, and checkpoints leave them out.
         classes: names of the classes that the method predicts, in the order of their targets; empty where it predicts none.
+        full_batches: whether every training batch must have ``batch_size`` images, as for negatives, a queue or the marginals of clusters:
+            what is left of an epoch is then dropped, and data of fewer images than a batch refused.
     """
 
     phases: tuple[str, ...] = ("main",)
     heldout_phase: str | None = cast("str | None", _OnlyPhase())
     frozen: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    full_batches: bool = False
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -217,7 +220,8 @@ class Objective(nn.Module, Contract):
     def parameter_groups(self) -> dict[str, list[dict]]:
         """Which parameters each phase trains: ``{phase: [{"params": [...], "lr_scale": 1.0, "weight_decay": 0.0}, ...]}``.
 
-        ``lr_scale`` and ``weight_decay`` are optional, and a group may hold the optimizer's own options too. By default the single phase
+        ``lr_scale`` and ``weight_decay`` are optional, and a group may hold the optimizer's own options too. A group's ``weight_decay``
+        stays as it is, unless it has a ``final_weight_decay`` as well, to which it moves along half a cosine. By default the single phase
         trains everything that requires a gradient and is not ``frozen``. Exactly one phase must train each parameter that requires one.
         """
         first, *others = self.phases
@@ -242,6 +246,11 @@ class Objective(nn.Module, Contract):
 
     def on_before_step(self, phase: str, context: TrainContext) -> None:
         """Before a phase's forward pass."""
+
+    def on_after_backward(self, phase: str, context: TrainContext) -> None:
+        """Between a phase's backward pass and its optimizer step, without gradients: cancel or change ``parameter.grad``, as DINO does of
+        its last layer. They are those of the whole batch, in their own size (no loss scale of float16), and are clipped afterwards.
+        """
 
     def on_after_step(self, phase: str, context: TrainContext) -> None:
         """After a phase's optimizer step, without gradients: move an EMA teacher (its BatchNorm buffers too)."""

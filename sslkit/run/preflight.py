@@ -28,7 +28,7 @@ from sslkit.run.stages import evaluation_data, pretraining_images
 from sslkit.run.weights_file import fit_weights
 from sslkit.training.device import explaining_breakdown
 from sslkit.training.handover import check_objective, check_schedule
-from sslkit.training.optimizers import build_optimizers
+from sslkit.training.phase_optimizers import build_optimizers
 from sslkit.training.seeds import global_seed
 from sslkit.views.view import views_of
 
@@ -167,6 +167,7 @@ class Preflight:
             objective = stage.task.build_objective(backbone, DataInfo(images.image, len(images)))
         with located(f"stages.{stage.name}"):
             check_objective(objective)
+            stage.training.drops_last(objective)
             build_optimizers(objective, stage.training.optimizers_for(objective.phases))
 
     def _built(self, stage: Stage, device: str) -> Backbone:

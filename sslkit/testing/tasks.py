@@ -159,6 +159,8 @@ def _check_training(
         bare = [names[id(parameter)] for group in groups[phase] for parameter in group["params"] if parameter.grad is None]
         missed = [name for name in bare if not any(name.startswith(prefix) for prefix in without_gradient)]
         require(not missed, f"phase {phase!r} trains {', '.join(missed)}, which no gradient reaches; if rightly so: without_gradient=[...]")
+        with torch.no_grad():
+            objective.on_after_backward(phase, state)
     return measured
 
 

@@ -16,14 +16,13 @@ from sslkit.contract.events import Notice
 from sslkit.contract.images import Batch
 from sslkit.contract.objective import Classified, Objective, Step, StepOutput
 from sslkit.training.checkpoints import Checkpoints, identity_of
-from sslkit.training.device import autocast_of
 from sslkit.training.features import BatchSource, evaluating
-from sslkit.training.handover import check_objective, check_output
+from sslkit.training.handover import check_objective
 from sslkit.training.metrics import StepLog, measure
-from sslkit.training.optimizers import clip_gradients, gradient_norm
 from sslkit.training.options import TrainingOptions
 from sslkit.training.seeds import derive_seed, global_seed
 from sslkit.training.state import TrainState
+from sslkit.training.update import Part, Update, parts_of
 
 
 class FitResult(NamedTuple):
@@ -78,7 +77,7 @@ def fit(
         keep_logits: return the logits of the predictions too, which grow with the number of classes.
 
     Raises:
-        OptionError: another fit was run for the same part of the context.
+        OptionError: another fit was run for the same part of the context; or the objective needs full batches, and there are none.
         PluginError: the objective is not what the contract says.
         ArtifactError: the checkpoint in the folder is another fit's.
         DivergedError: the loss, its gradient or the weights are no longer finite, or have exploded, and all retries of ``on_nan`` are
@@ -134,9 +133,9 @@ class _Loop:
 
     def __post_init__(self) -> None:
         self.state = TrainState(self.objective, self.train, self.training, self.context)
-        self.forward = ForwardPass(self.objective, self.train.batch_size, self.context)
+        self.part_size = self.train.batch_size // self.training.accumulate_batches
+        self.update = Update(self.state, ForwardPass(self.objective, self.part_size, self.context), self.training, self.context)
         self.log = StepLog(self.state, self.context, self.checkpoints.latest)
-        self.parameters = tuple(self.objective.parameters())  # once because walking through all modules takes as long as an operation
 
     def run(self) -> FitResult:
         """All epochs that are left, and the measurement after the last."""
@@ -163,10 +162,10 @@ class _Loop:
         for batch in self._batches(state.order):
             state.update_schedule()
             with torch.no_grad():
-                views = objective.make_views(batch, state.device_generator("views"), train=True)
+                parts = [self._views(part) for part in parts_of(batch, self.part_size)]
             logged = self.log.due
             for phase in objective.phases:
-                self._step(phase, views, len(batch.indices), logged=logged)
+                self.log.note(phase, *self.update(phase, parts, logged=logged))
             state.step += 1
             state.batch += 1
             if state.step == 1 and self.checkpoints.kept:
@@ -207,24 +206,8 @@ class _Loop:
                 return
             yield batch
 
-    def _step(self, phase: str, views: dict[str, Tensor], num_images: int, *, logged: bool) -> None:
-        """One phase: forward, backward, optimizer."""
-        state, context, max_norm = self.state, self.context, self.training.clip_grad_norm
-        objective, optimizer = self.objective, state.optimizers[phase]
-        objective.on_before_step(phase, state)
-        for parameter in self.parameters:  # of every phase: a GAN's generator leaves gradients in its discriminator
-            parameter.grad = None
-        with autocast_of(context):
-            output = self.forward(views, Step(phase, state.schedule_tensors), num_images=num_images)
-        check_output(objective, output, phase, context.stage, training=True)
-        output.loss.backward()
-        norm = gradient_norm(optimizer, context.device) if logged or max_norm is not None else None
-        if norm is not None and max_norm is not None:
-            clip_gradients(optimizer, max_norm, norm)
-        optimizer.step()
-        with torch.no_grad():
-            objective.on_after_step(phase, state)
-        self.log.note(phase, output, norm)
+    def _views(self, batch: Batch) -> Part:
+        return Part(len(batch.indices), self.objective.make_views(batch, self.state.device_generator("views"), train=True))
 
     def _pause(self, epoch: int) -> None:
         """Between two epochs: keep the network and measure it when due. The measurement after the last epoch is the fit's result."""

@@ -53,7 +53,7 @@ def _wrong(objective: Objective, problem: str, **facts: Any) -> PluginError:
     return PluginError(f"{provenance_of(type(objective))}: {problem}", **facts)
 
 
-RESERVED_METRICS = frozenset({"loss", "gradient_norm", "lr", "images_per_second", "split", "part", "step", "epoch"})
+RESERVED_METRICS = frozenset({"loss", "gradient_norm", "loss_scale", "lr", "images_per_second", "split", "part", "step", "epoch"})
 """Other entries of the log than an objective's metrics."""
 
 _NUM_PROBES = 33
