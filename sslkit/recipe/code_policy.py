@@ -12,7 +12,9 @@ from sslkit.contract.class_address import file_of
 from sslkit.contract.errors import RecipeError
 
 _ADDRESS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-_CLASS = re.compile(r"data|backbone|observers\[\d+\]|stages\.[^.]+\.(.+\.)?(task|evaluator|backbone|optimizer|schedule)|.+\.name")
+_CLASS = re.compile(
+    r"data|backbone|observers\[\d+\]|stages\.[^.]+\.(.+\.)?(task|evaluator|backbone|optimizer|schedule)|(.+\.)?decoder|.+\.name"
+)
 """The keys at which a string is a class; a table's ``name`` is one everywhere."""
 
 
