@@ -1,5 +1,6 @@
 """Every public name and its home: what type checkers read, and what ``sslkit/__init__.py`` resolves names with at run time."""
 
+from . import views as views
 from .audit.recipe_audit import audit_recipe as audit_recipe
 from .audit.task_audit import AuditOptions as AuditOptions, audit_task as audit_task
 from .backbones.from_timm import TimmBackbone as TimmBackbone
@@ -53,6 +54,7 @@ from .contract.objective import (
     Objective as Objective,
     Prediction as Prediction,
     PretextTask as PretextTask,
+    Step as Step,
     StepOutput as StepOutput,
     TrainContext as TrainContext,
 )
@@ -78,6 +80,6 @@ from .training.features import extract_features as extract_features
 from .training.fit import fit as fit
 from .training.optimizers import SGD as SGD, AdamW as AdamW
 from .training.options import OnNan as OnNan, TrainingOptions as TrainingOptions
-from .training.schedules import Constant as Constant, Cosine as Cosine, Step as Step
+from .training.schedules import Constant as Constant, Cosine as Cosine, MultiStep as MultiStep
 
 __version__: str

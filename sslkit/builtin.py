@@ -16,7 +16,7 @@ from sslkit.evaluators.finetune import FineTune, Supervised
 from sslkit.evaluators.knn import KNN
 from sslkit.evaluators.probes import ConvProbe, LinearProbe, MLPProbe
 from sslkit.training.optimizers import SGD, AdamW
-from sslkit.training.schedules import Constant, Cosine, Step
+from sslkit.training.schedules import Constant, Cosine, MultiStep
 
 
 @hookimpl
@@ -64,4 +64,4 @@ def optimizers() -> dict[str, type[OptimizerFactory]]:
 @hookimpl
 def schedules() -> dict[str, type[Schedule]]:
     """Factors on the base learning rate."""
-    return {"constant": Constant, "cosine": Cosine, "step": Step}
+    return {"constant": Constant, "cosine": Cosine, "step": MultiStep}

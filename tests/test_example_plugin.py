@@ -12,7 +12,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "sslkit-flips"
 INSPECT = """
 import torch
 from torch import Generator
-from sslkit import Backbone, Batch, DataInfo, FeatureInfo, ImageSpec, PretextTask, RecipeError, load_catalog
+from sslkit import Backbone, Batch, DataInfo, FeatureInfo, ImageSpec, PretextTask, RecipeError, Step, load_catalog
 from sslkit.recipe.build import build
 from sslkit.recipe.describe import describe
 
@@ -39,7 +39,7 @@ for original, view, label in zip(images.numpy(), views["images"].numpy(), views[
     assert (view == reverse[label](original)).all()
 assert set(views["labels"].tolist()) == {0, 1, 2, 3}
 
-output = objective(views, "main", {})
+output = objective(views, Step("main"))
 output.loss.backward()
 logits = objective.head(objective.backbone.embed(views["images"]))
 assert torch.allclose(output.loss, -logits.log_softmax(1)[torch.arange(64), views["labels"]].mean())

@@ -72,6 +72,18 @@ class Classified(NamedTuple):
         return cls(torch.cat(classes).cpu(), torch.cat(targets).cpu(), num_classes[0], joined)
 
 
+class Step(NamedTuple):
+    """What ``Objective.forward`` may know of the step that it computes the loss of.
+
+    Attributes:
+        phase: one of ``Objective.phases``.
+        schedule: the current values of ``Objective.schedules`` as 0-dim tensors, by name.
+    """
+
+    phase: str
+    schedule: Mapping[str, Tensor] = {}
+
+
 class StepOutput(NamedTuple):
     """What one forward pass of an objective returns.
 
@@ -162,13 +174,12 @@ class Objective(nn.Module, Contract):
         """
 
     @abstractmethod
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         """Compute the loss of one phase.
 
         Args:
             views: what ``make_views`` returned.
-            phase: one of ``phases``.
-            schedule: the current values of ``schedules`` as 0-dim tensors.
+            step: the phase, and the current values of ``schedules``.
         """
 
     def captions(self, views: Mapping[str, Tensor]) -> Mapping[str, Sequence[str]]:

@@ -11,7 +11,7 @@ from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.images import Batch, LabeledData
-from sslkit.contract.objective import Classified, Mean, Objective, Prediction, StepOutput, TrainContext
+from sslkit.contract.objective import Classified, Mean, Objective, Prediction, Step, StepOutput, TrainContext
 from sslkit.data.loader import Loader
 from sslkit.evaluators.feature_cache import FeatureBank, FrozenTrunk
 from sslkit.evaluators.heads import Head, HeadKind, build_head, feature_shapes
@@ -77,7 +77,7 @@ class Classifier(Objective):
         features = {f"features.{layer}": features for layer, features in bank.features(batch.indices).items()}
         return {**features, "labels": labels[bank.images_of(batch.indices)]}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         """Sum of the heads' cross-entropies, which do not touch each other under a frozen backbone; ``<layer>.top1`` of each."""
         layers = list(self.heads.keys())  # torch 2.6 cannot trace a list of the ModuleDict itself
         if "images" in views:

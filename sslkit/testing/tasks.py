@@ -13,7 +13,7 @@ from torch import Tensor
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import RunInterruptedError
 from sslkit.contract.images import Augment, Batch, DataInfo, ImageSpec
-from sslkit.contract.objective import Mean, Objective, PretextTask, StepOutput
+from sslkit.contract.objective import Mean, Objective, PretextTask, Step, StepOutput
 from sslkit.data.loader import Loader
 from sslkit.testing.promises import SEEDED, check_options, check_requirements, check_same, load_state, promises_of, require, state_of
 from sslkit.testing.specimens import CPU, IMAGE, Build, TinyBackbone, build_seeded, cpu_context, image_set, random_images
@@ -96,7 +96,7 @@ def _check_objective(objective: Objective, image: ImageSpec, without_gradient: t
     views, before = _views(objective, batch, train=False), state_of(objective.eval())
     for phase, names in trained.items():
         with torch.no_grad():
-            output = objective(views, phase, state.schedule_tensors)
+            output = objective(views, Step(phase, state.schedule_tensors))
         _check_output(output, objective.classes)
         different = ", ".join(sorted(names ^ {*output.metrics, *output.predictions}))
         promise = f"phase {phase!r} must have the same metrics and predictions in eval mode as in training"
@@ -147,7 +147,7 @@ def _check_training(
     for phase in objective.phases:
         objective.on_before_step(phase, state)
         objective.zero_grad(set_to_none=True)
-        output = objective(views, phase, state.schedule_tensors)
+        output = objective(views, Step(phase, state.schedule_tensors))
         _check_output(output, objective.classes)
         measured[phase] = {*output.metrics, *output.predictions}
         require(output.loss.requires_grad, f"the loss of phase {phase!r} depends on nothing that is trained")

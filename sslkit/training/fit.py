@@ -1,6 +1,6 @@
 """The one training loop: pretraining, probes, fine-tuning and baselines all run through :func:`fit`."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from sslkit.contract.errors import DivergedError, OptionError, RunInterruptedErr
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Notice
 from sslkit.contract.images import Batch
-from sslkit.contract.objective import Classified, Objective, StepOutput
+from sslkit.contract.objective import Classified, Objective, Step, StepOutput
 from sslkit.training.checkpoints import Checkpoints, identity_of
 from sslkit.training.device import autocast_of
 from sslkit.training.features import BatchSource, evaluating
@@ -215,7 +215,7 @@ class _Loop:
         for parameter in self.parameters:  # of every phase: a GAN's generator leaves gradients in its discriminator
             parameter.grad = None
         with autocast_of(context):
-            output = self.forward(views, phase, state.schedule_tensors, num_images=num_images)
+            output = self.forward(views, Step(phase, state.schedule_tensors), num_images=num_images)
         check_output(objective, output, phase, context.stage, training=True)
         output.loss.backward()
         norm = gradient_norm(optimizer, context.device) if logged or max_norm is not None else None
@@ -290,17 +290,17 @@ class ForwardPass:
         self._checked = not compiled
         self._full = compile_objective(objective, cuda_graphs=self._graphs) if compiled else objective
 
-    def __call__(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor], *, num_images: int) -> StepOutput:
+    def __call__(self, views: dict[str, Tensor], step: Step, *, num_images: int) -> StepOutput:
         """One phase's loss on the views of ``num_images`` images."""
         if num_images != self._batch_size:
-            return self._objective(views, phase, schedule)
+            return self._objective(views, step)
         if not self._checked:  # uncompiled once, without effect, because a compiled backbone cannot check the range of float images
             with torch.no_grad(), evaluating(self._objective), global_seed(0, self._device):
-                self._objective(views, phase, schedule)
+                self._objective(views, step)
             self._checked = True
         if self._graphs:
             torch.compiler.cudagraph_mark_step_begin()  # from here on the previous call's outputs may be overwritten
-        return self._full(views, phase, schedule)
+        return self._full(views, step)
 
 
 def compile_objective(objective: Objective, *, cuda_graphs: bool) -> Any:

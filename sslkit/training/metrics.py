@@ -12,7 +12,7 @@ from torch import Tensor
 from sslkit.contract.errors import DivergedError, RunInterruptedError
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import FitStart, HeldoutEnd, StepEnd
-from sslkit.contract.objective import Classified, Mean, StepOutput
+from sslkit.contract.objective import Classified, Mean, Step, StepOutput
 from sslkit.training.device import autocast_of
 from sslkit.training.features import BatchSource, evaluating
 from sslkit.training.handover import check_means, check_output, check_targets
@@ -173,7 +173,7 @@ def measure(
             views = objective.make_views(batch, generator, train=False)
             num_images = len(batch.indices)
             with autocast_of(context):
-                output = objective(views, phase, state.schedule_tensors)
+                output = objective(views, Step(phase, state.schedule_tensors))
             check_output(objective, output, phase, context.stage, training=False)
             loss = Mean(output.loss.float() * num_images, num_images)  # bfloat16 cannot count beyond 256
             meters.add({"loss": loss, **output.metrics})

@@ -499,6 +499,7 @@ def small(model: str) -> TimmBackbone:
     return backbone.eval()
 
 
+@pytest.mark.slow
 def test_masked_encode_is_one_graph():
     backbone = small("test_vit")
     encode = torch.compile(backbone.masked_encode, backend="eager", fullgraph=True)

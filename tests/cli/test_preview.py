@@ -43,7 +43,7 @@ class Mine(Objective):
         assert batch.images.shape[1] == 3
         return {"mirrored": batch.images.flip(-1)}
 
-    def forward(self, views, phase, schedule):
+    def forward(self, views, step):
         raise NotImplementedError
 
 

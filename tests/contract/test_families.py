@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sslkit import RunInterruptedError, StepEnd
+from sslkit import RunInterruptedError, Step, StepEnd
 from sslkit.contract.events import Event
 from sslkit.data.loader import Loader
 from sslkit.storage.tensor_file import load_tensors
@@ -104,7 +104,7 @@ def test_runs_in_eval_mode_without_moving_its_buffers(family: Family) -> None:
     views = objective.make_views(batch, torch.Generator(), train=False)
     schedule = {name: torch.tensor(value(0.5)) for name, value in objective.schedules().items()}
     with torch.no_grad():
-        losses = [objective(views, phase, schedule).loss for phase in objective.phases]
+        losses = [objective(views, Step(phase, schedule)).loss for phase in objective.phases]
     assert all(loss.isfinite() for loss in losses)
     assert_same(objective.state_dict(), before)
 

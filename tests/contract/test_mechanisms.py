@@ -7,7 +7,20 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from sslkit import SGD, BackboneError, Batch, DataError, DataInfo, ImageSpec, Objective, OptionError, TrainContext, TrainingOptions, fit
+from sslkit import (
+    SGD,
+    BackboneError,
+    Batch,
+    DataError,
+    DataInfo,
+    ImageSpec,
+    Objective,
+    OptionError,
+    Step,
+    TrainContext,
+    TrainingOptions,
+    fit,
+)
 from sslkit.contract.evaluator import RunContext
 from sslkit.data.loader import Loader
 from sslkit.training.seeds import derive_seed, global_seed, make_generator
@@ -38,8 +51,8 @@ def make_generator_for(purpose: str) -> Generator:
     return make_generator(derive_seed(purpose))
 
 
-def schedule_of(objective: Objective, progress: float = 0.5) -> dict[str, Tensor]:
-    return {name: torch.tensor(value(progress)) for name, value in objective.schedules().items()}
+def step_of(objective: Objective, progress: float = 0.5) -> Step:
+    return Step("main", {name: torch.tensor(value(progress)) for name, value in objective.schedules().items()})
 
 
 # ------------------------------------------------------------------------------------------- rotation, jigsaw, colorization
@@ -229,9 +242,9 @@ def test_the_dino_centre_moves_only_in_training_and_in_float32(autocast: torch.d
     assert isinstance(objective, SelfDistillation)
     views = views_of(objective, first_batch())
     with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
-        objective.eval()(views, "main", schedule_of(objective))
+        objective.eval()(views, step_of(objective))
         assert not objective.center.any()
-        objective.train()(views, "main", schedule_of(objective))
+        objective.train()(views, step_of(objective))
         expected = 0.1 * objective.teacher(views["global"]).float().mean(dim=0)
     assert objective.center.dtype == torch.float32
     torch.testing.assert_close(objective.center, expected)

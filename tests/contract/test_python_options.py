@@ -28,11 +28,11 @@ from sslkit import (
     FineTune,
     ImageFolder,
     LinearProbe,
+    MultiStep,
     Objective,
     OptionError,
     PretextTask,
     SemiSupervised,
-    Step,
     TrainingOptions,
     evaluate,
     pretrain,
@@ -112,7 +112,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: SGD(nesterov=1), "nesterov: must be true or false; found 1"),
     (lambda: AdamW(betas=(0.9,)), "betas: must be a tuple of 2 values; found (0.9,)"),
     (lambda: AdamW(betas=(0.9, "1")), "betas[1]: must be a number; found '1'"),
-    (lambda: Step(milestones=3), "milestones: must be a tuple of numbers; found 3; write (3,)"),
+    (lambda: MultiStep(milestones=3), "milestones: must be a tuple of numbers; found 3; write (3,)"),
     (lambda: Augment(horizontal_flip=1), "horizontal_flip: must be true or false; found 1"),
     (lambda: Runtime(precision="bf16"), "precision: must be 'auto' or 'bfloat16' or 'tf32' or 'float32'; found 'bf16'"),
     (lambda: Runtime(compile="yes"), "compile: must be true or false or 'auto'; found 'yes'"),
@@ -172,7 +172,7 @@ def test_what_is_meant_passes():
     assert ImageFolder(root=Path("photos")) == ImageFolder(root=Path("photos"))
     assert Foreign(angles=[1, 2], weights={"a": 1}, mode=2, optimizer=AdamW()).mode == 2
     assert Plain(depth=2, note=object()).depth == 2
-    assert TrainingOptions(optimizer={"main": SGD()}, schedule=Step(milestones=[1, 2.5]))
+    assert TrainingOptions(optimizer={"main": SGD()}, schedule=MultiStep(milestones=[1, 2.5]))
 
 
 def test_objects_are_what_they_were_without_a_door():

@@ -20,10 +20,10 @@ from sslkit import (
     Event,
     FineTune,
     LinearProbe,
+    MultiStep,
     Observer,
     RecipeError,
     SemiSupervised,
-    Step,
     Supervised,
     TrainingOptions,
     load_recipe,
@@ -53,7 +53,7 @@ CATALOG = Catalog.of(
     datasets={"digits": Digits},
     evaluators={"linear_probe": LinearProbe, "finetune": FineTune, "supervised": Supervised, "knn": KNN, "semi_supervised": SemiSupervised},
     optimizers={"sgd": SGD, "adamw": AdamW},
-    schedules={"step": Step, "cosine": Cosine, "constant": Constant},
+    schedules={"step": MultiStep, "cosine": Cosine, "constant": Constant},
     observers={"quiet": Quiet},
 )
 
@@ -155,7 +155,11 @@ def test_a_recipe_becomes_typed_parts():
     assert isinstance(probe, EvaluateStage)
     assert (pretrain.task, pretrain.evaluate_every, pretrain.weights) == (Rotation(), 2, "random")
     assert pretrain.training == TrainingOptions(
-        epochs=3, batch_size=32, augment=Augment(crop_padding=2), optimizer=AdamW(lr=0.01), schedule=Step(milestones=(1, 2.5), gamma=0.2)
+        epochs=3,
+        batch_size=32,
+        augment=Augment(crop_padding=2),
+        optimizer=AdamW(lr=0.01),
+        schedule=MultiStep(milestones=(1, 2.5), gamma=0.2),
     )
     assert probe.evaluator == LinearProbe(layers=("conv1", "conv2"), epochs=2, augment=Augment(horizontal_flip=True))
     assert recipe.stage("more").training == TrainingOptions(optimizer={"main": SGD(lr=0.5)})

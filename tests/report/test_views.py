@@ -51,7 +51,7 @@ class FakeObjective(Objective):
     def make_views(self, batch, generator, *, train):
         return self.task.make(batch.images, generator)
 
-    def forward(self, views, phase, schedule):
+    def forward(self, views, step):
         raise NotImplementedError
 
     def captions(self, views):

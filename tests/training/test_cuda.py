@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from sslkit import (
     RunFailedError,
     RunInterruptedError,
     SemiSupervised,
+    Step,
     StepEnd,
     StepOutput,
     TrainingOptions,
@@ -268,9 +269,9 @@ def test_tf32_is_used_where_it_is_asked_for():
 class Greedy(Brightness):
     """Wants more memory than any GPU has."""
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         torch.empty(2**46, dtype=torch.uint8, device=views["images"].device)
-        return super().forward(views, phase, schedule)
+        return super().forward(views, step)
 
 
 def test_memory_that_does_not_suffice_is_said_in_one_line():

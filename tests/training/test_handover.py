@@ -251,9 +251,9 @@ class Odd(Objective):
     def make_views(self, batch, generator, *, train):
         return self.inner.make_views(batch, generator, train=train)
 
-    def forward(self, views, phase, schedule):
+    def forward(self, views, step):
         change = CHANGES.get(self._change, CHANGES["nothing"])  # subclasses change something else
-        return change(self.inner(views, phase, schedule), self.training)
+        return change(self.inner(views, step), self.training)
 
 
 class Scheduled(Odd):

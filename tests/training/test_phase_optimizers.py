@@ -34,8 +34,8 @@ class Grouped(Brightness):
     def on_before_step(self, phase, context) -> None:
         self._late = context.step >= 2
 
-    def forward(self, views, phase, schedule):
-        output = super().forward(views, phase, schedule)
+    def forward(self, views, step):
+        output = super().forward(views, step)
         return output._replace(loss=output.loss + (self.late - 1).square().sum()) if self.training and self._late else output
 
 

@@ -1,5 +1,4 @@
 import contextlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -7,7 +6,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
-from sslkit import Batch, MLPProbe, RunFailedError, RunInterruptedError, StepEnd, StepOutput, TrainingOptions, evaluate, fit, pretrain
+from sslkit import Batch, MLPProbe, RunFailedError, RunInterruptedError, Step, StepEnd, StepOutput, TrainingOptions, evaluate, fit, pretrain
 from sslkit.contract.events import Event, FitStart
 from sslkit.data.loader import Loader
 from sslkit.training.fit import FitResult
@@ -75,7 +74,7 @@ class Normalised(Brightness):
         (self.seen if train else self.measured).append(batch.indices)
         return super().make_views(batch, generator, train=train)
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         features = self.backbone.embed(views["images"])
         parts = features.tensor_split(2) if self.halves else [features]
         error = self.head(torch.cat([self.norm(part) for part in parts])).squeeze(1) - views["targets"]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from sslkit import Backbone, Batch, DataInfo, Mean, Objective, OptionError, Prediction, PretextTask, StepOutput, without_autocast
+from sslkit import Backbone, Batch, DataInfo, Mean, Objective, OptionError, Prediction, PretextTask, Step, StepOutput, without_autocast
 
 AXES = {"none": (), "horizontal": (-1,), "vertical": (-2,), "both": (-2, -1)}
 """The axes of (N, C, H, W) images that each flip reverses."""
@@ -57,7 +57,7 @@ class FlipPrediction(Objective):
         flipped = torch.stack([batch.images.flip(axes) for axes in self.axes])  # (K, N, C, H, W): a few copies, but no loop over images
         return {"images": flipped[labels, torch.arange(num_images, device=device)], "labels": labels}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         """Also measures ``top1``: how often the flip is recognised, in percent."""
         features = self.backbone.embed(views["images"])
         with without_autocast(features.device):

@@ -9,7 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from sslkit import Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, Prediction, PretextTask, StepOutput, without_autocast
+from sslkit import (
+    Backbone,
+    Batch,
+    DataInfo,
+    ImageSpec,
+    Mean,
+    Objective,
+    OptionError,
+    Prediction,
+    PretextTask,
+    Step,
+    StepOutput,
+    without_autocast,
+)
 from sslkit_rotnet.transforms import MIN_SIDE, NAMED, Interpolation, Transform, is_exact, rotation, transform_all
 
 QUARTERS = (0, 90, 180, 270)
@@ -105,7 +118,7 @@ class TransformPrediction(Objective):
         labels = torch.arange(len(self.transforms), device=batch.images.device).repeat_interleave(len(batch.images))
         return {"images": transform_all(batch.images, self.transforms, self.interpolation), "labels": labels}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         """Also measures ``top1``: how often the transform is recognised, in percent."""
         features = self.backbone.embed(views["images"])
         with without_autocast(features.device):

@@ -1,14 +1,14 @@
 """What does the teacher say of the other view? Grill et al. 2020 (arXiv:2006.07733)."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataInfo, Objective, PretextTask, StepOutput, TrainContext
+from sslkit import Backbone, Batch, DataInfo, Objective, PretextTask, Step, StepOutput, TrainContext
 from tests.contract.miniatures.random_views import random_brightness, random_crop
 from tests.contract.miniatures.teacher import Teacher
 
@@ -43,7 +43,7 @@ class Bootstrap(Objective):
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         return {name: random_brightness(random_crop(batch.images, self.options.crop, generator), generator) for name in ("one", "two")}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         loss = self._distance(views["one"], views["two"]) + self._distance(views["two"], views["one"])
         return StepOutput(loss.mean(), {})
 

@@ -1,6 +1,5 @@
 """Which colours? Zhang et al. 2016 (arXiv:1603.08511), as a regression. The backbone sees the lightness alone."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -8,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataError, DataInfo, ImageSpec, Objective, PretextTask, StepOutput
+from sslkit import Backbone, Batch, DataError, DataInfo, ImageSpec, Objective, PretextTask, Step, StepOutput
 
 
 @final
@@ -34,7 +33,7 @@ class ChromaRegression(Objective):
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         return {"images": batch.images, "chroma": chroma(batch.images)}  # rgb: the backbone itself converts it to lightness
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         predicted = self.head(self.backbone(views["images"], [self.layer])[self.layer])
         wanted = F.adaptive_avg_pool2d(views["chroma"], predicted.shape[-2:])
         return StepOutput(F.mse_loss(predicted.float(), wanted), {})

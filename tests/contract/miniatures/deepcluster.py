@@ -1,6 +1,5 @@
 """Which cluster? Caron et al. 2018 (arXiv:1807.05520). Images are clustered anew before each epoch; the clusters are the labels."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -8,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataInfo, Mean, Objective, OptionError, PretextTask, StepOutput, TrainContext
+from sslkit import Backbone, Batch, DataInfo, Mean, Objective, OptionError, PretextTask, Step, StepOutput, TrainContext
 
 
 @final
@@ -49,7 +48,7 @@ class ClusterClassification(Objective):
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         return {"images": batch.images, "labels": self.clusters[batch.indices]}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         logits = self.head(self.backbone.embed(views["images"]))
         correct = logits.argmax(dim=1) == views["labels"]
         return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(correct * 100.0)})

@@ -1,6 +1,6 @@
 """Which prototype does the teacher choose? Caron et al. 2021 (arXiv:2104.14294). Multi-crop; the teacher is exported."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataInfo, Objective, PretextTask, StepOutput, TrainContext
+from sslkit import Backbone, Batch, DataInfo, Objective, PretextTask, Step, StepOutput, TrainContext
 from tests.contract.miniatures.random_views import random_brightness, random_crop
 from tests.contract.miniatures.teacher import Teacher
 
@@ -48,9 +48,9 @@ class SelfDistillation(Objective):
         crops = {name: torch.cat([random_crop(batch.images, size, generator) for _ in range(2)]) for name, size in sizes.items()}
         return {name: random_brightness(images, generator) for name, images in crops.items()}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         taught = self.teacher(views["global"]).float()  # (2N, K)
-        targets = ((taught - self.center) / schedule["temperature"]).softmax(dim=1).chunk(2)
+        targets = ((taught - self.center) / step.schedule["temperature"]).softmax(dim=1).chunk(2)
         crops = [crop for name in ("global", "local") for crop in self.head(self.backbone.embed(views[name])).float().chunk(2)]
         pairs = [(target, crop) for i, target in enumerate(targets) for j, crop in enumerate(crops) if i != j]
         if self.training:  # in float32: in bfloat16 a small step would be rounded away

@@ -1,6 +1,5 @@
 """Which image was this made from? Dosovitskiy et al. 2014 (arXiv:1406.6909). A subset of the images are surrogate classes."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -8,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataInfo, Mean, Objective, OptionError, PretextTask, StepOutput, TrainContext
+from sslkit import Backbone, Batch, DataInfo, Mean, Objective, OptionError, PretextTask, Step, StepOutput, TrainContext
 from tests.contract.miniatures.random_views import random_brightness
 
 
@@ -51,7 +50,7 @@ class SurrogateClassification(Objective):
         labels = torch.searchsorted(self.exemplars, batch.indices)
         return {"images": random_brightness(batch.images, generator), "labels": labels}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         logits = self.head(self.backbone.embed(views["images"]))
         correct = logits.argmax(dim=1) == views["labels"]
         return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(correct * 100.0)})

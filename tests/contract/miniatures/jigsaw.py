@@ -1,6 +1,5 @@
 """In which order were the tiles? Noroozi & Favaro 2016 (arXiv:1603.09246). The backbone is built for a tile."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import permutations
 from typing import final
@@ -9,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, PretextTask, StepOutput
+from sslkit import Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, PretextTask, Step, StepOutput
 
 
 @final
@@ -49,7 +48,7 @@ class PermutationPrediction(Objective):
         shuffled = tiles[torch.arange(len(images), device=device)[:, None], self.permutations[labels]]
         return {"tiles": shuffled.transpose(0, 1).flatten(0, 1), "labels": labels}  # place after place
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         features = self.backbone.embed(views["tiles"]).unflatten(0, (self.grid**2, -1))  # (grid², N, D)
         logits = self.head(features.transpose(0, 1).flatten(1))
         correct = logits.argmax(dim=1) == views["labels"]

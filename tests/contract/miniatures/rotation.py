@@ -1,6 +1,5 @@
 """Which way up? Gidaris et al. 2018 (arXiv:1803.07728)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -8,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataInfo, Mean, Objective, PretextTask, StepOutput
+from sslkit import Backbone, Batch, DataInfo, Mean, Objective, PretextTask, Step, StepOutput
 
 
 @final
@@ -29,7 +28,7 @@ class RotationPrediction(Objective):
         labels = torch.arange(4, device=batch.images.device).repeat_interleave(len(batch.images))
         return {"images": torch.cat([batch.images.rot90(turns, (-2, -1)) for turns in range(4)]), "labels": labels}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         logits = self.head(self.backbone.embed(views["images"]))
         correct = logits.argmax(dim=1) == views["labels"]
         return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(correct * 100.0)})

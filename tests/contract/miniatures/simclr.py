@@ -1,6 +1,5 @@
 """Which other view is of the same image? Chen et al. 2020 (arXiv:2002.05709)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -8,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataInfo, Mean, Objective, PretextTask, StepOutput
+from sslkit import Backbone, Batch, DataInfo, Mean, Objective, PretextTask, Step, StepOutput
 from tests.contract.miniatures.random_views import random_brightness, random_crop
 
 
@@ -40,7 +39,7 @@ class NTXent(Objective):
         crops = torch.cat([random_crop(batch.images, self.options.crop, generator) for _ in range(2)])
         return {"images": random_brightness(crops, generator)}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         z = F.normalize(self.projector(self.backbone.embed(views["images"])).float())  # (2N, D), the partner of i is i + N
         itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
         logits = (z @ z.T / self.options.temperature).masked_fill(itself, -torch.inf)
