@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 

@@ -5,24 +5,30 @@ from torch import Tensor
 
 
 class Moments:
-    """Mean and standard deviation of each channel of more images than fit into memory, in float64. Chan, Golub & LeVeque 1979."""
+    """Mean and standard deviation of each channel of more images than fit into memory, in float64. Chan, Golub & LeVeque 1979.
+
+    Attributes:
+        count: values of each channel so far.
+        mean: (C,) float64.
+        squares: (C,) float64, the sum of the squared distances from the mean.
+    """
 
     def __init__(self, num_chs: int) -> None:
         self.count = 0
         self.mean = torch.zeros(num_chs, dtype=torch.float64)
-        self._squares = torch.zeros(num_chs, dtype=torch.float64)  # of the distances from the mean, summed
+        self.squares = torch.zeros(num_chs, dtype=torch.float64)
 
     @property
     def std(self) -> Tensor:
         """(C,) float64, of the population."""
-        return (self._squares / max(1, self.count)).sqrt()
+        return (self.squares / max(1, self.count)).sqrt()
 
     def add(self, images: Tensor) -> None:
         """Count (N, C, H, W) images of any floating-point type."""
         values = images.double()
         other = Moments(values.shape[1])
         other.count, other.mean = values[:, 0].numel(), values.mean(dim=(0, 2, 3))
-        other._squares = (values - other.mean[:, None, None]).square_().sum(dim=(0, 2, 3))
+        other.squares = (values - other.mean[:, None, None]).square_().sum(dim=(0, 2, 3))
         self.merge(other)
 
     def merge(self, other: "Moments") -> None:
@@ -31,5 +37,5 @@ class Moments:
         if other.count:
             distance = other.mean - self.mean
             self.mean = self.mean + distance * (other.count / total)
-            self._squares = self._squares + other._squares + distance.square() * (self.count * other.count / total)
+            self.squares = self.squares + other.squares + distance.square() * (self.count * other.count / total)
             self.count = total

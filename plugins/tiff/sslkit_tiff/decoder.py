@@ -1,7 +1,5 @@
 """The decoder of TIFF files: the first image of a file, with all of its bands."""
 
-import importlib
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +8,11 @@ from typing import Any, BinaryIO, ClassVar, final
 import numpy as np
 
 from sslkit import ImageDecoder, ImageHeader, OptionError
+
+try:
+    import tifffile
+except ImportError:  # an optional dependency: the plugin is there without it, and says so when it is used
+    tifffile = None
 
 
 @final
@@ -23,7 +26,7 @@ class Tiff(ImageDecoder):
     suffixes: ClassVar[tuple[str, ...]] = (".tif", ".tiff")
 
     def __post_init__(self) -> None:
-        if importlib.util.find_spec("tifffile") is None:
+        if tifffile is None:
             raise OptionError("", "the decoder of TIFF files needs tifffile, which is not installed", fix='pip install "sslkit[tiff]"')
 
     def header(self, file: BinaryIO) -> ImageHeader:
@@ -45,8 +48,9 @@ class Tiff(ImageDecoder):
 
 @contextmanager
 def _first_image(file: BinaryIO) -> Iterator[Any]:
-    """What tifffile calls a series: pages that belong together. Imported late, as a catalog is loaded without it."""
-    with importlib.import_module("tifffile").TiffFile(file) as opened:
+    """What tifffile calls a series: pages that belong together."""
+    assert tifffile is not None
+    with tifffile.TiffFile(file) as opened:
         if not opened.series:
             raise ValueError("there is no image in it")
         yield opened.series[0]
