@@ -43,6 +43,8 @@ from .contract.images import (
     Batch as Batch,
     DataInfo as DataInfo,
     Dataset as Dataset,
+    ImageDecoder as ImageDecoder,
+    ImageHeader as ImageHeader,
     ImageSet as ImageSet,
     ImageSpec as ImageSpec,
     LabeledData as LabeledData,
