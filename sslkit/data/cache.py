@@ -302,15 +302,6 @@ class OpenedDataset(Dataset):
         self._notes += [note for note in notes if note not in self._notes]
 
 
-def same_images(mine: ImageSet, its: ImageSet) -> bool:
-    """Whether two sets hold the same images, whatever the labels."""
-    if isinstance(mine, FileSet) and isinstance(its, FileSet):
-        return (mine.folder, mine.image) == (its.folder, its.image) and mine.files == its.files
-    if isinstance(mine.pixels, Tensor) and isinstance(its.pixels, Tensor):
-        return (mine.pixels.shape, mine.pixels.dtype) == (its.pixels.shape, its.pixels.dtype) and torch.equal(mine.pixels, its.pixels)
-    return (len(mine), mine.image, mine.fingerprint) == (len(its), its.image, its.fingerprint)
-
-
 def class_counts(images: ImageSet) -> list[int]:
     """How many images each class has; empty without labels."""
     return [] if images.labels is None else images.labels.bincount(minlength=len(images.classes)).tolist()

@@ -91,8 +91,8 @@ class Overflowing(Brightness):
         self.slope = slope
         self.biases: list[float] = []
 
-    def forward(self, views, phase, schedule) -> StepOutput:
-        output = super().forward(views, phase, schedule)
+    def forward(self, views, step) -> StepOutput:
+        output = super().forward(views, step)
         nothing = (self.head.bias - self.head.bias.detach()).sum()
         if self.training:
             nothing.register_hook(lambda gradient: (self.slope * gradient).half().float())
@@ -132,10 +132,10 @@ def test_each_phase_has_a_scale_of_its_own():
     forward = objective.forward
     steep = next(iter(objective.parameter_groups()["generator"][0]["params"]))
 
-    def overflowing(views, phase, schedule) -> StepOutput:
-        output = forward(views, phase, schedule)
+    def overflowing(views, step) -> StepOutput:
+        output = forward(views, step)
         nothing = (steep - steep.detach()).sum()
-        if phase == "generator":
+        if step.phase == "generator":
             nothing.register_hook(lambda gradient: gradient * math.inf)
         return output._replace(loss=output.loss + nothing)
 

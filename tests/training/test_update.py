@@ -50,8 +50,8 @@ class Parted(Brightness):
         self.parts.append(batch.indices)
         return super().make_views(batch, generator, train=train)
 
-    def forward(self, views, phase, schedule) -> StepOutput:
-        output = super().forward(views, phase, schedule)
+    def forward(self, views, step) -> StepOutput:
+        output = super().forward(views, step)
         dark = views["targets"] < 0.5
         own = {"dark": Mean(dark.sum(), len(dark)), "of_the_dark": Mean((views["targets"] * dark).sum(), dark.sum())}
         return output._replace(metrics={**output.metrics, **own})
@@ -96,7 +96,7 @@ def test_every_phase_trains_on_the_same_views_in_parts():
     run(whole, short(epochs=1, optimizer=SGD(lr=0.01)))
     views: list[int] = []
     forward = parted.forward
-    parted.forward = lambda given, phase, schedule: (views.append(id(given)), forward(given, phase, schedule))[1]
+    parted.forward = lambda given, step: (views.append(id(given)), forward(given, step))[1]
     run(parted, short(epochs=1, accumulate_batches=2, optimizer=SGD(lr=0.01)))
     assert views[:2] == views[2:4]
     assert all(tensor.isfinite().all() for tensor in parted.state_dict().values())
@@ -222,7 +222,7 @@ class Everything(Brightness):
         super().__init__(dropout=0.3)
         self.norm = nn.GroupNorm(1, 8)
 
-    def forward(self, views, phase, schedule) -> StepOutput:
+    def forward(self, views, step) -> StepOutput:
         error = self.head(self.norm(self.backbone.embed(views["images"]))).squeeze(1) - views["targets"]
         nothing = (self.head.bias - self.head.bias.detach()).sum()
         if self.training:
