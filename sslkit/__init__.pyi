@@ -1,5 +1,6 @@
 """Every public name and its home: what type checkers read, and what ``sslkit/__init__.py`` resolves names with at run time."""
 
+from . import views as views
 from .audit.recipe_audit import audit_recipe as audit_recipe
 from .audit.task_audit import AuditOptions as AuditOptions, audit_task as audit_task
 from .backbones.from_timm import TimmBackbone as TimmBackbone

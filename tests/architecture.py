@@ -190,7 +190,7 @@ def foreign_imports(tree: ast.Module, package: str) -> list[str]:
     found = []
     for name in imports(tree):
         top, _, rest = name.module.partition(".")
-        public = rest in {"", "testing"} or ("." not in rest and rest not in ROOMS)
+        public = rest in {"", "testing", "views"} or ("." not in rest and rest not in ROOMS)
         if name.module.startswith(".") or (top == "sslkit" and not public) or (top.startswith("sslkit_") and top != package):
             found.append(f"line {name.line}: {name.module}")
     return found
