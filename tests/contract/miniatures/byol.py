@@ -5,11 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from sslkit import Backbone, Batch, DataInfo, Objective, PretextTask, Step, StepOutput, Teacher, TrainContext, projector
-from tests.contract.miniatures.random_views import random_brightness, random_crop
+from sslkit.views import color_jitter, random_resized_crop
 
 
 @final
@@ -39,15 +40,13 @@ class Bootstrap(Objective):
         return {"momentum": lambda progress: 1 - (1 - self.options.momentum) * (1 + math.cos(math.pi * progress)) / 2}
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
-        return {name: random_brightness(random_crop(batch.images, self.options.crop, generator), generator) for name in ("one", "two")}
+        images = torch.cat([random_resized_crop(batch.images, size=self.options.crop, generator=generator) for _ in range(2)])
+        return {"images": color_jitter(images, brightness=0.5, hue=0.1, generator=generator)}
 
     def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
-        loss = self._distance(views["one"], views["two"]) + self._distance(views["two"], views["one"])
-        return StepOutput(loss.mean(), {})
-
-    def _distance(self, seen: Tensor, predicted: Tensor) -> Tensor:
-        online = self.predictor(self.projector(self.backbone.embed(seen)))
-        return 2 - 2 * F.cosine_similarity(online, self.teacher(predicted))
+        predicted = self.predictor(self.projector(self.backbone.embed(views["images"])))  # (2N, D), view after view
+        other = self.teacher(views["images"]).roll(len(predicted) // 2, dims=0)
+        return StepOutput(2 * (2 - 2 * F.cosine_similarity(predicted, other)).mean(), {})
 
     def on_after_step(self, phase: str, context: TrainContext) -> None:
         self.teacher.update(context.schedule["momentum"])
