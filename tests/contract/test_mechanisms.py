@@ -240,7 +240,7 @@ def test_the_byol_teacher_is_the_moving_average_of_parameters_and_batchnorm_stat
     assert "backbone.stem.1.running_var" in expected
     for name, value in objective.teacher.state_dict().items():
         torch.testing.assert_close(value, expected[name])
-    assert int(objective.teacher.state_dict()["backbone.stem.1.num_batches_tracked"]) == 9  # counters are copied
+    assert int(objective.teacher.state_dict()["backbone.stem.1.num_batches_tracked"]) == 2 * 9  # counters are copied
     assert not any(p.requires_grad for p in objective.teacher.parameters())
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
@@ -40,13 +39,17 @@ class Bootstrap(Objective):
         return {"momentum": lambda progress: 1 - (1 - self.options.momentum) * (1 + math.cos(math.pi * progress)) / 2}
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
-        images = torch.cat([random_resized_crop(batch.images, size=self.options.crop, generator=generator) for _ in range(2)])
-        return {"images": color_jitter(images, brightness=0.5, hue=0.1, generator=generator)}
+        crops = [random_resized_crop(batch.images, size=self.options.crop, generator=generator) for _ in range(2)]
+        one, two = (color_jitter(crop, brightness=0.5, hue=0.1, generator=generator) for crop in crops)
+        return {"one": one, "two": two}
 
     def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
-        predicted = self.predictor(self.projector(self.backbone.embed(views["images"])))  # (2N, D), view after view
-        other = self.teacher(views["images"]).roll(len(predicted) // 2, dims=0)
-        return StepOutput(2 * (2 - 2 * F.cosine_similarity(predicted, other)).mean(), {})
+        loss = self._distance(views["one"], views["two"]) + self._distance(views["two"], views["one"])
+        return StepOutput(loss.mean(), {})
+
+    def _distance(self, seen: Tensor, other: Tensor) -> Tensor:
+        predicted = self.predictor(self.projector(self.backbone.embed(seen)))
+        return 2 - 2 * F.cosine_similarity(predicted, self.teacher(other))
 
     def on_after_step(self, phase: str, context: TrainContext) -> None:
         self.teacher.update(context.schedule["momentum"])

@@ -45,9 +45,7 @@ class SelfDistillation(Objective):
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         sizes, scales = (self.options.global_crop, self.options.local_crop), ((0.4, 1.0), (0.05, 0.4))
         crops = multi_crop(batch.images, size=sizes, num_crops=(2, 2), scale=scales, generator=generator)
-        return {
-            name: color_jitter(crop, brightness=0.5, generator=generator) for name, crop in zip(("global", "local"), crops, strict=True)
-        }
+        return dict(zip(("global", "local"), [color_jitter(crop, brightness=0.5, generator=generator) for crop in crops], strict=True))
 
     def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         taught = self.teacher(views["global"])  # (2N, K)
