@@ -40,8 +40,7 @@ class Bootstrap(Objective):
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         crops = [random_resized_crop(batch.images, size=self.options.crop, generator=generator) for _ in range(2)]
-        one, two = (color_jitter(crop, brightness=0.5, hue=0.1, generator=generator) for crop in crops)
-        return {"one": one, "two": two}
+        return {name: color_jitter(crop, brightness=0.5, generator=generator) for name, crop in zip(("one", "two"), crops, strict=True)}
 
     def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         loss = self._distance(views["one"], views["two"]) + self._distance(views["two"], views["one"])

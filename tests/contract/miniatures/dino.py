@@ -36,7 +36,7 @@ class SelfDistillation(Objective):
         super().__init__(backbone)
         self.options = options
         self.head = Linear(backbone.width, options.num_prototypes)
-        self.teacher = Teacher(backbone, self.head)
+        self.teacher = Teacher(backbone, self.head, statistics="batch")
         self.register_buffer("center", torch.zeros(options.num_prototypes))
 
     def schedules(self) -> dict[str, Callable[[float], float]]:
