@@ -47,7 +47,7 @@ def test_the_best_classifier_of_each_stage_is_taken(tmp_path: Path):
     leave(tmp_path, "snapshots/epoch=1", DIGITS, conv3=predicted(10))
     finish(tmp_path, "finetune")  # predicted nothing
     found = read_matrices(tmp_path, RECIPE)
-    assert [(matrix.stage, matrix.name) for matrix in found] == [("pretrain", "head"), ("probe", "conv2")]
+    assert [(matrix.stage, matrix.name) for matrix in found] == [("pretrain", "transform"), ("probe", "conv2")]
     assert found[0].classes == ("0°", "90°")
     given = predicted(10, right=0.9, seed=1)
     assert found[1].top1 == pytest.approx(100 * float((given.classes == given.targets).float().mean()))

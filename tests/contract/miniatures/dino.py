@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from sslkit import Backbone, Batch, DataInfo, Linear, Objective, PretextTask, Step, StepOutput, Teacher, TrainContext
-from tests.contract.miniatures.random_views import random_brightness, random_crop
+from sslkit.views import color_jitter, multi_crop
 
 
 @final
@@ -36,16 +36,16 @@ class SelfDistillation(Objective):
         super().__init__(backbone)
         self.options = options
         self.head = Linear(backbone.width, options.num_prototypes)
-        self.teacher = Teacher(backbone, self.head)
+        self.teacher = Teacher(backbone, self.head, statistics="batch")
         self.register_buffer("center", torch.zeros(options.num_prototypes))
 
     def schedules(self) -> dict[str, Callable[[float], float]]:
         return {"momentum": lambda progress: 0.9 + 0.1 * progress, "temperature": lambda progress: 0.04 + 0.03 * progress}
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
-        sizes = {"global": self.options.global_crop, "local": self.options.local_crop}
-        crops = {name: torch.cat([random_crop(batch.images, size, generator) for _ in range(2)]) for name, size in sizes.items()}
-        return {name: random_brightness(images, generator) for name, images in crops.items()}
+        sizes, scales = (self.options.global_crop, self.options.local_crop), ((0.4, 1.0), (0.05, 0.4))
+        crops = multi_crop(batch.images, size=sizes, num_crops=(2, 2), scale=scales, generator=generator)
+        return dict(zip(("global", "local"), [color_jitter(crop, brightness=0.5, generator=generator) for crop in crops], strict=True))
 
     def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         taught = self.teacher(views["global"])  # (2N, K)

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from sslkit import Backbone, Batch, Classification, DataInfo, OptionError, PretextTask, TrainContext
-from tests.contract.miniatures.random_views import random_brightness
+from sslkit.views import color_jitter
 
 
 @final
@@ -48,4 +48,4 @@ class SurrogateClassification(Classification):
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         labels = torch.searchsorted(self.exemplars, batch.indices)
-        return {"images": random_brightness(batch.images, generator), "labels": labels}
+        return {"images": color_jitter(batch.images, brightness=0.5, hue=0.1, generator=generator), "labels": labels}
