@@ -73,13 +73,16 @@ class RandomStep(Step):
         """Change the chosen images."""
         if self.chosen is None:
             return self.change(images)
-        if images.device.type != "cpu":  # a number of images that only the device knows would make the host wait for it
+        if not _is_host(images.device):  # a number of images that only the device knows would make the host wait for it
             return torch.where(self.chosen[:, None, None, None], self.change(images.clone()), images)
         chosen = self.chosen.nonzero().squeeze(1)
         if len(chosen) == len(images):
             return self.change(images)
-        images[chosen] = self.rows(chosen).change(images[chosen])
-        return images
+        return images.index_copy_(0, chosen, self.rows(chosen).change(images.index_select(0, chosen)))
+
+
+def _is_host(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
 class View(Protocol[Options]):
