@@ -36,6 +36,8 @@ class ViewOptions(Checked):
 
     def image_spec(self, data: ImageSpec) -> ImageSpec:
         """What a backbone that begins in this stage is built for: what the view of training images makes of the data's."""
+        for option, view in views_of(self):
+            view.check(data, option)
         return seen(self.view(train=True), data)
 
     def check_views(self, backbone: Backbone, layers: Sequence[str], image: ImageSpec, head: HeadKind = "linear") -> None:

@@ -16,7 +16,7 @@ from sslkit.views.color import color_jitter, grayscale, solarize
 from sslkit.views.crops import center_crop, horizontal_flip, random_resized_crop, resize, vertical_flip
 from sslkit.views.patches import gaussian_blur, random_erasing
 from sslkit.views.presets import PRESETS
-from sslkit.views.step import Shape, Step, apply_steps
+from sslkit.views.step import Shape, compose
 
 _FUNCTIONS: tuple[Any, ...] = (
     random_resized_crop,
@@ -45,21 +45,11 @@ class FunctionOptions(Checked):
 
     function: ClassVar[Any]
 
-    def step(self, shape: Shape, generator: Generator) -> Step:
-        """Draw for a batch of images."""
-        options = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
-        return self.function.draw(shape, **options, **({"generator": generator} if self.draws else {}))
-
-    @property
-    def draws(self) -> bool:
-        """Whether the function takes a generator."""
-        return "generator" in inspect.signature(self.function).parameters
-
     @property
     def random(self) -> bool:
         """Whether two images may be treated differently, or one image twice."""
         certain = self.function.__name__ in _ALL_OR_NONE and vars(self)["probability"] in (0.0, 1.0)
-        return self.draws and not certain
+        return self.function.random and not certain
 
     @property
     def needs_color(self) -> bool:
@@ -68,11 +58,19 @@ class FunctionOptions(Checked):
         return self.function is grayscale or saturation not in (0.0, (1.0, 1.0)) or hue not in (0.0, (0.0, 0.0))
 
 
+def _as(annotation: Any, value: Any) -> Any:
+    """A value as a recipe would have it, so that equal options have equal fingerprints: 128 for a number with decimals is 128.0."""
+    if annotation is float and type(value) is int:
+        return float(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _options_of(function: Any) -> type[FunctionOptions]:
     hints, fields = get_type_hints(function), []
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY and name != "generator":
-            fields.append((name, hints[name], field() if parameter.default is parameter.empty else field(default=parameter.default)))
+            required = parameter.default is parameter.empty
+            fields.append((name, hints[name], field() if required else field(default=_as(hints[name], parameter.default))))
     members = {"function": staticmethod(function), "__module__": __name__, "__doc__": f"The options of ``{function.__name__}``."}
     name = "".join(word.capitalize() for word in function.__name__.split("_"))
     return make_dataclass(name, fields, bases=(FunctionOptions,), namespace=members, frozen=True, kw_only=True)
@@ -121,7 +119,7 @@ class View:
         options = {function: _checked(function, entry) for function, entry in functions_of(table).items()}
         object.__setattr__(self, "functions", tuple(options))
         object.__setattr__(self, "options", MappingProxyType(options))
-        self._steps(Shape(0, 3, *_ANY_SIZE), Generator())  # each function refuses its options itself
+        self._size(Shape(0, 3, *_ANY_SIZE))
 
     def __call__(self, images: Tensor, generator: Generator | None = None) -> Tensor:
         """Make one view of each image. Everything is computed in float32, and rounded once, at the end.
@@ -132,11 +130,14 @@ class View:
 
         Returns:
             (N, C, height, width) of the same dtype.
+
+        Raises:
+            OptionError: there is no generator, or the images are not what a function needs.
         """
-        if generator is None:
-            assert not self.random, f"{self} needs a generator"
-            generator = Generator(images.device)
-        return apply_steps(self._steps(Shape(*images.shape), generator)[0], images)
+        if generator is None and self.random:
+            raise OptionError("generator", "missing; required", allowed=f"the source of what {', '.join(self.random)} draw")
+        generator = generator or Generator(images.device)
+        return compose([(options.function, vars(options)) for options in self.options.values()], images, generator)
 
     @property
     def random(self) -> tuple[str, ...]:
@@ -145,8 +146,8 @@ class View:
 
     def image_spec(self, image: ImageSpec) -> ImageSpec:
         """What comes out for images of this kind: others in size alone."""
-        shape = self._steps(Shape(0, image.num_chs, image.height, image.width), Generator())[1]
-        return image._replace(height=shape.height, width=shape.width)
+        height, width = self._size(Shape(0, image.num_chs, image.height, image.width))
+        return image._replace(height=height, width=width)
 
     def check(self, image: ImageSpec, option: str = "view") -> None:
         """Refuse images of which the view cannot be made.
@@ -163,16 +164,15 @@ class View:
         except OptionError as error:
             raise OptionError(f"{option}.{error.option}", error.detail) from error
 
-    def _steps(self, shape: Shape, generator: Generator) -> tuple[list[Step], Shape]:
-        """What is drawn for a batch, and the shape that it ends with."""
-        steps = []
+    def _size(self, shape: Shape) -> tuple[int, int]:
+        """Height and width of what comes out. Each function draws for no image at all, and so refuses options and images itself."""
         for name, options in self.options.items():
+            generator = {"generator": Generator()} if options.function.random else {}
             try:
-                steps.append(options.step(shape, generator))
+                shape = options.function.draw(shape, **vars(options), **generator).shape(shape)
             except OptionError as error:
                 raise OptionError(f"{name}.{error.option}", error.detail) from error
-            shape = steps[-1].shape(shape)
-        return steps, shape
+        return shape.height, shape.width
 
     def __hash__(self) -> int:
         return hash(tuple(self.options.items()))
@@ -241,7 +241,7 @@ def _checked(function: str, options: Mapping[str, Any]) -> FunctionOptions:
         if each.default is dataclasses.MISSING and name not in options:
             raise OptionError(f"{function}.{name}", "missing; required")
     try:
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
+        return cls(**{name: _as(fields[name].type, value) for name, value in options.items()})
     except OptionError as error:
         raise OptionError(f"{function}.{error.option}", error.detail) from error
 
