@@ -32,7 +32,9 @@ def loss_of(weights: list[nn.Parameter], step: int) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "factory", [SGD(lr=0.01), SGD(lr=0.01, momentum=0.0, nesterov=False), AdamW(lr=0.01), Adam(lr=0.01), LARS(lr=0.1)], ids=lambda factory: type(factory).__name__
+    "factory",
+    [SGD(lr=0.01), SGD(lr=0.01, momentum=0.0, nesterov=False), AdamW(lr=0.01), Adam(lr=0.01), LARS(lr=0.1)],
+    ids=lambda factory: type(factory).__name__,
 )
 def test_it_does_what_torchs_scaler_does(factory: OptimizerFactory, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(loss_scaler, "INTERVAL", 4)
