@@ -156,6 +156,8 @@ def run_pretraining(
             "classes": list(objective.classes),
             "snapshot_epochs": snapshot_epochs,
         }
+        if training.rate_notes:
+            facts["scaled_rates"] = training.rate_notes
         if result.rollbacks:
             facts["rollbacks"] = result.rollbacks
         metrics = {f"pretext_{key}": value for key, value in result.heldout.items()}

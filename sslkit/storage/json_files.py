@@ -121,6 +121,7 @@ class SavedArtifact(SavedFile):
     recall: dict[str, list[FiniteFloat | None]] = {}
     skipped_files: list[str] = []
     snapshot_epochs: list[int] = []
+    scaled_rates: list[str] = []
 
 
 class SavedWeights(SavedFile):

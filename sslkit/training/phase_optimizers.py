@@ -45,7 +45,7 @@ def set_rates(optimizer: Optimizer, scale: float) -> None:
 
 
 def set_decays(optimizer: Optimizer, progress: float) -> None:
-    """Move the weight decay of each group that has a final one along half a cosine, as DINO does (arXiv:2104.14294, sec. 3.2)."""
+    """Move the weight decay of each group that has a final one along half a cosine (arXiv:2104.14294, sec. 3.2)."""
     for group in optimizer.param_groups:
         if (final := group.get(FINAL_DECAY)) is not None:
             group["weight_decay"] = final + (group[BASE_DECAY] - final) * 0.5 * (1.0 + math.cos(math.pi * progress))

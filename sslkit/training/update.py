@@ -57,8 +57,12 @@ class Update:
         objective.on_before_step(phase, state)
         for parameter in self._parameters:  # of every phase: a GAN's generator leaves gradients in its discriminator
             parameter.grad = None
-        total = sum(part.num_images for part in parts)
-        output = joined([self._backward(phase, part, part.num_images / total) for part in parts])
+        total, outputs = sum(part.num_images for part in parts), []
+        for part in parts:
+            outputs.append(self._backward(phase, part, part.num_images / total))
+            if len(outputs) == 1 < len(parts) and self._context.runtime.cuda_graphs:
+                self._keep_gradients()
+        output = joined(outputs)
         if scaler is not None:
             scaler.unscale(optimizer)
         with torch.no_grad():
@@ -73,6 +77,12 @@ class Update:
         with torch.no_grad():
             objective.on_after_step(phase, state)
         return output, norm
+
+    def _keep_gradients(self) -> None:
+        """Copy them: the next part's recorded pass writes its own into the same memory."""
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.clone()
 
     def _backward(self, phase: str, part: Part, share: float) -> StepOutput:
         """Add ``share`` of the part's gradients; return its loss and metrics, which hold nothing of its graph."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sslkit import LARS, SGD, Adam, AdamW, DivergedError, OptimizerFactory, StepEnd, StepOutput
+from sslkit import LARS, SGD, Adam, AdamW, DivergedError, FitStart, OnNan, OptimizerFactory, StepEnd, StepOutput
 from sslkit.contract import runtime
 from sslkit.contract.runtime import Runtime
 from sslkit.training import loss_scaler
@@ -32,7 +32,9 @@ def loss_of(weights: list[nn.Parameter], step: int) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "factory", [SGD(lr=0.01), SGD(lr=0.01, momentum=0.0, nesterov=False), AdamW(lr=0.01), Adam(lr=0.01), LARS(lr=0.1)], ids=lambda factory: type(factory).__name__
+    "factory",
+    [SGD(lr=0.01), SGD(lr=0.01, momentum=0.0, nesterov=False), AdamW(lr=0.01), Adam(lr=0.01), LARS(lr=0.1)],
+    ids=lambda factory: type(factory).__name__,
 )
 def test_it_does_what_torchs_scaler_does(factory: OptimizerFactory, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(loss_scaler, "INTERVAL", 4)
@@ -125,6 +127,19 @@ def test_a_gradient_that_is_never_finite_is_divergence_after_a_while():
 def test_a_loss_that_is_not_finite_is_divergence_at_once():
     with pytest.raises(DivergedError, match=r"at step 2: loss nan, .*loss scale 3\.277e\+04"):
         run(Brightness(poisoned_step=2), log_every=1, **HALF)
+
+
+def test_a_rollback_returns_to_the_scale_of_its_point(tmp_path: Path):
+    class Poisoned(Overflowing):
+        def on_before_step(self, phase, context) -> None:
+            self.slope = 4.0 if context.step < 6 else math.inf if context.rollbacks == 0 else 1.0
+
+    training = short(on_nan=OnNan(retries=1), epochs=30)
+    objective = Poisoned(4.0)
+    events = watched(objective, training, log_every=3, folder=tmp_path, **HALF)
+    assert [event.step for event in events if isinstance(event, FitStart)] == [0, 27]
+    assert logged(events, "loss_scale")[-1] == 2.0**-8, "after 24 steps that were skipped, those of the last epoch but one"
+    assert all(tensor.isfinite().all() for tensor in objective.state_dict().values())
 
 
 def test_each_phase_has_a_scale_of_its_own():

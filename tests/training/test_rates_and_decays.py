@@ -56,7 +56,9 @@ def test_weight_decay_moves_along_half_a_cosine_except_where_a_group_has_its_own
 
 
 def test_what_is_excluded_stays_without_weight_decay_and_keeps_its_rate_scale():
-    optimizer = build_optimizers(Recorded(), {"main": SGD(lr=0.1, final_weight_decay=0.4, exclude_norm_and_bias=True)}, lr_factor=2.0)["main"]
+    optimizer = build_optimizers(Recorded(), {"main": SGD(lr=0.1, final_weight_decay=0.4, exclude_norm_and_bias=True)}, lr_factor=2.0)[
+        "main"
+    ]
     assert [group["base_lr"] for group in optimizer.param_groups[:2]] == [0.1, 0.1]  # of the head: half of twice the rate
     assert [(group["weight_decay"], group.get("final_weight_decay")) for group in optimizer.param_groups[:2]] == [(5e-4, 0.4), (0.0, None)]
     assert all(parameter.ndim > 1 for parameter in optimizer.param_groups[0]["params"])
@@ -66,7 +68,7 @@ def test_a_phase_may_move_its_weight_decay_alone():
     objective = build(FAMILIES["gan"])
     optimizers: dict[str, OptimizerFactory] = {"discriminator": AdamW(final_weight_decay=0.5), "generator": AdamW(weight_decay=0.1)}
     seen: list[tuple[float, float]] = []
-    objective.on_before_step = lambda phase, context: seen.append(
+    objective.on_before_step = lambda _phase, context: seen.append(
         tuple(context.optimizers[name].param_groups[0]["weight_decay"] for name in optimizers)
     )
     run(objective, TrainingOptions(epochs=3, batch_size=8, optimizer=optimizers, schedule=Constant()))

@@ -175,7 +175,7 @@ class Full(Parted):
     full_batches = True
 
 
-def test_a_method_that_needs_full_batches_gets_no_other(tmp_path: Path):
+def test_a_method_that_needs_full_batches_gets_no_other():
     objective = Full()
     assert run(objective).steps == 6
     assert [len(part) for part in objective.parts] == [8] * 6
@@ -197,7 +197,9 @@ def test_an_epoch_of_less_than_a_full_batch_is_refused():
         def epoch_indices(self, context) -> Tensor:
             return torch.arange(7)
 
-    with pytest.raises(RunFailedError, match=r"^stage 'pretrain': \S+Few of test_update\.py: epoch_indices chose less than a full batch; found 7;"):
+    with pytest.raises(
+        RunFailedError, match=r"^stage 'pretrain': \S+Few of test_update\.py: epoch_indices chose less than a full batch; found 7;"
+    ):
         run(Few())
 
 
