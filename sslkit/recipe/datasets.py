@@ -11,6 +11,7 @@ from sslkit.recipe.build import build, construct, refusing
 from sslkit.recipe.describe import describe
 from sslkit.recipe.schema import SUBSET_KEYS
 
+
 class Datasets:
     """Builds datasets: of equal tables one object, so that stages share what is loaded."""
 

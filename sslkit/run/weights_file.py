@@ -63,9 +63,15 @@ def fit_weights(source: Source, network: nn.Module) -> FittedWeights:
         found = renamed
     prefix = _prefix(source, found, short)
     below = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
-    may_miss = {each: name for each, name in short.items() if name.startswith(source.allow_missing) or each.startswith(source.allow_missing)}
+    may_miss = {
+        each: name for each, name in short.items() if name.startswith(source.allow_missing) or each.startswith(source.allow_missing)
+    }
     may_miss = may_miss if source.allow_missing else {}
-    unused = [start for start in source.allow_missing if not any(start in (each[: len(start)], name[: len(start)]) for each, name in short.items())]
+    unused = [
+        start
+        for start in source.allow_missing
+        if not any(start in (each[: len(start)], name[: len(start)]) for each, name in short.items())
+    ]
     if unused:
         what = f"{path}: allow_missing names no weight of {type(network).__name__}"
         raise ArtifactError(what, found=unused, allowed=some(list(short)))
