@@ -1,5 +1,6 @@
 """A part of a dataset: some classes, at most so many images."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_a_draw_depends_on_the_seed_alone_and_a_smaller_one_is_part_of_a_larger_
     drawn = {seed: [numbers(Subset(source=whole(), max_images=room, seed=seed), "train") for room in range(3, 13)] for seed in range(5)}
     assert drawn[1] == [numbers(Subset(source=whole(), max_images=room, seed=1), "train") for room in range(3, 13)]
     assert len({str(draws) for draws in drawn.values()}) > 3
-    assert all(set(less) < set(more) for draws in drawn.values() for less, more in zip(draws, draws[1:], strict=False))
+    assert all(set(less) < set(more) for draws in drawn.values() for less, more in pairwise(draws))
     fingerprints = {Subset(source=whole(), max_images=6, seed=seed).load("train").fingerprint for seed in drawn}  # type: ignore[union-attr]
     assert len(fingerprints) == len({str(draws[3]) for draws in drawn.values()})
 
@@ -131,7 +132,6 @@ def test_files_stay_files_and_are_read_once(tmp_path: Path):
     assert first is not None
     assert second is not None
     assert first.pixels is second.pixels, "the same files are decoded once"
-
 
 
 def test_other_images_for_pretraining_are_all_kept_and_a_note_says_so():

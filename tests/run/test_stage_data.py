@@ -14,6 +14,8 @@ from sslkit.data.digits import Digits
 from sslkit.data.subset import Subset
 from sslkit.recipe.recipe import Recipe, parse_recipe
 from sslkit.report.page import write_report
+from sslkit.report.run_folder import read_run
+from sslkit.report.run_tables import facts_table
 from sslkit.run.artifacts import load_backbone, read_artifact
 from sslkit.run.preflight import check_recipe
 from tests.observers import Recorder, stop_after
@@ -51,13 +53,18 @@ def probe(data: Any = None, weights: str = "pretrain", **evaluator: Any) -> dict
 
 
 SMALL_DIGITS = {"name": "digits", "max_images": 40}
+TRANSFER = {
+    "pretrain": PRETRAIN,
+    "probe": probe(SMALL_DIGITS),
+    "untrained": probe(SMALL_DIGITS, "random"),
+    "zeros": probe({**SMALL_DIGITS, "classes": [0, 1]}),
+}
 
 
 def test_from_a_folder_to_digits_in_one_recipe(photos: Path, tmp_path: Path):
-    stages = {"pretrain": PRETRAIN, "probe": probe(SMALL_DIGITS), "untrained": probe(SMALL_DIGITS, "random"), "zeros": probe({**SMALL_DIGITS, "classes": [0, 1]})}
-    recipe, seen = parse(photos, **stages), Recorder()
+    recipe, seen = parse(photos, **TRANSFER), Recorder()
     assert check_recipe(recipe) == ""
-    result = run_recipe(recipe, output=tmp_path / "run", observers=[seen])
+    result = run_recipe(recipe, output=tmp_path / "run", observers=[seen], report=False)
     assert list(result.results.stages) == ["pretrain", "probe", "untrained", "zeros"]
     assert [(event.stage, list(event.splits)) for event in seen.of(DataFound)] == [
         ("", ["pretrain"]),
@@ -72,18 +79,26 @@ def test_from_a_folder_to_digits_in_one_recipe(photos: Path, tmp_path: Path):
     assert artifact["identity"]["backbone"]["weights"] == read_artifact(tmp_path / "run" / "pretrain")["fingerprint"]
     assert read_artifact(tmp_path / "run" / "untrained")["identity"]["backbone"]["image"][2] == "gray"
     assert read_artifact(tmp_path / "run" / "zeros")["classes"] == ["0", "1"]
-    report = (tmp_path / "run" / "report.md").read_text()
-    assert "probe, untrained: digits" in report
-    assert "zeros: digits" in report
-    assert "There are no" not in report
+    facts = facts_table(read_run(tmp_path / "run")).markdown()
+    assert "probe, untrained: digits" in facts
+    assert "zeros: digits" in facts
     again = Recorder()
     run_recipe(load_recipe(tmp_path / "run" / "recipe.toml"), output=tmp_path / "run", observers=[again], report=False)
     assert again.stages(StageSkipped) == ["pretrain", "probe", "untrained", "zeros"], "the resolved recipe says the same"
+
+
+@pytest.mark.slow
+def test_a_report_shows_networks_on_images_that_are_converted_for_them(photos: Path, tmp_path: Path):
+    run_recipe(parse(photos, **TRANSFER), output=tmp_path / "run")
+    assert "There are no" not in (tmp_path / "run" / "report.md").read_text()
     assert write_report([tmp_path / "run"], tmp_path / "report").notes == ()
 
 
 def test_a_table_without_a_name_changes_single_keys(photos: Path):
-    digits = {**table(photos, pretrain=PRETRAIN, probe=probe({"max_images": 50})), "data": {"name": "digits", "image_size": 12, "max_images": 90}}
+    digits = {
+        **table(photos, pretrain=PRETRAIN, probe=probe({"max_images": 50})),
+        "data": {"name": "digits", "image_size": 12, "max_images": 90},
+    }
     recipe = parse_recipe(digits, CATALOG)
     assert recipe.data == Subset(source=Digits(image_size=12), max_images=90)
     assert recipe.stage("pretrain").data is None
@@ -95,7 +110,7 @@ def test_a_table_without_a_name_changes_single_keys(photos: Path):
     assert named.stage("probe").data == Subset(source=Digits(), max_images=50)
 
 
-def test_an_override_changes_one_stage_and_runs_no_other_again(photos: Path, tmp_path: Path):
+def test_an_override_changes_one_stage_and_runs_no_other_again(tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text(
         'name = "mine"\ndevice = "cpu"\ndata = { name = "digits", max_images = 60 }\nbackbone = { name = "nin", num_blocks = 3, width = 0.05 }\n'
@@ -113,8 +128,13 @@ def test_an_override_changes_one_stage_and_runs_no_other_again(photos: Path, tmp
     assert read_artifact(tmp_path / "run" / "probe")["num_images"] == 30
 
 
+@pytest.mark.slow
 def test_it_is_resumed_with_the_same_bits(photos: Path, tmp_path: Path):
-    tuned = {"weights": "pretrain", "data": {**SMALL_DIGITS, "image_size": 12}, "evaluator": {"name": "finetune", "epochs": 2, "batch_size": 8}}
+    tuned = {
+        "weights": "pretrain",
+        "data": {**SMALL_DIGITS, "image_size": 12},
+        "evaluator": {"name": "finetune", "epochs": 2, "batch_size": 8},
+    }
     recipe = parse(photos, pretrain=PRETRAIN, tuned=tuned)
     run_recipe(recipe, output=tmp_path / "whole", report=False)
     with pytest.raises(Exception, match="stopped in stage 'tuned'"):
@@ -165,7 +185,10 @@ def test_what_is_wrong_has_its_path(photos: Path, data: Any, kind: type[Exceptio
 
 
 def test_images_that_the_network_cannot_take_are_refused_before_anything_is_computed(photos: Path):
-    vit = {**table(photos, pretrain=PRETRAIN, probe=probe("digits", layers=["norm"])), "backbone": {"name": "timm", "model": "vit_tiny_patch16_224"}}
+    vit = {
+        **table(photos, pretrain=PRETRAIN, probe=probe("digits", layers=["norm"])),
+        "backbone": {"name": "timm", "model": "vit_tiny_patch16_224"},
+    }
     vit["data"]["image_size"] = 32
     message = refusal(RecipeError, lambda: check_recipe(parse_recipe(vit, CATALOG)))
     assert message.startswith("stages.probe.data: images of 8 x 8 pixels cannot be taken by a network that was built for 32 x 32 (")
@@ -173,6 +196,7 @@ def test_images_that_the_network_cannot_take_are_refused_before_anything_is_comp
     assert check_recipe(parse_recipe(vit, CATALOG)) == ""
 
 
+@pytest.mark.slow
 def test_show_draws_each_stage_on_its_own_images(photos: Path, tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text(
