@@ -44,6 +44,9 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over: remove what earlier runs of these stages left in the folder.")
     ] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Continue a finished or diverged pretraining with more epochs; later stages run again.")
+    ] = False,
     max_minutes: Annotated[
         float | None,
         typer.Option(min=0.0, help="Stop after this many minutes, with a checkpoint and exit code 75; run again to resume."),
@@ -54,12 +57,14 @@ def run(
     """Run a recipe's stages in order: skip finished ones, resume an interrupted one."""
     again = shlex.join(["sslkit", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
     with _errors(f"; resume with: {again}", quiet=quiet) as out:
+        if fresh and extend:
+            raise OptionError("--extend", "cannot be combined with --fresh", fix="choose one")
         from sslkit.cli.console import make_console, print_results, progress_on_stderr
         from sslkit.report.run import run_recipe
 
         loaded = _load(recipe, overrides, device=device, allow_code=allow_code, quiet=quiet)
         with progress_on_stderr(quiet=quiet) as observers:
-            result = run_recipe(loaded, output=output, fresh=fresh, max_minutes=max_minutes, observers=observers)
+            result = run_recipe(loaded, output=output, fresh=fresh, extend=extend, max_minutes=max_minutes, observers=observers)
         if not quiet:
             out.otherwise = f"the run is finished, and its results are in {result.folder}"
             console = make_console(out)

@@ -138,9 +138,7 @@ def _labels(images: ImageSet, split: Split) -> tuple[Tensor | None, tuple[str, .
     return valid_labels(images.labels, len(images), len(names), f"{split} images"), names
 
 
-def _part(
-    images: ImageSet, kept: Tensor, labels: Tensor | None, classes: tuple[str, ...], notes: tuple[str, ...]
-) -> ImageSet:
+def _part(images: ImageSet, kept: Tensor, labels: Tensor | None, classes: tuple[str, ...], notes: tuple[str, ...]) -> ImageSet:
     """Some images of a split."""
     digest = hashlib.sha256(repr((images.fingerprint, classes)).encode())
     for tensor in (kept, labels):

@@ -146,7 +146,10 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | No
         table=table if swept else {**resolved[0], **{key: dict(table[key]) for key in ("paper", "margins") if key in table}},
         variants={variant.name: own for variant, own in zip(variants, resolved, strict=True)} if swept else {},
         versions={stage.key: _versions(stage, stage.data or data, catalog) for stage in stages},
-        sources={stage.key: sources.of(*_method(stage), stage.backbone.cls, *stage.backbone.arguments.values(), stage.data or data) for stage in stages},
+        sources={
+            stage.key: sources.of(*_method(stage), stage.backbone.cls, *stage.backbone.arguments.values(), stage.data or data)
+            for stage in stages
+        },
         code=code,
         notes=tuple(dict.fromkeys((*_notes(parsers), *code.notes))),
     )

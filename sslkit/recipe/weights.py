@@ -75,7 +75,9 @@ def find_source(weights: str, path: str, allow_missing: tuple[str, ...]) -> tupl
     stages = [file.parent.relative_to(run).as_posix() for file in sorted(run.glob("**/artifact.json")) if _left(file.parent)]
     if found is None or found["stage"] not in stages:
         fix = did_you_mean(found["stage"], stages) if found else f"add its name: {weights}#{stages[0]}" if stages else ""
-        raise RecipeError(f"{path}: names no stage of that run that left a backbone", found=weights, allowed=stages or "none there", fix=fix)
+        raise RecipeError(
+            f"{path}: names no stage of that run that left a backbone", found=weights, allowed=stages or "none there", fix=fix
+        )
     try:
         folder, snapshot = run / found["stage"], found["epoch"] and int(found["epoch"])
         artifact = read_json(folder / "artifact.json", SavedArtifact)

@@ -168,7 +168,9 @@ def check_images(images: ImageSpec, backbone: Backbone) -> None:
             backbone(torch.zeros(shape, dtype=torch.uint8, device=backbone.mean.device), backbone.layer_names)
     except (BackboneError, RuntimeError, ValueError, AssertionError) as error:
         sizes = f"of {images.height} x {images.width} pixels cannot be taken by a network that was built for {own.height} x {own.width}"
-        raise BackboneError(f"images {sizes} ({' '.join(str(error).split())})", fix="set image_size where the data has that option") from error
+        raise BackboneError(
+            f"images {sizes} ({' '.join(str(error).split())})", fix="set image_size where the data has that option"
+        ) from error
 
 
 @contextmanager

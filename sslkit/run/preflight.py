@@ -148,7 +148,10 @@ class Preflight:
         """Build what each pretraining stage trains, with its optimizers, once for all stages in which it is the same."""
         seen = set()
         for stage in self._recipe.stages:
-            if isinstance(stage, PretrainStage) and (key := repr((stage.task, stage.training, data_path(stage), self._key(stage)))) not in seen:
+            if (
+                isinstance(stage, PretrainStage)
+                and (key := repr((stage.task, stage.training, data_path(stage), self._key(stage)))) not in seen
+            ):
                 seen.add(key)
                 _on_meta_or_cpu(partial(self._check_objective, stage))
 

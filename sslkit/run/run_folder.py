@@ -18,6 +18,7 @@ from sslkit.run.artifacts import ARTIFACT, BackboneRecord
 from sslkit.run.environment import Provenance
 from sslkit.run.results import Results
 from sslkit.run.stage_folder import StageResult
+from sslkit.run.stage_identity import Found
 from sslkit.run.weights_file import hash_of
 from sslkit.storage.atomic import make_folder, refuse_links, remove_unfinished, writing
 from sslkit.storage.folder_lock import LOCK, RunLock
@@ -41,6 +42,7 @@ class RunFolder:
         self.results = Results(recipe.name, dict(recipe.paper), dict(recipe.margins), pending=[stage.key for stage in recipe.stages])
         self._recipe = recipe
         self._fingerprints: dict[str, str] = {}
+        self._extended: set[str | None] = set()
         self._lock = RunLock(path)
 
     @contextmanager
@@ -93,7 +95,9 @@ class RunFolder:
         weights = stage.weights if stage.earlier is None else self._fingerprints[stage.earlier]
         if stage.source is not None:  # wherever it lies
             missing = stage.source.allow_missing
-            weights = stage.source.fingerprint or " ".join([f"file {hash_of(stage.source.path)}", *(["without", *missing] if missing else [])])
+            weights = stage.source.fingerprint or " ".join(
+                [f"file {hash_of(stage.source.path)}", *(["without", *missing] if missing else [])]
+            )
         if stage.snapshot is not None:
             weights = f"{weights}@{stage.snapshot}"
         return Provenance(
@@ -101,7 +105,14 @@ class RunFolder:
             weights=weights,
             code=self._recipe.sources[stage.key],
             environment={"plugins": dict(self._recipe.versions[stage.key]), "code": self._recipe.code.as_json()},
+            extended=stage.earlier in self._extended,
         )
+
+    def expect(self, stage: Stage, found: Found) -> None:
+        """Note what a stage will be known by, and whether it, or one before it, was trained for longer than at first."""
+        self._fingerprints[stage.key] = found.fingerprint
+        if found.extended or stage.earlier in self._extended:
+            self._extended.add(stage.key)
 
     def keep(self, stage: Stage, result: StageResult) -> None:
         """Write the metrics of a finished stage into results.json."""

@@ -2,7 +2,8 @@
 given, and from a recipe, which was checked as a whole, with :func:`run_pretraining` and :func:`run_evaluation`.
 """
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from sslkit.contract.errors import DataError, OptionError, RunFailedError
 from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.events import Observer
 from sslkit.contract.images import DataInfo, Dataset, ImageSet, LabeledData
-from sslkit.contract.objective import PretextTask
+from sslkit.contract.objective import Objective, PretextTask
 from sslkit.contract.runtime import Runtime
 from sslkit.data.cache import OpenedDataset, class_counts
 from sslkit.data.loader import Loader
@@ -128,14 +129,8 @@ def run_pretraining(
 ) -> StageResult:
     """What :func:`pretrain` does once everything is checked."""
     images, heldout = pretraining_images(data), data.load("test")
-    identity: dict[str, Any] = {
-        "task": plain(task),
-        "training": plain(training),
-        "data": {"pretrain": images.fingerprint, "heldout": heldout.fingerprint if heldout else None},
-        CODE: SourceCode().of(task, training, backbone, data.source),
-    }
-    if snapshot_epochs:
-        identity["snapshot_epochs"] = snapshot_epochs
+    identity = pretraining_identity(task, data, training, snapshot_epochs)
+    identity[CODE] = SourceCode().of(task, training, backbone, data.source)
     with begin("pretrain", backbone, data, surroundings, identity, skipped=images.skipped) as stage:
         if stage.finished:
             return stage.finished
@@ -143,6 +138,8 @@ def run_pretraining(
         duplicates = None if heldout is None else stage.count_duplicates("pretraining", images, heldout)
         with global_seed(derive_seed(context.seed, context.stage, "objective")):
             objective = task.build_objective(stage.backbone(), DataInfo(images.image, len(images)))
+        if stage.continues:
+            stage.notify(_continued(stage.continues, training, objective))
         train = Loader(images, batch_size=training.batch_size, device=context.device, options=training.augment)
         test = None if heldout is None else Loader(heldout, batch_size=training.batch_size, device=context.device)
         if heldout is None and objective.heldout_phase is not None:
@@ -166,12 +163,8 @@ def run_pretraining(
 
 def run_evaluation(evaluator: Evaluator, backbone: Backbone, data: OpenedDataset, surroundings: Surroundings) -> StageResult:
     """What :func:`evaluate` does once everything is checked."""
-    labeled = evaluation_data(evaluator, data)
-    identity = {
-        "evaluator": plain(evaluator),
-        "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint},
-        CODE: SourceCode().of(evaluator, backbone, data.source),
-    }
+    labeled, identity = evaluation_data(evaluator, data), evaluation_identity(evaluator, data)
+    identity[CODE] = SourceCode().of(evaluator, backbone, data.source)
     skipped = labeled.train.skipped + labeled.test.skipped
     with begin("evaluate", backbone, data, surroundings, identity, skipped=skipped) as stage:
         if stage.finished:
@@ -204,6 +197,23 @@ def run_evaluation(evaluator: Evaluator, backbone: Backbone, data: OpenedDataset
         return stage.finish(Outcome(evaluation.metrics, evaluation.backbone, evaluation.heads, evaluation.predictions, facts))
 
 
+def pretraining_identity(task: PretextTask, data: OpenedDataset, training: TrainingOptions, snapshot_epochs: list[int]) -> dict[str, Any]:
+    """What decides the outcome of a pretraining beside its code and surroundings."""
+    images, heldout = pretraining_images(data), data.load("test")
+    identity: dict[str, Any] = {
+        "task": plain(task),
+        "training": plain(training),
+        "data": {"pretrain": images.fingerprint, "heldout": heldout.fingerprint if heldout else None},
+    }
+    return identity | ({"snapshot_epochs": snapshot_epochs} if snapshot_epochs else {})
+
+
+def evaluation_identity(evaluator: Evaluator, data: OpenedDataset) -> dict[str, Any]:
+    """What decides the outcome of an evaluation beside its code and surroundings."""
+    labeled = evaluation_data(evaluator, data)
+    return {"evaluator": plain(evaluator), "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint}}
+
+
 def pretraining_images(data: Dataset) -> ImageSet:
     """The images to pretrain on.
 
@@ -228,6 +238,18 @@ def evaluation_data(evaluator: Evaluator, data: OpenedDataset) -> LabeledData:
     if images is None:
         raise DataError("the dataset has no images")
     return LabeledData(images, data.load("test") or images)
+
+
+def _continued(before: Mapping[str, Any], training: TrainingOptions, objective: Objective) -> str:
+    """What differs between a training that is continued with more epochs and one that has had them from the start."""
+    old, new, parts = before["epochs"], training.epochs, [i / 100 for i in range(101)]
+    rates = [(training.schedule.scale(part * old, old), training.schedule.scale(part * old, new)) for part in parts]
+    others = (
+        [] if before["schedule"] == plain(training.schedule) and all(map(math.isclose, *zip(*rates, strict=True))) else ["learning rate"]
+    )
+    others += [name for name, value in objective.schedules().items() if any(value(part) != value(part * old / new) for part in parts)]
+    text = f"continues a training of {old} epoch{'s' * (old != 1)} after step {before['steps']:,}, and has {new} now"
+    return f"{text}; what it had before differs from {new} epochs from the start: {', '.join(others)}" if others else text
 
 
 def _surroundings(name: str, keywords: Keywords) -> Surroundings:

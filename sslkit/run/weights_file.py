@@ -61,18 +61,19 @@ def fit_weights(source: Source, network: nn.Module) -> FittedWeights:
     renamed = {_renamed(name): tensor for name, tensor in found.items()}
     if _best(renamed, short) > _best(found, short) and len(renamed) == len(found):
         found = renamed
-    prefix = _prefix(source, found, short)
+    prefix = _prefix(source, found, short, common)
+    if _prefixes(found, {name: name for name in own})[prefix]:  # the file has the names whole
+        short = {name: name for name in own}
     below = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
-    may_miss = {each: name for each, name in short.items() if name.startswith(source.allow_missing) or each.startswith(source.allow_missing)}
-    may_miss = may_miss if source.allow_missing else {}
-    unused = [start for start in source.allow_missing if not any(start in (each[: len(start)], name[: len(start)]) for each, name in short.items())]
-    if unused:
+    allowed, names = source.allow_missing, {each: (name, name.removeprefix(common)) for each, name in short.items()}
+    if unused := [start for start in allowed if not any(name.startswith(start) for both in names.values() for name in both)]:
         what = f"{path}: allow_missing names no weight of {type(network).__name__}"
         raise ArtifactError(what, found=unused, allowed=some(list(short)))
+    may_miss = {each for each, both in names.items() if any(name.startswith(allowed) for name in both)} if allowed else set[str]()
     other = [each for each in short if each in below and not _alike(below[each], own[short[each]])]
     absent = [each for each in short if each not in below and not each.endswith(_COUNTER)]
     unexpected = [name for name in below if name not in short]
-    heads = [name for name in unexpected if name.partition(".")[0] in _HEADS]
+    heads = [name for name in unexpected if name.removeprefix(common).partition(".")[0] in _HEADS]
     problems = {
         "missing": [each for each in absent if each not in may_miss],
         "unexpected": [f"{prefix}{name}" for name in unexpected if name not in heads],
@@ -86,7 +87,7 @@ def fit_weights(source: Source, network: nn.Module) -> FittedWeights:
     tensors = {short[each]: tensor.to(own[short[each]].dtype) for each, tensor in below.items() if each in short and each not in other}
     left = [name for name in found if name.removeprefix(prefix) in heads or not name.startswith(prefix)]
     notes = [
-        f"{len(tensors)} tensors of {path.name}" + (f" below {prefix!r}" if prefix not in ("", common) else ""),
+        f"{len(tensors)} tensors of {path.name}" + (f" below {prefix!r}" if prefix else ""),
         f"left over: {some(left)}" if left else "",
         f"begin at random: {some([*absent, *other])}" if absent or other else "",
     ]
@@ -123,8 +124,8 @@ def _best(names: Mapping[str, object], short: Mapping[str, str]) -> int:
     return max(_prefixes(names, short).values(), default=0)
 
 
-def _prefix(source: Source, found: Mapping[str, Tensor], short: Mapping[str, str]) -> str:
-    """What the network's names begin with in a file."""
+def _prefix(source: Source, found: Mapping[str, Tensor], short: Mapping[str, str], common: str) -> str:
+    """What stands before the network's names in a file, whole names if they are there: ``common`` is what these begin with."""
     counts = _prefixes(found, short)
     if source.prefix:
         prefix = f"{source.prefix.rstrip('.')}."
@@ -142,6 +143,8 @@ def _prefix(source: Source, found: Mapping[str, Tensor], short: Mapping[str, str
         )
     most = max(counts.values())
     best = sorted(prefix for prefix, count in counts.items() if count == most)
+    if not source.prefix:
+        best = [prefix.removesuffix(common) for prefix in best]
     if len(best) > 1:
         names = [prefix.rstrip(".") or "(nothing)" for prefix in best]
         fix = f"choose one: file:{source.path.name}#{names[-1]}"
