@@ -80,7 +80,7 @@ class TimmBackbone(Backbone):
                 _check_pretrained(model, config, cifar_stem)
             # A dry run on the meta device finds the layers and refuses what cannot work, before any weight is drawn or fetched.
             outline, options = _outline(model, config, image, cifar_stem, own)
-            self.feature_info = _layers(outline, model, image, measured="patch_size" in own)
+            self.feature_info = _layers(outline, model, image)
             self.network = outline if self.mean.is_meta else _create(model, options, cifar_stem, config if pretrained else None)
         if self.feature_info[-1].kind != "vector":
             # Or DDP waits for gradients of unused weights. Before 1.0.31, timm leaves the norm of some heads, a ConvNeXt's for one.
@@ -228,22 +228,20 @@ def _replace_stem(network: Any, model: str) -> None:
 # ---------------------------------------------------------------------------------------------------------------- layers
 
 
-def _layers(outline: Any, model: str, image: ImageSpec, *, measured: bool) -> tuple[FeatureInfo, ...]:
-    """Run the network dry on the meta device and describe what comes out. ``measured``: reductions of maps are those of what comes out, as some
-    of timm's networks announce those of another patch size.
-    """
+def _layers(outline: Any, model: str, image: ImageSpec) -> tuple[FeatureInfo, ...]:
+    """Run the network dry on the meta device and describe what comes out."""
     if getattr(outline, "forward_intermediates", None) is None:
         version = _timm().__version__
         raise OptionError("model", f"timm {version} cannot extract features from {model}", fix="upgrade timm, or choose another model")
     x = torch.zeros(2, image.num_chs, image.height, image.width, device="meta")
     try:
         with torch.no_grad():
-            return _describe(outline.eval(), x, measured=measured)
+            return _describe(outline.eval(), x)
     except Exception as error:  # assertions, RuntimeError, ValueError: each architecture has its own
         raise _refusal(model, image, error) from error
 
 
-def _describe(outline: Any, x: Tensor, *, measured: bool) -> tuple[FeatureInfo, ...]:
+def _describe(outline: Any, x: Tensor) -> tuple[FeatureInfo, ...]:
     final: Any = None
     features: list[Tensor] = []
     with suppress(AssertionError):  # how timm's networks refuse a layout
@@ -254,12 +252,7 @@ def _describe(outline: Any, x: Tensor, *, measured: bool) -> tuple[FeatureInfo, 
     if not all(feature.numel() for feature in features):
         raise ValueError("nothing is left of them at its deepest layer")
     layers = [
-        FeatureInfo(
-            entry["module"].replace(".", "_"),
-            feature.shape[1 if kind == "map" else 2],
-            round(x.shape[3] / feature.shape[3]) if measured and kind == "map" else entry["reduction"],
-            kind,
-        )
+        FeatureInfo(entry["module"].replace(".", "_"), feature.shape[1 if kind == "map" else 2], entry["reduction"], kind)
         for entry, feature in zip(outline.feature_info, features[-len(outline.feature_info) :], strict=True)
     ]
     if len({info.name for info in layers}) < len(layers):

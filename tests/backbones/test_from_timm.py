@@ -546,7 +546,7 @@ def test_options_that_a_model_does_not_take(options, message):
 
 
 @pytest.mark.parametrize(
-    ("model", "patch_size", "reduction"), [("test_vit", 8, 8), ("swin_tiny_patch4_window7_224", 2, 2), ("convnext_tiny", 2, 2)]
+    ("model", "patch_size", "reduction"), [("test_vit", 8, 8), ("swin_tiny_patch4_window7_224", 2, 2), ("convnext_tiny", 2, 4)]
 )
 def test_smaller_patches(model, patch_size, reduction):
     backbone = on_meta(model, spec(64), patch_size=patch_size)
