@@ -71,12 +71,23 @@ def check_pretraining(task: PretextTask, backbone: Backbone, data: Dataset) -> N
     """
     check_requirements(task.requires, backbone, type(task).__name__)
     wanted = task.image_spec(data.image())
-    if backbone.image.color != wanted.color:
+    if (backbone.image.color, backbone.image.num_chs) != (wanted.color, wanted.num_chs):
         raise BackboneError(
-            f"{type(task).__name__} needs a backbone built for {wanted.color} images",
-            found=backbone.image.color,
+            f"{type(task).__name__} needs a backbone built for {wanted.meaning}",
+            found=backbone.image.meaning if backbone.image.color is None else backbone.image.color,
             fix="build it with task.image_spec(data.image())",
         )
+
+
+def check_channels(backbone: Backbone, image: ImageSpec) -> None:
+    """Refuse a backbone whose ``prepare`` cannot convert images of this kind.
+
+    Raises:
+        BackboneError: they have another number of bands, or no colours.
+    """
+    own = backbone.image
+    if own.num_chs != image.num_chs if own.color is None else image.color is None and image.num_chs not in (1, 3):
+        raise BackboneError(f"the backbone is built for {own.meaning}", found=image.meaning, fix="measure it on images of its own kind")
 
 
 def check_requirements(requires: frozenset[str], backbone: Backbone, user: str) -> None:

@@ -13,7 +13,7 @@ from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.describe import BackboneOptions
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import AS_BUILT, EvaluateStage, PretrainStage, Stage, training_of
-from sslkit.run.networks import backbone_image, check_pretraining, check_requirements, located
+from sslkit.run.networks import backbone_image, check_channels, check_pretraining, check_requirements, located
 from sslkit.run.stages import evaluation_data, pretraining_images
 from sslkit.training.device import explaining_breakdown
 from sslkit.training.handover import check_objective, check_schedule
@@ -110,6 +110,7 @@ class Preflight:
         else:
             with located(f"stages.{stage.name}.evaluator"):
                 check_requirements(stage.evaluator.requires, backbone, type(stage.evaluator).__name__)
+                check_channels(backbone, self._data.image())
 
     def check_data(self, stage: Stage) -> None:
         """Compare a stage's options with the number of images and labels there are."""

@@ -1,6 +1,7 @@
 """The views that a method makes of a few images: the inputs of its network."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import PretrainStage
 from sslkit.report.picture import Picture
-from sslkit.report.pictures.grid import Panel, Sheet, draw_sheets
+from sslkit.report.pictures.grid import Panel, Sheet, draw_sheets, drawable
 from sslkit.report.pictures.sample import spread
 from sslkit.run.networks import backbone_image, untrained
 from sslkit.training.seeds import derive_seed, global_seed, make_generator
@@ -31,7 +32,7 @@ class View(NamedTuple):
     """The images that were made of each image under one name."""
 
     name: str
-    images: Tensor  # (N * K, C, h, w) uint8, or float in [0, 1]; image after image
+    images: Tensor  # (N * K, 1 or 3, h, w) uint8, or float in [0, 1]; image after image
     captions: tuple[str, ...]  # one per image; empty where the method gives none
 
     @property
@@ -44,7 +45,7 @@ class View(NamedTuple):
 class Views(NamedTuple):
     """Everything that was made of a few images."""
 
-    images: Tensor  # (N, C, H, W) uint8, augmented: the input
+    images: Tensor  # (N, 1 or 3, H, W) uint8, or float in [0, 1], augmented: the input
     views: tuple[View, ...]  # those that are images
     others: Mapping[str, str]  # the shape and dtype of the rest, by name
 
@@ -63,8 +64,9 @@ def make_views(
     with torch.no_grad(), global_seed(derive_seed(seed, "views")):
         made = objective.train().make_views(Batch(pixels, indices), make_generator(derive_seed(seed, "views", "draws")), train=True)
     captions, views, others = objective.captions(made), [], {}
+    drawn = partial(drawable, num_chs=images.image.num_chs, display=images.display)
     for name, view in made.items():
-        if not is_image(view) or len(view) % len(pixels):
+        if not is_image(view, images.image.num_chs) or len(view) % len(pixels):
             others[name] = f"{tuple(view.shape)} {str(view.dtype).removeprefix('torch.')}"
             continue
         words = captions.get(name)
@@ -72,13 +74,15 @@ def make_views(
             who = type(objective).__name__
             raise PluginError(f"{who}.captions: {name!r} needs one caption per image", found=len(words), allowed=str(len(view)))
         order = torch.arange(len(view)).reshape(-1, len(pixels)).T.flatten()  # the contract has view after view
-        views.append(View(name, view[order], () if words is None else tuple(words[int(index)] for index in order)))
-    return Views(pixels, tuple(views), others)
+        views.append(View(name, drawn(view[order]), () if words is None else tuple(words[int(index)] for index in order)))
+    return Views(drawn(pixels), tuple(views), others)
 
 
-def is_image(view: Tensor) -> bool:
-    """Whether a view can be shown: (M, C, h, w) with 1 or 3 channels, uint8 or float."""
-    return view.ndim == 4 and view.shape[1] in (1, 3) and (view.dtype == torch.uint8 or view.is_floating_point()) and view.numel() > 0
+def is_image(view: Tensor, num_chs: int) -> bool:
+    """Whether a view can be shown: (M, C, h, w) with 1 or 3 channels, or as many as the data has, uint8 or float."""
+    return (
+        view.ndim == 4 and view.shape[1] in (1, 3, num_chs) and (view.dtype == torch.uint8 or view.is_floating_point()) and view.numel() > 0
+    )
 
 
 def views_note(views: Views) -> str:
