@@ -68,6 +68,8 @@ def decode(
             file.seek(0)
             return canvas.place_values(_as_announced(decoder.decode(file), header))
         image = open_image(path, file, max_pixels)
+        if image.format == "TIFF" and canvas.color is None and _num_chs(image) != canvas.num_chs:
+            raise UnfitError(f"Pillow finds {_num_chs(image)} channels in it, and the data says {canvas.num_chs} bands", _DECODER)
         if kind := _deep_type(image):
             canvas.check(_num_chs(image), kind)
             return canvas.place_values(_deep_values(path, file, image, kind))

@@ -154,7 +154,7 @@ class _Pass:
         """Count (N, C, H, W) images as they are stored."""
         values = pixels.double()
         self.low, self.high = torch.minimum(self.low, values.amin(dim=(0, 2, 3))), torch.maximum(self.high, values.amax(dim=(0, 2, 3)))
-        self.moments.add(values if window is None else ((values - window[0]) / (window[1] - window[0])).clamp_(0, 1))
+        self.moments.add(pixels, window)
         self.hashes += zip(names, pixel_hashes(pixels), strict=True)
 
     def merge(self, other: "_Pass") -> None:
