@@ -72,6 +72,7 @@ RUNS_CODE = re.compile(
 MAY_RUN_CODE = {
     "sslkit/catalog/catalog.py": {"importlib.import_module"},  # package.module:Class, which the catalog has allowed
     "sslkit/backbones/from_timm.py": {"importlib.import_module"},  # libraries that are heavy to import, by constant names
+    "sslkit/backbones/hub_weights.py": {"importlib.import_module"},  # huggingface_hub
     "sslkit/data/torchvision_sets.py": {"importlib.import_module", "pickle"},  # CIFAR's files, arrays alone, after their checksum
     "sslkit/training/device.py": {"ctypes.CDLL"},  # the C library of this very process
     "sslkit/run/environment.py": {"subprocess.run"},  # git

@@ -16,7 +16,6 @@ from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.images import CHANNELS, Color, Dataset, ImageSet, ImageSpec, Split, Window
 from sslkit.data.moments import Moments
 from sslkit.data.validation import STORED
-from sslkit.data.window import in_window
 
 ArrayLike = Tensor | np.ndarray
 Labels = Tensor | np.ndarray | Sequence[int]
@@ -197,7 +196,7 @@ def channel_statistics(pixels: Tensor, window: Window | None = None) -> tuple[tu
     if pixels.dtype != torch.uint8 or window is not None:
         moments = Moments(pixels.shape[1])
         for chunk in pixels.split(256):
-            moments.add(in_window(chunk, window))
+            moments.add(chunk, window)
         return tuple(moments.mean.tolist()), tuple(moments.std.clamp_min(1 / 255).tolist())
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []

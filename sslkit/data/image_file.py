@@ -68,6 +68,8 @@ def decode(
             file.seek(0)
             return canvas.place_values(_as_announced(decoder.decode(file), header))
         image = open_image(path, file, max_pixels)
+        if image.format == "TIFF" and canvas.color is None and _num_chs(image) != canvas.num_chs:
+            raise UnfitError(f"Pillow finds {_num_chs(image)} channels in it, and the data says {canvas.num_chs} bands", _DECODER)
         if kind := _deep_type(image):
             canvas.check(_num_chs(image), kind)
             return canvas.place_values(_deep_values(path, file, image, kind))
@@ -149,7 +151,9 @@ def open_image(path: Path, file: BinaryIO, max_pixels: int) -> ImageFile.ImageFi
     try:
         image = Image.OPEN[kind][0](file, "")  # of several pictures in one file it shows the first
     except SyntaxError as error:  # PIL's way to say so, with whatever struct or zlib found
-        if kind == "TIFF" and "unknown pixel mode" in str(error):  # many bands, several channels of 16 bits ...
+        if kind == "TIFF" and any(
+            words in str(error) for words in ("unknown pixel mode", "samples per pixel")
+        ):  # many bands, several channels of 16 bits ...
             raise UnfitError("it is a TIFF file of a kind that Pillow does not read", _DECODER) from error
         raise ValueError(f"damaged {kind} header") from error
     _check_size(path, ImageHeader(image.height, image.width, 0, ""), max_pixels)

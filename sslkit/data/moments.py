@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from sslkit.contract.images import Window
+
 
 class Moments:
     """Mean and standard deviation of each channel of more images than fit into memory, in float64. Chan, Golub & LeVeque 1979.
@@ -23,9 +25,11 @@ class Moments:
         """(C,) float64, of the population."""
         return (self.squares / max(1, self.count)).sqrt()
 
-    def add(self, images: Tensor) -> None:
-        """Count (N, C, H, W) images of any floating-point type."""
+    def add(self, images: Tensor, window: Window | None = None) -> None:
+        """Count (N, C, H, W) images of any type, after what is between the ends of a window was scaled to [0, 1] and the rest clamped."""
         values = images.double()
+        if window is not None:
+            values = ((values - window[0]) / (window[1] - window[0])).clamp_(0, 1)
         other = Moments(values.shape[1])
         other.count, other.mean = values[:, 0].numel(), values.mean(dim=(0, 2, 3))
         other.squares = (values - other.mean[:, None, None]).square_().sum(dim=(0, 2, 3))

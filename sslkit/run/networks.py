@@ -126,12 +126,24 @@ def check_pretraining(task: PretextTask, backbone: Backbone, data: Dataset) -> N
     for option, view in views_of(task):
         view.check(images, option)
     wanted = task.image_spec(images)
-    if wanted.color not in (backbone.image.color, images.color):  # a task that takes images as they come takes converted ones too
+    own = (backbone.image.color, backbone.image.num_chs)
+    if own not in ((wanted.color, wanted.num_chs), (images.color, images.num_chs)):  # one that takes images as they come takes converted ones
         raise BackboneError(
-            f"{type(task).__name__} needs a backbone built for {wanted.color} images",
-            found=backbone.image.color,
+            f"{type(task).__name__} needs a backbone built for {wanted.meaning}",
+            found=backbone.image.meaning if backbone.image.color is None else backbone.image.color,
             fix="build it with task.image_spec(data.image())",
         )
+
+
+def check_channels(backbone: Backbone, image: ImageSpec) -> None:
+    """Refuse a backbone whose ``prepare`` cannot convert images of this kind.
+
+    Raises:
+        BackboneError: they have another number of bands, or no colours.
+    """
+    own = backbone.image
+    if own.num_chs != image.num_chs if own.color is None else image.color is None and image.num_chs not in (1, 3):
+        raise BackboneError(f"the backbone is built for {own.meaning}", found=image.meaning, fix="measure it on images of its own kind")
 
 
 def check_requirements(requires: frozenset[str], backbone: Backbone, user: str) -> None:
@@ -155,11 +167,7 @@ def check_images(images: ImageSpec, backbone: Backbone) -> None:
         BackboneError: says which images.
     """
     own = backbone.image
-    if images.num_chs != own.num_chs and not {images.num_chs, own.num_chs} <= {1, 3}:
-        raise BackboneError(
-            f"images of {images.num_chs} channels cannot be converted for a network that was built for {own.num_chs}",
-            fix="choose other data, or another network",
-        )
+    check_channels(backbone, images)
     if images[:2] == own[:2]:
         return
     shape = (2, images.num_chs, images.height, images.width)

@@ -130,7 +130,7 @@ class Preflight:
             with located(f"stages.{stage.name}.evaluator"):
                 check_requirements(stage.evaluator.requires, backbone, type(stage.evaluator).__name__)
                 for option, view in views_of(stage.evaluator):
-                    view.check(self._data.image(), option)
+                    view.check(data.image(), option)
 
     def check_data(self, stage: Stage) -> None:
         """Compare a stage's options with the number of images and labels there are."""

@@ -23,7 +23,7 @@ from sslkit.data.loader import Loader
 from sslkit.evaluators.classifier import few_classes, recalls
 from sslkit.run.artifacts import save_module, weights_path
 from sslkit.run.environment import Surroundings
-from sslkit.run.networks import check_pretraining, check_requirements
+from sslkit.run.networks import check_channels, check_pretraining, check_requirements
 from sslkit.run.stage_folder import Outcome, StageResult, begin
 from sslkit.storage.atomic import writing
 from sslkit.storage.identity import CODE, plain, state_hash
@@ -112,6 +112,7 @@ def evaluate(evaluator: Evaluator, backbone: Backbone, data: Dataset, **surround
     where, opened = _surroundings("evaluate", surroundings), OpenedDataset.of(data)
     labeled = evaluation_data(evaluator, opened)
     check_requirements(evaluator.requires, backbone, type(evaluator).__name__)
+    check_channels(backbone, opened.image())
     with opened.lent_to(evaluator):
         evaluator.check(backbone, labeled)
     return run_evaluation(evaluator, backbone, opened, where)

@@ -45,7 +45,7 @@ class SavedImage(SavedFile):
 
     height: Side
     width: Side
-    color: Literal["rgb", "gray", "lightness"]
+    color: Literal["rgb", "gray", "lightness"] | None
     mean: list[FiniteFloat]
     std: list[FiniteFloat]
 

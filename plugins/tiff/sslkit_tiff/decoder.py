@@ -1,5 +1,6 @@
 """The decoder of TIFF files: the first image of a file, with all of its bands."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ try:
     import tifffile
 except ImportError:  # an optional dependency: the plugin is there without it, and says so when it is used
     tifffile = None
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says of damaged files is reported with their names
 
 
 @final

@@ -1,6 +1,7 @@
 """The views that a method or an evaluator makes of a few images: the inputs of a network."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import EvaluateStage, PretrainStage, training_of
 from sslkit.report.picture import Picture
-from sslkit.report.pictures.grid import Panel, Sheet, draw_sheets
+from sslkit.report.pictures.grid import Panel, Sheet, draw_sheets, drawable
 from sslkit.report.pictures.sample import spread
 from sslkit.run.networks import backbone_image, data_of, untrained
 from sslkit.run.stages import evaluation_data
@@ -36,7 +37,7 @@ class Shown(NamedTuple):
     """The images that were made of each image under one name."""
 
     name: str
-    images: Tensor  # (N * K, C, h, w) uint8, or float in [0, 1]; image after image
+    images: Tensor  # (N * K, 1 or 3, h, w) uint8, or float in [0, 1]; image after image
     captions: tuple[str, ...]  # one per image; empty where the method gives none
 
     @property
@@ -49,7 +50,7 @@ class Shown(NamedTuple):
 class Views(NamedTuple):
     """Everything that was made of a few images."""
 
-    images: Tensor  # (N, C, H, W) uint8, augmented: the input
+    images: Tensor  # (N, 1 or 3, H, W) uint8, or float in [0, 1], augmented: the input
     views: tuple[Shown, ...]  # those that are images
     others: Mapping[str, str]  # the shape and dtype of the rest, by name
 
@@ -68,8 +69,9 @@ def make_views(
     with torch.no_grad(), global_seed(derive_seed(seed, "views")):
         made = objective.train().make_views(Batch(pixels, indices), make_generator(derive_seed(seed, "views", "draws")), train=True)
     captions, views, others = objective.captions(made), [], {}
+    drawn = partial(drawable, num_chs=images.image.num_chs, display=images.display)
     for name, view in made.items():
-        if not is_image(view) or len(view) % len(pixels):
+        if not is_image(view, images.image.num_chs) or len(view) % len(pixels):
             others[name] = f"{tuple(view.shape)} {str(view.dtype).removeprefix('torch.')}"
             continue
         words = captions.get(name)
@@ -77,8 +79,8 @@ def make_views(
             who = type(objective).__name__
             raise PluginError(f"{who}.captions: {name!r} needs one caption per image", found=len(words), allowed=str(len(view)))
         order = torch.arange(len(view)).reshape(-1, len(pixels)).T.flatten()  # the contract has view after view
-        views.append(Shown(name, view[order], () if words is None else tuple(words[int(index)] for index in order)))
-    return Views(pixels, tuple(views), others)
+        views.append(Shown(name, drawn(view[order]), () if words is None else tuple(words[int(index)] for index in order)))
+    return Views(drawn(pixels), tuple(views), others)
 
 
 def apply_views(
@@ -88,20 +90,23 @@ def apply_views(
     pixels = augment(
         images.read(spread(range(len(images)), num_images)), options or Augment(), make_generator(derive_seed(seed, "views", "augment"))
     )
+    drawn = partial(drawable, num_chs=images.image.num_chs, display=images.display)
     made, others = [], {}
     for name, view in views:
         generator = make_generator(derive_seed(seed, "views", name))
-        drawn = torch.stack([view(pixels, generator) for _ in range(NUM_DRAWS if view.random else 1)], dim=1).flatten(0, 1)
-        if is_image(drawn):
-            made.append(Shown(name, drawn, ()))
+        found = torch.stack([view(pixels, generator) for _ in range(NUM_DRAWS if view.random else 1)], dim=1).flatten(0, 1)
+        if is_image(found, images.image.num_chs):
+            made.append(Shown(name, drawn(found), ()))
         else:
-            others[name] = f"{tuple(drawn.shape)} {str(drawn.dtype).removeprefix('torch.')}"
-    return Views(pixels, tuple(made), others)
+            others[name] = f"{tuple(found.shape)} {str(found.dtype).removeprefix('torch.')}"
+    return Views(drawn(pixels), tuple(made), others)
 
 
-def is_image(view: Tensor) -> bool:
-    """Whether a view can be shown: (M, C, h, w) with 1 or 3 channels, uint8 or float."""
-    return view.ndim == 4 and view.shape[1] in (1, 3) and (view.dtype == torch.uint8 or view.is_floating_point()) and view.numel() > 0
+def is_image(view: Tensor, num_chs: int) -> bool:
+    """Whether a view can be shown: (M, C, h, w) with 1 or 3 channels, or as many as the data has, uint8 or float."""
+    return (
+        view.ndim == 4 and view.shape[1] in (1, 3, num_chs) and (view.dtype == torch.uint8 or view.is_floating_point()) and view.numel() > 0
+    )
 
 
 def views_note(views: Views) -> str:
