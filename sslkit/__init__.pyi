@@ -26,6 +26,7 @@ from .contract.events import (
     CheckpointSaved as CheckpointSaved,
     DataFound as DataFound,
     Event as Event,
+    FeaturesMeasured as FeaturesMeasured,
     FitStart as FitStart,
     HeldoutEnd as HeldoutEnd,
     Notice as Notice,
@@ -51,6 +52,7 @@ from .contract.objective import (
     Objective as Objective,
     Prediction as Prediction,
     PretextTask as PretextTask,
+    Represented as Represented,
     StepOutput as StepOutput,
     TrainContext as TrainContext,
 )

@@ -86,6 +86,19 @@ class StepOutput(NamedTuple):
     predictions: Mapping[str, Prediction] = {}
 
 
+class Represented(NamedTuple):
+    """What a method makes of N images, in which a collapse would show.
+
+    Attributes:
+        embeddings: (N, D) each, by name: of a collapse they all become equal.
+        assignments: (N, K) each, by name: probabilities of clusters or prototypes, of which a collapse leaves one; empty for a method
+            without any.
+    """
+
+    embeddings: Mapping[str, Tensor]
+    assignments: Mapping[str, Tensor] = {}
+
+
 class TrainContext(Protocol):
     """What an objective's hooks may know and use of the loop around them.
 
@@ -135,12 +148,14 @@ class Objective(nn.Module, Contract):
         frozen: names of submodules that training never changes. They stay in eval mode, so that their BatchNorm statistics stay
             put, and checkpoints leave them out.
         classes: names of the classes that the method predicts, in the order of their targets; empty where it predicts none.
+        collapse_cause: what is usually wrong where the representation collapses, for the notice that says so: a clause.
     """
 
     phases: tuple[str, ...] = ("main",)
     heldout_phase: str | None = None
     frozen: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    collapse_cause: str = "the learning rate is too high, or the loss is lowest where all images look the same"
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -170,6 +185,17 @@ class Objective(nn.Module, Contract):
             phase: one of ``phases``.
             schedule: the current values of ``schedules`` as 0-dim tensors.
         """
+
+    def represent(self, images: Tensor) -> Represented:
+        """What is watched for a collapse: by default the pooled features of the deepest layer of what is exported.
+
+        A method whose head can collapse while the features still look healthy adds what its loss compares, and its cluster assignments.
+        Called now and then in eval mode, without gradients and in float32; must draw nothing and change nothing.
+
+        Args:
+            images: (N, C, H, W) of the dataset, not augmented, as in ``Backbone.prepare``.
+        """
+        return Represented({"features": self.exported_backbone().embed(images)})
 
     def captions(self, views: Mapping[str, Tensor]) -> Mapping[str, Sequence[str]]:
         """What to write under each image of the views in a picture of them, by view: for example the class that is to be predicted.

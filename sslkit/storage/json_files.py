@@ -121,6 +121,7 @@ class SavedArtifact(SavedFile):
     recall: dict[str, list[FiniteFloat | None]] = {}
     skipped_files: list[str] = []
     snapshot_epochs: list[int] = []
+    alarms: list[str] = []
 
 
 class SavedWeights(SavedFile):

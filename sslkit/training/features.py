@@ -64,9 +64,10 @@ def extract_features(
     layers: Sequence[str],
     autocast: torch.dtype | None,
     *,
+    indices: Tensor | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Tensor]:
-    """Pooled features of every image, not augmented, in eval mode.
+    """Pooled features of every image, or of some, not augmented, in eval mode.
 
     Args:
         backbone: on the loader's device.
@@ -74,10 +75,11 @@ def extract_features(
         layers: their names; all are computed on one forward pass.
         autocast: dtype of autocast; None: float32 in full, which whatever is measured in features needs: bfloat16 keeps three digits of
             them, which makes ties of neighbours and drowns the small end of a spectrum.
+        indices: (M,) int64 on the CPU, the images; None: all, in index order.
         should_stop: asked after every batch.
 
     Returns:
-        For each layer (num_images, D) float32 on the CPU, in index order.
+        For each layer (M, D) float32 on the CPU, in the order of the indices.
 
     Raises:
         RunInterruptedError: the user asked to stop.
@@ -90,7 +92,7 @@ def extract_features(
         stack.enter_context(torch.autocast(loader.device.type, dtype=autocast, enabled=autocast is not None))
         if autocast is None:
             stack.enter_context(tf32(allowed=False))
-        for batch in loader.in_order():
+        for batch in loader.in_order() if indices is None else loader.batches(indices):
             features = backbone(batch.images, layers)
             for layer in layers:
                 waiting[layer].append(pool(features[layer], backbone.layer(layer).kind))

@@ -19,6 +19,7 @@ from sslkit.training.handover import check_schedule, checked_indices, scale_of, 
 from sslkit.training.optimizer_state import capture_optimizer, restore_optimizer
 from sslkit.training.optimizers import build_optimizers, rate_of, set_rates
 from sslkit.training.options import TrainingOptions
+from sslkit.training.representation import Signs
 from sslkit.training.seeds import derive_seed, global_generators, make_generator
 
 
@@ -100,6 +101,7 @@ class TrainState(TrainContext):
         self.meters = Meters()
         self.optimizers = build_optimizers(objective, training.optimizers_for(objective.phases))
         self.rollbacks = 0
+        self.signs = Signs()
         self._scale = 1.0
         self._train = train
         self._training = training
@@ -215,7 +217,7 @@ class TrainState(TrainContext):
         tensors |= own
         counters = {"epoch": self.epoch, "batch": self.batch, "step": self.step, "rollbacks": self.rollbacks}
         counters["num_images"] = self._train.num_images
-        return tensors, {"counters": counters, "optimizers": optimizers}
+        return tensors, {"counters": counters, "optimizers": optimizers, "signs": self.signs.state()}
 
     def capture_optimizers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The optimizers' part of it; a ``PluginError`` where one keeps what cannot be saved."""
@@ -250,6 +252,7 @@ class TrainState(TrainContext):
         self.meters.restore(_below(tensors, "meter."))
         self.epoch, self.batch, self.step = (int(counters[name]) for name in ("epoch", "batch", "step"))
         self.rollbacks = int(counters["rollbacks"])
+        self.signs = Signs(**state["signs"])
         self.order = tensors.get("order")
         if not 0 <= self.epoch <= self._training.epochs or not 0 <= self.batch <= self.num_batches:
             raise ValueError(f"epoch {self.epoch}, batch {self.batch}")
