@@ -95,8 +95,7 @@ def test_an_interrupted_pretraining_leaves_the_same_snapshots(steps: int, tmp_pa
     pretrained(tmp_path / "parts")
     assert hashes(tmp_path / "parts") == hashes(tmp_path / "whole")
     lines = [
-        [{**line, "images_per_second": 0.0} for line in read_metrics(tmp_path / name / "metrics.jsonl")]
-        for name in ("parts", "whole")
+        [{**line, "images_per_second": 0.0} for line in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("parts", "whole")
     ]
     assert lines[0] == lines[1]
 
