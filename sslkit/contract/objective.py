@@ -98,6 +98,19 @@ class StepOutput(NamedTuple):
     predictions: Mapping[str, Prediction] = {}
 
 
+class Represented(NamedTuple):
+    """What a method makes of N images, in which a collapse would show.
+
+    Attributes:
+        embeddings: (N, D) each, by name: of a collapse they all become equal.
+        assignments: (N, K) each, by name: probabilities of clusters or prototypes, of which a collapse leaves one; empty for a method
+            without any.
+    """
+
+    embeddings: Mapping[str, Tensor]
+    assignments: Mapping[str, Tensor] = {}
+
+
 class TrainContext(Protocol):
     """What an objective's hooks may know and use of the loop around them.
 
@@ -158,6 +171,7 @@ class Objective(nn.Module, Contract):
         classes: names of the classes that the method predicts, in the order of their targets; empty where it predicts none.
         full_batches: whether every training batch must have ``batch_size`` images, as for negatives, a queue or the marginals of clusters:
             what is left of an epoch is then dropped, and data of fewer images than a batch refused.
+        collapse_cause: what is usually wrong where the representation collapses, for the notice that says so: a clause.
     """
 
     phases: tuple[str, ...] = ("main",)
@@ -165,6 +179,7 @@ class Objective(nn.Module, Contract):
     frozen: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     full_batches: bool = False
+    collapse_cause: str = "the learning rate is too high, or the loss is lowest where all images look the same"
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -193,6 +208,17 @@ class Objective(nn.Module, Contract):
             views: what ``make_views`` returned.
             step: the phase, and the current values of ``schedules``.
         """
+
+    def represent(self, images: Tensor) -> Represented:
+        """What is watched for a collapse: by default the pooled features of the deepest layer of what is exported.
+
+        A method whose head can collapse while the features still look healthy adds what its loss compares, and its cluster assignments.
+        Called now and then in eval mode, without gradients and in float32; must draw nothing and change nothing.
+
+        Args:
+            images: (N, C, H, W) of the dataset, not augmented, as in ``Backbone.prepare``.
+        """
+        return Represented({"features": self.exported_backbone().embed(images)})
 
     def captions(self, views: Mapping[str, Tensor]) -> Mapping[str, Sequence[str]]:
         """What to write under each image of the views in a picture of them, by view: for example the class that is to be predicted.

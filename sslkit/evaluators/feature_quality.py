@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import torch
-from torch import Tensor
 from typing_extensions import override
 
 from sslkit.contract.backbone import Backbone
@@ -15,6 +13,7 @@ from sslkit.data.loader import Loader
 from sslkit.evaluators.classifier import check_layers
 from sslkit.evaluators.views import ViewOptions
 from sslkit.training.features import extract_features
+from sslkit.training.representation import alpha_req, rankme
 
 
 @final
@@ -55,32 +54,3 @@ class FeatureQuality(ViewOptions, Evaluator):
             if (alpha := alpha_req(features[layer])) is not None:
                 metrics[f"{layer}.alpha_req"] = alpha
         return Evaluation(metrics)
-
-
-def rankme(features: Tensor, eps: float = 1e-7) -> float:
-    """RankMe: the exponential of the entropy of the normalised singular values, Garrido et al. 2023 (arXiv:2210.02885), eq. 1.
-
-    For (N, D) features, between 1 (one direction) and about min(N, D) (all directions alike); higher is better. ``eps`` is added to each
-    singular value's share, as in the paper.
-    """
-    singular = torch.linalg.svdvals(features.double())
-    total = singular.sum()
-    shares = (singular / total if total > 0 else singular) + eps
-    return float(torch.exp(-(shares * shares.log()).sum()))
-
-
-def alpha_req(features: Tensor) -> float | None:
-    """alpha-ReQ: the exponent of the power law i^-alpha that the eigenvalues of the features' covariance follow, Agrawal et al. 2022
-    (NeurIPS, "alpha-ReQ: Assessing representation quality in self-supervised learning by measuring eigenspectrum decay").
-
-    A least-squares line through log eigenvalue against log rank, over all eigenvalues of the (N, D) features that are not rounding errors;
-    None where fewer than two are left. The paper finds good features near 1.
-    """
-    centred = features.double() - features.double().mean(dim=0)
-    eigenvalues = torch.linalg.svdvals(centred) ** 2 / len(features)
-    eigenvalues = eigenvalues[eigenvalues > eigenvalues[0] * max(features.shape) * torch.finfo(torch.float32).eps ** 2]
-    if len(eigenvalues) < 2:
-        return None
-    rank = torch.arange(1, len(eigenvalues) + 1, dtype=torch.float64).log()
-    rank = rank - rank.mean()
-    return float(-(rank * eigenvalues.log()).sum() / (rank**2).sum())

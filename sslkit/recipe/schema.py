@@ -67,6 +67,7 @@ PRETRAIN_KEYS: Keys = {
     "task": PretextTask,
     "evaluate_every": _at_least(1),
     "snapshot_epochs": tuple[int, ...],
+    "quality_epochs": tuple[int, ...],
     **TRAINING_KEYS,
     **_COMMON_KEYS,
 }

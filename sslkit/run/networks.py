@@ -127,7 +127,10 @@ def check_pretraining(task: PretextTask, backbone: Backbone, data: Dataset) -> N
         view.check(images, option)
     wanted = task.image_spec(images)
     own = (backbone.image.color, backbone.image.num_chs)
-    if own not in ((wanted.color, wanted.num_chs), (images.color, images.num_chs)):  # one that takes images as they come takes converted ones
+    if own not in (
+        (wanted.color, wanted.num_chs),
+        (images.color, images.num_chs),
+    ):  # one that takes images as they come takes converted ones
         raise BackboneError(
             f"{type(task).__name__} needs a backbone built for {wanted.meaning}",
             found=backbone.image.meaning if backbone.image.color is None else backbone.image.color,

@@ -130,6 +130,7 @@ class SavedArtifact(SavedFile):
     snapshot_epochs: list[int] = []
     scaled_rates: list[str] = []
     extended: list[SavedPart] = []
+    alarms: list[str] = []
 
 
 class SavedWeights(SavedFile):

@@ -140,9 +140,15 @@ class TrainingOptions(Checked):
         return dict(self.optimizer)
 
 
-def check_snapshots(epochs: Iterable[int], num_epochs: int) -> list[int]:
-    """The epochs after which a network is to be kept, in order; 0 for the untrained one. They must be distinct epochs of the training."""
-    snapshots = sorted(epochs)
-    if any(not 0 <= epoch <= num_epochs for epoch in snapshots) or len(set(snapshots)) < len(snapshots):
-        raise OptionError("snapshot_epochs", "must be distinct epochs of the training", found=snapshots, allowed=f"0 to {num_epochs}")
-    return snapshots
+def check_epochs(option: str, epochs: Iterable[int], num_epochs: int) -> list[int]:
+    """The epochs of an option in order; 0 for the untrained network. They must be distinct epochs of the training."""
+    found = sorted(epochs)
+    if any(not 0 <= epoch <= num_epochs for epoch in found) or len(set(found)) < len(found):
+        raise OptionError(option, "must be distinct epochs of the training", found=found, allowed=f"0 to {num_epochs}")
+    return found
+
+
+def spread_epochs(num_epochs: int, most: int) -> list[int]:
+    """At most so many epochs of a training, 2 or more, evenly spread: 0 and the last among them."""
+    steps = min(most - 1, num_epochs)
+    return [round(step * num_epochs / steps) for step in range(steps + 1)]

@@ -21,6 +21,7 @@ from sslkit.training.loss_scaler import LossScaler
 from sslkit.training.optimizer_state import capture_optimizer, restore_optimizer
 from sslkit.training.options import TrainingOptions
 from sslkit.training.phase_optimizers import build_optimizers, rate_of, set_decays, set_rates
+from sslkit.training.representation import Signs
 from sslkit.training.seeds import derive_seed, global_generators, make_generator
 
 
@@ -107,6 +108,7 @@ class TrainState(TrainContext):
         self.optimizers = build_optimizers(objective, training.optimizers_for(objective.phases), lr_factor=training.rate_factor)
         self.rollbacks = 0
         self.scalers = {phase: LossScaler(context.device) for phase in objective.phases if context.autocast is torch.float16}
+        self.signs = Signs()
         self._scale = 1.0
         self._train = train
         self._training = training
@@ -228,7 +230,7 @@ class TrainState(TrainContext):
         counters = {"epoch": self.epoch, "batch": self.batch, "step": self.step, "rollbacks": self.rollbacks}
         counters["num_images"] = self._train.num_images
         scalers = {phase: scaler.state() for phase, scaler in self.scalers.items()}
-        return tensors, {"counters": counters, "optimizers": optimizers, "scalers": scalers}
+        return tensors, {"counters": counters, "optimizers": optimizers, "scalers": scalers, "signs": self.signs.state()}
 
     def capture_optimizers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The optimizers' part of it; a ``PluginError`` where one keeps what cannot be saved."""
@@ -265,6 +267,7 @@ class TrainState(TrainContext):
         self.meters.restore(_below(tensors, "meter."))
         self.epoch, self.batch, self.step = (int(counters[name]) for name in ("epoch", "batch", "step"))
         self.rollbacks = int(counters["rollbacks"])
+        self.signs = Signs(**state["signs"])
         self.order = tensors.get("order")
         if not 0 <= self.epoch <= self._training.epochs or not 0 <= self.batch <= self.num_batches:
             raise ValueError(f"epoch {self.epoch}, batch {self.batch}")
