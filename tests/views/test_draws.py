@@ -14,7 +14,7 @@ from sslkit import views
 from sslkit.views.step import Shape, integers
 from tests.views.pixels import seeded
 
-NUM = 1500
+NUM = 1000
 SIGNIFICANCE = 1e-3
 """Of each comparison, with fixed seeds: one in a thousand would fail if the seeds were changed."""
 
