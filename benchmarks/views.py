@@ -29,7 +29,7 @@ PER_IMAGE = ("torchvision, PIL", "torchvision, tensors")
 REFERENCES = (*PER_IMAGE, "lightly", "kornia")
 SIZES = {
     "32 px": Views(size=32, canvas=32, batch_size=256, num_images=2_048),
-    "224 px": Views(size=224, canvas=256, batch_size=64, num_images=256),
+    "224 px": Views(size=224, canvas=256, batch_size=32, num_images=256),
 }
 GOALS = {"32 px": 5.0, "224 px": 2.0}
 """How many times as fast as torchvision per image sslkit should be."""
@@ -63,7 +63,7 @@ def _views(arguments: argparse.Namespace) -> int:
         if not arguments.only or size in arguments.only:
             changed = Views(**{**vars(work), "cores": arguments.cores, "device": torch.device(arguments.device)})
             variants = [Variant(name, ENTRIES[name], changed) for name in names if not missing(name)]
-            records = interleave(variants, Plan(rounds, Slice(1, seconds), warm_up=Slice(2)))
+            records = interleave(variants, Plan(rounds, Slice(1, seconds), warm_up=Slice(1), pause=0.2))
             results[size] = JobResult(size, {name: records.get(name) or Record(problem=missing(name)) for name in names})
     report = build_report(results, {"rounds": rounds, "seconds": seconds, "cores": arguments.cores, "device": arguments.device})
     write_json(arguments.json, report)

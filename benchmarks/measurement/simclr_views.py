@@ -34,7 +34,7 @@ class Views:
         size: of a view, in pixels.
         canvas: of the decoded images.
         batch_size: images, each of which is seen twice.
-        num_images: random ones, decoded and in memory.
+        num_images: random ones, decoded and in memory: an epoch.
         cores: workers of those who work per image, threads of sslkit and kornia on a CPU.
         device: of sslkit and kornia.
     """
@@ -176,7 +176,7 @@ class _Pairs(Dataset[Any]):
 
 def _per_image(work: Views, gate: Gate, images: list[Any], transform: Callable[[Any], Any], *, twice: bool = True) -> None:
     pairs = _Pairs(images, transform, twice=twice)
-    loader = DataLoader(pairs, work.batch_size, shuffle=True, num_workers=work.cores, persistent_workers=True, prefetch_factor=2)
+    loader = DataLoader(pairs, work.batch_size, shuffle=True, num_workers=work.cores, persistent_workers=True)
     while True:
-        for first, _second in loader:
-            gate.step(len(first))
+        # A whole epoch is a step of the gate: its queue is empty at the end, and holds nothing that was made in another variant's turn.
+        gate.step(sum(len(first) for first, _second in loader))
