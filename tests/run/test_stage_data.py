@@ -32,9 +32,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of colour images without classes."""
     folder = tmp_path_factory.mktemp("photos")
     for number in range(16):
-        Image.effect_noise((12, 12), 40).convert("RGB").point(lambda value, number=number: (value * (number + 3)) % 256).save(
-            folder / f"{number:02}.png"
-        )
+        noise = Image.effect_noise((12, 12), 40 + number)
+        Image.merge("RGB", (noise, noise.rotate(90), noise.rotate(180))).save(folder / f"{number:02}.png")
     return folder
 
 
