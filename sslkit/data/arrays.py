@@ -16,6 +16,7 @@ from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.images import CHANNELS, Color, Dataset, ImageSet, ImageSpec, Split, Window
 from sslkit.data.moments import Moments
 from sslkit.data.validation import STORED
+from sslkit.data.window import take
 
 ArrayLike = Tensor | np.ndarray
 Labels = Tensor | np.ndarray | Sequence[int]
@@ -61,7 +62,7 @@ class ArraySet(ImageSet):
 
     def read(self, indices: Sequence[int]) -> Tensor:
         """Copy some images out: (len(indices), C, H, W)."""
-        return self._pixels[torch.as_tensor(indices, dtype=torch.int64)]
+        return take(self._pixels, torch.as_tensor(indices, dtype=torch.int64))
 
     def without_labels(self) -> "ArraySet":
         """The same images, for pretraining: their fingerprint does not change with the labels."""
