@@ -14,7 +14,7 @@ PLUGINS = {path.relative_to(ROOT).as_posix(): path for room in ("plugins", "exam
 
 ONLY_IN = {
     "typer": {"cli.commands"},
-    "rich": {"cli.commands", "cli.console"},
+    "rich": {"cli.commands", "cli.console", "cli.data_stats"},
     "pluggy": {"catalog.discovery"},
     "timm": {"backbones.from_timm"},
 }

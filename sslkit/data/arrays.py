@@ -16,6 +16,7 @@ from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.images import CHANNELS, Color, Dataset, ImageSet, ImageSpec, Split, Window
 from sslkit.data.moments import Moments
 from sslkit.data.validation import STORED
+from sslkit.data.window import take
 
 ArrayLike = Tensor | np.ndarray
 Labels = Tensor | np.ndarray | Sequence[int]
@@ -61,7 +62,7 @@ class ArraySet(ImageSet):
 
     def read(self, indices: Sequence[int]) -> Tensor:
         """Copy some images out: (len(indices), C, H, W)."""
-        return self._pixels[torch.as_tensor(indices, dtype=torch.int64)]
+        return take(self._pixels, torch.as_tensor(indices, dtype=torch.int64))
 
     def without_labels(self) -> "ArraySet":
         """The same images, for pretraining: their fingerprint does not change with the labels."""
@@ -83,9 +84,9 @@ class Arrays(Dataset):
     """Images that are already in memory, for use from Python: a recipe cannot name it.
 
     Images are uint8, or floats in [0, 1], which are rounded to uint8; with a ``window`` they are numbers of any type, kept as uint8, uint16
-    or float32. They have the shape (N, C, H, W), or (N, H, W); numpy arrays may also be channels-last, (N, H, W, C). Of two axes that could
-    be the channels the shorter one is, unless ``mean`` says how many there are. Arrays that fit are kept, not copied: one that is written
-    into afterwards is refused when it is loaded.
+    or float32. They have the shape (N, C, H, W), or (N, H, W); numpy arrays may also be channels-last, (N, H, W, C). Where it is not clear
+    which axis the channels are, images are taken to be square, else the shorter axis; ``mean`` says how many there are. Arrays that fit are
+    kept, not copied: one that is written into afterwards is refused when it is loaded.
 
     Attributes:
         train_images: the images to train on, with and without labels.
@@ -150,7 +151,7 @@ class Arrays(Dataset):
 
     def _to_pixels(self, option: str, images: ArrayLike) -> Tensor:
         """Any accepted array -> (N, C, H, W), contiguous, on the CPU; a view of the argument where it is that already."""
-        tensor = _to_tensor(option, images, self.mean and len(self.mean))
+        tensor = _to_tensor(option, images, None if self.mean is None else len(self.mean))
         return (_to_uint8(option, tensor) if self.window is None else _to_stored(option, tensor)).contiguous()
 
     def _checksums(self) -> tuple[object, ...]:
@@ -236,7 +237,12 @@ def _is_channels_last(shape: Sequence[int], num_chs: int | None) -> bool:
     first, last = shape[1], shape[3]
     if num_chs is not None and (first == num_chs) != (last == num_chs):
         return last == num_chs
-    return first not in (1, 3) and (last in (1, 3) or last < first)
+    if first in (1, 3) or last in (1, 3):
+        return first not in (1, 3)
+    height, width = shape[2], last
+    if (height == width) != (first == height):  # images are square more often than not
+        return first == height
+    return last < first
 
 
 def _to_tensor(option: str, images: ArrayLike, num_chs: int | None) -> Tensor:

@@ -26,7 +26,7 @@ from sslkit.data.validation import (
     valid_spec,
     valid_window,
 )
-from sslkit.data.window import in_window, joined
+from sslkit.data.window import in_window, joined, take
 
 MAX_RESIDENT_BYTES = 2 * 1024**3
 """Image sets up to this size are kept in memory: CIFAR-10 takes 0.15 GiB. Larger ones are decoded as they are needed."""
@@ -81,7 +81,7 @@ class ResidentSet(ImageSet):
         """As ``read``, of any type."""
         decoded: Tensor | None = self.__dict__.get("stored_pixels")
         if decoded is not None:
-            return decoded[list(indices)]
+            return take(decoded, torch.tensor(list(indices), dtype=torch.int64))
         where = f"{self._where}: what {type(self.source).__name__}.read returns"
         return valid_pixels(self.source.read(indices), len(indices), self.image, where, window=self.stored.window)
 

@@ -74,7 +74,8 @@ def decode(
             canvas.check(_num_chs(image), kind)
             return canvas.place_values(_deep_values(path, file, image, kind))
         # libjpeg decodes at 1/2, 1/4 or 1/8 for a fraction of the time; twice the size is left for our own filter.
-        image.draft(None, (2 * max(canvas[:2]),) * 2)
+        side = 2 * max(canvas.height, canvas.width)
+        image.draft(None, (side, side))
         ImageOps.exif_transpose(image, in_place=True)
         if canvas.color is None:
             return canvas.place_values(_bands(image))
@@ -155,7 +156,8 @@ def open_image(path: Path, file: BinaryIO, max_pixels: int) -> ImageFile.ImageFi
             words in str(error) for words in ("unknown pixel mode", "samples per pixel")
         ):  # many bands, several channels of 16 bits ...
             raise UnfitError("it is a TIFF file of a kind that Pillow does not read", _DECODER) from error
-        raise ValueError(f"damaged {kind} header") from error
+        more = ', or of a kind that only decoder = "tiff" reads' if kind == "TIFF" else ""
+        raise ValueError(f"damaged {kind} header{more}") from error
     _check_size(path, ImageHeader(image.height, image.width, 0, ""), max_pixels)
     return image
 
@@ -202,7 +204,7 @@ def _deep_values(path: Path, file: BinaryIO, image: ImageFile.ImageFile, kind: s
         if image.format != "PNG" or _num_chs(image) == 2:
             raise UnfitError(f"it has {_num_chs(image)} channels of 16 bits, which are not read of a {image.format} file", _DECODER)
         # Of each number PIL keeps one of the two bytes: the first, and, told that they are in the other order, the second.
-        halves = [image, open_image(path, file, MAX_PIXELS)]
+        halves = (image, open_image(path, file, MAX_PIXELS))
         for half, order in zip(halves, "BL", strict=True):
             half.tile = [(*tile[:3], f"{image.mode};16{order}") for tile in half.tile]  # pyright: ignore[reportAttributeAccessIssue] - a tile is a tuple
             ImageOps.exif_transpose(half, in_place=True)

@@ -110,7 +110,7 @@ def measure_data(data: Dataset) -> DataStatistics:
     """
     files = isinstance(data, ImageFolder)
     opened = OpenedDataset(data.measurable() if files else data)
-    loaded = {name: images for name in SPLITS if (images := opened.load(name)) is not None}
+    loaded: dict[Split, ResidentSet] = {name: images for name in SPLITS if (images := opened.load(name)) is not None}
     stated = data.window if files else next((images.stored.window for images in loaded.values()), None)
     passes: dict[Split, _Pass] = {}
     for name, images in loaded.items():
@@ -123,13 +123,17 @@ def measure_data(data: Dataset) -> DataStatistics:
         broken = next(iter(training[0].broken.items()))
         raise DataError(f"none of the images can be decoded; the first: {broken[0]}: {broken[1]}")
     window, suggested = _window(training, stated)
-    splits = {name: _split(loaded[name], one, None if stated else window or (0.0, 255.0)) for name, one in passes.items()}
+    splits: dict[Split, SplitStatistics] = {
+        name: _split(loaded[name], one, None if stated else window or (0.0, 255.0)) for name, one in passes.items()
+    }
     first = next(split for split in splits.values() if split.mean)
     image = opened.image()._replace(mean=first.mean, std=first.std)
     distinct = {name: one for name, one in passes.items() if name != "test"}
     if "train" in distinct and distinct["train"] is distinct.get("pretrain"):
         del distinct["train"]
-    shared = {name: passes["test"].repeats(one) for name, one in distinct.items() if "test" in passes and passes["test"] is not one}
+    shared: dict[Split, Repeated] = {
+        name: passes["test"].repeats(one) for name, one in distinct.items() if "test" in passes and passes["test"] is not one
+    }
     return DataStatistics(image=image, window=window, suggested=suggested, splits=splits, shared=shared)
 
 

@@ -24,7 +24,7 @@ def as_float(pixels: Tensor) -> Tensor:
 
 
 def take(pixels: Tensor, indices: Tensor) -> Tensor:
-    """Some rows, of any type: not every device indexes uint16."""
+    """Some rows, of any type: before 2.7, torch does not index uint16, nor does every device."""
     return pixels.view(torch.int16)[indices].view(torch.uint16) if pixels.dtype == torch.uint16 else pixels[indices]
 
 

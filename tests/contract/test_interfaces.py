@@ -104,6 +104,22 @@ def test_other_numbers_of_channels_are_refused(spec, num_chs):
         Pyramid(spec).prepare(torch.zeros(1, num_chs, 4, 6, dtype=torch.uint8))
 
 
+def test_bands_pass_through_if_there_are_as_many():
+    spec = ImageSpec(4, 6, None, (0.0,) * 5, (1.0,) * 5)
+    images = random_images(5)
+    torch.testing.assert_close(Pyramid(spec).prepare(images), images.float() / 255, rtol=0, atol=0)
+    with pytest.raises(BackboneError, match=r"^this backbone is built for images of 5 bands; found '3 channels'; allowed: 5$"):
+        Pyramid(spec).prepare(random_images(3))
+
+
+@pytest.mark.parametrize(
+    ("color", "num_means", "num_stds"), [("rgb", 1, 1), ("gray", 3, 3), ("lightness", 2, 2), (None, 3, 4), (None, 0, 0)]
+)
+def test_a_spec_has_a_mean_and_a_std_for_each_channel(color, num_means, num_stds):
+    with pytest.raises(BackboneError, match=f"has one mean and one std per channel; found '{num_means} means and {num_stds} deviations'"):
+        Pyramid(ImageSpec(4, 6, color, (0.5,) * num_means, (0.5,) * num_stds))
+
+
 # ---------------------------------------------------------------------------------------------------------------- prepare
 
 

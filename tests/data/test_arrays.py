@@ -198,3 +198,57 @@ def test_a_set_can_be_sent_to_another_process():
 def test_pixels_must_fit_the_spec_and_labels_the_pixels(pixels, labels, message):
     with pytest.raises(DataError, match=re.escape(message)):
         ArraySet(pixels, SPEC, labels=labels)
+
+
+# ------------------------------------------------------------------------------------------------------------------ bands
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "num_chs"),
+    [
+        ((4, 13, 8, 8), {}, 13),
+        ((4, 8, 8, 13), {}, 13),  # images are square
+        ((4, 13, 9, 8), {"mean": (0.5,) * 13}, 13),
+        ((4, 9, 12, 5), {}, 5),  # of others the shorter axis
+        ((4, 5, 9, 12), {}, 5),
+        ((4, 64, 64, 13), {}, 13),
+        ((4, 64, 8, 13), {"mean": (0.5,) * 64}, 64),
+        ((4, 13, 13, 2), {}, 2),
+        ((4, 2, 5, 5), {}, 2),
+    ],
+)
+def test_any_number_of_channels(shape, options, num_chs):
+    image = Arrays(train_images=np.zeros(shape, np.uint8), **options).image()
+    assert (image.num_chs, image.color) == (num_chs, None)
+
+
+def test_three_channels_may_be_bands_and_tensors_have_channels_first():
+    pixels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    assert Arrays(train_images=pixels).image().color == "rgb"
+    assert Arrays(train_images=pixels, color="bands").image().color is None
+    with pytest.raises(OptionError, match="color: does not fit the images; found 'gray'; allowed: bands: there are 3 channels"):
+        Arrays(train_images=pixels, color="gray")
+    with pytest.raises(OptionError, match="train_images: has a wrong shape"):
+        Arrays(train_images=torch.zeros(2, 64, 64, 13, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "float32", "float64", ">u2"])
+def test_a_window_keeps_numbers_of_any_type(dtype):
+    values = np.arange(2 * 2 * 16).reshape(2, 2, 4, 4).astype(dtype)
+    data = Arrays(train_images=values, window=(6, 30))
+    images = data.load("pretrain")
+    assert images is not None
+    assert images.pixels is not None
+    assert images.pixels.dtype == {"uint8": torch.uint8, "uint16": torch.uint16, ">u2": torch.uint16}.get(dtype, torch.float32)
+    assert np.array_equal(images.pixels.numpy(), values)
+    expected = ((values.astype(np.float64) - 6) / 24).clip(0, 1)
+    assert data.image().mean == pytest.approx(expected.mean(axis=(0, 2, 3)), rel=1e-12)
+    assert data.image().std == pytest.approx(expected.std(axis=(0, 2, 3)), rel=1e-12)
+    assert images.fingerprint != Arrays(train_images=values, window=(6, 31)).load("pretrain").fingerprint  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_values_that_are_not_finite_are_refused():
+    with pytest.raises(OptionError, match="train_images: has values that are not finite"):
+        Arrays(train_images=np.array([[[0.0, np.nan]]]), window=(0, 1))
+    with pytest.raises(OptionError, match=r"window: must be two values, the smaller one first; found \(1, 1\)"):
+        Arrays(train_images=np.zeros((1, 2, 2), np.uint8), window=(1, 1))

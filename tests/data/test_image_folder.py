@@ -334,12 +334,71 @@ def test_root_may_start_at_home(tmp_path, monkeypatch):
         ({"max_pixels": 0}, "max_pixels: must be positive; found 0; allowed: 1 pixel or more"),
         ({"mean": (0.5,)}, "mean: does not fit the images; found (0.5,); allowed: 3 values in [0, 1]"),
         ({"std": (0.5, 0.5, 0.0)}, "std: does not fit the images; found (0.5, 0.5, 0.0); allowed: 3 values in (0, 1]"),
+        ({"image_size": (8, 0)}, "image_size: must be positive; found (8, 0); allowed: 1 pixel or more"),
+        ({"image_size": (8, 9000)}, "image_size: is too large; found (8, 9000); allowed: at most 8,192 pixels"),
+        ({"image_size": (8, 8, 8)}, "image_size: must be an integer or a tuple of 2 values; found (8, 8, 8)"),
+        ({"fit": "squeeze"}, "fit: must be 'crop' or 'pad' or 'stretch'; found 'squeeze'"),
+        ({"window": (5.0, 5.0)}, "window: must be two values, the smaller one first; found (5.0, 5.0); allowed: [low, high]"),
+        ({"display": (0, 1)}, "display: cannot be drawn; found (0, 1); allowed: one channel or three, 0 to 2"),
+        ({"display": (3,)}, "display: cannot be drawn; found (3,); allowed: one channel or three, 0 to 2"),
+        ({"color": "bands", "mean": (0.5, 0.5), "std": (0.5,)}, "std: does not fit the images; found (0.5,); allowed: 2 values in (0, 1]"),
         ({"color": "gray", "mean": (0.5, 0.5, 0.5)}, "mean: does not fit the images; found (0.5, 0.5, 0.5); allowed: 1 values in [0, 1]"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(OptionError, match=re.escape(message)):
         ImageFolder(**{"root": "images", **options})
+
+
+def test_bands_have_the_mean_and_std_that_are_stated():
+    bands = ImageFolder(root="nowhere", color="bands", mean=(0.1, 0.2, 0.3, 0.4), std=(0.5,) * 4, image_size=(8, 12))
+    assert bands.image() == (8, 12, None, (0.1, 0.2, 0.3, 0.4), (0.5,) * 4)
+    for options, missing in (({}, "mean"), ({"mean": (0.5,)}, "std")):
+        message = (
+            f'{missing}: missing; required with color = "bands"; allowed: one value in [0, 1] per band; `sslkit data stats` measures it'
+        )
+        with pytest.raises(OptionError, match=re.escape(message)):
+            ImageFolder(root="nowhere", color="bands", **options).image()
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_files_are_fitted_to_a_canvas(tmp_path, fit):
+    """Left black, right white: what is cut off, squeezed, or between margins."""
+    wide = np.zeros((8, 32, 3), dtype=np.uint8)
+    wide[:, 16:] = 255
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    images = ImageFolder(root=str(tmp_path), image_size=(8, 16), fit=fit).load("pretrain")
+    assert images is not None
+    pixels = images.read([0])[0]
+    assert pixels.shape == (3, 8, 16)
+    dark, bright = pixels[0, :, :7], pixels[0, :, 9:]
+    assert dark.eq(0).all()
+    if fit == "pad":  # 4 rows of 16 in the middle
+        assert pixels[0, [0, 1, 6, 7]].eq(0).all()
+        assert bright[2:6].eq(255).all()
+    else:
+        assert bright.eq(255).all()
+    other = ImageFolder(root=str(tmp_path), image_size=(8, 16), fit="pad" if fit != "pad" else "crop").load("pretrain")
+    assert other is not None
+    assert other.fingerprint != images.fingerprint
+
+
+def test_margins_are_at_the_lower_end_of_the_window(tmp_path):
+    Image.fromarray(np.full((4, 8), 200, dtype=np.uint8)).save(tmp_path / "x.png")
+    Image.fromarray(np.full((4, 8), 2000, dtype=np.uint16)).save(tmp_path / "y.png")
+    images = ImageFolder(root=str(tmp_path), image_size=8, color="gray", fit="pad", window=(50, 3000)).load("pretrain")
+    assert images is not None
+    pixels = images.read([0, 1])
+    assert pixels.dtype == torch.uint16  # the type that holds the values of both
+    assert [image.unique().tolist() for image in pixels.int()] == [[50, 200], [50, 2000]]
+
+
+def test_images_of_16_bits_stop_a_run_and_name_the_window(tmp_path):
+    Image.fromarray(np.zeros((4, 4), dtype=np.uint16)).save(tmp_path / "x.png")
+    with pytest.raises(
+        DataError, match=r"x\.png: its pixels are uint16, and no window says which .* set window = \[low, high\] in \[data\]"
+    ):
+        OpenedDataset(ImageFolder(root=str(tmp_path), image_size=4)).load("pretrain").pixels  # noqa: B018  # pyright: ignore[reportOptionalMemberAccess]
 
 
 @pytest.mark.slow

@@ -126,6 +126,12 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"image": IMAGE._replace(height=8.5)}, "height and width must be pixels; found (8.5, 8); allowed: positive integers"),
     ({"image": IMAGE._replace(color="bgr")}, "color is not known; found 'bgr'; allowed: rgb, gray, lightness"),
     ({"image": IMAGE._replace(height=16)}, "other size or colour than image() says; found (16, 8, 'rgb'); allowed: (8, 8, 'rgb')"),
+    ({"image": IMAGE._replace(color=None, mean=(), std=())}, "mean does not fit images of 0 bands; found (); allowed: numbers in [0, 1]"),
+    ({"image": IMAGE._replace(color=None, std=(0.5,))}, "std does not fit images of 3 bands; found (0.5,); allowed: 3 in (0, 1], one per"),
+    ({"window": (1, 0)}, "window must be two numbers, the smaller one first; found (1.0, 0.0)"),
+    ({"window": 255}, "window must be two numbers; found 255; allowed: (low, high)"),
+    ({"display": (0, 1)}, "display must be one channel or three; found (0, 1); allowed: 0 to 2"),
+    ({"display": (3,)}, "display must be one channel or three; found (3,); allowed: 0 to 2"),
     ({"skipped": "1.png"}, "skipped must be a tuple of texts; found '1.png'"),
 ]
 

@@ -207,7 +207,7 @@ def test_links_lead_somewhere():
             assert linked.exists(), f"{document}: {target}"
             if anchor:
                 headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), flags=re.MULTILINE)
-                assert anchor in [re.sub("[,?]", "", heading.lower().replace(" ", "-")) for heading in headings], f"{document}: {target}"
+                assert anchor in [re.sub("[,:?]", "", heading.lower()).replace(" ", "-") for heading in headings], f"{document}: {target}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

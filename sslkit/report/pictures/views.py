@@ -102,7 +102,7 @@ def apply_views(
     return Views(drawn(pixels), tuple(made), others)
 
 
-def is_image(view: Tensor, num_chs: int) -> bool:
+def is_image(view: Tensor, num_chs: int = 3) -> bool:
     """Whether a view can be shown: (M, C, h, w) with 1 or 3 channels, or as many as the data has, uint8 or float."""
     return (
         view.ndim == 4 and view.shape[1] in (1, 3, num_chs) and (view.dtype == torch.uint8 or view.is_floating_point()) and view.numel() > 0

@@ -113,7 +113,6 @@ def test_a_folder_of_many_bands_keeps_its_values_in_workers_too(folder, monkeypa
         ((13, 12, 10), "uint16", {}),  # a page each: Pillow reads the first
         ((12, 10, 13), "uint8", {"planarconfig": "contig"}),
         ((12, 10, 13), "uint16", {"planarconfig": "contig"}),
-        ((13, 12, 10), "float32", {"planarconfig": "separate"}),
     ],
 )
 def test_what_pillow_does_not_read_names_the_decoder(folder, shape, dtype, options):
