@@ -29,7 +29,7 @@ PER_IMAGE = ("torchvision, PIL", "torchvision, tensors")
 REFERENCES = (*PER_IMAGE, "lightly", "kornia")
 SIZES = {
     "32 px": Views(size=32, canvas=32, batch_size=256, num_images=2_048),
-    "224 px": Views(size=224, canvas=256, batch_size=32, num_images=256),
+    "224 px": Views(size=224, canvas=256, batch_size=16, num_images=128),
 }
 GOALS = {"32 px": 5.0, "224 px": 2.0}
 """How many times as fast as torchvision per image sslkit should be."""
