@@ -15,7 +15,7 @@ from sslkit.evaluators.few_labels import SemiSupervised
 from sslkit.evaluators.finetune import FineTune, Supervised
 from sslkit.evaluators.knn import KNN
 from sslkit.evaluators.probes import ConvProbe, LinearProbe, MLPProbe
-from sslkit.training.optimizers import SGD, AdamW
+from sslkit.training.optimizers import LARS, SGD, Adam, AdamW
 from sslkit.training.schedules import Constant, Cosine, MultiStep
 
 
@@ -57,8 +57,8 @@ def datasets() -> dict[str, type[Dataset]]:
 
 @hookimpl
 def optimizers() -> dict[str, type[OptimizerFactory]]:
-    """Optimizers of torch."""
-    return {"adamw": AdamW, "sgd": SGD}
+    """Those of torch, and LARS."""
+    return {"adam": Adam, "adamw": AdamW, "lars": LARS, "sgd": SGD}
 
 
 @hookimpl

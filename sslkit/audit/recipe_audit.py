@@ -16,6 +16,7 @@ from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import PretrainStage
 from sslkit.run.environment import describe_environment
+from sslkit.run.networks import data_of, open_data
 from sslkit.run.preflight import Preflight
 from sslkit.storage.json_files import write_json
 
@@ -80,13 +81,14 @@ def audit_recipe(
         DataError: the data is missing, or has too few images.
     """
     options, watching = options or AuditOptions(), tuple(observers)
-    chosen, data = _chosen(recipe, stages), OpenedDataset(recipe.data)
+    recipe = open_data(recipe)
+    chosen, data = _chosen(recipe, stages), OpenedDataset.of(recipe.data)
     preflight = Preflight(recipe, data)
     for stage in chosen:
         preflight.check_device(stage)
         preflight.check_backbone(stage)
     environment = describe_environment(chosen[0].runtime.resolve_device())
-    findings = {stage.key: _audit_stage(stage, data, options, watching) for stage in chosen}
+    findings = {stage.key: _audit_stage(stage, data_of(stage, data), options, watching) for stage in chosen}
     return AuditReport(recipe=recipe.name, options=options, environment=environment, findings=findings)
 
 
@@ -122,7 +124,7 @@ def _chosen(recipe: Recipe, keys: Sequence[str]) -> list[PretrainStage]:
         return [known[key] for key in keys]
     distinct: list[PretrainStage] = []
     for stage in known.values():
-        seen = [(other.task, other.training.augment, other.training.optimizer) for other in distinct]
-        if (stage.task, stage.training.augment, stage.training.optimizer) not in seen:  # an audit sees nothing else
+        seen = [(other.task, other.training.augment, other.training.optimizer, other.data) for other in distinct]
+        if (stage.task, stage.training.augment, stage.training.optimizer, stage.data) not in seen:  # an audit sees nothing else
             distinct.append(stage)
     return distinct

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +46,9 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over: remove what earlier runs of these stages left in the folder.")
     ] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Continue a finished or diverged pretraining with more epochs; later stages run again.")
+    ] = False,
     max_minutes: Annotated[
         float | None,
         typer.Option(min=0.0, help="Stop after this many minutes, with a checkpoint and exit code 75; run again to resume."),
@@ -56,12 +59,14 @@ def run(
     """Run a recipe's stages in order: skip finished ones, resume an interrupted one."""
     again = shlex.join(["sslkit", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
     with _errors(f"; resume with: {again}", quiet=quiet) as out:
+        if fresh and extend:
+            raise OptionError("--extend", "cannot be combined with --fresh", fix="choose one")
         from sslkit.cli.console import make_console, print_results, progress_on_stderr
         from sslkit.report.run import run_recipe
 
         loaded = _load(recipe, overrides, device=device, allow_code=allow_code, quiet=quiet)
         with progress_on_stderr(quiet=quiet) as observers:
-            result = run_recipe(loaded, output=output, fresh=fresh, max_minutes=max_minutes, observers=observers)
+            result = run_recipe(loaded, output=output, fresh=fresh, extend=extend, max_minutes=max_minutes, observers=observers)
         if not quiet:
             out.otherwise = f"the run is finished, and its results are in {result.folder}"
             console = make_console(out)
@@ -75,14 +80,16 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, device: Device = 
     with _errors() as out:
         from sslkit.cli.console import make_console, print_found, print_notes, progress_on_stderr
         from sslkit.data.cache import OpenedDataset
+        from sslkit.run.networks import open_data, reads
         from sslkit.run.preflight import check_recipe
 
         loaded = _load(recipe, overrides, device=device, allow_code=allow_code)
-        data = OpenedDataset(loaded.data)
+        loaded = open_data(loaded)
         with progress_on_stderr():
-            unchecked = check_recipe(replace(loaded, data=data))
-        print_found(make_console(out), data.describe())
-        print_notes(make_console(sys.stderr), data.new_notes())
+            unchecked = check_recipe(loaded)
+        for data, (first, *_) in reads(loaded, OpenedDataset.of(loaded.data)):
+            print_found(make_console(out), data.describe(), first.key if first.data else "")
+            print_notes(make_console(sys.stderr), data.new_notes())
         number = len(loaded.stages)
         typer.echo(f"{recipe}: fine, {number} stage{'s' * (number > 1)}: {', '.join(stage.key for stage in loaded.stages)}", file=out)
         for note in loaded.notes:
@@ -168,9 +175,14 @@ def compare(
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(metavar="TASK_OR_RECIPE", help="A pretext task, package.module:Class, or a recipe.")],
+    what: Annotated[
+        str, typer.Argument(metavar="TASK_OR_RECIPE", help="A pretext task, package.module:Class, or a recipe; with --view also data.")
+    ],
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE ...", help="Options of the task, or overrides of the recipe.")
+    ] = None,
+    view: Annotated[
+        str | None, typer.Option(help="Draw this view of the images of a recipe, a folder or a dataset: a preset, or a table in TOML.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The PNG file; by default runs/<name>-views.png.")] = None,
     num_images: Annotated[int, typer.Option(help="How many images to show.")] = 6,
@@ -179,11 +191,12 @@ def show(
     ] = None,
     allow_code: AllowCode = False,
 ) -> None:
-    """Draw the views that a task makes of a few images: what the network is fed."""
+    """Draw the views that a task or an evaluator makes of a few images: what the network is fed."""
     with _errors() as out:
         from sslkit.cli.preview import write_preview
 
-        typer.echo(write_preview(what, settings or (), data=data, num_images=num_images, output=output, allow_code=allow_code), file=out)
+        options = {"view": view, "data": data, "num_images": num_images, "output": output, "allow_code": allow_code}
+        typer.echo(write_preview(what, settings or (), **options), file=out)
 
 
 @recipes_app.callback()
@@ -205,7 +218,7 @@ def copy(
 ) -> None:
     """Copy a bundled recipe to a file of your own."""
     with _errors() as out:
-        from sslkit.recipe.bundled import copy_recipe
+        from sslkit.recipe.toml import copy_recipe
 
         typer.echo(copy_recipe(name, target), file=out)
 

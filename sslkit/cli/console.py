@@ -89,7 +89,7 @@ class ProgressDisplay(Observer):
     def observe(self, event: Event) -> None:
         match event:
             case DataFound():
-                print_found(self._console, event.splits)
+                print_found(self._console, event.splits, event.stage)
             case StageStart():
                 self._say(f"[bold]{event.stage}[/bold]: {_DOING[event.kind]}")
             case StageSkipped():
@@ -178,8 +178,9 @@ class ProgressDisplay(Observer):
         self._console.print(text, soft_wrap=True)
 
 
-def print_found(console: Console, splits: Mapping[str, str]) -> None:
-    """What a recipe's data holds, a line for each split."""
+def print_found(console: Console, splits: Mapping[str, str], stage: str = "") -> None:
+    """What a recipe's data holds, or a stage's own, a line for each split."""
+    splits = {f"{stage} {split}".strip(): described for split, described in splits.items()}
     width = max(map(len, splits), default=0)
     for split, described in splits.items():
         console.print(f"{split:<{width}}  {_safe(described)}", soft_wrap=True)

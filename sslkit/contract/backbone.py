@@ -160,6 +160,12 @@ class Backbone(nn.Module, Contract):
         return tuple(info.name for info in self.feature_info)
 
     @final
+    @property
+    def width(self) -> int:
+        """How many features ``embed`` gives of an image: the channels of the deepest layer."""
+        return self.feature_info[-1].num_chs
+
+    @final
     def layer(self, name: str) -> FeatureInfo:
         """The description of one layer.
 

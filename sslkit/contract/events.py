@@ -38,7 +38,9 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFound(Event):
-    """What a run's data holds, before the first stage; ``stage`` is empty. ``splits`` describes each split that stages use."""
+    """What a run's data holds, before the first stage: ``stage`` is empty, or the first one with this data of its own. ``splits`` describes
+    each split that stages use.
+    """
 
     splits: Mapping[str, str]
 
@@ -87,6 +89,18 @@ class StepEnd(Event):
 @dataclass(frozen=True, kw_only=True)
 class HeldoutEnd(Event):
     """Held-out images were measured after ``step`` steps."""
+
+    part: str
+    step: int
+    epoch: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesMeasured(Event):
+    """What is learnt was measured after ``step`` steps of a pretraining: whether it collapses (``collapse.<name>.std`` and the like), or
+    how good it is (``quality.rankme`` ...).
+    """
 
     part: str
     step: int

@@ -10,11 +10,10 @@ from sslkit.catalog.catalog import CODE_FIX, Catalog, PluginInfo
 from sslkit.catalog.shared_state import changes_of
 from sslkit.contract.class_address import file_of
 from sslkit.contract.errors import RecipeError
+from sslkit.recipe.toml import CLASS_KEYS
 
 _ADDRESS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-_CLASS = re.compile(
-    r"data|backbone|observers\[\d+\]|stages\.[^.]+\.(.+\.)?(task|evaluator|backbone|optimizer|schedule)|(.+\.)?decoder|.+\.name"
-)
+_CLASS = re.compile(rf"{CLASS_KEYS}|(.+\.)?decoder|observers\[\d+\]|.+\.name")
 """The keys at which a string is a class; a table's ``name`` is one everywhere."""
 
 

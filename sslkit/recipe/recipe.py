@@ -17,6 +17,7 @@ from sslkit.contract.events import Observer, warn
 from sslkit.contract.images import Dataset
 from sslkit.recipe.build import build
 from sslkit.recipe.code_policy import RecipeCode, code_of, is_in_run, refuse_code
+from sslkit.recipe.datasets import Datasets, whole
 from sslkit.recipe.schema import RECIPE_KEYS, build_keys
 from sslkit.recipe.stages import PretrainStage, Stage, StageParser, training_of
 from sslkit.recipe.sweep import expand, merge
@@ -33,7 +34,7 @@ class Recipe:
 
     Attributes:
         name: of the recipe and its run folder.
-        data: where the images come from.
+        data: where the images come from, but for stages that have their own.
         stages: in order; those of all variants where there is a sweep, each once.
         paper: published results by ``<stage>.<metric>``, in percent, to stand beside ours.
         margins: named differences between two metrics, ``(<stage>.<metric>, <stage>.<metric>)``.
@@ -93,13 +94,16 @@ def load_recipe(
     if allow_code or (allow_code is None and not any(map(is_in_run, files))):
         catalog = replace(catalog, allow_code=True)
     try:
-        return parse_recipe(table, catalog, device=device)
+        return parse_recipe(table, catalog, device=device, trust_runs=bool(allow_code))
     except RecipeError as error:
         raise RecipeError(f"{error}{origin(table, files, str(error))}") from error.__cause__
 
 
-def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | None = None) -> Recipe:
-    """Check a recipe as it is written, and build its parts; ``device`` is as in :func:`load_recipe`."""
+def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | None = None, trust_runs: bool | None = None) -> Recipe:
+    """Check a recipe as it is written, and build its parts; ``device`` is as in :func:`load_recipe`.
+
+    ``trust_runs`` says whether classes may be imported that only the folder of another run names; None: as the catalog does.
+    """
     if extending := [key for key in EXTENDS if key in table]:
         raise RecipeError(f"{extending[0]}: is for a recipe's file", found=table[extending[0]], fix="load_recipe reads files")
     table = _with_device(table, device)
@@ -109,13 +113,15 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | No
     for key in ("name", "data"):
         if key not in given:
             raise RecipeError(f"{key}: missing; required")
-    data, observers = given["data"], given.get("observers", [])
+    datasets, observers = Datasets(catalog), given.get("observers", [])
+    data = datasets.build(given["data"], "data", given.get("seed", 0))
     if not isinstance(observers, list):
         raise RecipeError("observers: must be an array of tables", found=observers, allowed='[{ name = "..." }]')
+    foreign = catalog if trust_runs is None else replace(catalog, allow_code=trust_runs)
     parsers: list[StageParser] = []
     for variant in variants:
         try:
-            parsers.append(StageParser(variant.table, data, catalog))
+            parsers.append(StageParser(variant.table, data, datasets, catalog, foreign))
         except RecipeError as error:
             if not variant.labels:
                 raise
@@ -139,8 +145,11 @@ def parse_recipe(table: Mapping[str, Any], catalog: Catalog, *, device: str | No
         observers=watching,
         table=table if swept else {**resolved[0], **{key: dict(table[key]) for key in ("paper", "margins") if key in table}},
         variants={variant.name: own for variant, own in zip(variants, resolved, strict=True)} if swept else {},
-        versions={stage.key: _versions(stage, data, catalog) for stage in stages},
-        sources={stage.key: sources.of(*_method(stage), stage.backbone.cls, *stage.backbone.arguments.values(), data) for stage in stages},
+        versions={stage.key: _versions(stage, stage.data or data, catalog) for stage in stages},
+        sources={
+            stage.key: sources.of(*_method(stage), stage.backbone.cls, *stage.backbone.arguments.values(), stage.data or data)
+            for stage in stages
+        },
         code=code,
         notes=tuple(dict.fromkeys((*_notes(parsers), *code.notes))),
     )
@@ -173,6 +182,7 @@ def _notes(parsers: Sequence[StageParser]) -> Iterator[str]:
             path, training = f"{found[0]}.schedule", found[1]
             with blaming(path):
                 yield from (f"{path}.{note}" for note in checked_notes(training.schedule, training.epochs))
+            yield from (f"{found[0]}.{note}" for note in training.rate_notes)
 
 
 def _observer(entry: object, path: str, catalog: Catalog) -> Observer | None:
@@ -221,5 +231,5 @@ def _method(stage: Stage) -> tuple[object, ...]:
 
 
 def _versions(stage: Stage, data: Dataset, catalog: Catalog) -> dict[str, str]:
-    owners = [catalog.owner(cls) for cls in (type(_method(stage)[0]), stage.backbone.cls, type(data))]
+    owners = [catalog.owner(cls) for cls in (type(_method(stage)[0]), stage.backbone.cls, type(whole(data)))]
     return {owner.distribution: owner.version for owner in owners if owner is not None}

@@ -16,9 +16,12 @@ from sslkit.contract.events import Observer
 from sslkit.contract.images import Dataset
 from sslkit.contract.objective import PretextTask
 from sslkit.contract.runtime import Runtime
+from sslkit.data.subset import Subset
 from sslkit.recipe.build import build, kind_of, options_of, table_of, table_with
 from sslkit.storage.json_files import dotted
 from sslkit.training.options import TrainingOptions
+from sslkit.views.presets import PRESETS
+from sslkit.views.view import OPTIONS, View
 
 
 def _name(value: object) -> str:
@@ -55,21 +58,27 @@ RUNTIME_KEYS, TRAINING_KEYS = (
 )
 _COMMON_KEYS = {
     "weights": _later({"type": "string"}),
+    "allow_missing": tuple[str, ...],
     "backbone": _later({"anyOf": [{"table": Backbone}, {"type": "object"}]}),  # or single options, which change the recipe's
+    "data": _later({"anyOf": [{"table": Dataset}, {"type": "object"}]}),  # the same
     **RUNTIME_KEYS,
 }
 PRETRAIN_KEYS: Keys = {
     "task": PretextTask,
     "evaluate_every": _at_least(1),
     "snapshot_epochs": tuple[int, ...],
+    "quality_epochs": tuple[int, ...],
     **TRAINING_KEYS,
     **_COMMON_KEYS,
 }
+SUBSET_KEYS: Keys = {key: option.annotation for key, option in options_of(Subset).items() if key in ("classes", "max_images")}
+"""What every table of data may have beside the options of its class."""
+
 EVALUATE_KEYS: Keys = {"evaluator": Evaluator, **_COMMON_KEYS}
 RECIPE_KEYS: Keys = {
     "name": NAME,
     "seed": _at_least(0),
-    "data": Dataset,
+    "data": _later({"table": Dataset}),  # by datasets.py, as it may ask for a part
     "backbone": _later({"table": Backbone}),
     "stages": Mapping[str, Any],
     "sweep": _later({"type": "object"}),
@@ -104,6 +113,7 @@ def json_schema(catalog: Catalog) -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     address = {"type": "string", "pattern": "^[\\w.]+:[\\w.]+$"}
     own = {"type": "object", "properties": {"name": address}, "required": ["name"]}
+    part = _schema_of(table_with("Part", SUBSET_KEYS, []), definitions)["properties"]
     for kind in KINDS:
         tables = []
         for name in catalog.names(kind):
@@ -111,7 +121,7 @@ def json_schema(catalog: Catalog) -> dict[str, Any]:
                 table = _schema_of(table_of(catalog.find(kind, name)), definitions)
             except PluginError:  # offered twice
                 continue
-            properties = {"name": {"const": name}, **table["properties"]}
+            properties = {"name": {"const": name}, **table["properties"], **(part if KINDS[kind].cls is Dataset else {})}
             tables.append({**table, "properties": properties, "required": ["name", *table.get("required", ())]})
         names = [table["properties"]["name"]["const"] for table in tables]
         definitions[kind] = {"anyOf": [{"enum": names}, address, *tables, own]}
@@ -139,7 +149,17 @@ def _schema_of(table: TypeAdapter[Any], definitions: dict[str, Any]) -> dict[str
         name = kind_of(inner) or inner.__name__
         if name not in KINDS and name not in definitions:
             definitions[name] = {}  # it may hold itself
-            definitions[name] = _schema_of(table_of(inner), definitions)
+            definitions[name] = _schema_of_views(definitions) if inner is View else _schema_of(table_of(inner), definitions)
         return {"$ref": f"#/$defs/{name}"}
 
     return linked(table.json_schema(schema_generator=_Generator))
+
+
+def _schema_of_views(definitions: dict[str, Any]) -> dict[str, Any]:
+    """A preset's name, or a table of functions; where it names a preset, each function may say what is different, or ``false``."""
+    own = {name: _schema_of(table_of(options), definitions) for name, options in OPTIONS.items()}
+    size = {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}]}
+    changes = {name: {"anyOf": [{**table, "required": []}, {"const": False}]} for name, table in own.items()}
+    preset = {"type": "object", "properties": {"name": {"enum": [*PRESETS]}, "size": size, **changes}, "required": ["name"]}
+    functions = {"type": "object", "properties": own}
+    return {"anyOf": [{"enum": [*PRESETS]}, *({**table, "additionalProperties": False} for table in (preset, functions))]}

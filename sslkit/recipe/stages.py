@@ -13,9 +13,11 @@ from sslkit.contract.images import Dataset
 from sslkit.contract.objective import PretextTask
 from sslkit.contract.runtime import Runtime
 from sslkit.recipe.build import build, construct, refusing
+from sslkit.recipe.datasets import Datasets, describe_data, stage_table
 from sslkit.recipe.describe import BackboneOptions, build_backbone_options, describe
 from sslkit.recipe.schema import EVALUATE_KEYS, NAME, PRETRAIN_KEYS, RECIPE_KEYS, RUNTIME_KEYS, TRAINING_KEYS, build_keys
-from sslkit.training.options import TrainingOptions, check_snapshots
+from sslkit.recipe.weights import Source, find_source, is_outside, saved_network
+from sslkit.training.options import TrainingOptions, check_epochs
 
 RANDOM = "random"
 """Untrained weights, whatever ``[backbone]`` says of pretrained ones."""
@@ -24,7 +26,7 @@ AS_BUILT = "backbone"
 """The weights that ``[backbone]`` builds, pretrained ones where it asks for them."""
 
 BEGINNINGS = (RANDOM, AS_BUILT)
-"""What a stage may begin with that no earlier stage left."""
+"""What a stage may begin with that no earlier stage left, beside runs and files."""
 
 EACH = "each"
 """``<stage>@each``: every snapshot of a stage, one after the other."""
@@ -39,10 +41,17 @@ class _Stage:
     name: str  # what the recipe calls it; part of its random seeds
     key: str  # unique in the recipe, and its folder: the name, below the variant's where a sweep makes several stages of it
     seed: int
-    weights: str  # the key of an earlier stage, ``random`` or ``backbone``
+    weights: str  # the key of an earlier stage, ``random``, ``backbone``, ``run:PATH#stage`` or ``file:PATH``
     snapshot: int | None  # the epoch of the earlier stage whose network is taken; None: the final one
     backbone: BackboneOptions  # the recipe's, that of the earlier stage, or the stage's own
     runtime: Runtime
+    data: Dataset | None = None  # its own; None: the recipe's
+    source: Source | None = None  # of weights from another run, or a file
+
+    @property
+    def earlier(self) -> str | None:
+        """The key of the stage that left the weights; None where no stage of this recipe did."""
+        return None if self.weights in BEGINNINGS or self.source else self.weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +62,7 @@ class PretrainStage(_Stage):
     training: TrainingOptions
     evaluate_every: int | None  # epochs between measurements on held-out images; None: ten times
     snapshot_epochs: tuple[int, ...] = ()  # after which the network is kept too
+    quality_epochs: tuple[int, ...] | None = None  # after which its quality is measured; None: at most ten times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +78,12 @@ Stage = PretrainStage | EvaluateStage
 class StageParser:
     """The stages of one recipe without a sweep, or of one variant; what it has in common with others was checked before."""
 
-    def __init__(self, table: Mapping[str, Any], data: Dataset, catalog: Catalog) -> None:
-        self._table, self._data, self._catalog = table, data, catalog
-        given = build_keys({**RECIPE_KEYS, "data": Any}, table, "", catalog)  # the data is built already
+    def __init__(self, table: Mapping[str, Any], data: Dataset, datasets: Datasets, catalog: Catalog, foreign: Catalog) -> None:
+        self._table, self._datasets, self._catalog, self._foreign = table, datasets, catalog, foreign
+        given = build_keys(RECIPE_KEYS, table, "", catalog)
         self._seed = given.get("seed", 0)
+        self._common = data  # of the recipe, whose variants may draw other parts of it
+        self._data = datasets.build(given["data"], "data", self._seed)
         self._runtime = {key: value for key, value in given.items() if key in RUNTIME_KEYS}
         with refusing(""):  # before a stage is to blame
             construct(Runtime, (), self._runtime)
@@ -91,7 +103,7 @@ class StageParser:
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default filled in, as plain values: loading it gives equal stages."""
         own = {key: self._table[key] for key in RUNTIME_KEYS if key in self._table}
-        table = {"name": self._table["name"], "seed": self._seed, **own, "data": describe(self._data, self._catalog)}
+        table = {"name": self._table["name"], "seed": self._seed, **own, "data": describe_data(self._data, self._catalog)}
         if "observers" in self._table:
             table["observers"] = self._table["observers"]
         return {**table, "stages": {name: self._resolved_stage(name, stage) for name, stage in self._named.items()}}
@@ -110,9 +122,12 @@ class StageParser:
             given = build_keys(PRETRAIN_KEYS, table, path, self._catalog)
             with refusing(path):
                 training = construct(TrainingOptions, (), {key: value for key, value in given.items() if key in TRAINING_KEYS})
-                kept = tuple(check_snapshots(given.get("snapshot_epochs", ()), training.epochs))
-            options = {"task": given["task"], "training": training, "snapshot_epochs": kept}
-            stage = partial(PretrainStage, **options, evaluate_every=given.get("evaluate_every"))
+                epochs = {
+                    option: tuple(check_epochs(option, given[option], training.epochs))
+                    for option in ("snapshot_epochs", "quality_epochs")
+                    if option in given
+                }
+            stage = partial(PretrainStage, task=given["task"], training=training, evaluate_every=given.get("evaluate_every"), **epochs)
         else:
             fixes = {key: f"write {path}.evaluator.{key}" for key in TRAINING_KEYS}
             given = build_keys(EVALUATE_KEYS, table, path, self._catalog, fixes)
@@ -122,9 +137,18 @@ class StageParser:
         with refusing(path):
             runtime = construct(Runtime, (), self._runtime | {key: value for key, value in given.items() if key in RUNTIME_KEYS})
         weights, snapshots = self._weights(name, given.get("weights", RANDOM))
+        allow_missing, source, record = given.get("allow_missing", ()), None, {}
+        if is_outside(weights):
+            source, record = find_source(weights, f"{path}.weights", allow_missing)
+        elif allow_missing:
+            raise RecipeError(f"{path}.allow_missing: is for weights from a file", found=list(allow_missing), fix="leave it out")
         if "evaluator" in given and given["evaluator"].from_scratch and weights != RANDOM:
             raise RecipeError(f"{path}.weights: this evaluator trains from scratch", found=given["weights"], allowed='"random"')
-        backbone = self._backbone(table, weights, path)
+        backbone = self._backbone(table, weights, record, path)
+        data = self._data
+        if "data" in given:
+            data = self._datasets.build(stage_table(given["data"], self._table["data"]), f"{path}.data", self._seed)
+        stage = partial(stage, data=None if data is self._common else data, source=source)
         for snapshot in snapshots:
             key = f"{name}/epoch={snapshot}" if str(given.get("weights")).endswith(f"@{EACH}") else name
             yield stage(name=name, key=key, seed=self._seed, weights=weights, snapshot=snapshot, backbone=backbone, runtime=runtime)
@@ -132,13 +156,14 @@ class StageParser:
     def _weights(self, name: str, weights: Any) -> tuple[str, tuple[int | None, ...]]:
         """``random``, ``backbone``, or an earlier stage that leaves a backbone, and the snapshots to take of it: None is the final network."""
         path = f"stages.{name}.weights"
-        if weights in BEGINNINGS:
+        if weights in BEGINNINGS or is_outside(weights):
             return weights, (None,)
         tables, earlier = self._table["stages"], self._named
         stage, at, snapshot = weights.partition("@") if isinstance(weights, str) else (weights, "", "")
         if not isinstance(stage, str) or stage not in tables:
             known = [*earlier, *BEGINNINGS]
-            raise RecipeError(f"{path}: no such stage", found=weights, allowed=known, fix=did_you_mean(str(stage), known))
+            fix = did_you_mean(str(stage), known) or ("for a file write 'file:PATH'" if re.search(r"[/\\.]", str(weights)) else "")
+            raise RecipeError(f"{path}: no such stage", found=weights, allowed=known, fix=fix)
         if stage not in earlier:
             if cycle := find_cycle(name, tables):
                 raise RecipeError(f"{path}: stages wait for each other in a cycle", found=" -> ".join(cycle))
@@ -158,8 +183,9 @@ class StageParser:
             fix="" if kept else f"give [stages.{stage}] snapshot_epochs",
         )
 
-    def _backbone(self, table: Mapping[str, Any], weights: str, path: str) -> BackboneOptions:
-        if weights not in BEGINNINGS:
+    def _backbone(self, table: Mapping[str, Any], weights: str, record: Mapping[str, Any], path: str) -> BackboneOptions:
+        """The stage's network; ``record`` is what another run says of it, whose weights the stage begins with."""
+        if weights not in BEGINNINGS and not is_outside(weights):
             if "backbone" in table:
                 fix = 'leave it out, or set weights = "random"'
                 raise RecipeError(f"{path}.backbone: the backbone comes from stage {weights!r}", fix=fix)
@@ -171,25 +197,34 @@ class StageParser:
             if isinstance(own, Mapping) and isinstance(common, Mapping) and own.get("name", common.get("name")) == common.get("name"):
                 own = {**common, **own}
             common = own
-        elif common is None:
+        elif common is None and not record:
             raise RecipeError("backbone: missing; required", fix='for example backbone = { name = "nin" }')
-        options = build_backbone_options(common, where, self._catalog)
-        if options.pretrained:
+        options = None if common is None else build_backbone_options(common, where, self._catalog)
+        if options is not None and options.pretrained:
             self.pretrained[where] = self.pretrained.get(where, False) or weights == AS_BUILT
-        return options.without_downloads() if weights == RANDOM else options
+        if record:
+            return saved_network(record, options, f"{path}.weights", self._foreign)
+        assert options is not None
+        return options if weights == AS_BUILT else options.without_downloads()
 
     def _resolved_stage(self, name: str, stage: Stage) -> dict[str, Any]:
         given = self._table["stages"][name]
         table: dict[str, Any] = {key: given[key] for key in RUNTIME_KEYS if key in given}
-        if stage.weights in BEGINNINGS:
+        if stage.earlier is None:
             table["backbone"] = {"name": stage.backbone.name, **stage.backbone.options}
         table["weights"] = given.get("weights", RANDOM)
+        if "allow_missing" in given:
+            table["allow_missing"] = list(given["allow_missing"])
+        if "data" in given:
+            table["data"] = describe_data(stage.data or self._common, self._catalog)
         if isinstance(stage, EvaluateStage):
             return {**table, "evaluator": describe(stage.evaluator, self._catalog)}
         if stage.evaluate_every is not None:
             table["evaluate_every"] = stage.evaluate_every
         if stage.snapshot_epochs:
             table["snapshot_epochs"] = list(stage.snapshot_epochs)
+        if stage.quality_epochs is not None:
+            table["quality_epochs"] = list(stage.quality_epochs)
         return {**table, "task": describe(stage.task, self._catalog), **describe(stage.training, self._catalog)}
 
 

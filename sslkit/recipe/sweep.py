@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from sslkit.contract.errors import RecipeError
-from sslkit.recipe.stages import BEGINNINGS, Stage
+from sslkit.recipe.stages import Stage
 from sslkit.recipe.toml import EXTENDS, set_key
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -77,11 +77,11 @@ def merge(variants: Sequence[Variant], stages: Sequence[Sequence[Stage]]) -> tup
     ]
     merged: dict[str, Stage] = {}
     for variant, own in zip(variants, stages, strict=True):
-        keys = {word: word for word in BEGINNINGS}
+        keys: dict[str, str] = {}
         for stage in own:
             telling = [label for axis, label in enumerate(variant.labels) if _matters(axis, stage.key, by_labels)]
             key = keys[stage.key] = f"{','.join(telling)}/{stage.key}" if telling else stage.key
-            merged.setdefault(key, replace(stage, key=key, weights=keys[stage.weights]))
+            merged.setdefault(key, replace(stage, key=key, weights=keys.get(stage.earlier or "", stage.weights)))
     return tuple(merged.values())
 
 
@@ -89,8 +89,8 @@ def identity(stage: Stage, stages: Sequence[Stage]) -> tuple[Stage, ...]:
     """Equal for stages that do the same on the same data: the stage and all that its weights depend on, without their keys."""
     by_key = {other.key: other for other in stages}
     chain = [stage]
-    while chain[-1].weights not in BEGINNINGS:  # a loop, for a chain may be longer than Python's stack
-        chain.append(by_key[chain[-1].weights])
+    while (earlier := chain[-1].earlier) is not None:  # a loop, for a chain may be longer than Python's stack
+        chain.append(by_key[earlier])
     beginning = chain[-1].weights
     return tuple(replace(one, key=one.name, weights=beginning) for one in chain)
 

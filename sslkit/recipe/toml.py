@@ -3,6 +3,7 @@
 import codecs
 import copy
 import functools
+import itertools
 import operator
 import re
 import tomllib
@@ -10,8 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from sslkit.contract.errors import RecipeError, did_you_mean
-from sslkit.recipe.bundled import find_recipe
+from sslkit.recipe.bundled import find_bundled, find_recipe
+from sslkit.recipe.weights import anchored
 from sslkit.storage.json_files import MAX_DEPTH, find_unfit
 
 EXTENDS = ("extends", "without")
@@ -19,6 +23,9 @@ EXTENDS = ("extends", "without")
 
 MAX_BYTES = 2**20
 """Of a recipe. The longest that ships has 4,000; more would only keep the parser busy."""
+
+CLASS_KEYS = r"data|backbone|stages\.[^.]+\.(.+\.)?(task|evaluator|backbone|data|optimizer|schedule)"
+"""The keys at which a string is the name of a class, with default options."""
 
 _MAX_DOTS = 1000
 """In one line: for a key of so many tables tomllib takes a time that grows with the square of their number."""
@@ -119,11 +126,17 @@ def set_key(table: dict[str, Any], key: str, value: Any, where: str) -> None:
     if len(parents) >= MAX_DEPTH:
         raise _too_deep(where)
     for depth, parent in enumerate(parents):
-        below = table.setdefault(parent, {})
+        path = ".".join(parents[: depth + 1])
+        below = table[parent] = _as_table(table.get(parent, {}), path)
         if not isinstance(below, dict):
-            raise RecipeError(f"{where}: {'.'.join(parents[: depth + 1])} is not a table", found=below)
+            raise RecipeError(f"{where}: {path} is not a table", found=below)
         table = below
     table[last] = value
+
+
+def _as_table(value: Any, path: str) -> Any:
+    """A class that is given by its name alone as the table that its options go into; any other value as it is."""
+    return {"name": value} if isinstance(value, str) and re.fullmatch(CLASS_KEYS, path) else value
 
 
 def _value(text: str, where: str) -> Any:
@@ -169,13 +182,26 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], Files]:
             raise RecipeError("extends: goes in a circle", found=" -> ".join(file.name for file in (*files, path)))
         files[path] = own
     merged: dict[str, Any] = {}
-    for own in reversed(files.values()):
+    for file, own in reversed(files.items()):
+        _anchor(own, file.parent)
         merged.pop("name", None)
         for key in _without(own, merged):
             *parents, last = key.split(".")
             del functools.reduce(operator.getitem, parents, merged)[last]
-        merged |= {key: _merged(merged.get(key), value) for key, value in own.items() if key not in EXTENDS}
+        merged |= {key: _merged(merged.get(key), value, key) for key, value in own.items() if key not in EXTENDS}
     return merged, files
+
+
+def _anchor(table: Mapping[str, Any], folder: Path) -> None:
+    """Let the paths of a file's weights begin at its folder, in place."""
+    sweep = table.get("sweep")
+    tables = [table, *(sweep.values() if isinstance(sweep, Mapping) else ())]
+    stages = table.get("stages")
+    tables += stages.values() if isinstance(stages, Mapping) else ()
+    for each in tables:
+        for key in each if isinstance(each, dict) else ():
+            if key == "weights" or re.fullmatch(r"stages\.[^.]+\.weights", key):
+                each[key] = anchored(each[key], folder)
 
 
 def _without(table: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
@@ -197,7 +223,31 @@ def _at(table: Any, keys: list[str]) -> Any:
     return table
 
 
-def _merged(base: Any, value: Any) -> Any:
+def _merged(base: Any, value: Any, path: str) -> Any:
+    base = _as_table(base, path)
     if not isinstance(value, Mapping) or not isinstance(base, Mapping) or value.get("name", base.get("name")) != base.get("name"):
         return copy.deepcopy(value)
-    return {**base, **{key: _merged(base.get(key), entry) for key, entry in value.items()}}
+    return {**base, **{key: _merged(base.get(key), entry, f"{path}.{key}") for key, entry in value.items()}}
+
+
+def copy_recipe(name: str, target: Path) -> Path:
+    """Copy a bundled recipe into a folder, or to a new file, which is returned: ``mine.toml`` holds a recipe of the name ``mine``. What it
+    extends is written into it. An existing file is refused.
+    """
+    source = find_bundled(name)
+    path = target / source.path.name if target.is_dir() else target
+    text = source.path.read_text(encoding="utf-8")
+    if "extends" in parse_table(text, name):
+        head = "".join(line for line in itertools.takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
+        text = f"{head}\n{tomli_w.dumps(read_recipe(source.path)[0])}"
+    text = text.replace(f"sslkit run recipes/{source.path.name}", f"sslkit run {path.name}")
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", path.stem):
+        text = text.replace(f'\nname = "{source.name}"\n', f'\nname = "{path.stem}"\n')
+    if path.exists():
+        raise RecipeError(f"{path}: exists already", fix="name another file, or remove it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be written ({error.strerror or error})", fix="name another file") from error
+    return path

@@ -14,6 +14,7 @@ def run_recipe(
     *,
     output: str | os.PathLike[str] | None = None,
     fresh: bool = False,
+    extend: bool = False,
     observers: Iterable[Observer] = (),
     max_minutes: float | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -28,6 +29,9 @@ def run_recipe(
         recipe: a loaded recipe.
         output: the run's folder; None: ``runs/<name>``.
         fresh: remove what earlier starts of these stages left in the folder.
+        extend: continue each pretraining that is finished, or has diverged, from its last checkpoint, if the recipe now has more epochs for
+            it (or, where it is not finished, another ``on_nan``, ``clip_grad_norm`` or ``schedule``). Stages that its network goes into run
+            again.
         observers: are notified of every event, beside the recipe's own.
         max_minutes: stop after so many minutes, at the end of a step; None: no limit.
         should_stop: asked after every step, and after every batch that is only measured; None: Ctrl-C stops after the step it falls in,
@@ -44,6 +48,7 @@ def run_recipe(
         recipe,
         output=output,
         fresh=fresh,
+        extend=extend,
         observers=observers,
         max_minutes=max_minutes,
         should_stop=should_stop,

@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import Any, NamedTuple
 
 from sslkit.recipe.stages import StageKey, parse_key
@@ -11,6 +11,7 @@ from sslkit.report.metrics import duration, parse_metric
 from sslkit.report.run_folder import RunFolder
 from sslkit.report.table import Cell, Column, Layout, Table, cells
 from sslkit.run.results import Row
+from sslkit.storage.json_files import SavedArtifact
 
 _ENVIRONMENT = {
     "platform": "platform",
@@ -29,7 +30,7 @@ def facts_table(run: RunFolder) -> Table:
     """What was run, on what, and what it took."""
     finished = [stage for stage in run.stages if stage.artifact.seconds]
     environments = [environment for stage in run.stages for environment in stage.artifact.environments]
-    data, identities = run.recipe.get("data"), [stage.artifact.identity for stage in run.stages]
+    identities = [stage.artifact.identity for stage in run.stages]
     tasks = [_described(identity.task.cls, identity.task.model_extra) for identity in identities if identity.task]
     backbones = [_described(identity.backbone.spec, identity.backbone.options) for identity in identities if identity.backbone]
     images = [
@@ -43,12 +44,16 @@ def facts_table(run: RunFolder) -> Table:
         seconds[stage.artifact.device] += stage.artifact.seconds
     speeds = [(stage.key, stage.throughput) for stage in finished if stage.pretrains]
     facts = {
-        "data": _described(data.get("name"), data) if isinstance(data, Mapping) else str(data or ""),
+        "data": "; ".join(_data(run.recipe)),
         "images": ", ".join(dict.fromkeys(images)),
         "pretext task": "; ".join(dict.fromkeys(tasks)),
         "backbone": "; ".join(dict.fromkeys(backbones)),
+        "learning rate": "; ".join(f"{stage.key}.{rate}" for stage in finished for rate in stage.artifact.scaled_rates),
         "variants": ", ".join(run.variants),
         "stages": f"{len(finished)} finished" + ("" if run.finished else f", still to run: {', '.join(run.results.pending) or 'unknown'}"),
+        "extended": "; ".join(
+            f"{stage.key}: {' + '.join(_parts(stage.artifact))} epochs" for stage in run.stages if stage.artifact.extended
+        ),
         "started": min((environment.started for environment in environments if environment.started), default=""),
         "device time": "; ".join(f"{duration(spent)} on {device}" for device, spent in seconds.items()),
         "throughput": "; ".join(f"{key} {speed:,.0f} images/s" for key, speed in speeds if speed is not None),
@@ -56,6 +61,27 @@ def facts_table(run: RunFolder) -> Table:
         "folder": str(run.folder),
     }
     return _facts("run", "What was run", facts)
+
+
+def _data(recipe: Mapping[str, Any]) -> Iterator[str]:
+    """The recipe's data, and what stages have of their own, with their names."""
+
+    def described(data: Any) -> str:
+        return _described(data.get("name"), data) if isinstance(data, Mapping) else str(data or "")
+
+    yield described(recipe.get("data"))
+    own: dict[str, list[str]] = {}
+    stages = recipe.get("stages")
+    for name, stage in stages.items() if isinstance(stages, Mapping) else ():
+        if isinstance(stage, Mapping) and "data" in stage:
+            own.setdefault(described(stage["data"]), []).append(str(name))
+    yield from (f"{', '.join(names)}: {data}" for data, names in own.items())
+
+
+def _parts(artifact: SavedArtifact) -> list[str]:
+    """The epochs of each part of a training that was continued: 100 + 50."""
+    reached = [0, *(part.epochs for part in artifact.extended), artifact.identity.training.epochs if artifact.identity.training else 0]
+    return [str(after - before) for before, after in pairwise(reached)]
 
 
 def classes_table(run: RunFolder) -> Table | None:

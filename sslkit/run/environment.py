@@ -34,12 +34,14 @@ class Provenance:
         weights: ``random``, or the fingerprint of the stage that left them.
         code: that decides the outcome, as :class:`~sslkit.catalog.source_code.SourceCode` knows it.
         environment: what belongs beside the result besides hardware and versions: plugins.
+        extended: whether the stage that left the weights was trained for longer than it was at first.
     """
 
     record: BackboneRecord
     weights: str
     code: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    extended: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,7 @@ class Surroundings(Checked):
         should_stop: asked after every step, and after every batch that is only measured.
         key: what events call the stage, where a sweep has several of one name; empty: its name.
         provenance: where the backbone comes from.
+        extend: continue what is finished, or has diverged, with more epochs.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Surroundings(Checked):
     should_stop: Callable[[], bool] | None = None
     key: str = ""
     provenance: Provenance | None = None
+    extend: bool = False
 
     def __post_init__(self) -> None:
         if self.seed < 0:

@@ -1,31 +1,71 @@
 """The networks of a recipe: what they are built for, as a stage begins with them, and as it left them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.blame import blaming
-from sslkit.contract.errors import BackboneError, DataError, OptionError, PluginError, RecipeError
+from sslkit.contract.errors import ArtifactError, BackboneError, DataError, OptionError, PluginError, RecipeError
 from sslkit.contract.images import Dataset, ImageSpec
 from sslkit.contract.objective import PretextTask
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.describe import BackboneOptions
 from sslkit.recipe.recipe import Recipe
-from sslkit.recipe.stages import BEGINNINGS, PretrainStage, Stage
+from sslkit.recipe.stages import PretrainStage, Stage
 from sslkit.run.artifacts import load_weights, weights_path
+from sslkit.run.weights_file import fit_weights
 from sslkit.training.device import explaining_breakdown
+from sslkit.training.features import evaluating
 from sslkit.training.seeds import derive_seed, global_seed
+from sslkit.views.view import views_of
+
+
+def open_data(recipe: Recipe) -> Recipe:
+    """The recipe with its datasets opened: what several stages read is loaded once."""
+    opened: dict[int, OpenedDataset] = {}
+
+    def once(dataset: Dataset) -> OpenedDataset:
+        return opened.setdefault(id(dataset), OpenedDataset.of(dataset))
+
+    stages = (stage if stage.data is None else replace(stage, data=once(stage.data)) for stage in recipe.stages)
+    return replace(recipe, data=once(recipe.data), stages=tuple(stages))
+
+
+def data_of(stage: Stage, data: OpenedDataset) -> OpenedDataset:
+    """What a stage reads: its own data, or the recipe's, which is given."""
+    return data if stage.data is None else OpenedDataset.of(stage.data)
+
+
+def reads(recipe: Recipe, data: OpenedDataset) -> list[tuple[OpenedDataset, list[Stage]]]:
+    """Each dataset with the stages that read it, in the order of the stages; ``data`` is the recipe's."""
+    found: dict[int, tuple[OpenedDataset, list[Stage]]] = {}
+    for stage in recipe.stages:
+        own = data_of(stage, data)
+        found.setdefault(id(own), (own, []))[1].append(stage)
+    return list(found.values())
+
+
+def data_path(stage: Stage) -> str:
+    """The dotted path of the table that says what a stage reads."""
+    return "data" if stage.data is None else f"stages.{stage.name}.data"
 
 
 def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
-    """What the stage's backbone is built for: the data's images, or what the task that first trained it wants."""
-    while stage.weights not in BEGINNINGS:
-        stage = recipe.stage(stage.weights)
+    """What the stage's backbone is built for: what the task that first trained it wants, or the views of what measures it unpretrained;
+    or what another run built it for. ``data`` are the recipe's.
+    """
+    while stage.earlier is not None:
+        stage = recipe.stage(stage.earlier)
+    if stage.source is not None and stage.source.image is not None:
+        return stage.source.image
+    data = data if stage.data is None else stage.data.image()
     if not isinstance(stage, PretrainStage):
-        return data
+        with located(f"stages.{stage.name}.evaluator"):
+            return stage.evaluator.image_spec(data)
     with located(f"stages.{stage.name}.task"):
         return stage.task.image_spec(data)
 
@@ -42,16 +82,27 @@ def _built(options: BackboneOptions, image: ImageSpec, seed: int) -> Backbone:
         return options.build(image)
 
 
-def begun_with(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path) -> Backbone:
-    """The network that a stage begins with; earlier stages left theirs in the run's folder.
+def begun_with(
+    recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path, tell: Callable[[str], object] = lambda _note: None
+) -> Backbone:
+    """The network that a stage begins with; earlier stages left theirs in the run's folder. ``tell`` is called with what a file holds
+    beside the network.
 
     Raises:
         ArtifactError: the weights are missing or do not fit.
     """
-    image = backbone_image(recipe, stage, data.image())
-    if stage.weights in BEGINNINGS:
+    image, source = backbone_image(recipe, stage, data.image()), stage.source
+    if stage.earlier is not None:
+        return _read(stage.backbone, image, weights_path(folder / stage.earlier, stage.snapshot))
+    if source is None:
         return _built(stage.backbone, image, stage.seed)
-    return _read(stage.backbone, image, weights_path(folder / stage.weights, stage.snapshot))
+    if source.image is not None:
+        return _read(stage.backbone, image, weights_path(source.path, source.snapshot))
+    backbone = _built(stage.backbone.without_downloads(), image, stage.seed)
+    fitted = fit_weights(source, backbone)
+    backbone.load_state_dict({**backbone.state_dict(), **fitted.tensors})
+    tell(f"weights: {fitted.note}")
+    return backbone
 
 
 def left_by(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path) -> Backbone:
@@ -68,10 +119,18 @@ def check_pretraining(task: PretextTask, backbone: Backbone, data: Dataset) -> N
 
     Raises:
         BackboneError: a capability is missing, or the backbone is built for another colour.
+        OptionError: one of the task's views cannot be made of the data's images.
     """
     check_requirements(task.requires, backbone, type(task).__name__)
-    wanted = task.image_spec(data.image())
-    if (backbone.image.color, backbone.image.num_chs) != (wanted.color, wanted.num_chs):
+    images = data.image()
+    for option, view in views_of(task):
+        view.check(images, option)
+    wanted = task.image_spec(images)
+    own = (backbone.image.color, backbone.image.num_chs)
+    if own not in (
+        (wanted.color, wanted.num_chs),
+        (images.color, images.num_chs),
+    ):  # one that takes images as they come takes converted ones
         raise BackboneError(
             f"{type(task).__name__} needs a backbone built for {wanted.meaning}",
             found=backbone.image.meaning if backbone.image.color is None else backbone.image.color,
@@ -104,6 +163,27 @@ def check_requirements(requires: frozenset[str], backbone: Backbone, user: str) 
         )
 
 
+def check_images(images: ImageSpec, backbone: Backbone) -> None:
+    """Refuse images that :meth:`Backbone.prepare` cannot convert, or that a network built for others cannot take. Reads no weights.
+
+    Raises:
+        BackboneError: says which images.
+    """
+    own = backbone.image
+    check_channels(backbone, images)
+    if images[:2] == own[:2]:
+        return
+    shape = (2, images.num_chs, images.height, images.width)
+    try:
+        with torch.no_grad(), evaluating(backbone):
+            backbone(torch.zeros(shape, dtype=torch.uint8, device=backbone.mean.device), backbone.layer_names)
+    except (BackboneError, RuntimeError, ValueError, AssertionError) as error:
+        sizes = f"of {images.height} x {images.width} pixels cannot be taken by a network that was built for {own.height} x {own.width}"
+        raise BackboneError(
+            f"images {sizes} ({' '.join(str(error).split())})", fix="set image_size where the data has that option"
+        ) from error
+
+
 @contextmanager
 def located(path: str) -> Iterator[None]:
     """Put the recipe's dotted path before an error of an option."""
@@ -114,7 +194,7 @@ def located(path: str) -> Iterator[None]:
         raise RecipeError(f"{path}.{error}" if path else str(error)) from error
     except BackboneError as error:
         raise RecipeError(f"{path}: {error}") from error
-    except (DataError, PluginError) as error:
+    except (ArtifactError, DataError, PluginError) as error:
         raise type(error)(f"{path}: {error}") from error
 
 

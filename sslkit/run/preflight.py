@@ -13,12 +13,24 @@ from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.describe import BackboneOptions
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import AS_BUILT, EvaluateStage, PretrainStage, Stage, training_of
-from sslkit.run.networks import backbone_image, check_channels, check_pretraining, check_requirements, located
+from sslkit.run.networks import (
+    backbone_image,
+    check_images,
+    check_pretraining,
+    check_requirements,
+    data_of,
+    data_path,
+    located,
+    open_data,
+    reads,
+)
 from sslkit.run.stages import evaluation_data, pretraining_images
+from sslkit.run.weights_file import fit_weights
 from sslkit.training.device import explaining_breakdown
 from sslkit.training.handover import check_objective, check_schedule
-from sslkit.training.optimizers import build_optimizers
+from sslkit.training.phase_optimizers import build_optimizers
 from sslkit.training.seeds import global_seed
+from sslkit.views.view import views_of
 
 T = TypeVar("T")
 
@@ -52,8 +64,9 @@ def check_recipe(recipe: Recipe) -> str:
     Raises:
         RecipeError: as :func:`check`.
     """
+    recipe = open_data(recipe)
     data = OpenedDataset.of(recipe.data)
-    if data.available():
+    if all(data_of(stage, data).available() for stage in recipe.stages):
         check(recipe, data)
         return ""
     preflight = Preflight(recipe, data)
@@ -89,11 +102,12 @@ class Preflight:
 
     def read_data(self) -> None:
         """Load the splits that the stages will read."""
-        labelled = [isinstance(stage, EvaluateStage) and stage.evaluator.needs_labels for stage in self._recipe.stages]
-        splits: tuple[Split, ...] = (*(() if all(labelled) else ("pretrain",)), *(("train",) if any(labelled) else ()), "test")
-        for split in splits:
-            with located("data"), explaining_breakdown(f"reading the {split} images", torch.device("cpu")):
-                self._data.load(split)
+        for data, stages in reads(self._recipe, self._data):
+            labelled = [isinstance(stage, EvaluateStage) and stage.evaluator.needs_labels for stage in stages]
+            splits: tuple[Split, ...] = (*(() if all(labelled) else ("pretrain",)), *(("train",) if any(labelled) else ()), "test")
+            for split in splits:
+                with located(data_path(stages[0])), explaining_breakdown(f"reading the {split} images", torch.device("cpu")):
+                    data.load(split)
 
     def check_device(self, stage: Stage) -> None:
         """Refuse a device that this machine does not have."""
@@ -102,33 +116,42 @@ class Preflight:
             stage.runtime.resolve_device()
 
     def check_backbone(self, stage: Stage) -> None:
-        """Build the stage's backbone without weights and ask whether the stage can work with it."""
-        backbone = _on_meta_or_cpu(partial(self._built, stage))
+        """Build the stage's backbone without weights and ask whether the stage can work with it, and whether a file of weights fits it."""
+        backbone, data = _on_meta_or_cpu(partial(self._built, stage)), data_of(stage, self._data)
+        with located(data_path(stage)):
+            check_images(data.image(), backbone)
+        if stage.source is not None and stage.source.image is None:
+            with located(f"stages.{stage.name}.weights"):
+                fit_weights(stage.source, backbone)
         if isinstance(stage, PretrainStage):
             with located(f"stages.{stage.name}.task"):
-                check_pretraining(stage.task, backbone, self._data)
+                check_pretraining(stage.task, backbone, data)
         else:
             with located(f"stages.{stage.name}.evaluator"):
                 check_requirements(stage.evaluator.requires, backbone, type(stage.evaluator).__name__)
-                check_channels(backbone, self._data.image())
+                for option, view in views_of(stage.evaluator):
+                    view.check(data.image(), option)
 
     def check_data(self, stage: Stage) -> None:
         """Compare a stage's options with the number of images and labels there are."""
-        path = f"stages.{stage.name}"
+        path, data = f"stages.{stage.name}", data_of(stage, self._data)
         if isinstance(stage, PretrainStage):
             with located(path):
-                stage.training.check_batch_size(len(pretraining_images(self._data)))
+                stage.training.check_batch_size(len(pretraining_images(data)))
             return
         with located(path):
-            labeled = evaluation_data(stage.evaluator, self._data)
-        with located(f"{path}.evaluator"), self._data.lent_to(stage.evaluator):
+            labeled = evaluation_data(stage.evaluator, data)
+        with located(f"{path}.evaluator"), data.lent_to(stage.evaluator):
             stage.evaluator.check(_on_meta_or_cpu(partial(self._built, stage)), labeled)
 
     def check_objectives(self) -> None:
         """Build what each pretraining stage trains, with its optimizers, once for all stages in which it is the same."""
         seen = set()
         for stage in self._recipe.stages:
-            if isinstance(stage, PretrainStage) and (key := repr((stage.task, stage.training, self._key(stage)))) not in seen:
+            if (
+                isinstance(stage, PretrainStage)
+                and (key := repr((stage.task, stage.training, data_path(stage), self._key(stage)))) not in seen
+            ):
                 seen.add(key)
                 _on_meta_or_cpu(partial(self._check_objective, stage))
 
@@ -141,12 +164,13 @@ class Preflight:
                     check_schedule(training.schedule, training.epochs)
 
     def _check_objective(self, stage: PretrainStage, device: str) -> None:
-        images = pretraining_images(self._data)
+        images = pretraining_images(data_of(stage, self._data))
         backbone = copy.deepcopy(self._built(stage, device))
         with located(f"stages.{stage.name}.task"), torch.device(device):
             objective = stage.task.build_objective(backbone, DataInfo(images.image, len(images)))
         with located(f"stages.{stage.name}"):
             check_objective(objective)
+            stage.training.drops_last(objective)
             build_optimizers(objective, stage.training.optimizers_for(objective.phases))
 
     def _built(self, stage: Stage, device: str) -> Backbone:

@@ -17,6 +17,7 @@ from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import ArtifactError, OptionError
 from sslkit.recipe.stages import AS_BUILT
 from sslkit.recipe.toml import read_table
+from sslkit.recipe.weights import is_outside
 from sslkit.run.artifacts import ARTIFACT, halve, load_backbone, read_artifact, save_weights, widen
 from sslkit.storage.atomic import make_folder
 from sslkit.storage.identity import state_hash
@@ -161,10 +162,19 @@ def _ancestry(recipe: Mapping[str, Any], stage: str) -> list[str]:
 def _alone(recipe: Mapping[str, Any], stages: Sequence[str]) -> str:
     """The recipe of these stages, without the folders of this machine."""
     settings = {key: value for key, value in recipe.items() if key not in {"data", "stages", "paper", "margins", "observers"}}
-    data = {
-        key: f"/path/to/{Path(value).name}" if isinstance(value, str) and "/" in value else value for key, value in recipe["data"].items()
-    }
-    return tomli_w.dumps({**settings, "data": data, "stages": {key: recipe["stages"][key] for key in stages}})
+    tables = {key: dict(recipe["stages"][key]) for key in stages}
+    for table in tables.values():
+        if is_outside(table["weights"]):
+            kind, _, path = table["weights"].partition(":")
+            table["weights"] = f"{kind}:/path/to/{Path(path).name}"
+        if "data" in table:
+            table["data"] = _elsewhere(table["data"])
+    return tomli_w.dumps({**settings, "data": _elsewhere(recipe["data"]), "stages": tables})
+
+
+def _elsewhere(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of data without the folders of this machine."""
+    return {key: f"/path/to/{Path(value).name}" if isinstance(value, str) and "/" in value else value for key, value in data.items()}
 
 
 def _teaching(stages: Sequence[Mapping[str, Any]]) -> str:
@@ -172,6 +182,8 @@ def _teaching(stages: Sequence[Mapping[str, Any]]) -> str:
     if any("evaluator" in table for table in stages):
         return "after training with labels"
     pretrained = stages[0]["weights"] == AS_BUILT and stages[0]["backbone"].get("pretrained")
+    if is_outside(stages[0]["weights"]):
+        return "beginning with weights from elsewhere"
     return "beginning with the published weights of its backbone" if pretrained else "without labels"
 
 

@@ -12,12 +12,14 @@ from sslkit.catalog.observers import Observers
 from sslkit.contract.errors import ArtifactError, StorageError
 from sslkit.contract.events import CheckpointSaved, Event, Notice, Observer, Record, StageEnd, StageStart
 from sslkit.recipe.recipe import Recipe
-from sslkit.recipe.stages import BEGINNINGS, Stage
+from sslkit.recipe.stages import Stage
 from sslkit.recipe.toml import read_table
 from sslkit.run.artifacts import ARTIFACT, BackboneRecord
 from sslkit.run.environment import Provenance
 from sslkit.run.results import Results
 from sslkit.run.stage_folder import StageResult
+from sslkit.run.stage_identity import Found
+from sslkit.run.weights_file import hash_of
 from sslkit.storage.atomic import make_folder, refuse_links, remove_unfinished, writing
 from sslkit.storage.folder_lock import LOCK, RunLock
 from sslkit.storage.json_files import write_json, write_text
@@ -40,6 +42,7 @@ class RunFolder:
         self.results = Results(recipe.name, dict(recipe.paper), dict(recipe.margins), pending=[stage.key for stage in recipe.stages])
         self._recipe = recipe
         self._fingerprints: dict[str, str] = {}
+        self._extended: set[str | None] = set()
         self._lock = RunLock(path)
 
     @contextmanager
@@ -89,7 +92,12 @@ class RunFolder:
 
     def provenance(self, stage: Stage) -> Provenance:
         """Where the network comes from that a stage begins with; the stage that left it is finished."""
-        weights = stage.weights if stage.weights in BEGINNINGS else self._fingerprints[stage.weights]
+        weights = stage.weights if stage.earlier is None else self._fingerprints[stage.earlier]
+        if stage.source is not None:  # wherever it lies
+            missing = stage.source.allow_missing
+            weights = stage.source.fingerprint or " ".join(
+                [f"file {hash_of(stage.source.path)}", *(["without", *missing] if missing else [])]
+            )
         if stage.snapshot is not None:
             weights = f"{weights}@{stage.snapshot}"
         return Provenance(
@@ -97,7 +105,14 @@ class RunFolder:
             weights=weights,
             code=self._recipe.sources[stage.key],
             environment={"plugins": dict(self._recipe.versions[stage.key]), "code": self._recipe.code.as_json()},
+            extended=stage.earlier in self._extended,
         )
+
+    def expect(self, stage: Stage, found: Found) -> None:
+        """Note what a stage will be known by, and whether it, or one before it, was trained for longer than at first."""
+        self._fingerprints[stage.key] = found.fingerprint
+        if found.extended or stage.earlier in self._extended:
+            self._extended.add(stage.key)
 
     def keep(self, stage: Stage, result: StageResult) -> None:
         """Write the metrics of a finished stage into results.json."""

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,26 +29,23 @@ from sslkit.run.artifacts import (
     METRICS,
     PREDICTIONS,
     SNAPSHOTS,
-    BackboneRecord,
     describe_backbone,
     load_weights,
-    read_artifact,
     record_of,
     save_module,
     save_predictions,
 )
 from sslkit.run.environment import Provenance, Surroundings, describe_environment, timestamp
+from sslkit.run.stage_identity import EXTENDED, FORMAT, Found, complete, examine
 from sslkit.storage.atomic import make_folder, refuse_links, remove, remove_unfinished
-from sslkit.storage.identity import CODE, differences, fingerprint, plain, state_hash
+from sslkit.storage.identity import CODE, state_hash
 from sslkit.storage.json_files import write_json
 from sslkit.storage.metrics_log import MetricsLog
+from sslkit.training.checkpoints import hand_over
 from sslkit.training.device import configured, describe_device, explaining_breakdown
 from sslkit.training.stopping import stoppable
 
 Kind = Literal["pretrain", "evaluate"]
-
-FORMAT = 2
-"""Of a stage's folder; counted up when an older one cannot be resumed."""
 
 
 class StageResult(NamedTuple):
@@ -115,6 +111,7 @@ class StageFolder:
     """A stage that was begun.
 
     Attributes:
+        continues: the part of the training that it continues with other options: ``epochs``, ``steps`` and ``schedule``; or None.
         finished: its result, if an earlier start has left one.
         context: where and how to compute.
     """
@@ -127,11 +124,19 @@ class StageFolder:
         self._data = data
         self._surroundings = surroundings
         self._folder = None if surroundings.output is None else Path(surroundings.output)
-        self._record, self._identity = self._complete(identity)
-        self._fingerprint = fingerprint(self._identity)
+        provenance = surroundings.provenance or Provenance(record_of(backbone), state_hash(backbone), identity[CODE])
+        self._record = provenance.record
+        self._found = Found(complete(identity, surroundings, backbone.image, provenance), {})
+        if self._folder is not None:
+            make_folder(self._folder)
+            refuse_links(self._folder)
+            remove_unfinished(self._folder)
+            self._found = examine(self._folder, self._found.identity, surroundings)
+        self._identity, self._fingerprint = self._found.identity, self._found.fingerprint
         self._log = None if self._folder is None else MetricsLog(self._folder / METRICS)
         self._observers = Observers.of(surroundings.observers)
         self._artifact = {} if self._folder is None else self._open(self._folder)
+        self.continues = self._identity[EXTENDED][-1] if self._found.continues else None
         self.finished = self._result() if self._artifact.get("status") == "finished" else None
 
     def start(self, skipped: tuple[str, ...]) -> None:
@@ -156,6 +161,8 @@ class StageFolder:
             should_stop=given.should_stop or (lambda: False),
         )
         self.emit(StageStart(stage=given.name, kind=self._kind, folder=self._folder))
+        if self._found.outdated:
+            self.notify("begins anew, because the network that it takes was trained for longer")
         if skipped:
             files = f"{len(skipped)} file{'s' * (len(skipped) > 1)}"
             self.notify(f"skipped {files} that cannot be decoded, listed in {ARTIFACT}; the first is {skipped[0]}")
@@ -208,57 +215,27 @@ class StageFolder:
         batch = f"batch_size {options['batch_size']}, " if "batch_size" in options else ""
         return f"stage {self._surroundings.name!r} ({batch}images of {image.height} x {image.width} pixels)"
 
-    def _complete(self, identity: Mapping[str, Any]) -> tuple[BackboneRecord, dict[str, Any]]:
-        """How to build the backbone again, and everything that decides the outcome. Device, logging and checkpoint intervals do not."""
-        given, image = self._surroundings, plain(self._given.image)
-        provenance = given.provenance or Provenance(record_of(self._given), state_hash(self._given), identity[CODE])
-        return provenance.record, {
-            **identity,
-            "stage": given.name,
-            "seed": given.seed,
-            "precision": given.runtime.precision,
-            "deterministic": given.runtime.deterministic,
-            "backbone": {**provenance.record._asdict(), "image": image, "weights": provenance.weights},
-            "versions": {"sslkit": version("sslkit")},
-            CODE: dict(provenance.code),
-        }
-
     def _described(self, status: str) -> dict[str, Any]:
         """What an artifact says from the beginning."""
         described = {"stage": self._surroundings.name, "kind": self._kind, "status": status, "format": FORMAT}
         return {**described, "fingerprint": self._fingerprint, "identity": self._identity}
 
     def _open(self, folder: Path) -> dict[str, Any]:
-        """The artifact that is there already, or an empty one."""
-        make_folder(folder)
-        refuse_links(folder)
-        remove_unfinished(folder)
-        if not (folder / ARTIFACT).exists():
+        """The artifact to build on, or an empty one."""
+        found = self._found
+        if found.outdated:
+            remove([folder / ARTIFACT])  # first: should this be cut short, what is left belongs to nobody
+        if found.outdated or not (folder / ARTIFACT).exists():
             # Without an artifact nobody knows whose files these are: another recipe's, where a new start was cut short.
             _remove_checkpoints(folder)
             remove((*(folder / name for name in (METRICS, BACKBONE, HEADS, PREDICTIONS)), *(folder / SNAPSHOTS).glob("*")))
-            return {}
-        artifact = read_artifact(folder)
-        if artifact.get("status") == "finished" and "metrics" not in artifact:
-            raise ArtifactError(f"{folder}/{ARTIFACT}: damaged (metrics: missing)", fix="remove it and run the recipe again")
-        if (found := artifact.get("format")) != FORMAT:
-            raise ArtifactError(
-                f"{folder}: was written by another version of sslkit (format {found}, not {FORMAT})",
-                fix="resume it with that version, start over with --fresh, or choose another folder with --output",
-            )
-        if artifact.get("fingerprint") != self._fingerprint:
-            left = [path for path in folder.iterdir() if path.name != ARTIFACT and path.name[0] != "." and path.stat().st_size]
-            if artifact.get("status") != "finished" and not left:
-                return {}  # that start failed before it computed anything: what was mended since need not be refused
-            name, changed = self._surroundings.name, differences(artifact.get("identity", {}), self._identity)
-            redrawn = not self._surroundings.provenance and [key.partition(":")[0] for key in changed] == ["backbone.weights"]
-            hint = "random weights are drawn anew in each program: call torch.manual_seed before you build the backbone; "
-            raise ArtifactError(
-                f"{folder}: holds stage {name!r} of a different recipe ({'; '.join(changed)})",
-                fix=f"{hint if redrawn else ''}remove that folder to run this stage again, start over with --fresh, or choose another "
-                "folder with --output",
-            )
-        return artifact
+        if not found.continues:
+            return found.artifact
+        hand_over(folder, found.identity["training"])  # before the artifact says so: a start that is cut short does it again
+        before = found.artifact
+        facts = {key: before[key] for key in ("metrics", "steps", "seconds", "finished") if key in before}
+        parts = [*before.get(EXTENDED, []), {"epochs": found.identity[EXTENDED][-1]["epochs"], "status": before.get("status"), **facts}]
+        return {**self._described("running"), "environments": before.get("environments", []), EXTENDED: parts}
 
     def _keep(self, folder: Path, outcome: Outcome, backbone: Backbone | None, seconds: float) -> None:
         if backbone is not None:
@@ -277,6 +254,7 @@ class StageFolder:
             "device": describe_device(self.context.device),
             "finished": timestamp(),
             "environments": self._environments,
+            **({EXTENDED: self._artifact[EXTENDED]} if EXTENDED in self._artifact else {}),
         }
         write_json(folder / ARTIFACT, artifact)
         _remove_checkpoints(folder, keep_last=self._kind == "pretrain")

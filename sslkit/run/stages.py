@@ -2,7 +2,8 @@
 given, and from a recipe, which was checked as a whole, with :func:`run_pretraining` and :func:`run_evaluation`.
 """
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,20 +16,22 @@ from sslkit.contract.errors import DataError, OptionError, RunFailedError
 from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.events import Observer
 from sslkit.contract.images import DataInfo, Dataset, ImageSet, LabeledData
-from sslkit.contract.objective import PretextTask
+from sslkit.contract.objective import Objective, PretextTask
 from sslkit.contract.runtime import Runtime
 from sslkit.data.cache import OpenedDataset, class_counts
 from sslkit.data.loader import Loader
 from sslkit.evaluators.classifier import few_classes, recalls
+from sslkit.evaluators.quality import Quality
 from sslkit.run.artifacts import save_module, weights_path
 from sslkit.run.environment import Surroundings
 from sslkit.run.networks import check_channels, check_pretraining, check_requirements
 from sslkit.run.stage_folder import Outcome, StageResult, begin
 from sslkit.storage.atomic import writing
 from sslkit.storage.identity import CODE, plain, state_hash
+from sslkit.training.collapse import Watched
 from sslkit.training.fit import Snapshots, fit
 from sslkit.training.handover import checked_evaluation
-from sslkit.training.options import TrainingOptions, check_snapshots
+from sslkit.training.options import TrainingOptions, check_epochs, spread_epochs
 from sslkit.training.seeds import derive_seed, global_seed
 
 
@@ -57,6 +60,7 @@ def pretrain(
     training: TrainingOptions | None = None,
     evaluate_every: int | None = None,
     snapshot_epochs: Iterable[int] = (),
+    quality_epochs: Iterable[int] | None = None,
     **surroundings: Unpack[Keywords],
 ) -> StageResult:
     """Pretrain a backbone without labels.
@@ -68,6 +72,8 @@ def pretrain(
         training: epochs, batch size, optimizer, schedule, augmentation.
         evaluate_every: epochs between measurements on held-out images, 1 or more; None: ten times over the run.
         snapshot_epochs: epochs after which the network is kept too, 0 for the untrained one; needs ``output``.
+        quality_epochs: epochs after which the features' quality is measured and logged; None: as snapshots are kept, or at most ten
+            times over the run; none at all: never.
         **surroundings: where and how: see :class:`Keywords`.
 
     Returns:
@@ -83,11 +89,19 @@ def pretrain(
     opened = OpenedDataset.of(data)
     training.check_batch_size(len(pretraining_images(opened)))
     check_pretraining(task, backbone, opened)
-    snapshots = check_snapshots(snapshot_epochs, training.epochs)
+    snapshots = check_epochs("snapshot_epochs", snapshot_epochs, training.epochs)
+    quality = None if quality_epochs is None else check_epochs("quality_epochs", quality_epochs, training.epochs)
     if snapshots and where.output is None:
         raise OptionError("snapshot_epochs", "there is no folder to keep them in", found=snapshots, fix="give output")
     return run_pretraining(
-        task, backbone, opened, training=training, evaluate_every=evaluate_every, snapshot_epochs=snapshots, surroundings=where
+        task,
+        backbone,
+        opened,
+        training=training,
+        evaluate_every=evaluate_every,
+        snapshot_epochs=snapshots,
+        quality_epochs=quality,
+        surroundings=where,
     )
 
 
@@ -125,18 +139,13 @@ def run_pretraining(
     training: TrainingOptions,
     evaluate_every: int | None,
     snapshot_epochs: list[int],
+    quality_epochs: list[int] | None,
     surroundings: Surroundings,
 ) -> StageResult:
     """What :func:`pretrain` does once everything is checked."""
     images, heldout = pretraining_images(data), data.load("test")
-    identity: dict[str, Any] = {
-        "task": plain(task),
-        "training": plain(training),
-        "data": {"pretrain": images.fingerprint, "heldout": heldout.fingerprint if heldout else None},
-        CODE: SourceCode().of(task, training, backbone, data.source),
-    }
-    if snapshot_epochs:
-        identity["snapshot_epochs"] = snapshot_epochs
+    identity = pretraining_identity(task, data, training, snapshot_epochs)
+    identity[CODE] = SourceCode().of(task, training, backbone, data.source)
     with begin("pretrain", backbone, data, surroundings, identity, skipped=images.skipped) as stage:
         if stage.finished:
             return stage.finished
@@ -144,12 +153,18 @@ def run_pretraining(
         duplicates = None if heldout is None else stage.count_duplicates("pretraining", images, heldout)
         with global_seed(derive_seed(context.seed, context.stage, "objective")):
             objective = task.build_objective(stage.backbone(), DataInfo(images.image, len(images)))
+        if stage.continues:
+            stage.notify(_continued(stage.continues, training, objective))
         train = Loader(images, batch_size=training.batch_size, device=context.device, options=training.augment)
         test = None if heldout is None else Loader(heldout, batch_size=training.batch_size, device=context.device)
         if heldout is None and objective.heldout_phase is not None:
             stage.notify("the data has no held-out images: the pretext task is measured on training batches only")
         snapshots = Snapshots(frozenset(snapshot_epochs), partial(_keep_snapshot, context.folder))
-        result = fit(objective, train, test, training, context, evaluate_every=evaluate_every, snapshots=snapshots)
+        quality = Quality(test or train, _labeled(data), context)
+        if quality_epochs is None:
+            quality_epochs = snapshot_epochs or spread_epochs(training.epochs, quality.most_times(training.epochs * len(images)))
+        watched = Watched(frozenset(quality_epochs), quality)
+        result = fit(objective, train, test, training, context, evaluate_every=evaluate_every, snapshots=snapshots, watched=watched)
         facts: dict[str, Any] = {
             "steps": result.steps,
             "num_images": len(images),
@@ -157,6 +172,10 @@ def run_pretraining(
             "classes": list(objective.classes),
             "snapshot_epochs": snapshot_epochs,
         }
+        if training.rate_notes:
+            facts["scaled_rates"] = training.rate_notes
+        if result.alarms:
+            facts["alarms"] = list(result.alarms)
         if result.rollbacks:
             facts["rollbacks"] = result.rollbacks
         metrics = {f"pretext_{key}": value for key, value in result.heldout.items()}
@@ -165,12 +184,8 @@ def run_pretraining(
 
 def run_evaluation(evaluator: Evaluator, backbone: Backbone, data: OpenedDataset, surroundings: Surroundings) -> StageResult:
     """What :func:`evaluate` does once everything is checked."""
-    labeled = evaluation_data(evaluator, data)
-    identity = {
-        "evaluator": plain(evaluator),
-        "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint},
-        CODE: SourceCode().of(evaluator, backbone, data.source),
-    }
+    labeled, identity = evaluation_data(evaluator, data), evaluation_identity(evaluator, data)
+    identity[CODE] = SourceCode().of(evaluator, backbone, data.source)
     skipped = labeled.train.skipped + labeled.test.skipped
     with begin("evaluate", backbone, data, surroundings, identity, skipped=skipped) as stage:
         if stage.finished:
@@ -203,6 +218,23 @@ def run_evaluation(evaluator: Evaluator, backbone: Backbone, data: OpenedDataset
         return stage.finish(Outcome(evaluation.metrics, evaluation.backbone, evaluation.heads, evaluation.predictions, facts))
 
 
+def pretraining_identity(task: PretextTask, data: OpenedDataset, training: TrainingOptions, snapshot_epochs: list[int]) -> dict[str, Any]:
+    """What decides the outcome of a pretraining beside its code and surroundings."""
+    images, heldout = pretraining_images(data), data.load("test")
+    identity: dict[str, Any] = {
+        "task": plain(task),
+        "training": plain(training),
+        "data": {"pretrain": images.fingerprint, "heldout": heldout.fingerprint if heldout else None},
+    }
+    return identity | ({"snapshot_epochs": snapshot_epochs} if snapshot_epochs else {})
+
+
+def evaluation_identity(evaluator: Evaluator, data: OpenedDataset) -> dict[str, Any]:
+    """What decides the outcome of an evaluation beside its code and surroundings."""
+    labeled = evaluation_data(evaluator, data)
+    return {"evaluator": plain(evaluator), "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint}}
+
+
 def pretraining_images(data: Dataset) -> ImageSet:
     """The images to pretrain on.
 
@@ -227,6 +259,26 @@ def evaluation_data(evaluator: Evaluator, data: OpenedDataset) -> LabeledData:
     if images is None:
         raise DataError("the dataset has no images")
     return LabeledData(images, data.load("test") or images)
+
+
+def _continued(before: Mapping[str, Any], training: TrainingOptions, objective: Objective) -> str:
+    """What differs between a training that is continued with more epochs and one that has had them from the start."""
+    old, new, parts = before["epochs"], training.epochs, [i / 100 for i in range(101)]
+    rates = [(training.schedule.scale(part * old, old), training.schedule.scale(part * old, new)) for part in parts]
+    others = (
+        [] if before["schedule"] == plain(training.schedule) and all(map(math.isclose, *zip(*rates, strict=True))) else ["learning rate"]
+    )
+    others += [name for name, value in objective.schedules().items() if any(value(part) != value(part * old / new) for part in parts)]
+    text = f"continues a training of {old} epoch{'s' * (old != 1)} after step {before['steps']:,}, and has {new} now"
+    return f"{text}; what it had before differs from {new} epochs from the start: {', '.join(others)}" if others else text
+
+
+def _labeled(data: OpenedDataset) -> LabeledData | None:
+    """The labelled splits, where there are any."""
+    try:
+        return data.labeled()
+    except DataError:
+        return None
 
 
 def _surroundings(name: str, keywords: Keywords) -> Surroundings:

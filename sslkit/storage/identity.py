@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
@@ -52,13 +52,22 @@ def state_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The dotted keys in which two identities differ, each with both values; of code its name alone."""
-    old, new = ({key: value for key, value in _flatten(side).items() if (key, value) != (CODE, {})} for side in (before, after))
-    keys = [key for key in sorted(old.keys() | new.keys()) if (key in old, old.get(key)) != (key in new, new.get(key))]
+def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The dotted keys in which two identities differ, sorted."""
+    old, new = _settings(before), _settings(after)
+    return [key for key in sorted(old.keys() | new.keys()) if (key in old, old.get(key)) != (key in new, new.get(key))]
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], name: Callable[[str], str] = str) -> list[str]:
+    """The dotted keys in which two identities differ, each with both values; of code its name alone. ``name`` says what a key is called."""
+    old, new, keys = _settings(before), _settings(after), changed_keys(before, after)
     code = [key.removeprefix(f"{CODE}.") for key in keys if key.startswith(f"{CODE}.")]
-    options = [f"{key}: {old.get(key, 'not set')!r} -> {new.get(key, 'not set')!r}" for key in keys if not key.startswith(f"{CODE}.")]
+    options = [f"{name(key)}: {old.get(key, 'not set')!r} -> {new.get(key, 'not set')!r}" for key in keys if not key.startswith(f"{CODE}.")]
     return [*([f"code of {some(code, 5)}"] if code else []), *options]
+
+
+def _settings(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in _flatten(identity).items() if (key, value) != (CODE, {})}
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

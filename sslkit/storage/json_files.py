@@ -73,10 +73,17 @@ class SavedSpec(SavedFile):
     options: dict[str, Any] | None = None
 
 
+class SavedPart(SavedFile):
+    """How long a network was trained, in all or before it was continued."""
+
+    epochs: Count = 0
+
+
 class SavedIdentity(SavedFile):
     """What decided a stage's outcome."""
 
     task: SavedTask | None = None
+    training: SavedPart | None = None
     backbone: SavedSpec | None = None
 
 
@@ -121,6 +128,9 @@ class SavedArtifact(SavedFile):
     recall: dict[str, list[FiniteFloat | None]] = {}
     skipped_files: list[str] = []
     snapshot_epochs: list[int] = []
+    scaled_rates: list[str] = []
+    extended: list[SavedPart] = []
+    alarms: list[str] = []
 
 
 class SavedWeights(SavedFile):

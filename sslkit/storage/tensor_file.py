@@ -71,6 +71,24 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, _checked_state(entry, tensors, path)
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file, whoever wrote it, on the CPU; the checksum is compared where it has ours.
+
+    Raises:
+        ArtifactError: it is missing, damaged, or no safetensors file. Nothing else is read, as it would have to be unpickled.
+    """
+    fix = "write it with safetensors.torch.save_file(state_dict, path)"
+    if not path.is_file():  # a pipe would be waited for
+        raise ArtifactError(f"{path}: {'is no file' if path.exists() else 'no such file'}", fix="name a safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            ours = _ENTRY in (file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
+        raise ArtifactError(f"{path}: is no safetensors file, or damaged ({error})", fix=fix) from error
+    return load_tensors(path)[0] if ours else tensors
+
+
 def _checked_state(entry: Any, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     """The JSON values, if the checksum fits them and the tensors."""
     try:

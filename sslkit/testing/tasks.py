@@ -119,6 +119,10 @@ def _check_views(objective: Objective, batch: Batch, *, train: bool) -> None:
     same = first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     require(same, "make_views must draw from its generator alone: two calls with the same generator state differ")
     _check_order(objective, batch, first, train=train)
+    if not train and objective.heldout_phase is not None:
+        others = _views(objective, batch._replace(indices=batch.indices.flip(0)), train=False)
+        same = all(torch.equal(others[name], first[name]) for name in first)
+        require(same, "held-out images have other indices than training images: look nothing up by them, or set heldout_phase = None")
 
 
 def _check_order(objective: Objective, batch: Batch, views: dict[str, Tensor], *, train: bool) -> None:
@@ -155,6 +159,8 @@ def _check_training(
         bare = [names[id(parameter)] for group in groups[phase] for parameter in group["params"] if parameter.grad is None]
         missed = [name for name in bare if not any(name.startswith(prefix) for prefix in without_gradient)]
         require(not missed, f"phase {phase!r} trains {', '.join(missed)}, which no gradient reaches; if rightly so: without_gradient=[...]")
+        with torch.no_grad():
+            objective.on_after_backward(phase, state)
     return measured
 
 

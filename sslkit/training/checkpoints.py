@@ -162,6 +162,24 @@ class Checkpoints:
         self._context.emit(Notice(stage=self._context.stage, message=message))
 
 
+def last_step(folder: Path) -> int | None:
+    """The step of the last checkpoint of a stage's only fit; None: there is none."""
+    return max(map(_step, _checkpoints_in(folder)), default=None)
+
+
+def hand_over(folder: Path, training: Mapping[str, Any]) -> None:
+    """Let a stage's only fit continue from its checkpoints with other options of training, which are given as plain values."""
+    for path in _checkpoints_in(folder):
+        with suppress(ArtifactError):  # a damaged one, which is set aside when it is looked for
+            tensors, state = load_tensors(path)
+            save_tensors(path, tensors, {**state, "owner": {**state["owner"], "training": training}})
+
+
+def _checkpoints_in(folder: Path) -> list[Path]:
+    pattern = f"checkpoint-{'[0-9]' * 9}"
+    return [*folder.glob(f"{pattern}.safetensors"), *folder.glob(f"{pattern}{_ROLLBACK}.safetensors")]
+
+
 def _step(path: Path) -> int:
     return int(path.stem.removesuffix(_ROLLBACK).rpartition("-")[2])
 

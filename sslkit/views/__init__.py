@@ -14,3 +14,4 @@ from sslkit.views.crops import (
     vertical_flip as vertical_flip,
 )
 from sslkit.views.patches import gaussian_blur as gaussian_blur, random_erasing as random_erasing
+from sslkit.views.view import View as View

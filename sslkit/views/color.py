@@ -95,7 +95,7 @@ class Grayscale(RandomStep):
 
     @override
     def change(self, images: Tensor) -> Tensor:
-        return gray(images).expand_as(images)
+        return images.copy_(gray(images))
 
 
 @view
@@ -163,26 +163,33 @@ def gray(images: Tensor) -> Tensor:
 
 
 def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Turn the colour wheel of (N, 3, H, W) images by (N,) ``turns``; value and saturation stay. Smith 1978, "Color gamut transform pairs"."""
+    """Turn the colour wheel of (N, 3, H, W) images, which are overwritten, by (N,) ``turns``; value and saturation stay.
+
+    Smith 1978, "Color gamut transform pairs" (doi:10.1145/965139.807361).
+    """
     red, green, blue = images.split(1, dim=1)
-    value, least = images.amax(dim=1, keepdim=True), images.amin(dim=1, keepdim=True)
-    chroma = value - least
-    to_green, to_blue = torch.sub(blue, red).add_(chroma, alpha=2), torch.sub(red, green).add_(chroma, alpha=4)
-    sector = torch.where(value == red, green - blue, torch.where(value == green, to_green, to_blue))
-    sector.div_(chroma.clamp(min=1e-12)).add_(turns.to(images.dtype)[:, None, None, None], alpha=6).remainder_(
-        6
-    )  # 0 is red, 2 green, 4 blue
-    shares = [(sector - 3).abs_().sub_(1), 2 - (sector - 2).abs_(), 2 - (sector - 4).abs_()]  # of red, green and blue in the chroma
-    return torch.cat([torch.addcmul(least, chroma, share.clamp_(0, 1)) for share in shares], dim=1)
+    least = images.amin(dim=1, keepdim=True)
+    chroma = images.amax(dim=1, keepdim=True).sub_(least)
+    # The hue without asking which channel is largest: from red over yellow and green to cyan, this rises from -2 over -1 and 1 to 2, on
+    # straight lines. Whether it is this half of the wheel or the other, which mirrors it, green and blue tell.
+    from_red = (green + blue).add_(red, alpha=-2).div_(chroma.clamp(min=1e-12))
+    sector = from_red.sub_(from_red.clamp(-1, 1).mul_(0.5)).add_(1.5).copysign_(green - blue)  # 0 is red, 2 green, 3 cyan, -2 blue
+    sector.add_(turns.to(images.dtype)[:, None, None, None], alpha=6)
+    sector.sub_((sector / 6).floor_().mul_(6))  # 0 is red, 2 green, 4 blue; remainder_ is several times slower
+    shares = (sector - 3).abs_().sub_(1), (sector - 2).abs_().neg_().add_(2), (sector - 4).abs_().neg_().add_(2)  # in the chroma
+    for channel, share in zip((red, green, blue), shares, strict=True):
+        torch.addcmul(least, chroma, share.clamp_(0, 1), out=channel)
+    return images
 
 
 def _blend(images: Tensor, blends: Tensor, weights: Tensor) -> Tensor:
-    """One blend after another, of a kind of each image's own: both (N, 3)."""
-    for kind, weight in zip(blends.T, weights.to(images.dtype).T, strict=True):
-        of_mean, of_gray = (torch.where(kind == one, 1 - weight, 0)[:, None, None, None] for one in (_CONTRAST, _SATURATION))
+    """Overwrite images by one blend after another, of a kind of each image's own: both (N, 3)."""
+    of_mean, of_gray = (torch.where(blends == one, 1 - weights, 0) for one in (_CONTRAST, _SATURATION))
+    for columns in zip(*(values.to(images.dtype).T for values in (weights, of_mean, of_gray)), strict=True):
+        of_image, of_mean, of_gray = (column[:, None, None, None] for column in columns)
         grays = gray(images)
         mean = grays.mean(dim=(2, 3), keepdim=True)
-        images = torch.addcmul(grays.mul_(of_gray).add_(mean * of_mean), images, weight[:, None, None, None]).clamp_(0, 1)
+        images.mul_(of_image).add_(grays.mul_(of_gray).add_(mean * of_mean)).clamp_(0, 1)
     return images
 
 

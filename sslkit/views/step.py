@@ -15,9 +15,9 @@ from sslkit.contract.errors import OptionError
 
 Options = ParamSpec("Options")
 
-_PIXELS = {"cpu": 2**20}
+_VALUES = {"cpu": 2**20}
 """Values that are changed at a time: on a CPU, what its cache holds."""
-_PIXELS_ELSEWHERE = 2**27
+_VALUES_ELSEWHERE = 2**27
 """On other devices, what bounds the temporary memory (0.5 GiB a tensor) and still keeps them busy."""
 
 
@@ -73,13 +73,16 @@ class RandomStep(Step):
         """Change the chosen images."""
         if self.chosen is None:
             return self.change(images)
-        if images.device.type != "cpu":  # a number of images that only the device knows would make the host wait for it
+        if not _is_host(images.device):  # a number of images that only the device knows would make the host wait for it
             return torch.where(self.chosen[:, None, None, None], self.change(images.clone()), images)
         chosen = self.chosen.nonzero().squeeze(1)
         if len(chosen) == len(images):
             return self.change(images)
-        images[chosen] = self.rows(chosen).change(images[chosen])
-        return images
+        return images.index_copy_(0, chosen, self.rows(chosen).change(images.index_select(0, chosen)))
+
+
+def _is_host(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
 class View(Protocol[Options]):
@@ -141,13 +144,14 @@ def apply_steps(steps: Sequence[Step], images: Tensor) -> Tensor:
         shapes.append(step.shape(shapes[-1]))
     result = images.new_empty(shapes[-1])
     largest = max(shape.num_chs * shape.height * shape.width for shape in shapes)
-    size = max(1, _PIXELS.get(images.device.type, _PIXELS_ELSEWHERE) // max(1, largest))
+    size = max(1, _VALUES.get(images.device.type, _VALUES_ELSEWHERE) // max(1, largest))
     for start in range(0, len(images), size):
         part = slice(start, start + size)
         pixels = to_float(images[part])
         for step in steps:
             pixels = step.rows(part).apply(pixels)
-        result[part] = pixels if images.is_floating_point() else pixels.mul_(255).round_()
+        # A sum of weights is 1 but for rounding.
+        result[part] = pixels.clamp_(0, 1) if images.is_floating_point() else pixels.mul_(255).round_()
     return result
 
 

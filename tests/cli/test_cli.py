@@ -186,7 +186,7 @@ def test_a_folder_of_another_recipe_is_refused(sslkit_command, tmp_path):
     assert (first.code, refused.code, refused.out) == (0, 2, "")
     assert refused.err.splitlines() == [
         "error: runs/tiny/pretrain: holds stage 'pretrain' of a different recipe"
-        " (seed: 0 -> 3; task.angles: None -> [0.0, 180.0]); remove that folder to run this stage again, start over with --fresh, or choose another folder with --output"
+        " (seed: 0 -> 3; stages.pretrain.task.angles: None -> [0.0, 180.0]); remove that folder to run this stage again, start over with --fresh, or choose another folder with --output"
     ]
     assert (tmp_path / "runs" / "tiny" / "pretrain" / "artifact.json").read_text() == before
     fresh = sslkit_command("run", "tiny.toml", "--quiet", "--device", "cpu", "stages.pretrain.task.angles=[0, 180]", "seed=3", "--fresh")

@@ -12,6 +12,7 @@ from sslkit import RunInterruptedError, Step, StepEnd
 from sslkit.contract.events import Event
 from sslkit.data.loader import Loader
 from sslkit.storage.tensor_file import load_tensors
+from sslkit.training.fit import FitResult
 from tests.contract.families import CPU, FAMILIES, Family, assert_same, build, every_family, train
 from tests.contract.miniatures.images import tiny_images
 
@@ -20,6 +21,12 @@ def stop_after(steps: int) -> dict[str, Any]:
     """What makes a context ask to stop after so many steps."""
     taken: list[Event] = []
     return {"emit": lambda event: taken.append(event) if isinstance(event, StepEnd) else None, "should_stop": lambda: len(taken) >= steps}
+
+
+def told(result: FitResult) -> tuple[Any, ...]:
+    """All that a fit returns, in values that can be compared."""
+    predictions = {name: (kept.classes.tolist(), kept.targets.tolist()) for name, kept in result.predictions.items()}
+    return result.heldout, result.steps, result.rollbacks, predictions
 
 
 @every_family
@@ -53,7 +60,7 @@ def test_resumes_bit_exactly(family: Family, stops: list[int], tmp_path: Path) -
     resumed = build(family, seed=99)
     found = train(resumed, family, folder=folder)
 
-    assert found == expected
+    assert told(found) == told(expected)
     assert_same(resumed.state_dict(), whole.state_dict())
     assert_same(resumed.exported_backbone().state_dict(), whole.exported_backbone().state_dict())
     checkpoints = [load_tensors(max((tmp_path / part).glob("checkpoint-*"))) for part in ("parts", "whole")]
@@ -66,7 +73,7 @@ def test_resuming_what_is_finished_changes_nothing(family: Family, tmp_path: Pat
     first = build(family)
     expected = train(first, family, folder=tmp_path)
     again = build(family, seed=99)
-    assert train(again, family, folder=tmp_path) == expected
+    assert told(train(again, family, folder=tmp_path)) == told(expected)
     assert_same(again.state_dict(), first.state_dict())
 
 

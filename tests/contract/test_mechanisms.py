@@ -1,6 +1,7 @@
 """What each miniature does is what its method says: without this, that they train would prove little."""
 
 import copy
+import math
 from itertools import permutations
 
 import pytest
@@ -35,6 +36,7 @@ from tests.contract.miniatures.images import TinyImages, tiny_images
 from tests.contract.miniatures.jigsaw import Jigsaw
 from tests.contract.miniatures.mae import MAE, MaskedAutoencoding
 from tests.contract.miniatures.rotation import Rotation
+from tests.contract.miniatures.simclr import NTXent
 
 RGB = ImageSpec(16, 16, "rgb", (0.5,) * 3, (0.25,) * 3)
 
@@ -184,6 +186,29 @@ def test_each_phase_of_the_gan_moves_its_own_part_alone():
     objective.on_after_step = watched
     train(objective, FAMILIES["gan"])
     assert moved == [(step, phase, set(parts[phase])) for step in range(9) for phase in ("discriminator", "generator")]
+
+
+# ----------------------------------------------------------------------------------------------------------------- SimCLR
+
+
+def test_nt_xent_is_that_of_the_paper():
+    objective = build(FAMILIES["simclr"]).eval()
+    assert isinstance(objective, NTXent)
+    views = views_of(objective, first_batch(5))
+    output = objective(views, step_of(objective))
+    z = objective.projector(objective.backbone.embed(views["images"])).tolist()
+    total = right = 0.0
+    for i in range(10):  # equation 1, pair by pair
+        partner = (i + 5) % 10
+        similar = {j: cosine(z[i], z[j]) / objective.options.temperature for j in range(10) if j != i}
+        total += math.log(sum(math.exp(value) for value in similar.values())) - similar[partner]
+        right += max(similar, key=lambda j: similar[j]) == partner
+    assert float(output.loss.detach()) == pytest.approx(total / 10, rel=1e-5)
+    assert float(output.metrics["top1"].total) == pytest.approx(100 * right)
+
+
+def cosine(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
 
 
 # ------------------------------------------------------------------------------------------------------------- BYOL and DINO

@@ -223,7 +223,7 @@ def test_only_the_subset_is_trained_on():
     assert not any(same(heads[layer], inside[layer]) for layer in heads)
 
 
-@pytest.mark.parametrize(("options", "num_steps"), [({}, 8), ({"images_per_epoch": 17}, 6)])
+@pytest.mark.parametrize(("options", "num_steps"), [({}, 8), ({"images_per_epoch": 18}, 6)])
 def test_a_subset_takes_as_many_steps_as_the_images_per_epoch(options: dict, num_steps: int):
     events: list[Event] = []
     fit(network(), subset=torch.tensor([0, 1, 2]), emit=events.append, part="k1", **options)

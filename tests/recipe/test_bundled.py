@@ -15,9 +15,9 @@ from torch import Tensor
 
 from sslkit import Dataset, ImageSet, ImageSpec, OptionError, RecipeError, Split, load_backbone, load_recipe
 from sslkit.data.cache import OpenedDataset
-from sslkit.recipe.bundled import BundledRecipe, bundled_recipes, bundled_weights, copy_recipe, find_recipe
+from sslkit.recipe.bundled import BundledRecipe, bundled_recipes, bundled_weights, find_recipe
 from sslkit.recipe.stages import training_of
-from sslkit.recipe.toml import read_recipe
+from sslkit.recipe.toml import copy_recipe, read_recipe
 from sslkit.run.artifacts import read_weights
 from sslkit.run.preflight import check
 from tests.run.model_cards import FACTS, read_card
@@ -195,7 +195,13 @@ def test_copies_go_into_a_folder_or_a_new_file(tmp_path, name):
 
 @pytest.mark.parametrize("recipe", bundled_recipes(), ids=lambda recipe: recipe.name)
 def test_every_copy_has_the_name_of_its_file(tmp_path, recipe):
-    assert load_recipe(copy_recipe(recipe.name, tmp_path / "mine.toml")).name == "mine"
+    copied = load_recipe(copy_recipe(recipe.name, tmp_path / "mine.toml"))
+    assert copied.name == "mine"
+    original = load_recipe(recipe.path)
+    assert (copied.stages, copied.data, copied.paper, copied.margins) == (original.stages, original.data, original.paper, original.margins)
+    text = (tmp_path / "mine.toml").read_text()
+    assert text.startswith(f"# {recipe.summary}\n")
+    assert "\nextends" not in text, "a copy holds what it extends"
 
 
 def test_nothing_is_overwritten(tmp_path):

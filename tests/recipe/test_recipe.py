@@ -259,7 +259,18 @@ def test_the_resolved_recipe_has_every_default_filled_in():
         "task": {"name": "rotation"},
         "epochs": 100,
         "batch_size": 128,
-        "optimizer": {"main": {"name": "sgd", "lr": 0.5, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}},
+        "lr_scaling": "none",
+        "accumulate_batches": 1,
+        "optimizer": {
+            "main": {
+                "name": "sgd",
+                "lr": 0.5,
+                "momentum": 0.9,
+                "nesterov": True,
+                "weight_decay": 5e-4,
+                "exclude_norm_and_bias": False,
+            }
+        },
         "schedule": {"name": "cosine", "final": 0.0, "warmup_epochs": 0.0},
         "augment": {"crop_padding": 0, "horizontal_flip": False},
         "on_nan": {"retries": 0, "lr_factor": 0.5},
@@ -367,6 +378,21 @@ def test_a_device_does_not_hide_what_is_wrong_with_the_stages():
 
 
 # ------------------------------------------------------------------------------------------------------------------- notes
+
+
+def test_scaled_rates_are_noted_and_stay_as_they_are_written():
+    recipe = parse(
+        "stages.pretrain.lr_scaling=linear",
+        "stages.pretrain.optimizer={ name = 'sgd', lr = 0.4 }",
+        "stages.pretrain.batch_size=512",
+        "stages.probe.evaluator.lr_scaling=sqrt",
+        "stages.probe.evaluator.batch_size=64",
+    )
+    assert [note.partition(",")[0] for note in recipe.notes] == [
+        "stages.pretrain.optimizer.lr: 0.4 is 0.8",
+        "stages.probe.evaluator.optimizer.lr: 0.1 is 0.05",
+    ]
+    assert recipe.table["stages"]["pretrain"]["optimizer"]["lr"] == 0.4
 
 
 def test_what_lies_beyond_the_end_of_training_is_noted_by_its_path():

@@ -198,6 +198,10 @@ class ExportsAnother(Flipped):
             "make_views must draw from its generator alone: two calls with the same generator state differ",
         ),
         (views(overwritten), "make_views must not write into the batch: copy what you change"),
+        (
+            views(lambda batch, views: {**views, "labels": batch.indices % 2}),
+            "held-out images have other indices than training images: look nothing up by them, or set heldout_phase = None",
+        ),
         (views(lambda batch, _: [batch.images]), "make_views must return a dict of tensors"),
         (views(interleaved), f"{ORDER}: with N = 8, image 0 changes row 1 (of image 1)"),
         (views(mixed), f"{ORDER}: with N = 8, image 0 changes row 1 (of image 1), 9 (of image 1)"),

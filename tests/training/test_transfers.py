@@ -15,7 +15,7 @@ from sslkit.data.arrays import ArraySet
 from sslkit.data.augment import Draws, apply_draws
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures
 from sslkit.evaluators.heads import HeadKind, build_head
-from sslkit.training.optimizers import clip_gradients, gradient_norm
+from sslkit.training.phase_optimizers import clip_gradients, gradient_norm
 from sslkit.training.state import Meters
 from sslkit_rotnet import RotNet
 from tests.training.transfers import NoTransfers

@@ -15,8 +15,9 @@ from sslkit.report.pictures.confusion import draw_confusion
 from sslkit.report.pictures.features import draw_attention, draw_filters, draw_neighbours
 from sslkit.report.pictures.networks import best_layer, load_networks
 from sslkit.report.pictures.sample import sample_images, spread
-from sslkit.report.pictures.views import draw_views, pretraining_stages
+from sslkit.report.pictures.views import draw_evaluation_views, draw_views, pretraining_stages, viewing_stages
 from sslkit.report.run_folder import RunFolder
+from sslkit.run.networks import data_of, open_data
 from sslkit.training.device import tf32
 
 
@@ -31,7 +32,7 @@ def run_pictures(folder: Path, recipe: Recipe, data: OpenedDataset) -> Pictures:
     """Draw a run's pictures from what its folder holds; downloads nothing."""
     pictures: list[Picture] = []
     try:
-        if not data.available():
+        if not all(data_of(stage, data).available() for stage in recipe.stages):
             return Pictures(note="There are no pictures, because the data is not on this machine.")
         data.load("pretrain")  # raises where a folder of images is gone
         pictures.extend(draw_pictures(folder, recipe, data))
@@ -47,7 +48,8 @@ def saved_run_pictures(run: RunFolder, *, allow_code: bool) -> Pictures:
         recipe = parse_recipe(table, load_catalog(allow_code=allow_code))
     except SslkitError as error:
         return Pictures(note=f"There are no pictures, because the recipe cannot be loaded: {error}")
-    return run_pictures(run.folder, recipe, OpenedDataset(recipe.data))
+    recipe = open_data(recipe)
+    return run_pictures(run.folder, recipe, OpenedDataset.of(recipe.data))
 
 
 def draw_pictures(folder: Path, recipe: Recipe, data: OpenedDataset) -> Iterator[Picture]:
@@ -58,6 +60,7 @@ def draw_pictures(folder: Path, recipe: Recipe, data: OpenedDataset) -> Iterator
     sample = cache(lambda: sample_images(data))
     drawings: list[Callable[[], Picture | None]] = [
         *(partial(draw_views, recipe, stage, data) for stage in spread(pretraining_stages(recipe), 6)),  # of a sweep's many tasks
+        *(partial(draw_evaluation_views, stage, data) for stage in spread(viewing_stages(recipe), 6)),
         lambda: draw_filters(networks()),
         lambda: draw_attention(networks(), sample()),
         lambda: draw_neighbours(networks(), sample(), best_layer(folder, recipe, networks())),

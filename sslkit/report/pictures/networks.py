@@ -48,7 +48,7 @@ def load_networks(folder: Path, recipe: Recipe, data: OpenedDataset) -> list[Net
         networks.append(Network(role, stage.key, _ready(left_by(recipe, stage, data, folder), stage)))
     first = stages[0]
     beginning = untrained(first.backbone, backbone_image(recipe, first, data.image()), first.seed)
-    origin = "random weights" if first.weights == AS_BUILT else f"before {first.key}"
+    origin = "random weights" if first.weights == AS_BUILT or first.source else f"before {first.key}"
     return [*networks, Network("untrained", origin, _ready(beginning, first))]
 
 

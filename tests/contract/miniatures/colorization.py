@@ -23,12 +23,10 @@ class Colorization(PretextTask):
 
 
 class ChromaRegression(Objective):
-    heldout_phase = "main"
-
     def __init__(self, backbone: Backbone) -> None:
         super().__init__(backbone)
         self.layer = backbone.feature_info[-1].name
-        self.head = nn.Conv2d(backbone.feature_info[-1].num_chs, 2, 1)
+        self.head = nn.Conv2d(backbone.width, 2, 1)
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         return {"images": batch.images, "chroma": chroma(batch.images)}  # rgb: the backbone itself converts it to lightness

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, PretextTask, Step, StepOutput
+from sslkit import Backbone, Batch, DataInfo, ImageSpec, Linear, Mean, Objective, PretextTask, Step, StepOutput
 
 
 @final
@@ -29,7 +29,7 @@ class AdversarialTraining(Objective):
     def __init__(self, backbone: Backbone, noise_size: int, image: ImageSpec) -> None:
         super().__init__(backbone)
         self.noise_size = noise_size
-        self.head = nn.Linear(backbone.feature_info[-1].num_chs, 1)
+        self.head = Linear(backbone.width, 1)
         self.generator = nn.Sequential(
             nn.Linear(noise_size, 8 * (image.height // 4) * (image.width // 4), bias=False),
             nn.Unflatten(1, (8, image.height // 4, image.width // 4)),
@@ -57,4 +57,4 @@ class AdversarialTraining(Objective):
         return StepOutput(F.softplus(-real).mean() + F.softplus(fake).mean(), {"top1": Mean.of(torch.cat([real > 0, fake < 0]) * 100.0)})
 
     def _realness(self, images: Tensor) -> Tensor:
-        return self.head(self.backbone.embed(images)).float()
+        return self.head(self.backbone.embed(images))

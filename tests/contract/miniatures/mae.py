@@ -25,8 +25,6 @@ class MAE(PretextTask):
 
 
 class MaskedAutoencoding(Objective):
-    heldout_phase = "main"
-
     def __init__(self, backbone: Backbone, mask_ratio: float, image: ImageSpec) -> None:
         super().__init__(backbone)
         info = backbone.feature_info[-1]

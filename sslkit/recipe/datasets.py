@@ -1,0 +1,56 @@
+"""The datasets of a recipe: what ``[data]`` and the stages' own ``data`` say, each dataset once."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sslkit.catalog.catalog import Catalog
+from sslkit.contract.images import Dataset
+from sslkit.data.subset import Subset
+from sslkit.recipe.build import build, construct, refusing
+from sslkit.recipe.describe import describe
+from sslkit.recipe.schema import SUBSET_KEYS
+
+
+class Datasets:
+    """Builds datasets: of equal tables one object, so that stages share what is loaded."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._built: dict[str, Dataset] = {}
+
+    def build(self, table: object, path: str, seed: int) -> Dataset:
+        """Build what a table says, or only a name; ``seed`` draws the images of a part."""
+        own = dict(table) if isinstance(table, Mapping) else {}
+        taken = {key: own.pop(key) for key in SUBSET_KEYS if key in own}
+        if not taken:
+            return self._once(build(Dataset, table, path, self._catalog))
+        source = self._once(build(Dataset, own, path, self._catalog))
+        options = {key: build(SUBSET_KEYS[key], value, f"{path}.{key}", self._catalog) for key, value in taken.items()}
+        with refusing(path):
+            return self._once(construct(Subset, (), {"source": source, "seed": seed, **options}))
+
+    def _once(self, dataset: Dataset) -> Dataset:
+        """The same object for every dataset of a class and its options: what == says of them is up to the class."""
+        seed = dataset.seed if isinstance(dataset, Subset) and dataset.max_images is not None else ""
+        return self._built.setdefault(f"{seed} {json.dumps(describe_data(dataset, self._catalog), sort_keys=True)}", dataset)
+
+
+def describe_data(dataset: Dataset, catalog: Catalog) -> dict[str, Any]:
+    """The table that a dataset could have been built from, with every default."""
+    if not isinstance(dataset, Subset):
+        return describe(dataset, catalog)
+    part = {"classes": dataset.classes and list(dataset.classes), "max_images": dataset.max_images}
+    return describe(dataset.source, catalog) | {key: value for key, value in part.items() if value is not None}
+
+
+def whole(dataset: Dataset) -> Dataset:
+    """The dataset that a part is taken from, or the dataset itself."""
+    return dataset.source if isinstance(dataset, Subset) else dataset
+
+
+def stage_table(own: object, common: object) -> object:
+    """A stage's own data: a table with a name, or a name, as it is; one without changes keys of ``[data]``."""
+    if not isinstance(own, Mapping) or "name" in own:
+        return own
+    return {**(common if isinstance(common, Mapping) else {"name": common}), **own}
