@@ -16,11 +16,10 @@ from sslkit.catalog.catalog import Catalog
 from sslkit.catalog.discovery import load_catalog
 from sslkit.cli.console import make_console, print_code, print_notes
 from sslkit.contract.errors import RecipeError, printable
-from sslkit.contract.images import Dataset
 from sslkit.data.statistics import DataStatistics, Repeated, SplitStatistics, measure_data, paste
-from sslkit.recipe.build import build
 from sslkit.recipe.bundled import bundled_recipes, find_recipe
 from sslkit.recipe.code_policy import code_of, is_in_run, refuse_code
+from sslkit.recipe.datasets import Datasets
 from sslkit.recipe.toml import apply_override, read_recipe
 
 _MOST = 10
@@ -60,7 +59,8 @@ def measure(what: str, settings: Iterable[str] = (), *, allow_code: bool = False
         raise RecipeError(f"{what}: data: missing; required", fix="write a table [data]")
     own = {"name": own} if isinstance(own, str) else own
     refuse_code([{"data": own}], catalog)
-    data = build(Dataset, own, "data", catalog)
+    seed = table.get("seed", 0)
+    data = Datasets(catalog).build(own, "data", seed if isinstance(seed, int) else 0)
     print_code(make_console(sys.stderr), code_of([{"data": own}], catalog))
     statistics = measure_data(data)
     pasted, notes = paste(own, data, statistics)

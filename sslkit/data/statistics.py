@@ -5,7 +5,7 @@ Every image is read once. Numbers are exact, in float64, and do not depend on th
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from sslkit.data.image_file import read_header
 from sslkit.data.image_folder import ImageFolder
 from sslkit.data.moments import Moments
 from sslkit.data.parallel import map_chunks
+from sslkit.data.subset import Subset
 
 SPLITS: tuple[Split, ...] = ("pretrain", "train", "test")
 
@@ -108,10 +109,10 @@ def measure_data(data: Dataset) -> DataStatistics:
     Raises:
         DataError: there are no images, or those of a dataset that keeps none in files cannot be read.
     """
-    files = isinstance(data, ImageFolder)
-    opened = OpenedDataset(data.measurable() if files else data)
+    opened = OpenedDataset(_measurable(data))
     loaded: dict[Split, ResidentSet] = {name: images for name in SPLITS if (images := opened.load(name)) is not None}
-    stated = data.window if files else next((images.stored.window for images in loaded.values()), None)
+    folder = data.source if isinstance(data, Subset) else data
+    stated = folder.window if isinstance(folder, ImageFolder) else next((images.stored.window for images in loaded.values()), None)
     passes: dict[Split, _Pass] = {}
     for name, images in loaded.items():
         known = next((passes[other] for other in passes if same_images(images.source, loaded[other].source)), None)
@@ -135,6 +136,13 @@ def measure_data(data: Dataset) -> DataStatistics:
         name: passes["test"].repeats(one) for name, one in distinct.items() if "test" in passes and passes["test"] is not one
     }
     return DataStatistics(image=image, window=window, suggested=suggested, splits=splits, shared=shared)
+
+
+def _measurable(data: Dataset) -> Dataset:
+    """The same images, read without what is to be found out."""
+    if isinstance(data, Subset):
+        return replace(data, source=_measurable(data.source))
+    return data.measurable() if isinstance(data, ImageFolder) else data
 
 
 @dataclass
@@ -265,9 +273,9 @@ def paste(table: Mapping[str, Any], data: Dataset, found: DataStatistics) -> tup
         found: what was measured.
     """
     notes = list(_notes(found))
-    options = {"mean", "std"} & {*vars(data)}
-    if options != {"mean", "std"}:
-        return dict(table), [*notes, f"{type(data).__name__} has no options mean and std: its own statistics stay"]
+    whole = data.source if isinstance(data, Subset) else data
+    if not {"mean", "std"} <= vars(whole).keys():
+        return dict(table), [*notes, f"{type(whole).__name__} has no options mean and std: its own statistics stay"]
     pasted = {**table, "mean": [_short(value) for value in found.image.mean], "std": [_short(value) or 1.0 for value in found.image.std]}
     if found.suggested and found.window is not None:
         pasted["window"] = [_short(value) for value in found.window]

@@ -16,6 +16,7 @@ from sslkit.data.cache import same_images
 from sslkit.data.file_set import FileSet
 from sslkit.data.folder_scan import ImageFiles
 from sslkit.data.validation import same_class, valid_classes, valid_labels
+from sslkit.data.window import take
 from sslkit.training.seeds import derive_seed, make_generator
 
 
@@ -154,8 +155,8 @@ class _Part(ImageSet):
     """Some images of a set that is in memory, or of a class of somebody else's."""
 
     def __init__(self, source: ImageSet, kept: Tensor) -> None:
-        self.image, self.skipped = source.image, source.skipped
-        self.pixels = None if source.pixels is None else source.pixels[kept]
+        self.image, self.skipped, self.window, self.display = source.image, source.skipped, source.window, source.display
+        self.pixels = None if source.pixels is None else take(source.pixels, kept)
         self._source = None if self.pixels is not None else source  # whose other images need no memory then
         self._kept = kept
 
@@ -165,6 +166,6 @@ class _Part(ImageSet):
     @override
     def read(self, indices: Sequence[int]) -> Tensor:
         if self.pixels is not None:
-            return self.pixels[list(indices)]
+            return take(self.pixels, torch.as_tensor(indices, dtype=torch.int64))
         assert self._source is not None
         return self._source.read(self._kept[list(indices)].tolist())

@@ -12,6 +12,7 @@ from PIL import Image
 from sslkit import Arrays, DataError, Digits, ImageFolder, load_recipe
 from sslkit.data.moments import Moments
 from sslkit.data.statistics import measure_data, paste
+from sslkit.data.subset import Subset
 
 RNG = np.random.default_rng(0)
 
@@ -175,3 +176,17 @@ def test_a_dataset_or_a_folder_by_its_name(folder, sslkit_command):
     assert folder.is_dir()
     assert tomllib.loads(sslkit_command("data", "stats", "photos", "data.image_size=8").out.partition("[data]")[2])["root"] == "photos"
     assert 'name = "digits"' in sslkit_command("data", "stats", "digits").out
+
+
+def test_a_part_of_the_data(folder, sslkit_command):
+    (folder / "train" / "dog" / "bad.png").write_bytes(b"nothing")
+    Path("mine.toml").write_text(RECIPE.format('classes = ["cat"]\nmax_images = 3'))
+    found = json.loads(sslkit_command("data", "stats", "mine.toml", "--json").out)
+    assert {name: split["num_images"] for name, split in found["splits"].items()} == {"pretrain": 3, "train": 3, "test": 3}
+    assert found["data"]["max_images"] == 3
+    assert len(found["data"]["mean"]) == 3
+    bands = Arrays(train_images=RNG.integers(0, 9_000, (6, 5, 4, 4)).astype(np.uint16), window=(0, 9_000), display=(4, 1, 0))
+    part = Subset(source=bands, max_images=2).load("pretrain")
+    assert part is not None
+    assert (part.window, part.display, len(part)) == ((0, 9_000), (4, 1, 0), 2)
+    assert measure_data(Subset(source=bands, max_images=2)).window == (0, 9_000)
