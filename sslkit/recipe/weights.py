@@ -91,7 +91,9 @@ def find_source(weights: str, path: str, allow_missing: tuple[str, ...]) -> tupl
         raise RecipeError(f"{path}: that stage keeps no such snapshot", found=weights, allowed=allowed)
     image = record["image"]
     spec = ImageSpec(**{**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])})
-    fingerprint = f"{artifact.get('fingerprint', '')}{'' if snapshot is None else f'@{snapshot}'}"
+    if not artifact.get("fingerprint") or {len(spec.mean), len(spec.std)} != {spec.num_chs}:
+        raise RecipeError(f"{path}: the artifact of that stage is damaged", found=weights, fix="run it again")
+    fingerprint = f"{artifact['fingerprint']}{'' if snapshot is None else f'@{snapshot}'}"
     return Source(path=folder, snapshot=snapshot, fingerprint=fingerprint, image=spec), record
 
 

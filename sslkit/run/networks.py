@@ -171,17 +171,17 @@ def check_images(images: ImageSpec, backbone: Backbone) -> None:
     """
     own = backbone.image
     check_channels(backbone, images)
-    if images[:2] == own[:2]:
+    if images[:3] == own[:3]:
         return
     shape = (2, images.num_chs, images.height, images.width)
     try:
         with torch.no_grad(), evaluating(backbone):
             backbone(torch.zeros(shape, dtype=torch.uint8, device=backbone.mean.device), backbone.layer_names)
     except (BackboneError, RuntimeError, ValueError, AssertionError) as error:
-        sizes = f"of {images.height} x {images.width} pixels cannot be taken by a network that was built for {own.height} x {own.width}"
-        raise BackboneError(
-            f"images {sizes} ({' '.join(str(error).split())})", fix="set image_size where the data has that option"
-        ) from error
+        what, built = (f"{spec.color} images of {spec.height} x {spec.width} pixels" for spec in (images, own))
+        reason = " ".join(str(error).split())
+        fix = "set image_size where the data has that option, or choose another network"
+        raise BackboneError(f"{what} cannot be taken by a network that was built for {built} ({reason})", fix=fix) from error
 
 
 @contextmanager

@@ -119,7 +119,7 @@ class Preflight:
         """Build the stage's backbone without weights and ask whether the stage can work with it, and whether a file of weights fits it."""
         backbone, data = _on_meta_or_cpu(partial(self._built, stage)), data_of(stage, self._data)
         with located(data_path(stage)):
-            check_images(data.image(), backbone)
+            _on_meta_or_cpu(lambda device: check_images(data.image(), self._built(stage, device)))
         if stage.source is not None and stage.source.image is None:
             with located(f"stages.{stage.name}.weights"):
                 fit_weights(stage.source, backbone)

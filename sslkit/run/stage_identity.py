@@ -103,7 +103,7 @@ def examine(folder: Path, identity: dict[str, Any], given: Surroundings) -> Foun
         if not refusal:
             part = {"epochs": before["training"]["epochs"], "steps": steps, "schedule": before["training"].get("schedule")}
             return Found({**identity, EXTENDED: [*history, part]}, artifact, continues=True)
-    raise _other(folder, given, before, identity, refusal)
+    raise _other(folder, given, before, identity, refusal, finished=finished)
 
 
 def _why_not(
@@ -121,7 +121,9 @@ def _why_not(
     return ""
 
 
-def _other(folder: Path, given: Surroundings, before: Mapping[str, Any], now: Mapping[str, Any], refusal: str) -> ArtifactError:
+def _other(
+    folder: Path, given: Surroundings, before: Mapping[str, Any], now: Mapping[str, Any], refusal: str, *, finished: bool
+) -> ArtifactError:
     recipe = given.provenance is not None
     changed = differences(
         {key: value for key, value in before.items() if key != EXTENDED}, now, lambda key: _in_recipe(key, given.name) if recipe else key
@@ -132,7 +134,7 @@ def _other(folder: Path, given: Surroundings, before: Mapping[str, Any], now: Ma
         hint = f"{refusal}; "
     elif recipe and "training" in before and "training" in now and not given.extend:
         keys = changed_keys({**before, EXTENDED: None}, {**now, EXTENDED: None})
-        if not _why_not(keys, before, now, finished=True):
+        if not _why_not(keys, before, now, finished=finished):
             hint = "continue it with --extend, "
     return ArtifactError(
         f"{folder}: holds stage {given.name!r} of a different recipe ({'; '.join(changed)})",

@@ -191,7 +191,9 @@ def test_images_that_the_network_cannot_take_are_refused_before_anything_is_comp
     }
     vit["data"]["image_size"] = 32
     message = refusal(RecipeError, lambda: check_recipe(parse_recipe(vit, CATALOG)))
-    assert message.startswith("stages.probe.data: images of 8 x 8 pixels cannot be taken by a network that was built for 32 x 32 (")
+    assert message.startswith(
+        "stages.probe.data: gray images of 8 x 8 pixels cannot be taken by a network that was built for rgb images of 32 x 32 pixels ("
+    )
     vit["stages"]["probe"]["data"] = {"name": "digits", "image_size": 16}
     assert check_recipe(parse_recipe(vit, CATALOG)) == ""
 

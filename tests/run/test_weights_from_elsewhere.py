@@ -134,6 +134,9 @@ def test_an_unfinished_stage_is_none(earlier: Path, tmp_path: Path):
     artifact = read_artifact(earlier / "pretrain")
     (folder / "artifact.json").write_text(json.dumps({**artifact, "status": "running"}))
     assert "that stage is not finished" in refused(tmp_path, BARE + PROBE.format("run:other#pretrain"))
+    for damage in ({"fingerprint": ""}, {"backbone": {**artifact["backbone"], "image": {**artifact["backbone"]["image"], "mean": []}}}):
+        (folder / "artifact.json").write_text(json.dumps({**artifact, **damage}))
+        assert "the artifact of that stage is damaged" in refused(tmp_path, BARE + PROBE.format("run:other#pretrain"))
     (folder / "artifact.json").write_text(json.dumps({**artifact, "backbone": {"class": 3}}))
     assert "artifact.json: damaged (backbone.class: " in refused(tmp_path, BARE + PROBE.format("run:other#pretrain"))
 
