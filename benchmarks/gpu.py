@@ -23,6 +23,7 @@ from measurement.jobs import measure
 from measurement.results import JobResult, Spread, cell, number, plain, table, write_json
 from measurement.script import Parser, positive, report_problems, run_script, workload
 from measurement.syncs import syncs_per_step
+from measurement.view_share import cases, view_percent
 from measurement.workload import JobName
 
 JOBS: tuple[JobName, ...] = ("pretrain", "conv_probe")
@@ -75,6 +76,8 @@ def _gpu(arguments: argparse.Namespace) -> int:
             keep(measure(work, VARIANTS, _plan(arguments), on_round=keep))
         if device.type == "cuda":
             report["syncs_per_step"] = syncs_per_step(replace(common, device=device))
+            write_json(arguments.json, report)
+            report["views_percent"] = {name: view_percent(*case) for name, case in cases(device).items()}
             write_json(arguments.json, report)
     _show(report)
     return report_problems(results)
@@ -153,6 +156,8 @@ def _show(report: Mapping[str, Any]) -> None:
         print(f"\n{job}: compiling {'does not pay' if steps is None else f'pays from {steps:,} steps on'}")
     if "syncs_per_step" in report:
         print(f"\nhost syncs in a step of pretraining: {report['syncs_per_step']}")
+    for name, percent in report.get("views_percent", {}).items():
+        print(f"\ntwo SimCLR views, {name}: {percent:.1f} % of a step")
     print(f"\nmedian (minimum to maximum) over the rounds; {describe_in_a_line(report['environment'])}")
 
 

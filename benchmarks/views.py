@@ -29,7 +29,7 @@ PER_IMAGE = ("torchvision, PIL", "torchvision, tensors")
 REFERENCES = (*PER_IMAGE, "lightly", "kornia")
 SIZES = {
     "32 px": Views(size=32, canvas=32, batch_size=256, num_images=2_048),
-    "224 px": Views(size=224, canvas=256, batch_size=64, num_images=256),
+    "224 px": Views(size=224, canvas=256, batch_size=16, num_images=128),
 }
 GOALS = {"32 px": 5.0, "224 px": 2.0}
 """How many times as fast as torchvision per image sslkit should be."""
@@ -49,7 +49,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_plan()
     parser.add_argument("--only", action="append", choices=list(SIZES), help="a size; may be given several times")
     parser.add_argument("--variant", action="append", choices=list(ENTRIES), help="may be given several times")
-    parser.add_argument("--workers", type=positive(int), default=2, help="processes of those who work per image (default 2)")
+    parser.add_argument("--cores", type=positive(int), default=2, help="threads, and workers of those who work per image (default 2)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of sslkit and kornia (default cpu)")
     return parser.parse_args(argv)
 
@@ -61,11 +61,11 @@ def _views(arguments: argparse.Namespace) -> int:
     results = {}
     for size, work in SIZES.items():
         if not arguments.only or size in arguments.only:
-            changed = Views(**{**vars(work), "num_workers": arguments.workers, "device": torch.device(arguments.device)})
+            changed = Views(**{**vars(work), "cores": arguments.cores, "device": torch.device(arguments.device)})
             variants = [Variant(name, ENTRIES[name], changed) for name in names if not missing(name)]
-            records = interleave(variants, Plan(rounds, Slice(1, seconds), warm_up=Slice(2)))
+            records = interleave(variants, Plan(rounds, Slice(1, seconds), warm_up=Slice(1), pause=0.2))
             results[size] = JobResult(size, {name: records.get(name) or Record(problem=missing(name)) for name in names})
-    report = build_report(results, {"rounds": rounds, "seconds": seconds, "workers": arguments.workers, "device": arguments.device})
+    report = build_report(results, {"rounds": rounds, "seconds": seconds, "cores": arguments.cores, "device": arguments.device})
     write_json(arguments.json, report)
     print(table(columns(REFERENCES), [row for result in results.values() for row in result.rows(REFERENCES)]) + "\n")
     for size, result in results.items():

@@ -34,8 +34,8 @@ class Views:
         size: of a view, in pixels.
         canvas: of the decoded images.
         batch_size: images, each of which is seen twice.
-        num_images: random ones, decoded and in memory.
-        num_workers: processes of those who work per image; sslkit and kornia use as many threads.
+        num_images: random ones, decoded and in memory: an epoch.
+        cores: workers of those who work per image, threads of sslkit and kornia on a CPU.
         device: of sslkit and kornia.
     """
 
@@ -43,7 +43,7 @@ class Views:
     canvas: int
     batch_size: int
     num_images: int
-    num_workers: int = 2
+    cores: int = 2
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -96,7 +96,7 @@ def run_sslkit(work: Views, gate: Gate) -> None:
     """Whole batches; see :class:`measurement.worker.Variant`."""
     with configured(Runtime(), work.device):
         steps, generator = sequence(work), Generator(work.device).manual_seed(0)
-        for images in _batches(work):
+        for images in batches(work):
             for _ in range(2):
                 compose(steps, images, generator)
             gate.step(len(images))
@@ -115,7 +115,7 @@ def run_kornia(work: Views, gate: Gate) -> None:
         *blur,
     )
     with configured(Runtime(), work.device):
-        for images in _batches(work):
+        for images in batches(work):
             for _ in range(2):
                 augment(images.float() / 255)
             gate.step(len(images))
@@ -149,8 +149,9 @@ def _pictures(work: Views) -> list[Image.Image]:
     return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in work.images()]
 
 
-def _batches(work: Views) -> Iterator[Tensor]:
+def batches(work: Views) -> Iterator[Tensor]:
     """Endlessly, on the device, as sslkit keeps small data, shuffled."""
+    torch.set_num_threads(work.cores)
     images = work.images().to(work.device)
     while True:
         for rows in torch.randperm(len(images), device=work.device).split(work.batch_size):
@@ -175,7 +176,7 @@ class _Pairs(Dataset[Any]):
 
 def _per_image(work: Views, gate: Gate, images: list[Any], transform: Callable[[Any], Any], *, twice: bool = True) -> None:
     pairs = _Pairs(images, transform, twice=twice)
-    loader = DataLoader(pairs, work.batch_size, shuffle=True, num_workers=work.num_workers, persistent_workers=True, prefetch_factor=2)
+    loader = DataLoader(pairs, work.batch_size, shuffle=True, num_workers=work.cores, persistent_workers=True)
     while True:
-        for first, _second in loader:
-            gate.step(len(first))
+        # A whole epoch is a step of the gate: its queue is empty at the end, and holds nothing that was made in another variant's turn.
+        gate.step(sum(len(first) for first, _second in loader))

@@ -213,6 +213,7 @@ def goals(speed: Mapping[str, Any] | None, records: Mapping[Cell, Record], train
         ("the conv probe's 100 epochs in at most 40 s", *_judged(probe and probe.seconds, lambda found: found <= 40, "{:.0f} s")),
         ("at least 0.97 of the resident limit", *_judged(_over_limit(variants), lambda found: found >= 0.97, "{:.3f}")),
         ("no host sync in a step", *_judged((speed or {}).get("syncs_per_step"), lambda found: found == 0, "{:g} a step")),
+        ("two SimCLR views in under 2 % of a step", *_judged(_views(speed or {}), lambda found: found < 2, "{:.1f} %")),
         ("the paper's comparison within 0.5 points", *_against_the_paper(records)),
     ]
 
@@ -229,6 +230,11 @@ def _over_limit(variants: Mapping[str, Any]) -> float | None:
         return None
     best, limit = (max(rates, key=statistics.median) for rates in (ours, limits))
     return statistics.median(one / other for one, other in zip(best, limit, strict=False))
+
+
+def _views(speed: Mapping[str, Any]) -> float | None:
+    """Percent of a step that views take where they take most."""
+    return max(speed.get("views_percent", {}).values(), default=None)
 
 
 def _judged(found: float | None, reached: Callable[[float], bool], words: str) -> tuple[str, str]:

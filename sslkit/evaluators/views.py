@@ -87,7 +87,7 @@ def _shapes(option: str, backbone: Backbone, layers: Sequence[str], image: Image
     try:
         return feature_shapes(backbone, layers, image)
     except Exception as error:
-        if backbone.mean.is_meta and (isinstance(error, NotImplementedError) or "meta" in str(error)):
+        if backbone.mean.is_meta and (type(error) is NotImplementedError or "meta" in str(error)):
             return {}
         height, width = backbone.image[:2]
         what = f"the network cannot take images of {image.height} x {image.width} pixels ({' '.join(str(error).split())})"

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from sslkit.catalog.catalog import Catalog
+from sslkit.contract.errors import PluginError, RecipeError, did_you_mean
 from sslkit.contract.images import Dataset
 from sslkit.data.subset import Subset
-from sslkit.recipe.build import build, construct, refusing
+from sslkit.recipe.build import build, construct, options_of, refusing
 from sslkit.recipe.describe import describe
 from sslkit.recipe.schema import SUBSET_KEYS
 
@@ -22,13 +24,23 @@ class Datasets:
     def build(self, table: object, path: str, seed: int) -> Dataset:
         """Build what a table says, or only a name; ``seed`` draws the images of a part."""
         own = dict(table) if isinstance(table, Mapping) else {}
-        taken = {key: own.pop(key) for key in SUBSET_KEYS if key in own}
+        options = self._options(own.get("name"))
+        taken = {key: own.pop(key) for key in SUBSET_KEYS if key in own and key not in options}
+        for key in own.keys() - options.keys():
+            if options and not did_you_mean(key, options) and (near := did_you_mean(key, SUBSET_KEYS)):
+                raise RecipeError(f"{path}.{key}: unknown option", fix=near)
         if not taken:
             return self._once(build(Dataset, table, path, self._catalog))
         source = self._once(build(Dataset, own, path, self._catalog))
-        options = {key: build(SUBSET_KEYS[key], value, f"{path}.{key}", self._catalog) for key, value in taken.items()}
+        part = {key: build(SUBSET_KEYS[key], value, f"{path}.{key}", self._catalog) for key, value in taken.items()}
         with refusing(path):
-            return self._once(construct(Subset, (), {"source": source, "seed": seed, **options}))
+            return self._once(construct(Subset, (), {"source": source, "seed": seed, **part}))
+
+    def _options(self, name: object) -> Mapping[str, Any]:
+        """What a class of data takes itself, which may have one of our keys; of a name that cannot be found nothing."""
+        with suppress(PluginError):
+            return options_of(self._catalog.find("datasets", name)) if isinstance(name, str) else {}
+        return {}
 
     def _once(self, dataset: Dataset) -> Dataset:
         """The same object for every dataset of a class and its options: what == says of them is up to the class."""

@@ -121,7 +121,7 @@ def json_schema(catalog: Catalog) -> dict[str, Any]:
                 table = _schema_of(table_of(catalog.find(kind, name)), definitions)
             except PluginError:  # offered twice
                 continue
-            properties = {"name": {"const": name}, **table["properties"], **(part if KINDS[kind].cls is Dataset else {})}
+            properties = {"name": {"const": name}, **(part if KINDS[kind].cls is Dataset else {}), **table["properties"]}
             tables.append({**table, "properties": properties, "required": ["name", *table.get("required", ())]})
         names = [table["properties"]["name"]["const"] for table in tables]
         definitions[kind] = {"anyOf": [{"enum": names}, address, *tables, own]}

@@ -79,7 +79,7 @@ def find_source(weights: str, path: str, allow_missing: tuple[str, ...]) -> tupl
             f"{path}: names no stage of that run that left a backbone", found=weights, allowed=stages or "none there", fix=fix
         )
     try:
-        folder, snapshot = run / found["stage"], found["epoch"] and int(found["epoch"])
+        folder, snapshot = run / found["stage"], int(found["epoch"]) if found["epoch"] else None
         artifact = read_json(folder / "artifact.json", SavedArtifact)
     except ArtifactError as error:
         raise RecipeError(f"{path}: {error}") from error

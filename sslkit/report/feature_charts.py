@@ -97,6 +97,6 @@ def _collect(run: RunFolder, group: str, measures: Mapping[str, _Shown]) -> dict
 def _finish(axes: Axes, shown: _Shown) -> None:
     whole_epochs(axes)
     if shown.from_zero:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.04 * axes.get_ylim()[1])  # with room for a marker
     if shown.line is not None:
         axes.axhline(shown.line, color=INK, linewidth=0.8, linestyle=":")

@@ -13,7 +13,7 @@ from torch import Tensor
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import RunInterruptedError
 from sslkit.contract.images import Augment, Batch, DataInfo, ImageSpec
-from sslkit.contract.objective import Mean, Objective, PretextTask, Step, StepOutput
+from sslkit.contract.objective import Mean, Objective, PretextTask, Represented, Step, StepOutput
 from sslkit.data.loader import Loader
 from sslkit.testing.promises import SEEDED, check_options, check_requirements, check_same, load_state, promises_of, require, state_of
 from sslkit.testing.specimens import CPU, IMAGE, Build, TinyBackbone, build_seeded, cpu_context, image_set, random_images
@@ -61,6 +61,7 @@ def check_pretext_task(
         _check_objective(make(), image, tuple(without_gradient))
         _check_resuming(make, image)
         _check_exported(make(), build_seeded(backbone, spec, seed=1), random_images(image, 2))
+        _check_represented(make().eval(), random_images(image, NUM_IMAGES))
 
 
 def _objective(task: PretextTask, backbone: Build, image: ImageSpec) -> Objective:
@@ -198,6 +199,22 @@ def _check_resuming(make: Make, image: ImageSpec) -> None:
     promise = "a resumed run must end with the same bits: keep what training changes in parameters and persistent buffers"
     check_same(state_of(resumed), state_of(whole), promise)
     require(found[:2] == expected[:2], f"{promise}; the held-out metrics differ")
+
+
+def _check_represented(objective: Objective, images: Tensor) -> None:
+    before, found = state_of(objective), []
+    for seed in (0, 1):
+        with torch.no_grad(), global_seed(seed):
+            found.append(objective.represent(images))
+    check_same(state_of(objective), before, "represent must change nothing")
+    for what, first, second in zip(Represented._fields, *found, strict=True):
+        for name, rows in first.items():
+            promise = f"{what} {name!r} that represent returns must be"
+            fits = rows.ndim == 2 and len(rows) == len(images) and rows.is_floating_point() and rows.isfinite().all()
+            require(fits, f"{promise} finite floats with a row for each image")
+            require(torch.equal(rows, second[name]), f"{promise} the same with every random state")
+            whole = what == "embeddings" or ((rows >= 0).all() and torch.allclose(rows.sum(dim=1), torch.ones(len(rows)), atol=1e-3))
+            require(whole, f"{promise} probabilities, which sum to 1 in each row")
 
 
 def _check_exported(objective: Objective, fresh: Backbone, images: Tensor) -> None:

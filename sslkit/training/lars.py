@@ -41,16 +41,18 @@ class TrustRatioSGD(Optimizer):
         classic, directions = self._flavour == "classic", gradients
         if group["weight_decay"]:
             directions = _lists._foreach_add(gradients, weights, alpha=group["weight_decay"])
-        if group["adapted"]:
-            ratios = self._trust_ratios(weights, directions if classic else gradients, group)
-            directions = _lists._foreach_mul(directions, ratios)
         for parameter in weights:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         momenta = [self.state[parameter]["momentum_buffer"] for parameter in weights]
         _lists._foreach_mul_(momenta, group["momentum"])
-        _lists._foreach_add_(momenta, directions, alpha=group["lr"] if classic else 1.0)
-        _lists._foreach_add_(weights, momenta, alpha=-1.0 if classic else -group["lr"])
+        inner, outer = (group["lr"], 1.0) if classic else (1.0, group["lr"])
+        if group["adapted"]:
+            ratios = self._trust_ratios(weights, directions if classic else gradients, group)
+            _lists._foreach_addcmul_(momenta, directions, ratios, value=inner)
+        else:
+            _lists._foreach_add_(momenta, directions, alpha=inner)
+        _lists._foreach_add_(weights, momenta, alpha=-outer)
 
     def _trust_ratios(self, weights: Sequence[Tensor], gradients: Sequence[Tensor], group: dict[str, Any]) -> list[Tensor]:
         """For each parameter, 0-dim."""

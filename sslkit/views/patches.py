@@ -125,7 +125,9 @@ def random_erasing(
     if value == "random":
         values = torch.randint(0, 256, images, generator=generator, device=generator.device, dtype=torch.uint8)
     else:
-        values = torch.tensor(_checked(value, num_chs), device=generator.device).view(1, -1, 1, 1).expand(num_images, num_chs, 1, 1)
+        # One constant after the other: to copy a list to a GPU, the host waits for it.
+        values = [torch.full((num_images, 1, 1), one, device=generator.device) for one in _checked(value, num_chs)]
+        values = torch.stack(values, dim=1).expand(num_images, num_chs, 1, 1)
     return Erasing(chosen=chosen, top=top, left=left, height=heights, width=widths, value=values)
 
 

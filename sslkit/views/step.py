@@ -102,7 +102,7 @@ def view(draw: Callable[Concatenate[Shape, Options], Step]) -> View[Options]:
 
     @functools.wraps(draw)
     def function(images: Tensor, /, *args: Options.args, **options: Options.kwargs) -> Tensor:
-        return apply_steps([draw(Shape(*images.shape), *args, **options)], images)
+        return apply_steps([draw(_shape_of(images), *args, **options)], images)
 
     signature = inspect.signature(draw)
     images, *options = signature.parameters.values()
@@ -126,13 +126,24 @@ def compose(views: Iterable[tuple[View[...], Mapping[str, Any]]], images: Tensor
     Raises:
         OptionError: an option is out of range, or the images are not what a view needs.
     """
-    steps, shape = [], Shape(*images.shape)
+    steps, shape = [], _shape_of(images)
     for view, options in views:
         steps.append(view.draw(shape, **options, **({"generator": generator} if view.random else {})))
         shape = steps[-1].shape(shape)
     return apply_steps(steps, images)
 
 
+def _shape_of(images: Tensor) -> Shape:
+    if images.ndim != 4:
+        raise OptionError(
+            "images", "must be a batch", found=tuple(images.shape), allowed="(N, C, H, W)", fix="images[None] makes a batch of one"
+        )
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise OptionError("images", "must be pixels", found=images.dtype, allowed="torch.uint8, or float in [0, 1]")
+    return Shape(*images.shape)
+
+
+@torch.no_grad()
 def apply_steps(steps: Sequence[Step], images: Tensor) -> Tensor:
     """Change (N, C, H, W) images, uint8 or float in [0, 1], by one step after another.
 

@@ -194,6 +194,16 @@ def test_a_folder_of_another_recipe_is_refused(sslkit_command, tmp_path):
     assert (tmp_path / "runs" / "tiny" / "pretrain" / "artifact.json").read_text() != before
 
 
+@pytest.mark.usefixtures("no_report")
+def test_a_longer_pretraining_is_continued_on_request(sslkit_command, tmp_path):
+    command = ("run", "tiny.toml", "--quiet", "--device", "cpu")
+    assert sslkit_command(*command).code == 0
+    assert sslkit_command(*command, "stages.pretrain.epochs=2", "--extend") == (0, "", "")
+    assert '"extended"' in (tmp_path / "runs" / "tiny" / "pretrain" / "artifact.json").read_text()
+    both = sslkit_command(*command, "--extend", "--fresh")
+    assert both == (2, "", "error: --extend: cannot be combined with --fresh; choose one\n")
+
+
 # ------------------------------------------------------------------------------------------------------------------ check
 
 

@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from sslkit.contract.backbone import Backbone, FeatureInfo, pool
 from sslkit.contract.errors import BackboneError
-from sslkit.contract.images import ImageSpec
+from sslkit.contract.evaluator import Evaluation, Evaluator
+from sslkit.contract.images import ImageSpec, LabeledData
+from tests.contract.miniatures.images import tiny_images
 
 RGB = ImageSpec(4, 6, "rgb", (0.5, 0.4, 0.3), (0.1, 0.2, 0.4))
 PLAIN_GRAY = ImageSpec(4, 6, "gray", (0.0,), (1.0,))
@@ -258,3 +261,20 @@ def test_pool_leaves_vectors_alone():
     assert pool(vectors, "vector") is vectors
     assert pool(torch.rand(2, 5, 3, 4), "map").shape == (2, 5)
     assert pool(torch.rand(2, 7, 5), "tokens").shape == (2, 5)
+
+
+def test_an_evaluator_is_taken_to_leave_the_backbone_alone_and_to_work_with_any():
+    @dataclass(frozen=True, kw_only=True)
+    class Plain(Evaluator):
+        def evaluate(self, backbone, data, context):
+            return Evaluation({})
+
+    assert Plain().frozen
+    images = tiny_images(4)
+    Plain().check(Pyramid(RGB), LabeledData(images, images))
+
+
+def test_a_backbone_cannot_be_given_another_width():
+    backbone = Pyramid(RGB)
+    with pytest.raises(AttributeError, match="width"):
+        backbone.width = 3

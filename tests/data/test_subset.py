@@ -116,7 +116,7 @@ def test_classes_need_labels_somewhere():
 
 def test_files_stay_files_and_are_read_once(tmp_path: Path):
     make(tmp_path, *in_classes("train", "ant", "bee", "cow", num=4), *in_classes("test", "ant", "bee", "cow", num=2))
-    data = OpenedDataset(Subset(source=ImageFolder(root=tmp_path, image_size=4), classes=("cow", "ant"), max_images=4))
+    data = OpenedDataset(Subset(source=ImageFolder(root=str(tmp_path), image_size=4), classes=("cow", "ant"), max_images=4))
     pretrain, train = data.load("pretrain"), data.load("train")
     assert pretrain is not None
     assert train is not None
@@ -127,7 +127,7 @@ def test_files_stay_files_and_are_read_once(tmp_path: Path):
     assert train.labels.tolist() == [0, 0, 1, 1]
     assert pretrain.labels is None
     assert len(pretrain) == 4
-    everything = OpenedDataset(Subset(source=ImageFolder(root=tmp_path, image_size=4), classes=("cow", "ant")))
+    everything = OpenedDataset(Subset(source=ImageFolder(root=str(tmp_path), image_size=4), classes=("cow", "ant")))
     first, second = everything.load("pretrain"), everything.load("train")
     assert first is not None
     assert second is not None

@@ -144,6 +144,12 @@ def test_the_documented_views_are_views():
     assert views["calm"].functions == ("random_resized_crop", "horizontal_flip", "color_jitter", "grayscale", "solarize")
 
 
+def test_python_about_views_runs():
+    assert len(blocks("docs/views.md", "python")) == 2
+    for block in blocks("docs/views.md", "python"):
+        exec(block, {})
+
+
 def test_the_documented_protocol_runs_on_a_small_folder(tmp_path, monkeypatch):
     (block,) = [block for block in blocks("docs/recipes.md", "toml") if "imagenet_linear" in block]
     pixels = torch.randint(0, 256, (12, 280, 300, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
@@ -201,7 +207,7 @@ def test_links_lead_somewhere():
             assert linked.exists(), f"{document}: {target}"
             if anchor:
                 headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), flags=re.MULTILINE)
-                assert anchor in [re.sub("[,:]", "", heading.lower()).replace(" ", "-") for heading in headings], f"{document}: {target}"
+                assert anchor in [re.sub("[,:?]", "", heading.lower()).replace(" ", "-") for heading in headings], f"{document}: {target}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -32,6 +32,9 @@ def lines() -> Iterator[tuple[str, ...]]:
     for axis, points in report("scaling")["axes"].items():
         for point, found in points.items():
             yield axis, point, shown(found["images_per_s"])
+    for size, variants in report("views")["sizes"].items():
+        for variant, found in variants.items():
+            yield size, variant, shown(found["images_per_s"]), number(found["peak_rss_mib"])
     for command, seconds in report("startup")["seconds"].items():
         yield command, shown(seconds)
     for part, found in report("step_profile")["groups"].items():
@@ -51,6 +54,7 @@ def test_the_headline_ratios_are_those_of_the_reports() -> None:
         pretraining["end_to_end_over_limit"],
         pretraining["end_to_end_over_common"],
         *report("scaling")["four_layers_over_deepest_alone"].values(),
+        *report("views")["over_per_image"].values(),
     ):
         assert shown(spread) in TEXT
 

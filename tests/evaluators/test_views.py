@@ -45,8 +45,10 @@ EVALUATORS: dict[str, Callable[..., Evaluator]] = {
     "conv": lambda **options: ConvProbe(layers=("stem",), **TRAINING, **options),
     "finetune": lambda **options: FineTune(**TRAINING, **options),
     "supervised": lambda **options: Supervised(head="mlp", **TRAINING, **options),
-    "few labels": lambda **options: SemiSupervised(layers=("stem",), labels_per_class=(2, 4), **TRAINING, **options),
-    "few labels, trained": lambda **options: SemiSupervised(layers=("body",), labels_per_class=(2,), freeze=False, **TRAINING, **options),
+    "few labels": lambda **options: SemiSupervised(layers=("stem",), labels_per_class=(3,), images_per_epoch=16, **TRAINING, **options),
+    "few labels, trained": lambda **options: SemiSupervised(
+        layers=("body",), labels_per_class=(2,), images_per_epoch=16, freeze=False, **TRAINING, **options
+    ),
     "knn": lambda **options: KNN(layers=("stem", "body"), k=3, **options),
     "feature quality": lambda **options: FeatureQuality(layers=("stem",), **options),
 }
@@ -82,8 +84,11 @@ def cropped() -> Arrays:
     return Arrays(**middles, train_labels=data.train_labels, test_labels=data.test_labels)
 
 
-@pytest.mark.parametrize("name", EVALUATORS)
-@pytest.mark.parametrize("budget", [feature_cache.BUDGET, 0], ids=["kept", "computed"])
+@pytest.mark.parametrize(
+    ("name", "budget"),
+    [*((name, feature_cache.BUDGET) for name in EVALUATORS), *((name, 0) for name in ("linear", "conv", "few labels"))],
+    ids=lambda value: {0: "computed", feature_cache.BUDGET: "kept"}.get(value, value),
+)
 def test_a_test_view_is_as_if_all_images_were_changed_beforehand(name: str, budget: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(feature_cache, "BUDGET", budget)
     assert_equal(evaluated(EVALUATORS[name](test_view=MIDDLE), images()), evaluated(EVALUATORS[name](), cropped()))

@@ -121,3 +121,17 @@ def test_the_file_of_a_wrong_key_is_named(tmp_path: Path):
 def test_only_a_file_extends(tmp_path: Path):
     path = write(tmp_path, mine=re.sub('"base"', '"mine"', BASE))
     assert refused(path, "extends=quickstart") == "extends: is for a recipe's file; found 'quickstart'; load_recipe reads files"
+
+
+def test_options_go_into_a_class_that_is_given_by_name_alone(tmp_path: Path):
+    path = write(tmp_path, mine='extends = "base.toml"\nname = "mine"\ndata = { image_size = 16 }\nstages.probe.evaluator = { k = 3 }')
+    bare = BASE.replace('{ name = "rotnet", angles = [0, 90, 180, 270] }', '"rotnet"')
+    (tmp_path / "base.toml").write_text(bare)
+    table, _ = read_recipe(path)
+    assert table["data"] == {"name": "digits", "image_size": 16}
+    recipe = load_recipe(path, ["stages.pretrain.task.angles=[0, 180]", "data.max_images=50"])
+    assert recipe.table["stages"]["pretrain"]["task"]["angles"] == [0.0, 180.0]
+    assert recipe.table["data"] == {"name": "digits", "image_size": 16, "max_images": 50}
+    swept = tmp_path / "swept.toml"
+    swept.write_text(f'{bare}[sweep]\nhalf = {{ "stages.pretrain.task.angles" = [0, 180] }}\n')
+    assert load_recipe(swept).stages[0].key == "pretrain"

@@ -11,15 +11,20 @@ from sslkit.data.cache import OpenedDataset
 from sslkit.report.pictures.grid import DPI, MAX_WIDTH, draw_sheets
 from sslkit.report.pictures.views import (
     MAX_COLUMNS,
+    NUM_DRAWS,
     Shown,
     Views,
+    apply_views,
+    draw_evaluation_views,
     is_image,
     make_views,
     pretraining_stages,
     stage_views,
+    viewing_stages,
     views_note,
     views_sheet,
 )
+from sslkit.views import View
 from tests.contract.families import FAMILIES, Family, every_family
 from tests.contract.miniatures.backbones import TinyConv
 from tests.contract.miniatures.images import TinyImages, tiny_images
@@ -217,3 +222,28 @@ def test_a_stage_sees_its_augmented_images():
 def test_without_images_there_is_nothing_to_see(images: ImageSet | None):
     with pytest.raises(DataError, match="no images"):
         stage_views(recipe_of(), pretraining_stages(recipe_of())[0], OpenedDataset(Splits(pretrain=images)), 3)
+
+
+def test_a_random_view_is_drawn_several_times():
+    named = [("train_view", View("simclr_cifar", size=12)), ("test_view", View(center_crop={"size": 8}))]
+    views = apply_views(named, IMAGES, num_images=3, seed=0)
+    train, test = views.views
+    assert (train.heading, len(train.images)) == ("train_view, 12 x 12", 3 * NUM_DRAWS)
+    assert torch.equal(test.images, views.images[..., 4:12, 4:12])
+    again = apply_views(named, IMAGES, num_images=3, seed=0).views[0]
+    assert torch.equal(train.images, again.images)
+    assert len(train.images.flatten(1).unique(dim=0)) == len(train.images)
+
+
+def test_each_set_of_views_of_evaluations_has_a_picture():
+    view = "train_view = { random_resized_crop = { size = 8 } }\ntest_view = { resize = { size = 8 } }\n"
+    stages = [
+        f'[stages.{name}]\nweights = "random"\n[stages.{name}.evaluator]\nname = "{kind}"\nlayers = ["conv2"]\n{options}'
+        for name, kind, options in (("a", "linear_probe", view), ("b", "mlp_probe", view), ("c", "linear_probe", ""))
+    ]
+    recipe = recipe_of("\n".join(stages))
+    (stage,) = viewing_stages(recipe)
+    picture = draw_evaluation_views(stage, OpenedDataset(recipe.data))
+    assert picture.title == "What the evaluation sees: a"
+    assert picture.alt == "A contact sheet of 6 training images with the views that the evaluator makes of them: test_view, train_view."
+    assert {"train_view, 8 x 8", "test_view, 8 x 8"} <= set(words_of(picture.figure))

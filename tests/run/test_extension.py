@@ -135,13 +135,13 @@ def test_cut_short_before_anything_is_written_it_begins_again(runs: Runs, monkey
 def test_a_diverged_run_continues_with_what_holds_it_back(runs: Runs):
     steep = (
         "checkpoint_minutes=0.0",
-        "stages.pretrain.optimizer={ name = 'sgd', lr = 1e9 }",
+        "stages.pretrain.optimizer={ name = 'sgd', lr = 1e13, momentum = 0.0, nesterov = false, weight_decay = 0.0 }",
         'stages.pretrain.schedule={ name = "constant", warmup_epochs = 1 }',
     )
     with pytest.raises(DivergedError):  # after a step at a rate of 0, and so after a checkpoint
         runs("steep", *steep)
-    held = (*steep, "stages.pretrain.clip_grad_norm=1e-12")
-    assert "holds stage 'pretrain' of a different recipe (stages.pretrain.clip_grad_norm: None -> 1e-12)" in runs.refused("steep", *held)
+    held = (*steep, "stages.pretrain.clip_grad_norm=1e-15")
+    assert "holds stage 'pretrain' of a different recipe (stages.pretrain.clip_grad_norm: None -> 1e-15)" in runs.refused("steep", *held)
     runs("steep", *held, extend=True)
     assert runs.extended("steep")["status"] == "finished"
     assert runs.extended("steep")["extended"] == [{"epochs": 1, "status": "running"}]

@@ -269,3 +269,14 @@ def test_a_recipe_resolves_its_epochs_of_quality(epochs: list[int]):
     recipe = parse_recipe(tomllib.loads(text), load_catalog())
     assert recipe.stages[0].quality_epochs == tuple(sorted(epochs))
     assert parse_recipe(recipe.table, load_catalog()).stages == recipe.stages
+
+
+def test_an_alarm_is_a_notice_and_stands_in_the_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sslkit.training.representation.LIMITS", {"std": 9.0})
+    monkeypatch.setattr("sslkit.training.representation.DROP", 9.0)
+    recorder = Recorder()
+    pretrain(Rotation(), network(), DATA, training=TRAINING, runtime=RUNTIME, output=tmp_path, observers=[recorder])
+    (alarm,) = json.loads((tmp_path / ARTIFACT).read_text())["alarms"]
+    assert alarm in recorder.messages()
+    assert alarm.startswith("the representation has collapsed: features.std is ")
+    assert alarm.endswith("; the usual cause: the learning rate is too high, or the loss is lowest where all images look the same")

@@ -32,9 +32,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of colour images without classes."""
     folder = tmp_path_factory.mktemp("photos")
     for number in range(16):
-        Image.effect_noise((12, 12), 40).convert("RGB").point(lambda value, number=number: (value * (number + 3)) % 256).save(
-            folder / f"{number:02}.png"
-        )
+        noise = Image.effect_noise((12, 12), 40 + number)
+        Image.merge("RGB", (noise, noise.rotate(90), noise.rotate(180))).save(folder / f"{number:02}.png")
     return folder
 
 
@@ -173,6 +172,7 @@ def test_a_sweep_may_change_the_data_of_a_stage_and_shares_the_rest(photos: Path
         ({"name": "digits", "max_images": 0}, RecipeError, "stages.probe.data.max_images: must be positive; found 0"),
         ({"name": "digits", "max_images": "5"}, RecipeError, "stages.probe.data.max_images: must be an integer; found '5'"),
         ({"name": "digits", "classes": "ten"}, RecipeError, "stages.probe.data.classes: must be an array"),
+        ({"name": "digits", "max_imags": 5}, RecipeError, "stages.probe.data.max_imags: unknown option; did you mean 'max_images'?"),
         ({"name": "dogits"}, RecipeError, "stages.probe.data.name: no dataset is called 'dogits'"),
         ({"image_sise": 3}, RecipeError, "stages.probe.data.image_sise: unknown option; did you mean 'image_size'?"),
         (3, RecipeError, "stages.probe.data: must be a dataset"),

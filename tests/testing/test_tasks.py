@@ -10,7 +10,21 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from sslkit import NIN, Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, Prediction, PretextTask, Step, StepOutput
+from sslkit import (
+    NIN,
+    Backbone,
+    Batch,
+    DataInfo,
+    ImageSpec,
+    Mean,
+    Objective,
+    OptionError,
+    Prediction,
+    PretextTask,
+    Represented,
+    Step,
+    StepOutput,
+)
 from sslkit.contract.errors import PluginError
 from sslkit.testing import IMAGE, check_pretext_task
 from sslkit_rotnet import RotNet
@@ -255,6 +269,18 @@ class ExportsAnother(Flipped):
             "parameter_groups must have one entry for each phase: main",
         ),
         (MovesInEval, "forward must not change buffers in eval mode; calls differ"),
+        (
+            having(represent=lambda *_: Represented({"z": torch.zeros(3, 2)})),
+            "embeddings 'z' that represent returns must be finite floats with a row for each image",
+        ),
+        (
+            having(represent=lambda _, images: Represented({"z": torch.rand(len(images), 2)})),
+            "embeddings 'z' that represent returns must be the same with every random state",
+        ),
+        (
+            having(represent=lambda _, images: Represented({}, {"p": torch.ones(len(images), 2)})),
+            "assignments 'p' that represent returns must be probabilities, which sum to 1 in each row",
+        ),
     ],
 )
 def test_a_broken_objective_is_named(objective, promise):

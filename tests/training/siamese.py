@@ -1,14 +1,12 @@
 """Methods that compare two views, in miniature: healthy, and each with the fault that makes it collapse."""
 
 import copy
-from collections.abc import Mapping
 
 import torch
-from tests.contract.miniatures.random_views import random_brightness, random_crop
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, Objective, Represented, StepOutput, TrainContext
+from sslkit import Backbone, Batch, Objective, Represented, Step, StepOutput, TrainContext
 from tests.contract.miniatures.backbones import TinyConv
 from tests.contract.miniatures.images import tiny_images
 
@@ -18,6 +16,14 @@ WIDTH = 8
 
 def backbone() -> Backbone:
     return TinyConv(tiny_images(1).image, width=WIDTH, dropout=0.0)
+
+
+def random_window(images: Tensor, generator: Generator) -> Tensor:
+    """12 x 12 pixels of each image, each channel brighter or darker: float in [0, 1]."""
+    windows = images.unfold(2, 12, 1).unfold(3, 12, 1)  # (N, C, rows, columns, 12, 12)
+    top, left = (torch.randint(0, num, (len(images),), generator=generator) for num in windows.shape[2:4])
+    factors = 0.5 + torch.rand(*images.shape[:2], 1, 1, generator=generator)
+    return (windows[torch.arange(len(images)), :, top, left] * (factors / 255)).clamp_(max=1.0)
 
 
 def mlp(width: int) -> nn.Sequential:
@@ -35,13 +41,13 @@ class Siamese(Objective):
         self.projector = nn.Linear(2 * WIDTH, WIDTH, bias=False)
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
-        return {name: random_brightness(random_crop(batch.images, 12, generator), generator) for name in ("one", "two")}
+        return {name: random_window(batch.images, generator) for name in ("one", "two")}
 
     def represent(self, images: Tensor) -> Represented:
         features = self.backbone.embed(images)
         return Represented({"features": features, "projection": self.projector(features)})
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         one, two = (self.projector(self.backbone.embed(views[name])) for name in ("one", "two"))
         return StepOutput(self.loss(one, two, views), {})
 

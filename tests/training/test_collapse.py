@@ -195,7 +195,7 @@ def test_watching_changes_no_weight(family: str):
     assert len(hashes) == 1
 
 
-@pytest.mark.parametrize("stops", [[2, 23], [24]])
+@pytest.mark.parametrize("stops", [[2, 23], pytest.param([24], marks=pytest.mark.slow)])
 def test_a_resumed_fit_measures_and_says_the_same(stops: list[int], tmp_path: Path):
     def once(folder: Path, stop: int | None) -> tuple[list[Event], tuple[str, ...]]:
         events: list[Event] = []
@@ -210,7 +210,7 @@ def test_a_resumed_fit_measures_and_says_the_same(stops: list[int], tmp_path: Pa
     whole, alarms = once(tmp_path / "whole", None)
     (tmp_path / "parts").mkdir()
     parts: list[Event] = []
-    done = 0
+    done, again = 0, ()
     for stop in [*stops, None]:
         events, again = once(tmp_path / "parts", None if stop is None else stop - done)
         done = stop or 0

@@ -74,3 +74,15 @@ def test_batches_of_two_sizes_are_compiled_for_two_sizes(compiler: Compiler):
         fit(Brightness(), loader, None, TrainingOptions(epochs=1, batch_size=batch_size), make_context(compile=True))
     assert compiler.graphs == 2
     assert compiler.open_sizes == 0
+
+
+def test_batches_in_parts_are_compiled_for_one_size_that_of_a_part(compiler: Compiler):
+    """22 images: parts of 4, and 4 and 2 of the last batch, which is not compiled."""
+    states = []
+    for compiled in (True, False):
+        objective = Brightness()
+        training = TrainingOptions(epochs=1, batch_size=8, accumulate_batches=2)
+        fit(objective, Loader(tiny_images(22), batch_size=8, device=CPU), None, training, make_context(compile=compiled))
+        states.append(objective.state_dict())
+    assert (compiler.graphs, compiler.open_sizes) == (1, 0)
+    torch.testing.assert_close(states[0], states[1], rtol=1e-4, atol=1e-5)

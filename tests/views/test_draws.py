@@ -14,7 +14,7 @@ from sslkit import views
 from sslkit.views.step import Shape, integers
 from tests.views.pixels import seeded
 
-NUM = 1500
+NUM = 500
 SIGNIFICANCE = 1e-3
 """Of each comparison, with fixed seeds: one in a thousand would fail if the seeds were changed."""
 
@@ -67,7 +67,7 @@ def test_rectangles(height: int, width: int, options: dict[str, Any]):
     for name, one in {"top": "i", "left": "j", "height": "h", "width": "w"}.items():
         ours = getattr(step, name)[(step.height > 0) & (step.width > 0)]
         assert_alike(ours, [value for value, left_out in zip(theirs[one], none, strict=True) if not left_out])
-    assert abs(float((step.height == 0).float().mean()) - sum(none) / NUM) < 0.05
+    assert abs(float((step.height == 0).float().mean()) - sum(none) / NUM) < 0.1
     assert bool((step.height < height).all() & (step.width < width).all())
 
 

@@ -119,11 +119,12 @@ def test_parts_of_the_batch_give_the_same(name: str, dtype: torch.dtype, monkeyp
 
 def test_temporary_memory_does_not_grow_with_the_batch(monkeypatch: pytest.MonkeyPatch):
     sizes = []
+    monkeypatch.setattr(step_module, "_VALUES", {"cpu": 2**16})
     change = step_module.to_float
     monkeypatch.setattr(step_module, "to_float", lambda images: sizes.append(images.numel()) or change(images))
-    views.solarize(torch.zeros(3000, 3, 64, 64, dtype=torch.uint8), generator=seeded())
-    assert max(sizes) <= 2**20
-    assert sum(sizes) == 3000 * 3 * 64 * 64
+    views.solarize(torch.zeros(100, 3, 64, 64, dtype=torch.uint8), generator=seeded())
+    assert max(sizes) <= 2**16
+    assert sum(sizes) == 100 * 3 * 64 * 64
 
 
 def test_a_composition_is_one_view_after_another_rounded_once():
@@ -196,6 +197,25 @@ def test_wrong_options(message: str):
 def test_bands_have_no_colors(name: str, options: dict[str, Any], num_chs: int):
     with pytest.raises(OptionError, match=f"{name}: needs images with colours; found '{num_chs} channels'"):
         call(name, pictures(2, num_chs=num_chs), **options)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(3, 8, 8), "images: must be a batch; found (3, 8, 8); allowed: (N, C, H, W); images[None] makes a batch of one"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.int64), "images: must be pixels; found torch.int64; allowed: torch.uint8, or float in [0, 1]"),
+    ],
+)
+def test_what_is_no_batch_of_images(images: Tensor, message: str):
+    for function in (lambda: views.solarize(images, generator=seeded()), lambda: composed(images)):
+        with pytest.raises(OptionError) as caught:
+            function()
+        assert str(caught.value) == message
+
+
+def test_views_have_no_gradients():
+    images = pictures(4, dtype=torch.float32).requires_grad_()
+    assert not composed(images).requires_grad
 
 
 def test_bands_have_all_other_views():
