@@ -25,8 +25,7 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(help="List the bundled recipes, or copy one to own.", invoke_without_command=True)
 app.add_typer(recipes_app, name="recipes")
-data_app = typer.Typer(help="Look at data before anything is trained.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
+app.add_typer(data_app := typer.Typer(help="Look at data before anything is trained.", no_args_is_help=True), name="data")
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a bundled recipe.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE ...", help="Overrides, for example stages.pretrain.epochs=1")]
@@ -225,25 +224,18 @@ def copy(
 
 @data_app.command("stats")
 def stats(
-    what: Annotated[
-        str, typer.Argument(metavar="RECIPE_OR_DATA", help="A recipe, a TOML file with [data] alone, a dataset by its name, or a folder.")
-    ],
-    settings: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE ...", help="Overrides, for example data.image_size=64")] = None,
+    what: Annotated[str, typer.Argument(metavar="RECIPE_OR_DATA", help="A recipe, a TOML file with data alone, a dataset, or a folder.")],
+    settings: Overrides = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     allow_code: AllowCode = False,
 ) -> None:
-    """Measure mean and std, sizes, classes, broken files and duplicates, and print the [data] table to paste into a recipe."""
+    """Measure mean and std, sizes, classes, broken files and duplicates, and print the table of data to paste into a recipe."""
     with _errors(quiet=quiet) as out:
-        from sslkit.cli.console import make_console, progress_on_stderr
         from sslkit.cli.data_stats import measure, print_measured
 
-        with progress_on_stderr(quiet=quiet):
-            measured = measure(what, settings or (), allow_code=allow_code)
-        if as_json:
-            _print_json(measured.as_json(), out)
-        else:
-            print_measured(make_console(out), measured, make_console(sys.stderr))
+        measured = measure(what, settings or (), allow_code=allow_code, quiet=quiet)
+        _print_json(measured.as_json(), out) if as_json else print_measured(measured, out)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from sslkit.catalog.catalog import Catalog
 from sslkit.catalog.discovery import load_catalog
-from sslkit.cli.console import make_console, print_code, print_notes
+from sslkit.cli.console import make_console, print_code, print_notes, progress_on_stderr
 from sslkit.contract.errors import RecipeError, printable
 from sslkit.data.statistics import DataStatistics, Repeated, SplitStatistics, measure_data, paste
 from sslkit.recipe.bundled import bundled_recipes, find_recipe
@@ -39,13 +39,14 @@ class Measured:
         return {**self.statistics.as_json(), "data": self.table, "notes": self.notes}
 
 
-def measure(what: str, settings: Iterable[str] = (), *, allow_code: bool = False) -> Measured:
+def measure(what: str, settings: Iterable[str] = (), *, allow_code: bool = False, quiet: bool = False) -> Measured:
     """Measure the data of a recipe, of a TOML file with a table ``[data]`` alone, of a dataset by its name, or of a folder of images.
 
     Args:
         what: a recipe, a file, a dataset or a folder.
         settings: ``data.key=value``: other options of the data.
         allow_code: import the classes that a recipe in a run's folder names as ``package.module:Class``; any other may name them.
+        quiet: show no progress.
 
     Raises:
         SslkitError: there is no such thing, an option is wrong, or there are no images.
@@ -61,8 +62,10 @@ def measure(what: str, settings: Iterable[str] = (), *, allow_code: bool = False
     refuse_code([{"data": own}], catalog)
     seed = table.get("seed", 0)
     data = Datasets(catalog).build(own, "data", seed if isinstance(seed, int) else 0)
-    print_code(make_console(sys.stderr), code_of([{"data": own}], catalog))
-    statistics = measure_data(data)
+    if not quiet:
+        print_code(make_console(sys.stderr), code_of([{"data": own}], catalog))
+    with progress_on_stderr(quiet=quiet):
+        statistics = measure_data(data)
     pasted, notes = paste(own, data, statistics)
     return Measured(statistics=statistics, table=pasted, notes=notes)
 
@@ -80,9 +83,9 @@ def _read(what: str, catalog: Catalog) -> tuple[dict[str, Any], Catalog]:
     return table, replace(catalog, allow_code=trusted)
 
 
-def print_measured(console: Console, measured: Measured, notes: Console) -> None:
-    """Tables of what was found, then the TOML to paste; what a user should look at goes to ``notes``."""
-    found = measured.statistics
+def print_measured(measured: Measured, out: Any) -> None:
+    """Tables of what was found, then the TOML to paste; what a user should look at goes to stderr."""
+    found, console, notes = measured.statistics, make_console(out), make_console(sys.stderr)
     _print_splits(console, found)
     _print_channels(console, found)
     train, pretrain = found.splits.get("train"), found.splits.get("pretrain")

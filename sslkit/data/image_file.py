@@ -174,9 +174,9 @@ def _check_size(path: Path, header: ImageHeader, max_pixels: int) -> None:
 
 
 def _as_announced(values: np.ndarray, header: ImageHeader) -> np.ndarray:
-    found = ImageHeader(*values.shape[1:], values.shape[0], str(values.dtype)) if values.ndim == 3 else values.shape
-    if found != header:
-        raise ValueError(f"its header announces {tuple(header)}, and its pixels are {tuple(found)}")
+    found = (*values.shape[1:], *values.shape[:1], str(values.dtype))
+    if found != tuple(header):
+        raise ValueError(f"its header announces {tuple(header)}, and its pixels are {found}")
     return values
 
 

@@ -129,7 +129,7 @@ def measure_data(data: Dataset) -> DataStatistics:
     }
     first = next(split for split in splits.values() if split.mean)
     image = opened.image()._replace(mean=first.mean, std=first.std)
-    distinct = {name: one for name, one in passes.items() if name != "test"}
+    distinct: dict[Split, _Pass] = {name: one for name, one in passes.items() if name != "test"}
     if "train" in distinct and distinct["train"] is distinct.get("pretrain"):
         del distinct["train"]
     shared: dict[Split, Repeated] = {
