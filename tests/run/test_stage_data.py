@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sslkit import DataError, RecipeError, StageSkipped, load_catalog, load_recipe, run_recipe
+from sslkit import NIN, BackboneError, DataError, ImageSpec, RecipeError, StageSkipped, load_catalog, load_recipe, run_recipe
 from sslkit.cli.preview import write_preview
 from sslkit.contract.events import DataFound
 from sslkit.data.digits import Digits
@@ -17,6 +17,7 @@ from sslkit.report.page import write_report
 from sslkit.report.run_folder import read_run
 from sslkit.report.run_tables import facts_table
 from sslkit.run.artifacts import load_backbone, read_artifact
+from sslkit.run.networks import check_images
 from sslkit.run.preflight import check_recipe
 from tests.observers import Recorder, stop_after
 from tests.recipes import refusal, weights
@@ -184,6 +185,15 @@ def test_what_is_wrong_has_its_path(photos: Path, data: Any, kind: type[Exceptio
     assert found.startswith(message), found
 
 
+def test_images_of_another_kind_are_tried_on_the_network():
+    network = NIN(ImageSpec(8, 8, "rgb", (0.5,) * 3, (0.5,) * 3), num_blocks=3, width=0.05)
+    check_images(ImageSpec(12, 9, "gray", (0.5,), (0.5,)), network)
+    message = refusal(BackboneError, check_images, ImageSpec(1, 1, "gray", (0.5,), (0.5,)), network)
+    assert message.startswith("gray images of 1 x 1 pixels cannot be taken by a network that was built for rgb images of 8 x 8 pixels (")
+    assert network.training
+
+
+@pytest.mark.slow
 def test_images_that_the_network_cannot_take_are_refused_before_anything_is_computed(photos: Path):
     vit = {
         **table(photos, pretrain=PRETRAIN, probe=probe("digits", layers=["norm"])),
