@@ -1,12 +1,15 @@
 """Every public name and its home: what type checkers read, and what ``sslkit/__init__.py`` resolves names with at run time."""
 
+from . import views as views
 from .audit.recipe_audit import audit_recipe as audit_recipe
 from .audit.task_audit import AuditOptions as AuditOptions, audit_task as audit_task
 from .backbones.from_timm import TimmBackbone as TimmBackbone
 from .backbones.nin import NIN as NIN
+from .backbones.projector import projector as projector
 from .catalog.catalog import Catalog as Catalog
 from .catalog.discovery import hookimpl as hookimpl, load_catalog as load_catalog
 from .contract.backbone import Backbone as Backbone, FeatureInfo as FeatureInfo
+from .contract.classification import Classification as Classification, Linear as Linear, classify as classify
 from .contract.errors import (
     ArtifactError as ArtifactError,
     BackboneError as BackboneError,
@@ -26,6 +29,7 @@ from .contract.events import (
     CheckpointSaved as CheckpointSaved,
     DataFound as DataFound,
     Event as Event,
+    FeaturesMeasured as FeaturesMeasured,
     FitStart as FitStart,
     HeldoutEnd as HeldoutEnd,
     Notice as Notice,
@@ -40,6 +44,8 @@ from .contract.images import (
     Batch as Batch,
     DataInfo as DataInfo,
     Dataset as Dataset,
+    ImageDecoder as ImageDecoder,
+    ImageHeader as ImageHeader,
     ImageSet as ImageSet,
     ImageSpec as ImageSpec,
     LabeledData as LabeledData,
@@ -51,10 +57,12 @@ from .contract.objective import (
     Objective as Objective,
     Prediction as Prediction,
     PretextTask as PretextTask,
+    Represented as Represented,
+    Step as Step,
     StepOutput as StepOutput,
     TrainContext as TrainContext,
 )
-from .contract.runtime import Runtime as Runtime
+from .contract.runtime import Runtime as Runtime, without_autocast as without_autocast
 from .contract.training import OptimizerFactory as OptimizerFactory, Schedule as Schedule
 from .data.arrays import Arrays as Arrays
 from .data.digits import Digits as Digits
@@ -71,11 +79,12 @@ from .report.page import write_report as write_report
 from .report.run import run_recipe as run_recipe
 from .run.artifacts import load_backbone as load_backbone
 from .run.stages import evaluate as evaluate, pretrain as pretrain
-from .training.device import without_autocast as without_autocast
 from .training.features import extract_features as extract_features
 from .training.fit import fit as fit
-from .training.optimizers import SGD as SGD, AdamW as AdamW
+from .training.gather import gather as gather
+from .training.optimizers import LARS as LARS, SGD as SGD, Adam as Adam, AdamW as AdamW
 from .training.options import OnNan as OnNan, TrainingOptions as TrainingOptions
-from .training.schedules import Constant as Constant, Cosine as Cosine, Step as Step
+from .training.schedules import Constant as Constant, Cosine as Cosine, MultiStep as MultiStep
+from .training.teacher import Teacher as Teacher
 
 __version__: str

@@ -15,8 +15,8 @@ from sslkit.evaluators.few_labels import SemiSupervised
 from sslkit.evaluators.finetune import FineTune, Supervised
 from sslkit.evaluators.knn import KNN
 from sslkit.evaluators.probes import ConvProbe, LinearProbe, MLPProbe
-from sslkit.training.optimizers import SGD, AdamW
-from sslkit.training.schedules import Constant, Cosine, Step
+from sslkit.training.optimizers import LARS, SGD, Adam, AdamW
+from sslkit.training.schedules import Constant, Cosine, MultiStep
 
 
 @hookimpl
@@ -57,11 +57,11 @@ def datasets() -> dict[str, type[Dataset]]:
 
 @hookimpl
 def optimizers() -> dict[str, type[OptimizerFactory]]:
-    """Optimizers of torch."""
-    return {"adamw": AdamW, "sgd": SGD}
+    """Those of torch, and LARS."""
+    return {"adam": Adam, "adamw": AdamW, "lars": LARS, "sgd": SGD}
 
 
 @hookimpl
 def schedules() -> dict[str, type[Schedule]]:
     """Factors on the base learning rate."""
-    return {"constant": Constant, "cosine": Cosine, "step": Step}
+    return {"constant": Constant, "cosine": Cosine, "step": MultiStep}

@@ -221,7 +221,14 @@ def test_a_plugin_that_reaches_inside_is_found(source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["from sslkit import Backbone", "import sslkit", "from sslkit.testing import check", "from sslkit_rotnet.task import A"]
+    "source",
+    [
+        "from sslkit import Backbone",
+        "import sslkit",
+        "from sslkit.testing import check",
+        "from sslkit.views import grayscale",
+        "from sslkit_rotnet.task import A",
+    ],
 )
 def test_a_plugin_may_use_the_public_api(source: str) -> None:
     assert foreign_imports(ast.parse(source), "sslkit_rotnet") == []

@@ -15,7 +15,7 @@ from sslkit.training.device import describe_device
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 """Of a CPU: what convolutions and bfloat16 live on."""
 
-_PACKAGES = ("sslkit", "torchvision", "timm", "lightly", "numpy")
+_PACKAGES = ("sslkit", "torchvision", "timm", "lightly", "kornia", "numpy")
 
 
 def describe_environment() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from measurement.limit import autocast, build_objective, make_views
 from measurement.workload import Workload
+from sslkit import Step
 
 PEAKS: Mapping[str, float] = {
     r"H100 \d+GB HBM3$": 989e12,  # SXM; the PCIe and NVL cards are slower, and not in this table
@@ -34,5 +35,5 @@ def flops_per_image(workload: Workload) -> float:
     objective = build_objective(few)
     views = make_views(objective, few)
     with FlopCounterMode(display=False) as counter, autocast(few.device):
-        objective(views, objective.phases[0], {}).loss.backward()
+        objective(views, Step(objective.phases[0])).loss.backward()
     return counter.get_total_flops() / few.batch_size

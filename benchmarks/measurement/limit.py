@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from measurement.gate import Gate
 from measurement.workload import HEADS, Workload
-from sslkit import Arrays, Backbone, Batch, DataInfo, Objective, RunContext
+from sslkit import Arrays, Backbone, Batch, DataInfo, Objective, RunContext, Step
 from sslkit.contract.images import LabeledData
 from sslkit.contract.runtime import Runtime, has_bfloat16
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures, build_heads
@@ -67,7 +67,7 @@ def _train(workload: Workload, gate: Gate, *, graphs: bool) -> None:
         if graphs:
             torch.compiler.cudagraph_mark_step_begin()
         with autocast(workload.device):
-            output = forward(views, objective.phases[0], {})
+            output = forward(views, Step(objective.phases[0]))
         output.loss.backward()
         optimizer.step()
         gate.step(workload.batch_size)

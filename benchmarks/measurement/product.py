@@ -24,8 +24,8 @@ from sslkit import (
     LinearProbe,
     Loader,
     MLPProbe,
+    MultiStep,
     Observer,
-    Step,
     StepEnd,
     TrainingOptions,
     evaluate,
@@ -108,10 +108,10 @@ def _stage(workload: Workload, **surroundings: Any) -> None:
     backbone = workload.network(data.image())
     options: dict[str, Any] = {"epochs": 100, "batch_size": workload.batch_size, "augment": AUGMENT, "optimizer": SGD()}
     if workload.job == "pretrain":
-        training = TrainingOptions(**options, schedule=Step(milestones=(30, 60, 80), gamma=0.2))
+        training = TrainingOptions(**options, schedule=MultiStep(milestones=(30, 60, 80), gamma=0.2))
         pretrain(RotNet(), backbone, data, training=training, **surroundings)
     else:
-        options["schedule"] = Step(milestones=(35, 70, 85), gamma=0.2)
+        options["schedule"] = MultiStep(milestones=(35, 70, 85), gamma=0.2)
         evaluate(_evaluator(workload, options), backbone, data, **surroundings)
 
 

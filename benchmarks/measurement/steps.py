@@ -14,7 +14,7 @@ from measurement.backward_split import BackwardSplit
 from measurement.groups import DATA
 from measurement.product import AUGMENT
 from measurement.workload import Workload
-from sslkit import Batch, DataInfo, Loader, Objective, RunContext, StepEnd, TrainingOptions, fit
+from sslkit import Batch, DataInfo, Loader, Objective, RunContext, Step, StepEnd, TrainingOptions, fit
 from sslkit.contract.errors import RunInterruptedError
 from sslkit.contract.events import Event
 from sslkit.contract.runtime import Runtime
@@ -116,7 +116,7 @@ def _mark_as_data(objective: Objective) -> None:
 def _data_share(objective: Objective, batch: Batch, autocast: torch.dtype | None) -> float:
     views = objective.make_views(batch, torch.Generator(batch.images.device), train=True)
     with torch.autocast(batch.images.device.type, dtype=autocast, enabled=autocast is not None):
-        loss = objective(views, objective.phases[0], {}).loss
+        loss = objective(views, Step(objective.phases[0])).loss
     with BackwardSplit() as split:
         loss.backward()
     return split.data_share

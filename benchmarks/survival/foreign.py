@@ -5,7 +5,7 @@ beside its parameters, a schedule, a dataset that is decoded as it is needed, an
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ from sslkit import (
     PretextTask,
     RunContext,
     Schedule,
+    Step,
     StepOutput,
     TrainContext,
     TrainingOptions,
@@ -115,7 +116,7 @@ class Follower(Objective):
         noise = torch.randint(0, 20, (2, *batch.images.shape), generator=generator, dtype=torch.uint8)
         return {name: batch.images // 2 + drawn for name, drawn in zip(("seen", "followed"), noise, strict=True)}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         with torch.no_grad():
             target = self.teacher.embed(views["followed"]) - self.center
         if self.training:
@@ -230,7 +231,7 @@ class Probe(Objective):
         assert labels is not None
         return {"images": batch.images, "labels": labels[batch.indices]}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         with torch.no_grad():
             features = self.backbone.embed(views["images"])
         logits = self.head(features).float()

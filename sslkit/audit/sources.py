@@ -204,6 +204,8 @@ def _to_uint8(images: Tensor) -> Tensor:
 
 def _through_jpeg(image: Tensor) -> Tensor:
     """(C, H, W) uint8 -> the same through an encoder and a decoder."""
+    if len(image) not in (1, 3):  # bands, each by itself
+        return torch.cat([_through_jpeg(band[None]) for band in image])
     file = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()).save(file, "JPEG", quality=75, subsampling="4:2:0")
     with Image.open(file, formats=("JPEG",)) as decoded:

@@ -17,7 +17,7 @@ from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import DataError, OptionError, did_you_mean
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Observer
-from sslkit.contract.images import DataInfo, Dataset, ImageSpec
+from sslkit.contract.images import DataInfo, Dataset, ImageSet, ImageSpec
 from sslkit.contract.objective import Prediction, PretextTask
 from sslkit.contract.runtime import Runtime
 from sslkit.data.arrays import ArraySet
@@ -209,14 +209,20 @@ def draw_samples(source: str, data: Dataset, num_images: int, seed: int) -> Samp
     generator = make_generator(derive_seed(seed, "audit", "samples"))
     order = torch.randperm(len(images), generator=generator).tolist()
     if source in NOISE:
-        spectrum = measure_spectrum(images.read(order[:MEASURED_IMAGES]))
+        spectrum = measure_spectrum(_read(images, order[:MEASURED_IMAGES]))
         noise = NOISE[source](spectrum, Shape(num_images + num_heldout, images.image.height, images.image.width), generator)
         return Samples(noise[:num_images], noise[num_images:])
     others = data.load("test")
     if others is None:
         num_heldout = min(num_heldout, len(order) // 3)
-        heldout, train = images.read(order[:num_heldout]), images.read(order[num_heldout:][:num_images])
+        heldout, train = _read(images, order[:num_heldout]), _read(images, order[num_heldout:][:num_images])
     else:
-        heldout = others.read(torch.randperm(len(others), generator=generator)[:num_heldout].tolist())
-        train = images.read(order[:num_images])
+        heldout = _read(others, torch.randperm(len(others), generator=generator)[:num_heldout].tolist())
+        train = _read(images, order[:num_images])
     return Samples(COPIES[source](train, generator), COPIES[source](heldout, generator))
+
+
+def _read(images: ImageSet, indices: list[int]) -> Tensor:
+    """(N, C, H, W) uint8: the sources know no finer steps."""
+    pixels = images.read(indices)
+    return pixels if pixels.dtype == torch.uint8 else pixels.mul(255).round().to(torch.uint8)

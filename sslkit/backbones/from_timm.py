@@ -11,15 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sslkit.backbones.hub_weights import fetch, hub_file
 from sslkit.contract.backbone import Backbone, FeatureInfo, LayerKind
 from sslkit.contract.errors import BackboneError, OptionError
 from sslkit.contract.images import ImageSpec
 
 NORM = "norm"
 PRE_LOGITS = "pre_logits"
-
-_NAMES = {"pytorch_model.bin": "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
-"""Of files whose safetensors differ in more than the extension."""
 
 
 class TimmBackbone(Backbone):
@@ -43,22 +41,45 @@ class TimmBackbone(Backbone):
             nothing is fetched.
         cifar_stem: for small images, give a ResNet a 3x3 first convolution of stride 1 and no max-pooling, as SimCLR does on CIFAR-10
             (Chen et al. 2020, arXiv:2002.05709, appendix B.9). ``act1`` is then as large as the image, ``layer1`` too.
+        patch_size: the side of a ViT's patches, in pixels; None: the model's. timm resamples pretrained ones.
+        in_chans: channels of the images, which the data says already: stated, they are compared. Of other numbers than 3, timm makes the
+            first layer of pretrained weights fit: summed over the colours for 1, repeated and scaled for more.
+        drop_path_rate: stochastic depth of the deepest block (Huang et al. 2016, arXiv:1603.09382); None: timm's default, mostly none.
 
     Raises:
-        OptionError: timm has no such model, stem or weights, or the model cannot take images of this size and colour.
+        OptionError: timm has no such model, stem or weights, the model takes no such option, or it cannot take images of this size and
+            colour.
         BackboneError: the pretrained weights cannot be fetched.
     """
 
     network: Any  # timm's networks share no type
 
-    def __init__(self, image: ImageSpec, *, model: str, pretrained: bool = False, cifar_stem: bool = False) -> None:
+    def __init__(
+        self,
+        image: ImageSpec,
+        *,
+        model: str,
+        pretrained: bool = False,
+        cifar_stem: bool = False,
+        patch_size: int | None = None,
+        in_chans: int | None = None,
+        drop_path_rate: float | None = None,
+    ) -> None:
         super().__init__(image)
+        if in_chans not in (None, image.num_chs):
+            raise OptionError("in_chans", "the images have another number of channels", found=in_chans, allowed=str(image.num_chs))
+        if patch_size is not None and patch_size < 1:
+            raise OptionError("patch_size", "must be positive", found=patch_size, allowed="1 pixel or more")
+        if drop_path_rate is not None and not 0 <= drop_path_rate < 1:
+            raise OptionError("drop_path_rate", "must be a probability", found=drop_path_rate, allowed="0 <= drop_path_rate < 1")
+        own = {"patch_size": patch_size, "drop_path_rate": drop_path_rate}
+        own = {option: value for option, value in own.items() if value is not None}
         with _quiet():
             config = _config(model)
             if pretrained:
                 _check_pretrained(model, config, cifar_stem)
             # A dry run on the meta device finds the layers and refuses what cannot work, before any weight is drawn or fetched.
-            outline, options = _outline(model, config, image, cifar_stem)
+            outline, options = _outline(model, config, image, cifar_stem, own)
             self.feature_info = _layers(outline, model, image)
             self.network = outline if self.mean.is_meta else _create(model, options, cifar_stem, config if pretrained else None)
         if self.feature_info[-1].kind != "vector":
@@ -145,9 +166,9 @@ def _check_pretrained(model: str, config: Any, cifar_stem: bool) -> None:
         raise OptionError("cifar_stem", "pretrained weights do not fit this stem", fix="set pretrained = false or cifar_stem = false")
 
 
-def _outline(model: str, config: Any, image: ImageSpec, cifar_stem: bool) -> tuple[Any, dict[str, Any]]:
-    """Build the network on the meta device, and find out which options it takes for its size."""
-    common = {"num_classes": 0, "in_chans": image.num_chs}
+def _outline(model: str, config: Any, image: ImageSpec, cifar_stem: bool, own: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Build the network on the meta device, and find out which options it takes for its size, besides the user's ``own``."""
+    common = {"num_classes": 0, "in_chans": image.num_chs, **own}
     sized = {**common, "img_size": (image.height, image.width)}
     candidates = [{**sized, "dynamic_img_size": True}, sized, common] if config.fixed_input_size else [common]
     while True:
@@ -162,6 +183,9 @@ def _outline(model: str, config: Any, image: ImageSpec, cifar_stem: bool) -> tup
         except OptionError:
             raise
         except Exception as error:  # whatever an architecture raises where it cannot be built for this image
+            for option, value in own.items():
+                if "keyword argument" in str(error) and f"'{option}'" in str(error):  # it is unexpected, or the model sets it itself
+                    raise OptionError(option, f"{model} takes no such option", found=value, fix="leave it out") from error
             if not candidates or "unexpected keyword argument" not in str(error):
                 raise _refusal(model, image, error) from error
 
@@ -178,7 +202,7 @@ def _load(model: str, options: dict[str, Any], weights: Any) -> Any:
     try:
         # Given a file, timm looks for no other: by default it would unpickle what it finds where there are no safetensors, in some
         # versions without any limits.
-        file = {"file": _fetch(weights), "custom_load": False}
+        file = {"file": fetch(weights), "custom_load": False}
         return _timm().create_model(model, pretrained=True, pretrained_cfg_overlay=file, **options)
     except Exception as error:  # whatever the network, the hub, the disk or a parser raises
         raise BackboneError(
@@ -253,36 +277,6 @@ def _embed_patches(network: Any, x: Tensor, resample: Callable[..., Tensor]) -> 
     if network.no_embed_class:  # only patches have positions
         return network.pos_drop(torch.cat([*prefix, tokens + positions], dim=1))
     return network.pos_drop(torch.cat([*prefix, tokens], dim=1) + positions)
-
-
-# --------------------------------------------------------------------------------------------------------------- weights
-
-
-def hub_file(config: Any) -> str:
-    """The name of a model's safetensors on the hub; empty where it has none and timm would unpickle what it downloads."""
-    if not config.hf_hub_id:
-        return ""
-    name = config.hf_hub_filename or "pytorch_model.bin"
-    if name.endswith(".safetensors"):
-        return name
-    return _NAMES.get(name, name.removesuffix("bin") + "safetensors" if name.endswith(".bin") else "")
-
-
-def _fetch(config: Any) -> str:
-    """The path of a model's safetensors, in the cache or from the hub. The hub is asked once: its own download would retry for most of a
-    minute without a network.
-    """
-    hub = importlib.import_module("huggingface_hub")  # late because it takes a while, and random weights do not need it
-    repository, _, revision = config.hf_hub_id.partition("@")
-    file = {"repo_id": repository, "filename": hub_file(config), "revision": revision or None}
-    cached = hub.try_to_load_from_cache(**file)
-    if isinstance(cached, str):
-        return cached
-    hub.get_hf_file_metadata(hub.hf_hub_url(**{**file, "filename": "config.json"}))
-    try:
-        return hub.hf_hub_download(**file)
-    except hub.utils.EntryNotFoundError as error:
-        raise FileNotFoundError(f"{repository} has no {file['filename']}, and nothing else is read, as it would be unpickled") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------- errors

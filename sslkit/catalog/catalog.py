@@ -16,7 +16,7 @@ from sslkit.contract.class_address import address_of, one_line, package_of, sour
 from sslkit.contract.errors import PluginError, did_you_mean
 from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.events import Observer
-from sslkit.contract.images import Dataset
+from sslkit.contract.images import Dataset, ImageDecoder
 from sslkit.contract.objective import PretextTask
 from sslkit.contract.training import OptimizerFactory, Schedule
 
@@ -45,6 +45,7 @@ KINDS: dict[str, Kind] = {
     "backbones": Kind(Backbone, "backbone"),
     "evaluators": Kind(Evaluator, "evaluator"),
     "datasets": Kind(Dataset, "dataset"),
+    "decoders": Kind(ImageDecoder, "decoder"),
     "optimizers": Kind(OptimizerFactory, "optimizer"),
     "schedules": Kind(Schedule, "schedule"),
     "observers": Kind(Observer, "observer"),

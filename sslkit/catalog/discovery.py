@@ -34,7 +34,7 @@ from sslkit.contract.class_address import file_of, one_line, package_of
 from sslkit.contract.errors import PluginError, did_you_mean
 from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.events import Observer
-from sslkit.contract.images import Dataset
+from sslkit.contract.images import Dataset, ImageDecoder
 from sslkit.contract.objective import PretextTask
 from sslkit.contract.training import OptimizerFactory, Schedule
 
@@ -67,6 +67,11 @@ class Hooks:
     @hookspec
     def datasets(self) -> dict[str, type[Dataset]]:
         """Sources of images, for ``[data]``: final frozen dataclasses whose fields are the options."""
+        return {}
+
+    @hookspec
+    def decoders(self) -> dict[str, type[ImageDecoder]]:
+        """Readers of image files, for ``decoder`` of an ``image_folder``: final frozen dataclasses whose fields are the options."""
         return {}
 
     @hookspec

@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(help="List the bundled recipes, or copy one to own.", invoke_without_command=True)
 app.add_typer(recipes_app, name="recipes")
+data_app = typer.Typer(help="Look at data before anything is trained.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a bundled recipe.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE ...", help="Overrides, for example stages.pretrain.epochs=1")]
@@ -173,9 +175,14 @@ def compare(
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(metavar="TASK_OR_RECIPE", help="A pretext task, package.module:Class, or a recipe.")],
+    what: Annotated[
+        str, typer.Argument(metavar="TASK_OR_RECIPE", help="A pretext task, package.module:Class, or a recipe; with --view also data.")
+    ],
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE ...", help="Options of the task, or overrides of the recipe.")
+    ] = None,
+    view: Annotated[
+        str | None, typer.Option(help="Draw this view of the images of a recipe, a folder or a dataset: a preset, or a table in TOML.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The PNG file; by default runs/<name>-views.png.")] = None,
     num_images: Annotated[int, typer.Option(help="How many images to show.")] = 6,
@@ -184,11 +191,12 @@ def show(
     ] = None,
     allow_code: AllowCode = False,
 ) -> None:
-    """Draw the views that a task makes of a few images: what the network is fed."""
+    """Draw the views that a task or an evaluator makes of a few images: what the network is fed."""
     with _errors() as out:
         from sslkit.cli.preview import write_preview
 
-        typer.echo(write_preview(what, settings or (), data=data, num_images=num_images, output=output, allow_code=allow_code), file=out)
+        options = {"view": view, "data": data, "num_images": num_images, "output": output, "allow_code": allow_code}
+        typer.echo(write_preview(what, settings or (), **options), file=out)
 
 
 @recipes_app.callback()
@@ -213,6 +221,29 @@ def copy(
         from sslkit.recipe.toml import copy_recipe
 
         typer.echo(copy_recipe(name, target), file=out)
+
+
+@data_app.command("stats")
+def stats(
+    what: Annotated[
+        str, typer.Argument(metavar="RECIPE_OR_DATA", help="A recipe, a TOML file with [data] alone, a dataset by its name, or a folder.")
+    ],
+    settings: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE ...", help="Overrides, for example data.image_size=64")] = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    allow_code: AllowCode = False,
+) -> None:
+    """Measure mean and std, sizes, classes, broken files and duplicates, and print the [data] table to paste into a recipe."""
+    with _errors(quiet=quiet) as out:
+        from sslkit.cli.console import make_console, progress_on_stderr
+        from sslkit.cli.data_stats import measure, print_measured
+
+        with progress_on_stderr(quiet=quiet):
+            measured = measure(what, settings or (), allow_code=allow_code)
+        if as_json:
+            _print_json(measured.as_json(), out)
+        else:
+            print_measured(make_console(out), measured, make_console(sys.stderr))
 
 
 @app.command()

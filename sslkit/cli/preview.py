@@ -1,4 +1,4 @@
-"""``sslkit show``: a picture of the views that a task makes, or each pretraining stage of a recipe, before anything is trained."""
+"""``sslkit show``: a picture of the views that a task makes, or each stage of a recipe, before anything is trained; or of any view."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -21,10 +21,20 @@ from sslkit.recipe.recipe import Recipe, load_recipe
 from sslkit.recipe.toml import apply_override
 from sslkit.report.picture import png
 from sslkit.report.pictures.grid import Sheet, draw_sheets
-from sslkit.report.pictures.views import Views, make_views, pretraining_stages, stage_views, views_sheet
+from sslkit.report.pictures.views import (
+    Views,
+    apply_views,
+    evaluation_views,
+    make_views,
+    pretraining_stages,
+    stage_views,
+    viewing_stages,
+    views_sheet,
+)
 from sslkit.run.networks import open_data
 from sslkit.run.preflight import Preflight
 from sslkit.run.stages import pretraining_images
+from sslkit.views.view import View
 
 NUM_IMAGES = 6
 
@@ -39,6 +49,7 @@ def write_preview(
     what: str,
     settings: Iterable[str] = (),
     *,
+    view: str | None = None,
     data: str | None = None,
     num_images: int = NUM_IMAGES,
     output: Path | None = None,
@@ -47,8 +58,9 @@ def write_preview(
     """Draw what a network is fed: a few images, each in a row with the views that are made of it.
 
     Args:
-        what: a pretext task by its name or as ``package.module:Class``, or a recipe.
-        settings: ``key=value``: options of the task, or overrides of the recipe.
+        what: a pretext task by its name or as ``package.module:Class``, or a recipe; with ``view`` a recipe, a folder of images or a dataset.
+        settings: ``key=value``: options of the task or the dataset, or overrides of the recipe.
+        view: a preset by its name or a table of functions in TOML, to draw on the images that ``what`` has.
         data: for a task: a folder of images, or the name of a dataset; None: the bundled digits, larger and with three
             equal channels where the task cannot do with them as they are; the title says so.
         num_images: how many rows.
@@ -67,6 +79,10 @@ def write_preview(
     if output is not None and output.suffix.lower() != ".png":
         raise OptionError("output", "must be a PNG file", found=str(output), fix="end its name in .png")
     catalog = load_catalog(allow_code=allow_code)
+    if view is not None:
+        if data is not None:
+            raise OptionError("data", "cannot be combined with --view", found=data, fix="name the data in place of a task")
+        return _written(*_view_sheet(what, list(settings), view, num_images, catalog, allow_code=allow_code), output)
     if _is_task(what, catalog):
         catalog = replace(catalog, allow_code=True)  # every name in it was given to this function, none by somebody's file
         name, sheets = what.rpartition(":")[2], [_task_sheet(what, list(settings), data, num_images, catalog)]
@@ -78,7 +94,15 @@ def write_preview(
         print_code(make_console(sys.stderr), recipe.code)
         name, sheets = recipe.name, _recipe_sheets(what, recipe, num_images)
         sources = [whole(data) for data in (recipe.data, *(stage.data for stage in recipe.stages)) if data is not None]
-        folders = [Path(value) for source in sources for value in vars(source).values() if isinstance(value, str | Path)]
+        folders = [folder for source in sources for folder in _folders(source)]
+    return _written(name, sheets, folders, output)
+
+
+def _folders(data: Dataset) -> list[Path]:
+    return [Path(value) for value in vars(data).values() if isinstance(value, str | Path)]
+
+
+def _written(name: str, sheets: Sequence[Sheet], folders: Sequence[Path], output: Path | None) -> Path:
     path = Path("runs") / f"{name}-views.png" if output is None else output
     for folder in folders:
         if folder.is_dir() and path.resolve().is_relative_to(folder.resolve()):  # it would be an image in the next run
@@ -109,13 +133,40 @@ def _is_task(what: str, catalog: Catalog) -> bool:
     raise RecipeError(f"{what}: neither a pretext task nor a recipe", allowed=[*tasks, *recipes], fix=fix)
 
 
+def _dataset(what: str, settings: Iterable[str], catalog: Catalog) -> Dataset:
+    """A folder of images, or a dataset by its name."""
+    table: dict[str, object] = {"name": "image_folder", "root": what} if Path(what).is_dir() else {"name": what}
+    for setting in settings:
+        apply_override(table, setting)
+    return build(Dataset, table if len(table) > 1 else what, "data", catalog)
+
+
+def _view_sheet(
+    what: str, settings: Sequence[str], text: str, num_images: int, catalog: Catalog, *, allow_code: bool
+) -> tuple[str, list[Sheet], list[Path]]:
+    """The picture's name, its sheet, and the folders in which it may not lie."""
+    table: dict[str, object] = {}
+    apply_override(table, f"view={text}")
+    view = build(View, table["view"], "view", catalog)
+    if Path(what).suffix == ".toml" or what in [recipe.name for recipe in bundled_recipes()]:
+        recipe = load_recipe(find_recipe(what), settings, catalog=catalog, allow_code=allow_code or None)
+        print_code(make_console(sys.stderr), recipe.code)
+        name, dataset = recipe.name, recipe.data
+    else:
+        name, dataset = Path(what).resolve().name, _dataset(what, settings, replace(catalog, allow_code=True))
+    images = pretraining_images(OpenedDataset(dataset))
+    view.check(images.image)
+    shown = apply_views([("view", view)], images, num_images=num_images, seed=0)
+    return name, [views_sheet(shown, f"{name}: {text}")], _folders(dataset)
+
+
 def _task_sheet(what: str, settings: Sequence[str], data: str | None, num_images: int, catalog: Catalog) -> Sheet:
     table: dict[str, object] = {"name": what}
     for setting in settings:
         apply_override(table, setting)
     task, title = build(PretextTask, table, "", catalog), " ".join([what, *settings])
     if data is not None:
-        dataset = build(Dataset, {"name": "image_folder", "root": data} if Path(data).is_dir() else data, "data", catalog)
+        dataset = _dataset(data, (), catalog)
         return views_sheet(_views(task, dataset, num_images, catalog), title)
     try:
         return views_sheet(_views(task, build(Dataset, "digits", "data", catalog), num_images, catalog), title)
@@ -138,10 +189,13 @@ def _views(task: PretextTask, dataset: Dataset, num_images: int, catalog: Catalo
 
 def _recipe_sheets(what: str, recipe: Recipe, num_images: int) -> list[Sheet]:
     recipe = open_data(recipe)
-    data, stages = OpenedDataset.of(recipe.data), pretraining_stages(recipe)
-    if not stages:
-        raise RecipeError(f"{what}: no stage of it pretrains", fix="name a recipe with a task, or a task")
+    data, stages, evaluations = OpenedDataset.of(recipe.data), pretraining_stages(recipe), viewing_stages(recipe)
+    if not stages and not evaluations:
+        what = f"{what}: no stage of it pretrains or has views"
+        raise RecipeError(what, fix="name a recipe with a task, or a task; --view draws any view of its images")
     preflight = Preflight(recipe, data)
-    for stage in stages:
+    for stage in (*stages, *evaluations):
         preflight.check_backbone(stage)
-    return [views_sheet(stage_views(recipe, stage, data, num_images), f"{recipe.name}: {stage.key}") for stage in stages]
+    shown = [(stage.key, stage_views(recipe, stage, data, num_images)) for stage in stages]
+    shown += [(stage.key, evaluation_views(stage, data, num_images)) for stage in evaluations]
+    return [views_sheet(views, f"{recipe.name}: {key}") for key, views in shown]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sslkit.contract.checks import Contract, check_arguments
 from sslkit.contract.errors import BackboneError
-from sslkit.contract.images import Color, ImageSpec
+from sslkit.contract.images import CHANNELS, ImageSpec
 
 LayerKind = Literal["map", "tokens", "vector"]
 
@@ -65,6 +65,10 @@ class Backbone(nn.Module, Contract):
         super().__init__()
         if not isinstance(image, ImageSpec):
             raise BackboneError(f"{type(self).__name__} is built for an ImageSpec", found=type(image).__name__, fix="pass data.image()")
+        expected = CHANNELS.get(image.color or "", image.num_chs)
+        if not (len(image.std) == image.num_chs == expected > 0):
+            found = f"{len(image.mean)} means and {len(image.std)} deviations"
+            raise BackboneError(f"an ImageSpec of {image.color or 'bands'} has one mean and one std per channel", found=found)
         self.image = image
         shape = (1, image.num_chs, 1, 1)
         self.register_buffer("mean", torch.tensor(image.mean).reshape(shape), persistent=False)
@@ -99,13 +103,14 @@ class Backbone(nn.Module, Contract):
         """Convert a dataset's images to what ``extract`` takes.
 
         Args:
-            images: (N, C, H, W), uint8 or float in [0, 1]; rgb (C = 3), gray (C = 1), or already in the spec's colour.
+            images: (N, C, H, W), uint8 or float in [0, 1]; rgb (C = 3), gray (C = 1), or already in the spec's colour. Where the spec has
+                none, as many channels as it has.
 
         Returns:
             (N, C, H, W) float32 in the spec's colour, normalised with the spec's mean and std.
 
         Raises:
-            BackboneError: they are no tensor of these types, the number of channels fits no colour, or float images are outside [0, 1].
+            BackboneError: they are no tensor of these types, the number of channels does not fit, or float images are outside [0, 1].
                 The range is checked until some have passed, and again after ``train()`` and ``eval()``.
         """
         if not isinstance(images, Tensor):
@@ -117,7 +122,7 @@ class Backbone(nn.Module, Contract):
             raise BackboneError("images must be uint8, or floats in [0, 1]", found=str(images.dtype).removeprefix("torch."))
         else:
             x = images.float() / 255.0
-        return (_to_color(x, self.image.color) - self.mean) / self.std
+        return (_to_color(x, self.image) - self.mean) / self.std
 
     @final
     def embed(self, images: Tensor, layer: str | None = None) -> Tensor:
@@ -155,6 +160,12 @@ class Backbone(nn.Module, Contract):
         return tuple(info.name for info in self.feature_info)
 
     @final
+    @property
+    def width(self) -> int:
+        """How many features ``embed`` gives of an image: the channels of the deepest layer."""
+        return self.feature_info[-1].num_chs
+
+    @final
     def layer(self, name: str) -> FeatureInfo:
         """The description of one layer.
 
@@ -190,9 +201,13 @@ def pool(features: Tensor, kind: LayerKind) -> Tensor:
     return features.mean(dim=(-2, -1) if kind == "map" else 1, dtype=torch.float32)
 
 
-def _to_color(x: Tensor, color: Color) -> Tensor:
-    """(N, C, H, W) in [0, 1], rgb or gray -> the colour asked for. Images already in it pass through."""
-    num_chs = x.shape[1]
+def _to_color(x: Tensor, image: ImageSpec) -> Tensor:
+    """(N, C, H, W) in [0, 1], rgb or gray -> the colour asked for. Images already in it pass through, and so do bands."""
+    num_chs, color = x.shape[1], image.color
+    if color is None:
+        if num_chs != image.num_chs:
+            raise BackboneError(f"this backbone is built for {image.meaning}", found=f"{num_chs} channels", allowed=str(image.num_chs))
+        return x
     if num_chs not in (1, 3):
         raise BackboneError("images must have 1 or 3 channels", found=num_chs)
     if color == "rgb":

@@ -13,7 +13,7 @@ from torch import nn
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.checks import Checked, Contract
 from sslkit.contract.events import Emit, tell_nobody
-from sslkit.contract.images import LabeledData
+from sslkit.contract.images import ImageSpec, LabeledData
 from sslkit.contract.objective import Classified
 from sslkit.contract.runtime import Runtime
 
@@ -83,13 +83,16 @@ class Evaluator(Checked, Contract):
     needs_labels: ClassVar[bool] = True
 
     @property
-    @abstractmethod
     def frozen(self) -> bool:
-        """Whether the backbone must come out bit-identical. The stage checks its hash before and after."""
+        """Whether the backbone must come out bit-identical, by default yes. The stage checks its hash before and after."""
+        return True
 
-    @abstractmethod
+    def image_spec(self, data: ImageSpec) -> ImageSpec:
+        """What a backbone that begins in this stage is built for: by default the data's images; those of its views where it has any."""
+        return data
+
     def check(self, backbone: Backbone, data: LabeledData) -> None:
-        """Refuse what cannot work, before anything is computed: a layer that does not exist, more labels than there are.
+        """Refuse what cannot work, before anything is computed: a layer that does not exist, more labels than there are. By default nothing.
 
         Args:
             backbone: without its weights; on the meta device, if it can be built there.

@@ -97,6 +97,18 @@ class HeldoutEnd(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeaturesMeasured(Event):
+    """What is learnt was measured after ``step`` steps of a pretraining: whether it collapses (``collapse.<name>.std`` and the like), or
+    how good it is (``quality.rankme`` ...).
+    """
+
+    part: str
+    step: int
+    epoch: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointSaved(Event):
     """A checkpoint is on disk, whole."""
 

@@ -3,14 +3,21 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, final
+from typing import BinaryIO, ClassVar, Literal, NamedTuple, final
 
+import numpy as np
 from torch import Tensor
 
 from sslkit.contract.checks import Checked, Contract
 from sslkit.contract.errors import OptionError
 
 Color = Literal["rgb", "gray", "lightness"]
+CHANNELS: dict[str, int] = {"rgb": 3, "gray": 1, "lightness": 1}
+"""Of images by their colour."""
+
+Window = tuple[float, float]
+"""Pixel values that become 0 and 1; what lies outside is clamped."""
+
 Split = Literal["pretrain", "train", "test"]
 
 
@@ -20,21 +27,27 @@ class ImageSpec(NamedTuple):
     Attributes:
         height: rows, in pixels.
         width: columns, in pixels.
-        color: ``rgb`` (3 channels), ``gray`` or ``lightness`` (CIE L* / 100; 1 channel each).
+        color: ``rgb`` (3 channels), ``gray`` or ``lightness`` (CIE L* / 100; 1 channel each); None: bands that are no colours, such
+            as those of a satellite or a microscope, as many as ``mean`` has.
         mean: per channel, of values in [0, 1].
         std: per channel, of values in [0, 1].
     """
 
     height: int
     width: int
-    color: Color
+    color: Color | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @property
     def num_chs(self) -> int:
-        """Channels of an image of this colour."""
-        return 3 if self.color == "rgb" else 1
+        """Channels of an image."""
+        return len(self.mean)
+
+    @property
+    def meaning(self) -> str:
+        """What its channels are, in words: ``rgb images``, ``images of 13 bands``."""
+        return f"{self.color} images" if self.color else f"images of {self.num_chs} band{'s' * (self.num_chs != 1)}"
 
 
 class DataInfo(NamedTuple):
@@ -49,7 +62,7 @@ class Batch(NamedTuple):
     """Images as the loader hands them over: on the compute device, augmented once, without labels.
 
     Attributes:
-        images: (N, C, H, W) uint8.
+        images: (N, C, H, W) uint8, or float32 in [0, 1] where the data states a window.
         indices: (N,) int64, each image's stable position in its dataset.
     """
 
@@ -67,7 +80,9 @@ class ImageSet(Contract):
         fingerprint: changes when the images or labels do; goes into a stage's fingerprint.
         skipped: files left out because they could not be decoded.
         notes: what else a user should know of how these images were found, a sentence each.
-        pixels: (len(self), C, H, W) uint8 on the CPU where all images are in memory, else None.
+        pixels: (len(self), C, H, W) on the CPU where all images are in memory, of the types of ``read``; else None.
+        window: the pixel values that become 0 and 1 on the compute device. Evaluators get images that are scaled already, float32.
+        display: the channels to draw as red, green and blue, or the only one to draw; empty: the first three, or of fewer the first.
     """
 
     image: ImageSpec
@@ -77,6 +92,8 @@ class ImageSet(Contract):
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     pixels: Tensor | None = None
+    window: Window | None = None
+    display: tuple[int, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -87,10 +104,58 @@ class ImageSet(Contract):
         """Decode images. Called in loader workers for large data.
 
         Returns:
-            (len(indices), C, H, W) uint8 on the CPU.
+            (len(indices), C, H, W) on the CPU: uint8; with a ``window`` uint8, uint16 or float32 of any values.
 
         Raises:
             DataError: a file cannot be decoded; the message names it.
+        """
+
+
+class ImageHeader(NamedTuple):
+    """What a file says of its image before any pixel is decoded.
+
+    Attributes:
+        height: rows, in pixels.
+        width: columns, in pixels.
+        num_chs: channels.
+        dtype: of its pixels, as NumPy calls it.
+    """
+
+    height: int
+    width: int
+    num_chs: int
+    dtype: str
+
+
+class ImageDecoder(Checked, Contract):
+    """Reads image files of a format that sslkit does not read, or more of one that it does: ``decoder`` of an ``image_folder``.
+
+    Concrete decoders are final frozen dataclasses; their fields are the options. A decoder is sent to worker processes. Whatever it raises
+    means that a file cannot be decoded: the message is reported with the file's name.
+
+    Attributes:
+        suffixes: of the files that it reads, in lower case: ``(".tif", ".tiff")``. No other reader gets them.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def header(self, file: BinaryIO) -> ImageHeader:
+        """Read size, channels and type, and no more of the file than that needs: what is too large is then not decoded.
+
+        Args:
+            file: open at its beginning.
+        """
+
+    @abstractmethod
+    def decode(self, file: BinaryIO) -> np.ndarray:
+        """Read the pixels.
+
+        Args:
+            file: open at its beginning.
+
+        Returns:
+            (C, H, W), of any integer or floating-point type, as ``header`` says.
         """
 
 

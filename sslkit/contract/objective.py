@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, NamedTuple, Protocol, Self, final
+from typing import ClassVar, NamedTuple, Protocol, Self, cast, final
 
 import torch
 from torch import Generator, Tensor, nn
@@ -72,6 +72,18 @@ class Classified(NamedTuple):
         return cls(torch.cat(classes).cpu(), torch.cat(targets).cpu(), num_classes[0], joined)
 
 
+class Step(NamedTuple):
+    """What ``Objective.forward`` may know of the step that it computes the loss of.
+
+    Attributes:
+        phase: one of ``Objective.phases``.
+        schedule: the current values of ``Objective.schedules`` as 0-dim tensors, by name.
+    """
+
+    phase: str
+    schedule: Mapping[str, Tensor] = {}
+
+
 class StepOutput(NamedTuple):
     """What one forward pass of an objective returns.
 
@@ -84,6 +96,19 @@ class StepOutput(NamedTuple):
     loss: Tensor
     metrics: dict[str, Mean]
     predictions: Mapping[str, Prediction] = {}
+
+
+class Represented(NamedTuple):
+    """What a method makes of N images, in which a collapse would show.
+
+    Attributes:
+        embeddings: (N, D) each, by name: of a collapse they all become equal.
+        assignments: (N, K) each, by name: probabilities of clusters or prototypes, of which a collapse leaves one; empty for a method
+            without any.
+    """
+
+    embeddings: Mapping[str, Tensor]
+    assignments: Mapping[str, Tensor] = {}
 
 
 class TrainContext(Protocol):
@@ -120,6 +145,14 @@ class TrainContext(Protocol):
         ...
 
 
+class _OnlyPhase:
+    """The value of ``heldout_phase`` where neither a class nor its constructor sets one."""
+
+    def __get__(self, objective: "Objective | None", cls: "type[Objective]") -> str | None:
+        phases = (cls if objective is None else objective).phases
+        return phases[0] if len(phases) == 1 else None
+
+
 class Objective(nn.Module, Contract):
     """The trainable module of a method: views in, loss out. ``forward`` is what is compiled and what runs in parallel.
 
@@ -131,16 +164,22 @@ class Objective(nn.Module, Contract):
 
     Attributes:
         phases: one optimizer each, stepped in this order on every batch; a GAN has ``("discriminator", "generator")``.
-        heldout_phase: the phase whose loss and metrics mean something on held-out images; None: there is none.
+        heldout_phase: the phase whose loss and metrics are measured on held-out images: the only one, where there is only one. Set it to
+            None where they mean nothing, as where labels are looked up by an image's index, which is one of the training images'.
         frozen: names of submodules that training never changes. They stay in eval mode, so that their BatchNorm statistics stay
             put, and checkpoints leave them out.
         classes: names of the classes that the method predicts, in the order of their targets; empty where it predicts none.
+        full_batches: whether every training batch must have ``batch_size`` images, as for negatives, a queue or the marginals of clusters:
+            what is left of an epoch is then dropped, and data of fewer images than a batch refused.
+        collapse_cause: what is usually wrong where the representation collapses, for the notice that says so: a clause.
     """
 
     phases: tuple[str, ...] = ("main",)
-    heldout_phase: str | None = None
+    heldout_phase: str | None = cast("str | None", _OnlyPhase())
     frozen: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    full_batches: bool = False
+    collapse_cause: str = "the learning rate is too high, or the loss is lowest where all images look the same"
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -162,14 +201,24 @@ class Objective(nn.Module, Contract):
         """
 
     @abstractmethod
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         """Compute the loss of one phase.
 
         Args:
             views: what ``make_views`` returned.
-            phase: one of ``phases``.
-            schedule: the current values of ``schedules`` as 0-dim tensors.
+            step: the phase, and the current values of ``schedules``.
         """
+
+    def represent(self, images: Tensor) -> Represented:
+        """What is watched for a collapse: by default the pooled features of the deepest layer of what is exported.
+
+        A method whose head can collapse while the features still look healthy adds what its loss compares, and its cluster assignments.
+        Called now and then in eval mode, without gradients and in float32; must draw nothing and change nothing.
+
+        Args:
+            images: (N, C, H, W) of the dataset, not augmented, as in ``Backbone.prepare``.
+        """
+        return Represented({"features": self.exported_backbone().embed(images)})
 
     def captions(self, views: Mapping[str, Tensor]) -> Mapping[str, Sequence[str]]:
         """What to write under each image of the views in a picture of them, by view: for example the class that is to be predicted.
@@ -178,9 +227,13 @@ class Objective(nn.Module, Contract):
             views: what ``make_views`` returned.
 
         Returns:
-            ``{view: one caption per image}``; a view that is left out is shown under its name alone.
+            ``{view: one caption per image}``; a view that is left out is shown under its name alone. By default the class of each image,
+            where there are ``classes``, and ``labels`` in the views.
         """
-        return {}
+        if not self.classes or "labels" not in views:
+            return {}
+        names = [self.classes[label] for label in views["labels"].tolist()]
+        return {name: names for name, view in views.items() if view.ndim == 4 and len(view) == len(names)}
 
     @final
     def train(self, mode: bool = True) -> Self:
@@ -193,7 +246,8 @@ class Objective(nn.Module, Contract):
     def parameter_groups(self) -> dict[str, list[dict]]:
         """Which parameters each phase trains: ``{phase: [{"params": [...], "lr_scale": 1.0, "weight_decay": 0.0}, ...]}``.
 
-        ``lr_scale`` and ``weight_decay`` are optional, and a group may hold the optimizer's own options too. By default the single phase
+        ``lr_scale`` and ``weight_decay`` are optional, and a group may hold the optimizer's own options too. A group's ``weight_decay``
+        stays as it is, unless it has a ``final_weight_decay`` as well, to which it moves along half a cosine. By default the single phase
         trains everything that requires a gradient and is not ``frozen``. Exactly one phase must train each parameter that requires one.
         """
         first, *others = self.phases
@@ -218,6 +272,11 @@ class Objective(nn.Module, Contract):
 
     def on_before_step(self, phase: str, context: TrainContext) -> None:
         """Before a phase's forward pass."""
+
+    def on_after_backward(self, phase: str, context: TrainContext) -> None:
+        """Between a phase's backward pass and its optimizer step, without gradients: cancel or change ``parameter.grad``, as DINO does of
+        its last layer. They are those of the whole batch, in their own size (no loss scale of float16), and are clipped afterwards.
+        """
 
     def on_after_step(self, phase: str, context: TrainContext) -> None:
         """After a phase's optimizer step, without gradients: move an EMA teacher (its BatchNorm buffers too)."""

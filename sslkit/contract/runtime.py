@@ -1,5 +1,6 @@
 """How a stage computes: device, precision and the like; good automatic values, each of which a recipe can set."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,8 +24,9 @@ class Runtime(Checked):
 
     Attributes:
         device: ``auto`` (cuda, then mps, then cpu), or a torch device (``cuda:1``).
-        precision: ``auto`` (bfloat16 autocast where the hardware has it, else float32), ``bfloat16``, ``tf32`` (float32, but products
-            in TF32 on NVIDIA GPUs that have it) or ``float32`` (in full, everywhere). What autocast leaves alone is float32 in full.
+        precision: ``auto`` (bfloat16 autocast where the hardware has it, else float16 on a GPU that has that, else float32),
+            ``bfloat16``, ``float16`` (autocast with a scaled loss), ``tf32`` (float32, but products in TF32 on NVIDIA GPUs that have it)
+            or ``float32`` (in full, everywhere). What autocast leaves alone is float32 in full.
         compile: compile the objective's forward pass; ``auto``: on CUDA.
         cuda_graphs: record the compiled pass once and replay it, which saves launches; on CUDA, for views of a fixed size.
         deterministic: only deterministic kernels, which may be slower.
@@ -38,7 +40,7 @@ class Runtime(Checked):
     """
 
     device: str = "auto"
-    precision: Literal["auto", "bfloat16", "tf32", "float32"] = "auto"
+    precision: Literal["auto", "bfloat16", "float16", "tf32", "float32"] = "auto"
     compile: bool | Literal["auto"] = "auto"
     cuda_graphs: bool = False
     deterministic: bool = False
@@ -79,12 +81,21 @@ class Runtime(Checked):
 
     def resolve_autocast(self, device: torch.device) -> torch.dtype | None:
         """The dtype of autocast on ``device``, or None for float32."""
-        wanted = has_bfloat16(device) if self.precision == "auto" else self.precision == "bfloat16"
-        return torch.bfloat16 if wanted else None
+        if self.precision == "auto":
+            return torch.bfloat16 if has_bfloat16(device) else torch.float16 if has_float16(device) else None
+        return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(self.precision)
 
     def resolve_compile(self, device: torch.device) -> bool:
         """Whether to compile: on a CPU it does not pay for convolutional networks."""
         return device.type == "cuda" if self.compile == "auto" else self.compile
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """For what an ``argmax`` or a comparison is taken of: logits in bfloat16 tie, and a tie is an answer by chance.
+
+    Within it operations compute in the dtype of what they are given: give them float32.
+    """
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)  # torch has no autocast for meta
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -92,6 +103,13 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":  # is_bf16_supported() would ask the current device, which may be another
         return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and bool({"amx_bf16", "avx512_bf16"} & cpu_flags())
+
+
+def has_float16(device: torch.device) -> bool:
+    """Whether ``device`` computes in float16 faster than in float32: Apple's GPUs, and NVIDIA's since Volta."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (7, 0)
+    return device.type == "mps"
 
 
 @cache

@@ -17,7 +17,8 @@ class OptimizerFactory(Checked, Contract):
 
         Args:
             groups: torch's parameter groups. Start each at the base rate: the loop multiplies it by the group's ``lr_scale`` and
-                by the schedule before each step.
+                by the schedule before each step, and moves its ``weight_decay``, along half a cosine, to its ``final_weight_decay`` if it
+                has one.
 
         Returns:
             The optimizer of exactly these parameters. All of its state must be in its ``state_dict``: that is what a checkpoint holds.

@@ -1,58 +1,77 @@
-"""Images in memory: a split as one uint8 tensor, and a dataset made of Python arrays."""
+"""Images in memory: a split as one tensor, and a dataset made of Python arrays."""
 
 import hashlib
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import final
+from functools import cached_property, partial
+from typing import Literal, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sslkit.contract.errors import DataError, OptionError
-from sslkit.contract.images import Dataset, ImageSet, ImageSpec, Split
+from sslkit.contract.images import CHANNELS, Color, Dataset, ImageSet, ImageSpec, Split, Window
+from sslkit.data.moments import Moments
+from sslkit.data.validation import STORED
 
 ArrayLike = Tensor | np.ndarray
 Labels = Tensor | np.ndarray | Sequence[int]
 
-SHAPES = "(N, H, W), (N, 1, H, W) or (N, 3, H, W); numpy arrays also (N, H, W, 1) or (N, H, W, 3)"
+SHAPES = "(N, H, W) or (N, C, H, W); numpy arrays also (N, H, W, C)"
+
+Channels = Literal["rgb", "gray", "bands"]
+"""What the channels of images mean; bands are no colours."""
 
 
 @final
 class ArraySet(ImageSet):
-    """A split that is in memory: (N, C, H, W) uint8 pixels, kept, not copied, and (N,) int64 labels or None, all on the CPU."""
+    """A split that is in memory: (N, C, H, W) pixels, kept, not copied, and (N,) int64 labels or None, all on the CPU.
 
-    def __init__(self, pixels: Tensor, image: ImageSpec, *, labels: Tensor | None = None, classes: tuple[str, ...] = ()) -> None:
+    Pixels are uint8; with a ``window`` uint8, uint16 or float32.
+    """
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        image: ImageSpec,
+        *,
+        labels: Tensor | None = None,
+        classes: tuple[str, ...] = (),
+        window: Window | None = None,
+        display: tuple[int, ...] = (),
+    ) -> None:
         expected = (image.num_chs, image.height, image.width)
-        if pixels.dtype != torch.uint8 or pixels.shape[1:] != expected:
-            raise DataError(
-                "pixels do not fit the image spec", found=f"{pixels.dtype} {tuple(pixels.shape)}", allowed=f"uint8 (N, *{expected})"
-            )
+        if pixels.dtype not in (STORED if window else STORED[:1]) or pixels.shape[1:] != expected:
+            found, types = f"{pixels.dtype} {tuple(pixels.shape)}", "uint8, uint16 or float32" if window else "uint8"
+            raise DataError("pixels do not fit the image spec", found=found, allowed=f"{types} (N, *{expected})")
         if labels is not None and labels.shape != pixels.shape[:1]:
             raise DataError("there must be one label per image", found=f"{tuple(labels.shape)} labels", allowed=f"({len(pixels)},)")
         self._pixels = self.pixels = pixels
         self.image = image
         self.labels = labels
         self.classes = classes
+        self.window = window
+        self.display = display
 
     def __len__(self) -> int:
         return len(self._pixels)
 
     def read(self, indices: Sequence[int]) -> Tensor:
-        """Copy some images out: (len(indices), C, H, W) uint8."""
+        """Copy some images out: (len(indices), C, H, W)."""
         return self._pixels[torch.as_tensor(indices, dtype=torch.int64)]
 
     def without_labels(self) -> "ArraySet":
         """The same images, for pretraining: their fingerprint does not change with the labels."""
-        return ArraySet(self._pixels, self.image)
+        return ArraySet(self._pixels, self.image, window=self.window, display=self.display)
 
     @cached_property
     def fingerprint(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride] - read only, and computed late
         """SHA-256 of everything that a result depends on. Hashing gigabytes can wait until somebody asks."""
-        digest = hashlib.sha256(repr((tuple(self._pixels.shape), tuple(self.image), self.classes)).encode())
+        kind = () if self._pixels.dtype == torch.uint8 and self.window is None else (str(self._pixels.dtype), self.window)
+        digest = hashlib.sha256(repr((tuple(self._pixels.shape), tuple(self.image), self.classes, *kind)).encode())
         for tensor in (self._pixels, self.labels):
             digest.update(b"" if tensor is None else tensor.contiguous().numpy().data)
         return digest.hexdigest()
@@ -63,8 +82,9 @@ class ArraySet(ImageSet):
 class Arrays(Dataset):
     """Images that are already in memory, for use from Python: a recipe cannot name it.
 
-    Images are uint8, or floats in [0, 1], which are rounded to uint8. They have the shape (N, C, H, W) with 1 (gray) or 3 (RGB)
-    channels, or (N, H, W); numpy arrays may also be channels-last, (N, H, W, C). uint8 arrays are kept, not copied: one that is written
+    Images are uint8, or floats in [0, 1], which are rounded to uint8; with a ``window`` they are numbers of any type, kept as uint8, uint16
+    or float32. They have the shape (N, C, H, W), or (N, H, W); numpy arrays may also be channels-last, (N, H, W, C). Of two axes that could
+    be the channels the shorter one is, unless ``mean`` says how many there are. Arrays that fit are kept, not copied: one that is written
     into afterwards is refused when it is loaded.
 
     Attributes:
@@ -75,6 +95,9 @@ class Arrays(Dataset):
         classes: the names of the K classes; by default "0", "1" ...
         mean: per channel, of values in [0, 1]; by default the mean of ``train_images``.
         std: per channel, of values in [0, 1]; by default that of ``train_images``, but at least 1/255, for constant images too.
+        color: what the channels are; None: one is gray, three are RGB, and any other number are bands, which are no colours.
+        window: the pixel values that become 0 and 1, such as ``(0, 10_000)`` of 16-bit images; None: 0 and 255 of uint8, 0 and 1 of floats.
+        display: the channels to draw in reports, three or one; empty: the first three, or of fewer the first.
     """
 
     train_images: ArrayLike
@@ -84,25 +107,34 @@ class Arrays(Dataset):
     classes: tuple[str, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    color: Channels | None = None
+    window: tuple[float, float] | None = None
+    display: tuple[int, ...] = ()
     _train: ArraySet = field(init=False, repr=False)
     _test: ArraySet | None = field(init=False, repr=False)
     _sums: tuple[object, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        pixels = _to_pixels("train_images", self.train_images)
+        check_window(self.window)
+        pixels = self._to_pixels("train_images", self.train_images)
         num_chs, height, width = pixels.shape[1:]
+        names: dict[int, Color] = {1: "gray", 3: "rgb"}
+        color: Color | None = names.get(num_chs) if self.color is None else None if self.color == "bands" else self.color
+        if color is not None and CHANNELS[color] != num_chs:
+            raise OptionError("color", "does not fit the images", found=color, allowed=f"bands: there are {num_chs} channels")
         check_statistics(num_chs, self.mean, self.std)
+        check_display(num_chs, self.display)
         mean, std = self.mean, self.std
         if mean is None or std is None:
-            measured = channel_statistics(pixels)
+            measured = channel_statistics(pixels, self.window)
             mean, std = mean or measured[0], std or measured[1]
-        spec = ImageSpec(height, width, "rgb" if num_chs == 3 else "gray", tuple(mean), tuple(std))
+        spec = ImageSpec(height, width, color, tuple(mean), tuple(std))
         labels = _to_labels("train_labels", self.train_labels, len(pixels))
         test_pixels = test_labels = None
         if self.test_images is not None:
             if (self.train_labels is None) != (self.test_labels is None):
                 raise OptionError("test_labels", "give train_labels and test_labels, or neither")
-            test_pixels = _to_pixels("test_images", self.test_images)
+            test_pixels = self._to_pixels("test_images", self.test_images)
             if test_pixels.shape[1:] != pixels.shape[1:]:
                 allowed = f"(N, C, H, W) as train_images: {tuple(pixels.shape)}"
                 raise OptionError("test_images", "other size or colour", found=tuple(test_pixels.shape), allowed=allowed)
@@ -110,10 +142,16 @@ class Arrays(Dataset):
         elif self.test_labels is not None:
             raise OptionError("test_labels", "there are no test_images")
         classes = _class_names(self.classes, labels, test_labels)
-        test = None if test_pixels is None else ArraySet(test_pixels, spec, labels=test_labels, classes=classes)
-        object.__setattr__(self, "_train", ArraySet(pixels, spec, labels=labels, classes=classes))  # frozen: set once, here
+        make = partial(ArraySet, image=spec, classes=classes, window=self.window, display=self.display)
+        test = None if test_pixels is None else make(test_pixels, labels=test_labels)
+        object.__setattr__(self, "_train", make(pixels, labels=labels))  # frozen: set once, here
         object.__setattr__(self, "_test", test)
         object.__setattr__(self, "_sums", self._checksums())
+
+    def _to_pixels(self, option: str, images: ArrayLike) -> Tensor:
+        """Any accepted array -> (N, C, H, W), contiguous, on the CPU; a view of the argument where it is that already."""
+        tensor = _to_tensor(option, images, self.mean and len(self.mean))
+        return (_to_uint8(option, tensor) if self.window is None else _to_stored(option, tensor)).contiguous()
 
     def _checksums(self) -> tuple[object, ...]:
         return tuple(checksum(None if images is None else images.pixels) for images in (self._train, self._test))
@@ -149,12 +187,17 @@ def checksum(tensor: Tensor | None) -> tuple[object, ...] | None:
     return tensor.device, tensor.dtype, tensor.shape, *crcs
 
 
-def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of (N, C, H, W) uint8 images, scaled to [0, 1].
+def channel_statistics(pixels: Tensor, window: Window | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of (N, C, H, W) images, scaled to [0, 1].
 
-    Counting the 256 values is exact and needs no copy of the images as floats. The deviation is at least 1/255, so that constant
+    Counting the 256 values of uint8 is exact and needs no copy of the images as floats. The deviation is at least 1/255, so that constant
     images can be normalised.
     """
+    if pixels.dtype != torch.uint8 or window is not None:
+        moments = Moments(pixels.shape[1])
+        for chunk in pixels.split(256):
+            moments.add(chunk, window)
+        return tuple(moments.mean.tolist()), tuple(moments.std.clamp_min(1 / 255).tolist())
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
     for channel in pixels.unbind(1):
@@ -175,12 +218,33 @@ def check_statistics(num_chs: int, mean: tuple[float, ...] | None, std: tuple[fl
             raise OptionError(option, "does not fit the images", found=values, allowed=f"{num_chs} values in {interval}")
 
 
-def _to_pixels(option: str, images: ArrayLike) -> Tensor:
-    """Any accepted array -> (N, C, H, W) uint8, contiguous, on the CPU; a view of the argument where it is that already."""
+def check_window(window: Window | None) -> None:
+    """Refuse what are not two pixel values, the smaller one first."""
+    if window is not None and not window[0] < window[1]:
+        raise OptionError("window", "must be two values, the smaller one first", found=window, allowed="[low, high]")
+
+
+def check_display(num_chs: int | None, display: tuple[int, ...]) -> None:
+    """Refuse what are not three channels or one; ``num_chs`` is None where it is not known."""
+    if len(display) not in (0, 1, 3) or not all(0 <= index < (num_chs or index + 1) for index in display):
+        allowed = "one channel or three" if num_chs is None else f"one channel or three, 0 to {num_chs - 1}"
+        raise OptionError("display", "cannot be drawn", found=display, allowed=allowed)
+
+
+def _is_channels_last(shape: Sequence[int], num_chs: int | None) -> bool:
+    """Whether (N, ?, H, ?) has its channels at the end."""
+    first, last = shape[1], shape[3]
+    if num_chs is not None and (first == num_chs) != (last == num_chs):
+        return last == num_chs
+    return first not in (1, 3) and (last in (1, 3) or last < first)
+
+
+def _to_tensor(option: str, images: ArrayLike, num_chs: int | None) -> Tensor:
+    """Any accepted array -> (N, C, H, W) on the CPU; a view of the argument."""
+    channels_last = images.ndim == 4 and _is_channels_last(images.shape, num_chs) if isinstance(images, Tensor | np.ndarray) else False
     if isinstance(images, np.ndarray):
         if images.dtype.kind not in "biuf":
             raise OptionError(option, "must be numbers", found=str(images.dtype), allowed="uint8, or floats in [0, 1]")
-        channels_last = images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3)
         array = images.transpose(0, 3, 1, 2) if channels_last else images
         # torch warns of read-only arrays and refuses negative strides and other byte orders; this copies only those.
         tensor = torch.from_numpy(np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C", "W"]))
@@ -190,21 +254,34 @@ def _to_pixels(option: str, images: ArrayLike) -> Tensor:
         raise OptionError(option, "must be a torch tensor or a numpy array", found=type(images).__name__)
     if tensor.ndim == 3:
         tensor = tensor.unsqueeze(1)
-    if tensor.ndim != 4 or tensor.shape[1] not in (1, 3) or tensor.numel() == 0:
+    if tensor.ndim != 4 or tensor.numel() == 0 or (channels_last and isinstance(images, Tensor)):
         raise OptionError(option, "has a wrong shape", found=tuple(images.shape), allowed=SHAPES)
-    return _to_uint8(option, tensor).contiguous()
+    return tensor
 
 
 def _to_uint8(option: str, images: Tensor) -> Tensor:
     if images.dtype == torch.uint8:
         return images
     if not images.is_floating_point():
-        raise OptionError(option, "has a wrong type", found=str(images.dtype), allowed="uint8, or floats in [0, 1]", fix="convert to uint8")
+        fix = "convert to uint8, or state the window of their values"
+        raise OptionError(option, "has a wrong type", found=str(images.dtype), allowed="uint8, or floats in [0, 1]", fix=fix)
     low, high = (float(value) for value in images.aminmax())
     if not (low >= 0 and high <= 1):  # written so that NaN fails
-        fix = "pass uint8, or floats that are divided by 255 and not normalised"
+        fix = "pass uint8, or floats that are divided by 255 and not normalised, or state the window of their values"
         raise OptionError(option, "floats must lie in [0, 1]", found=f"{low:.3g} to {high:.3g}", fix=fix)
     return images.float().mul(255).round().to(torch.uint8)
+
+
+def _to_stored(option: str, images: Tensor) -> Tensor:
+    """Numbers of any type -> uint8, uint16 or float32."""
+    if images.dtype in (torch.uint8, torch.uint16):
+        return images
+    if images.is_complex():
+        raise OptionError(option, "must be numbers", found=str(images.dtype))
+    images = images.float()
+    if not images.isfinite().all():
+        raise OptionError(option, "has values that are not finite", fix="replace them, for example by the lower end of the window")
+    return images
 
 
 def _to_labels(option: str, labels: Labels | None, num_images: int) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Random crop and flip of a whole uint8 batch at once, on its device."""
+"""Random crop and flip of a whole batch at once, on its device."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ class Draws(NamedTuple):
 
 
 def augment(images: Tensor, options: Augment, generator: Generator) -> Tensor:
-    """Crop and flip each of (N, C, H, W) uint8 images by its own draws, from a generator on their device."""
+    """Crop and flip each of (N, C, H, W) images, uint8 or float, by its own draws, from a generator on their device."""
     return apply_draws(images, options, draw(len(images), options, generator))
 
 
@@ -32,7 +32,7 @@ def draw(num_images: int, options: Augment, generator: Generator) -> Draws:
 
 
 def apply_draws(images: Tensor, options: Augment, draws: Draws) -> Tensor:
-    """Crop and flip (N, C, H, W) uint8 images as drawn."""
+    """Crop and flip (N, C, H, W) images, uint8 or float, as drawn."""
     if draws.offsets is not None:
         # Pad with zeros and gather one window an image: a view of all windows, indexed once, no loop over images.
         height, width = images.shape[-2:]

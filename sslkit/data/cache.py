@@ -10,12 +10,23 @@ from typing_extensions import override
 
 from sslkit.contract.checks import refuse_misspelt_attributes
 from sslkit.contract.errors import DataError, RunFailedError, some
-from sslkit.contract.images import Dataset, ImageSet, ImageSpec, LabeledData, Split
+from sslkit.contract.images import Dataset, ImageSet, ImageSpec, LabeledData, Split, Window
 from sslkit.data.arrays import checksum
 from sslkit.data.duplicates import Duplicates, find_duplicates
 from sslkit.data.file_set import FileSet
 from sslkit.data.parallel import map_chunks
-from sslkit.data.validation import same_class, valid_classes, valid_fingerprint, valid_labels, valid_paths, valid_pixels, valid_spec
+from sslkit.data.validation import (
+    same_class,
+    valid_classes,
+    valid_display,
+    valid_fingerprint,
+    valid_labels,
+    valid_paths,
+    valid_pixels,
+    valid_spec,
+    valid_window,
+)
+from sslkit.data.window import in_window, joined
 
 MAX_RESIDENT_BYTES = 2 * 1024**3
 """Image sets up to this size are kept in memory: CIFAR-10 takes 0.15 GiB. Larger ones are decoded as they are needed."""
@@ -26,6 +37,9 @@ _CHUNK = 256
 class ResidentSet(ImageSet):
     """Images checked to be what :class:`ImageSet` promises, and decoded all at once when their pixels are first asked for, if they are
     small. They can tell whether somebody to whom they were lent has changed anything.
+
+    ``read`` gives values that mean something by themselves, uint8 or float32 in [0, 1]. What a loader sends to the device, pixels of any
+    type with their window, is ``stored``.
     """
 
     def __init__(self, source: ImageSet, where: str, *, labeled: bool = True) -> None:
@@ -46,6 +60,8 @@ class ResidentSet(ImageSet):
         self.fingerprint = valid_fingerprint(source, where)
         self.skipped = valid_paths(source.skipped, "skipped", where)
         self.notes = valid_paths(source.notes, "notes", where)
+        self.display = valid_display(source.display, self.image, where)
+        self.stored = StoredSet(self, valid_window(source.window, where))
         self._lent = self._facts()
 
     def __len__(self) -> int:
@@ -54,23 +70,32 @@ class ResidentSet(ImageSet):
     @override
     def read(self, indices: Sequence[int]) -> Tensor:
         """Never decodes what is in memory, nor everything for the sake of a few."""
-        decoded: Tensor | None = self.__dict__.get("pixels")
-        if decoded is not None:
-            return decoded[list(indices)]
-        where = f"{self._where}: what {type(self.source).__name__}.read returns"
-        return valid_pixels(self.source.read(indices), len(indices), self.image, where)
+        return in_window(self.read_stored(indices), self.stored.window)
 
     @cached_property
     def pixels(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride] - read only, and computed late
-        """None where they are too large to keep."""
-        size = len(self) * self.image.num_chs * self.image.height * self.image.width
+        """None where they are too large to keep, and where they have a window."""
+        return self.stored.pixels if self.stored.window is None else None
+
+    def read_stored(self, indices: Sequence[int]) -> Tensor:
+        """As ``read``, of any type."""
+        decoded: Tensor | None = self.__dict__.get("stored_pixels")
+        if decoded is not None:
+            return decoded[list(indices)]
+        where = f"{self._where}: what {type(self.source).__name__}.read returns"
+        return valid_pixels(self.source.read(indices), len(indices), self.image, where, window=self.stored.window)
+
+    @cached_property
+    def stored_pixels(self) -> Tensor | None:
+        """All images as they are stored; None where they are too large to keep."""
+        window = self.stored.window
         if self._twin is not None:
-            pixels = self._twin.pixels
+            pixels = self._twin.stored_pixels
         elif (pixels := self.source.pixels) is not None:
-            pixels = valid_pixels(pixels, len(self), self.image, f"{self._where}: pixels")
-        elif size <= MAX_RESIDENT_BYTES:
+            pixels = valid_pixels(pixels, len(self), self.image, f"{self._where}: pixels", window=window)
+        elif len(self) * max_bytes(self.stored) <= MAX_RESIDENT_BYTES:
             chunks = torch.arange(len(self)).split(_CHUNK)
-            pixels = torch.cat(map_chunks(lambda chunk: self.read(chunk.tolist()), chunks, f"decoding {len(self):,} images"))
+            pixels = joined(map_chunks(lambda chunk: self.read_stored(chunk.tolist()), chunks, f"decoding {len(self):,} images"))
         self._lent["pixels"] = checksum(pixels)
         return pixels
 
@@ -90,8 +115,50 @@ class ResidentSet(ImageSet):
 
     def _facts(self) -> dict[str, object]:
         facts = {name: getattr(self, name) for name in ("image", "classes", "fingerprint", "skipped", "notes")}
-        pixels = self.__dict__.get("pixels")  # which may not be decoded yet
+        held = self.__dict__  # they may not be decoded yet
+        pixels = held["pixels"] if held.get("pixels") is not None else held.get("stored_pixels")
         return {"labels": checksum(self.labels), **facts, "pixels": checksum(pixels)}
+
+
+class StoredSet(ImageSet):
+    """The images of a :class:`ResidentSet` as they are stored, for a loader, which scales them to their window on the device."""
+
+    def __init__(self, opened: ResidentSet, window: Window | None) -> None:
+        self.image, self.fingerprint, self.window = opened.image, opened.fingerprint, window
+        self._opened = opened
+
+    def __len__(self) -> int:
+        return len(self._opened)
+
+    @override
+    def read(self, indices: Sequence[int]) -> Tensor:
+        return self._opened.read_stored(indices)
+
+    @property
+    def pixels(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride] - read only, and computed late
+        """None where they are too large to keep."""
+        return self._opened.stored_pixels
+
+
+def as_stored(images: ImageSet) -> ImageSet:
+    """What a loader reads: of images that were opened here, what is behind them."""
+    return images.stored if isinstance(images, ResidentSet) else images
+
+
+def max_bytes(images: ImageSet) -> int:
+    """Of one image as it is stored, at most."""
+    return images.image.num_chs * images.image.height * images.image.width * (1 if images.window is None else 4)
+
+
+def same_images(mine: ImageSet, its: ImageSet) -> bool:
+    """Whether two sets hold the same images in the same order, whatever their labels, as far as can be told without decoding them."""
+    if isinstance(mine, FileSet) and isinstance(its, FileSet):
+        read_alike = (mine.folder, mine.image, mine.canvas, mine.decoder) == (its.folder, its.image, its.canvas, its.decoder)
+        return read_alike and mine.files == its.files
+    if isinstance(mine.pixels, Tensor) and isinstance(its.pixels, Tensor):
+        same_kind = (mine.pixels.shape, mine.pixels.dtype, mine.window) == (its.pixels.shape, its.pixels.dtype, its.window)
+        return same_kind and torch.equal(mine.pixels, its.pixels)
+    return (len(mine), mine.image, mine.fingerprint) == (len(its), its.image, its.fingerprint)
 
 
 class OpenedDataset(Dataset):
@@ -233,15 +300,6 @@ class OpenedDataset(Dataset):
 
     def _note(self, notes: Iterable[str]) -> None:
         self._notes += [note for note in notes if note not in self._notes]
-
-
-def same_images(mine: ImageSet, its: ImageSet) -> bool:
-    """Whether two sets hold the same images, whatever the labels."""
-    if isinstance(mine, FileSet) and isinstance(its, FileSet):
-        return (mine.folder, mine.image) == (its.folder, its.image) and mine.files == its.files
-    if isinstance(mine.pixels, Tensor) and isinstance(its.pixels, Tensor):
-        return (mine.pixels.shape, mine.pixels.dtype) == (its.pixels.shape, its.pixels.dtype) and torch.equal(mine.pixels, its.pixels)
-    return (len(mine), mine.image, mine.fingerprint) == (len(its), its.image, its.fingerprint)
 
 
 def class_counts(images: ImageSet) -> list[int]:

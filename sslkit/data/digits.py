@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from sslkit.contract.errors import OptionError
 from sslkit.contract.images import Dataset, ImageSpec, Split
-from sslkit.data.arrays import ArraySet
+from sslkit.data.arrays import ArraySet, check_statistics
 from sslkit.storage.tensor_file import load_tensors
 
 SIDE = 8  # pixels, as they come
@@ -25,19 +25,24 @@ class Digits(Dataset):
 
     Attributes:
         image_size: height and width in pixels. Above 8, images are interpolated bilinearly.
+        mean: of values in [0, 1]; by default that of the training images as they come.
+        std: of values in [0, 1], the same.
     """
 
     image_size: int = SIDE
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.image_size < SIDE:
             raise OptionError("image_size", "the digits are not made smaller", found=self.image_size, allowed=f"{SIDE} pixels or more")
         if self.image_size > MAX_SIDE:
             raise OptionError("image_size", "digits have no more detail", found=self.image_size, allowed=f"at most {MAX_SIDE} pixels")
+        check_statistics(1, self.mean, self.std)
 
     def image(self) -> ImageSpec:
         """Gray squares, with the statistics of the training images as they come."""
-        return ImageSpec(self.image_size, self.image_size, "gray", mean=(0.3052,), std=(0.3760,))
+        return ImageSpec(self.image_size, self.image_size, "gray", mean=self.mean or (0.3052,), std=self.std or (0.3760,))
 
     def load(self, split: Split) -> ArraySet:
         """Every split exists."""

@@ -13,6 +13,7 @@ from sslkit.contract.images import ImageSet
 from sslkit.data.file_set import FileSet
 from sslkit.data.image_file import open_regular
 from sslkit.data.parallel import map_chunks
+from sslkit.data.window import as_float
 
 _COMPARING = "comparing test images with training images"
 _CHUNK = 256
@@ -44,8 +45,10 @@ def find_duplicates(train: ImageSet, test: ImageSet) -> Duplicates | None:
     train_keys: Sequence[object]
     test_keys: Sequence[object]
     train_files, test_files = (getattr(images, "source", images) for images in (train, test))  # what the cache has opened
-    if train.pixels is not None and test.pixels is not None:
-        same, train_keys, test_keys = "pixels", _pixel_hashes(train.pixels), _pixel_hashes(test.pixels)
+    mine, its = (getattr(images, "stored", images).pixels for images in (train, test))
+    if mine is not None and its is not None:
+        mine, its = (mine, its) if mine.dtype == its.dtype else (as_float(mine), as_float(its))
+        same, train_keys, test_keys = "pixels", _pixel_hashes(mine), _pixel_hashes(its)
     elif isinstance(train_files, FileSet) and isinstance(test_files, FileSet):
         same, (train_keys, test_keys) = "bytes", _file_keys(train_files, test_files)
     else:
@@ -65,13 +68,14 @@ def _name(images: ImageSet, index: int) -> str:
 
 
 def _pixel_hashes(pixels: Tensor) -> list[bytes]:
-    """(N, C, H, W) uint8 -> N hashes."""
+    """(N, C, H, W) -> N hashes."""
+    return [digest for digests in map_chunks(pixel_hashes, pixels.split(_CHUNK), _COMPARING) for digest in digests]
 
-    def hashes(chunk: Tensor) -> list[bytes]:
-        rows: np.ndarray = chunk.flatten(1).contiguous().numpy()
-        return [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
 
-    return [digest for digests in map_chunks(hashes, pixels.split(_CHUNK), _COMPARING) for digest in digests]
+def pixel_hashes(pixels: Tensor) -> list[bytes]:
+    """(N, C, H, W) of any one type -> N hashes, equal where the pixels are."""
+    rows: np.ndarray = pixels.flatten(1).contiguous().numpy()
+    return [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
 
 
 def _file_keys(train: FileSet, test: FileSet) -> tuple[list[Key | None], list[Key | None]]:

@@ -93,13 +93,28 @@ class FolderScan(dict[Path, Content]):
     What counts is the name: ``SUFFIXES`` in upper or lower case. Files and folders whose names start with a dot are left out. Links
     are followed, except into a folder that they are in, and except links to themselves. What is named like an image and cannot be
     read, or is not a file, is listed: reading it will say so. A folder that cannot be read is a ``DataError``.
+
+    Attributes:
+        suffixes: of the files that are read.
     """
+
+    def __init__(self, more_suffixes: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.suffixes = (*SUFFIXES, *(suffix for suffix in more_suffixes if suffix not in SUFFIXES))
+
+    def holds_images(self, folder: Path) -> bool:
+        """Whether there is an image in a folder, at any depth; the search ends at the first."""
+        with _readable():
+            return any(self._is_read(file.path) for file in _walk(folder, set(), self.suffixes))
+
+    def _is_read(self, name: str) -> bool:
+        return name.lower().endswith(self.suffixes)
 
     def __missing__(self, folder: Path) -> Content:
         images, unread, folders = list[ImageFile](), list[str](), set[str]()
         with counting(f"scanning images in {folder}") as count, _readable():
-            for file in _walk(folder, folders):
-                if _is_read(file.path):
+            for file in _walk(folder, folders, self.suffixes):
+                if self._is_read(file.path):
                     images.append(file)
                 else:
                     unread.append(file.path)
@@ -121,16 +136,6 @@ def find_folders(folder: Path) -> tuple[str, ...]:
         return tuple(sorted(entry.name for entry in _entries(str(folder)) if _is_folder(entry)))
 
 
-def holds_images(folder: Path) -> bool:
-    """Whether there is an image in a folder, at any depth; the search ends at the first."""
-    with _readable():
-        return any(_is_read(file.path) for file in _walk(folder, set()))
-
-
-def _is_read(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
-
-
 @contextmanager
 def _readable() -> Iterator[None]:
     try:
@@ -139,7 +144,7 @@ def _readable() -> Iterator[None]:
         raise DataError(f"{error.filename} cannot be read", found=error.strerror, fix="make it readable or move it away") from error
 
 
-def _walk(root: Path, folders: set[str]) -> Iterator[ImageFile]:
+def _walk(root: Path, folders: set[str], suffixes: tuple[str, ...]) -> Iterator[ImageFile]:
     """All images, also of types that are not read, in the order of the disk; ``folders`` gets the names of the subfolders. With each
     folder go the folders that it is in, against links that go round in circles.
     """
@@ -154,7 +159,7 @@ def _walk(root: Path, folders: set[str]) -> Iterator[ImageFile]:
                 waiting.append((entry.path, f"{prefix}{entry.name}/", above | {identity}))
                 if not prefix:
                     folders.add(entry.name)
-            elif _is_image(entry.name):
+            elif entry.name.lower().endswith(suffixes + OTHER_SUFFIXES):
                 try:
                     num_bytes = entry.stat().st_size
                 except OSError:

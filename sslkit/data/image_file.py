@@ -1,4 +1,4 @@
-"""One image file -> one uint8 tensor, whatever the file's format, colour mode, bit depth and orientation. What libraries warn of while
+"""One image file -> one tensor, whatever the file's format, colour mode, bit depth and orientation. What libraries warn of while
 they decode it names the file: on its own, ``Corrupt EXIF data`` helps nobody.
 """
 
@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from sslkit.contract.errors import DataError
+from sslkit.contract.images import ImageDecoder, ImageHeader
+from sslkit.data.canvas import Canvas, UnfitError
 
 MAX_PIXELS = 178_956_970
 """Where PIL refuses an image as a decompression bomb: 0.7 GB as PIL holds it."""
@@ -25,6 +26,8 @@ SKIP = 'set on_error = "skip" in [data]'
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 """PIL has many more readers, some of which start programs."""
+
+_DECODER = 'set decoder = "tiff" in [data], which needs tifffile: pip install "sslkit[tiff]"'
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -35,41 +38,73 @@ _KINDS = {
 }
 
 
-def decode(path: Path, size: int, color: Literal["rgb", "gray"], *, max_pixels: int = MAX_PIXELS, num_bytes: int | None = None) -> Tensor:
-    """Decode a file, resize its shorter side to ``size`` (bilinear, antialiased) and crop the central square.
+def decode(
+    path: Path, canvas: Canvas, *, decoder: ImageDecoder | None = None, max_pixels: int = MAX_PIXELS, num_bytes: int | None = None
+) -> Tensor:
+    """Decode a file and fit it to the canvas.
 
-    A file of exactly that size keeps its pixels. The EXIF orientation is applied, transparency is laid over white, 16-bit gray is
-    scaled to 8 bits, of several pictures the first is taken, and gray becomes RGB and vice versa (ITU-R BT.601 luma) as ``color`` asks.
+    A file of exactly that size keeps its pixels. The EXIF orientation is applied, and of several pictures the first is taken. Eight-bit
+    pictures are resized by PIL (bilinear, antialiased); transparency is laid over white, and gray becomes RGB and vice versa (ITU-R BT.601
+    luma) as the canvas asks. Images of other types keep their values, and need a window.
 
     Args:
-        path: a JPEG, PNG, WebP, GIF, TIFF or BMP file.
-        size: height and width of the result, in pixels.
-        color: 3 channels or 1.
+        path: a JPEG, PNG, WebP, GIF, TIFF or BMP file, or one that the decoder reads.
+        canvas: size and channels of the result.
+        decoder: reads the files with its suffixes, in place of PIL.
         max_pixels: the limit on width times height of the file, checked in its header, before anything is decoded.
         num_bytes: how long the file was when it was found; None: any length.
 
     Returns:
-        (C, size, size) uint8.
+        (C, H, W) uint8; with a window uint8, uint16 or float32.
 
     Raises:
         DataError: the file is gone, changed, damaged, too large or of another format; the message names it.
     """
-    with open_regular(path, num_bytes) as file, decoding(path):
-        try:
-            image = open_image(path, file, max_pixels)
-            # libjpeg decodes at 1/2, 1/4 or 1/8 for a fraction of the time; twice the size is left for our own filter.
-            image.draft(None, (2 * size, 2 * size))
-            ImageOps.exif_transpose(image, in_place=True)
-            square = _convert(image, "RGB" if color == "rgb" else "L")
-            if square.size != (size, size):
-                # This reads the central square alone: an image of 1,000,000 x 1 pixels takes no more memory than it has pixels.
-                square = ImageOps.fit(square, (size, size), Image.Resampling.BILINEAR)
-        except DataError:
-            raise
-        except Exception as error:  # on a malformed file PIL raises nearly anything, not only OSError
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(f"{path} cannot be decoded ({reason})", fix=f"repair or delete the file, or {SKIP}") from error
-    return torch.from_numpy(np.array(square)).reshape(size, size, -1).permute(2, 0, 1).contiguous()
+    with open_regular(path, num_bytes) as file, _explaining(path):
+        if decoder is not None and path.suffix.lower() in decoder.suffixes:
+            header = decoder.header(file)
+            _check_size(path, header, max_pixels)
+            canvas.check(header.num_chs, header.dtype)
+            file.seek(0)
+            return canvas.place_values(_as_announced(decoder.decode(file), header))
+        image = open_image(path, file, max_pixels)
+        if image.format == "TIFF" and canvas.color is None and _num_chs(image) != canvas.num_chs:
+            raise UnfitError(f"Pillow finds {_num_chs(image)} channels in it, and the data says {canvas.num_chs} bands", _DECODER)
+        if kind := _deep_type(image):
+            canvas.check(_num_chs(image), kind)
+            return canvas.place_values(_deep_values(path, file, image, kind))
+        # libjpeg decodes at 1/2, 1/4 or 1/8 for a fraction of the time; twice the size is left for our own filter.
+        image.draft(None, (2 * max(canvas[:2]),) * 2)
+        ImageOps.exif_transpose(image, in_place=True)
+        if canvas.color is None:
+            return canvas.place_values(_bands(image))
+        return canvas.place(_convert(image, "RGB" if canvas.color == "rgb" else "L"))
+
+
+def read_header(path: Path, *, decoder: ImageDecoder | None = None, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+    """What a file says of its image; the size is that of the file, before its EXIF orientation is applied. Raises as :func:`decode` does."""
+    with open_regular(path) as file, _explaining(path):
+        if decoder is not None and path.suffix.lower() in decoder.suffixes:
+            header = decoder.header(file)
+            _check_size(path, header, max_pixels)
+            return header
+        image = open_image(path, file, max_pixels)
+        return ImageHeader(image.height, image.width, _num_chs(image), _deep_type(image) or "uint8")
+
+
+@contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    """Let errors and warnings name the file."""
+    try:
+        with decoding(path):
+            yield
+    except DataError:
+        raise
+    except UnfitError as error:
+        raise DataError(f"{path}: {error}", fix=error.fix) from error
+    except Exception as error:  # on a malformed file PIL raises nearly anything, not only OSError
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path} cannot be decoded ({reason})", fix=f"repair or delete the file, or {SKIP}") from error
 
 
 def open_regular(path: Path, num_bytes: int | None = None) -> BinaryIO:
@@ -105,6 +140,7 @@ def open_image(path: Path, file: BinaryIO, max_pixels: int) -> ImageFile.ImageFi
     larger. Where the header is damaged or of another format, PIL raises nearly anything.
     """
     Image.init()  # fills Image.OPEN, once
+    file.seek(0)
     start = file.read(16)
     file.seek(0)
     if not start:
@@ -115,8 +151,17 @@ def open_image(path: Path, file: BinaryIO, max_pixels: int) -> ImageFile.ImageFi
     try:
         image = Image.OPEN[kind][0](file, "")  # of several pictures in one file it shows the first
     except SyntaxError as error:  # PIL's way to say so, with whatever struct or zlib found
+        if kind == "TIFF" and any(
+            words in str(error) for words in ("unknown pixel mode", "samples per pixel")
+        ):  # many bands, several channels of 16 bits ...
+            raise UnfitError("it is a TIFF file of a kind that Pillow does not read", _DECODER) from error
         raise ValueError(f"damaged {kind} header") from error
-    width, height = image.size
+    _check_size(path, ImageHeader(image.height, image.width, 0, ""), max_pixels)
+    return image
+
+
+def _check_size(path: Path, header: ImageHeader, max_pixels: int) -> None:
+    height, width = header[:2]
     if width * height > max_pixels:
         raise DataError(
             f"{path} is too large",
@@ -124,19 +169,58 @@ def open_image(path: Path, file: BinaryIO, max_pixels: int) -> ImageFile.ImageFi
             allowed=f"{max_pixels:,} pixels, max_pixels in [data]",
             fix=f"raise max_pixels if you trust the file, delete it, or {SKIP}",
         )
-    return image
+
+
+def _as_announced(values: np.ndarray, header: ImageHeader) -> np.ndarray:
+    found = ImageHeader(*values.shape[1:], values.shape[0], str(values.dtype)) if values.ndim == 3 else values.shape
+    if found != header:
+        raise ValueError(f"its header announces {tuple(header)}, and its pixels are {tuple(found)}")
+    return values
+
+
+def _deep_type(image: ImageFile.ImageFile) -> str:
+    """The type of pixels that are no 8-bit numbers; empty where they are."""
+    if image.mode == "F":
+        return "float32"
+    if image.mode.startswith("I"):
+        return "uint16" if ";16" in image.mode else "int32"
+    # PIL has no mode for 16 bits in several channels, and would drop the lower eight.
+    raw = image.tile[0][3] if image.tile else ""
+    return "uint16" if isinstance(raw, str) and ";16" in raw and image.mode not in ("1", "P") else ""
+
+
+def _num_chs(image: ImageFile.ImageFile) -> int:
+    """Channels of the file. Of gray with transparency in 16 bits PIL makes RGBA."""
+    if image.tile and str(image.tile[0][3]).startswith("LA;16"):
+        return 2
+    return 3 if image.mode == "P" else len(image.getbands())
+
+
+def _deep_values(path: Path, file: BinaryIO, image: ImageFile.ImageFile, kind: str) -> np.ndarray:
+    """(C, H, W) pixels that are no 8-bit numbers."""
+    if _num_chs(image) > 1:
+        if image.format != "PNG" or _num_chs(image) == 2:
+            raise UnfitError(f"it has {_num_chs(image)} channels of 16 bits, which are not read of a {image.format} file", _DECODER)
+        # Of each number PIL keeps one of the two bytes: the first, and, told that they are in the other order, the second.
+        halves = [image, open_image(path, file, MAX_PIXELS)]
+        for half, order in zip(halves, "BL", strict=True):
+            half.tile = [(*tile[:3], f"{image.mode};16{order}") for tile in half.tile]  # pyright: ignore[reportAttributeAccessIssue] - a tile is a tuple
+            ImageOps.exif_transpose(half, in_place=True)
+        high, low = (np.asarray(half).astype(np.uint16) for half in halves)
+        return ((high << 8) | low).transpose(2, 0, 1)
+    ImageOps.exif_transpose(image, in_place=True)
+    return np.asarray(image)[None].astype(kind)
+
+
+def _bands(image: Image.Image) -> np.ndarray:
+    """The channels of an 8-bit picture as they are, (C, H, W); those of a palette are RGB."""
+    pixels = np.array(image.convert("L") if image.mode == "1" else image.convert("RGB") if image.mode == "P" else image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _convert(image: Image.Image, mode: Literal["RGB", "L"]) -> Image.Image:
     """To 8-bit RGB or gray."""
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, of which none is known to be white")
-    if image.mode.startswith("I"):  # 16 bits: PIL's own conversion would clip at 255. 65535 = 255 * 257.
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"its pixels do not fit into 16 bits: {values.min()} to {values.max()}")
-        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
-    elif image.has_transparency_data:
+    if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image if image.mode == mode else image.convert(mode)

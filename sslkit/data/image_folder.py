@@ -3,20 +3,21 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from typing_extensions import override
 
 from sslkit.contract.errors import DataError, OptionError
-from sslkit.contract.images import Dataset, ImageSpec, Split
-from sslkit.data.arrays import check_statistics
+from sslkit.contract.images import Dataset, ImageDecoder, ImageSpec, Split
+from sslkit.data.arrays import check_display, check_statistics, check_window
+from sslkit.data.canvas import Fit
 from sslkit.data.file_set import FileSet
 from sslkit.data.folder_scan import first_folder
-from sslkit.data.image_file import MAX_PIXELS
+from sslkit.data.image_file import MAX_PIXELS, read_header
 from sslkit.data.layout import Layout, find_layout
 
 MAX_SIDE = 8192
@@ -31,7 +32,7 @@ IMAGENET = {  # mean and std; gray: the luma of the means, and of the deviations
 @final
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder(Dataset):
-    """JPEG, PNG, WebP, GIF, TIFF and BMP files in a folder, in one of two layouts. Hidden files are left alone.
+    """JPEG, PNG, WebP, GIF, TIFF and BMP files in a folder, and what a decoder reads, in one of two layouts. Hidden files are left alone.
 
     With a subfolder ``train`` or ``unlabeled``, subfolders are splits, in upper or lower case:
 
@@ -53,9 +54,15 @@ class ImageFolder(Dataset):
 
     Attributes:
         root: the folder.
-        image_size: height and width in pixels: the shorter side is resized to it, and the central square is cut out. Files that have
-            this size keep their pixels.
-        color: what files are converted to.
+        image_size: of the canvas that files are decoded to, in pixels: the side of a square, or height and width. Files that have this size
+            keep their pixels. Crops of a larger canvas are views, made on the compute device.
+        color: what files are converted to; ``bands`` are taken as they are, as many as ``mean`` and ``std`` have, which must be stated.
+        fit: what happens to a file of another shape: ``crop`` resizes it until it covers the canvas, and cuts out the centre; ``pad`` resizes
+            it until all of it is on the canvas, between black margins; ``stretch`` distorts it.
+        window: the pixel values that become 0 and 1, ``[0, 65535]`` or ``[-1000, 400]``. Images of 16 bits and of floating-point numbers need
+            one, and keep their values until they are on the compute device; 8-bit images take part.
+        display: the channels to draw in reports as red, green and blue, or the only one; by default the first three, or of fewer the first.
+        decoder: reads the files with its suffixes, ``tiff`` for example TIFF files of many bands.
         train: the folder of the training images below ``root``; ``"."`` is ``root`` itself, with class folders of any name. None: by name.
         test: the folder of the test images. None: by name.
         unlabeled: the folder of images for pretraining. None: by name.
@@ -72,8 +79,12 @@ class ImageFolder(Dataset):
     """
 
     root: str
-    image_size: int = 224
-    color: Literal["rgb", "gray"] = "rgb"
+    image_size: int | tuple[int, int] = 224
+    color: Literal["rgb", "gray", "bands"] = "rgb"
+    fit: Fit = "crop"
+    window: tuple[float, float] | None = None
+    display: tuple[int, ...] = ()
+    decoder: ImageDecoder | None = None
     train: str | None = None
     test: str | None = None
     unlabeled: str | None = None
@@ -86,20 +97,55 @@ class ImageFolder(Dataset):
     def __post_init__(self) -> None:
         if not self.root:
             raise OptionError("root", "must be a folder", found=self.root)
-        if self.image_size < 1:
+        if min(self._canvas) < 1:
             raise OptionError("image_size", "must be positive", found=self.image_size, allowed="1 pixel or more")
-        if self.image_size > MAX_SIDE:
+        if max(self._canvas) > MAX_SIDE:
             raise OptionError("image_size", "is too large", found=self.image_size, allowed=f"at most {MAX_SIDE:,} pixels")
         if not 0 <= self.val_fraction < 1:
             raise OptionError("val_fraction", "must be a part of the images", found=self.val_fraction, allowed="0 <= val_fraction < 1")
         if self.max_pixels < 1:
             raise OptionError("max_pixels", "must be positive", found=self.max_pixels, allowed="1 pixel or more")
-        check_statistics(len(IMAGENET[self.color][0]), self.mean, self.std)
+        num_chs = len(IMAGENET[self.color][0]) if self.color != "bands" else None if self.mean is None else len(self.mean)
+        if num_chs is not None:
+            check_statistics(num_chs, self.mean, self.std)
+        check_display(num_chs, self.display)
+        check_window(self.window)
 
     def image(self) -> ImageSpec:
-        """Squares of ``image_size``."""
-        mean, std = IMAGENET[self.color]
-        return ImageSpec(self.image_size, self.image_size, self.color, self.mean or mean, self.std or std)
+        """The canvas; an ``OptionError`` where there are bands whose mean and std are not stated."""
+        if self.color != "bands":
+            mean, std = IMAGENET[self.color]
+            return ImageSpec(*self._canvas, self.color, self.mean or mean, self.std or std)
+        for option, values in (("mean", self.mean), ("std", self.std)):
+            if values is None:
+                fix = "`sslkit data stats` measures it"
+                raise OptionError(option, 'missing; required with color = "bands"', allowed="one value in [0, 1] per band", fix=fix)
+        return ImageSpec(*self._canvas, None, self.mean or (), self.std or ())
+
+    def measurable(self) -> "ImageFolder":
+        """The same images as they are in their files, read without what a measurement is to find out: window, number of bands, bad files."""
+        changes: dict[str, Any] = {"on_error": "stop", "window": self.window or (0.0, 1.0)}
+        if self.color == "bands":
+            known = self.mean or self.std
+            half = (0.5,) * (len(known) if known else self._num_bands())
+            changes |= {"mean": half, "std": half}
+        return replace(self, **changes)
+
+    def _num_bands(self) -> int:
+        """Of the first file whose header can be read."""
+        folder, first = self._layout.pretrain, None
+        self._layout.check_images(folder)
+        for file in self._layout.scan[folder].images:
+            try:
+                return read_header(folder / file.path, decoder=self.decoder, max_pixels=self.max_pixels).num_chs
+            except DataError as error:
+                first = first or error
+        assert first is not None
+        raise first
+
+    @property
+    def _canvas(self) -> tuple[int, int]:
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
     def load(self, split: Split) -> FileSet | None:
         """List the files of a split; with ``on_error = "skip"`` also decode them all once.
@@ -134,7 +180,8 @@ class ImageFolder(Dataset):
     @cached_property
     def _layout(self) -> Layout:
         named = {kind: name for kind in ("train", "test", "unlabeled") if (name := getattr(self, kind)) is not None}
-        layout = find_layout(Path(os.path.expanduser(self.root)).absolute(), named)  # noqa: PTH111 - a user that does not exist is no error here
+        suffixes = () if self.decoder is None else self.decoder.suffixes
+        layout = find_layout(Path(os.path.expanduser(self.root)).absolute(), named, suffixes)  # noqa: PTH111 - a user that does not exist is no error here
         if not (self.val_fraction and layout.test and layout.classes) or self.test or layout.has_labels(layout.test):
             return layout
         beside = (layout.test,) if layout.scan[layout.test].images else ()
@@ -147,9 +194,11 @@ class ImageFolder(Dataset):
 
     def _open(self, folder: Path, classes: tuple[str, ...], *, held_out: bool | None = None) -> FileSet:
         """The images of a folder; where some of them are held out, those or the others. None: the test split has a folder."""
-        layout, files, spec = self._layout, self._layout.scan[folder].images, self.image()
+        layout, files = self._layout, self._layout.scan[folder].images
+        how = {"max_pixels": self.max_pixels, "fit": self.fit, "window": self.window, "display": self.display, "decoder": self.decoder}
+        make = partial(FileSet, folder, image=self.image(), **how)
         if self.on_error == "skip" and folder not in self._undecodable:
-            self._undecodable[folder] = FileSet(folder, files, spec, max_pixels=self.max_pixels).undecodable()
+            self._undecodable[folder] = make(files).undecodable()
         bad = self._undecodable.get(folder, frozenset())
         good = [file for file in files if file.path not in bad] if bad else files
         if not good:
@@ -167,7 +216,7 @@ class ImageFolder(Dataset):
         number = {name: label for label, name in enumerate(classes)}
         labels = torch.tensor([number[first_folder(file.path)] for file in good]) if classes else None
         notes = tuple(layout.notes(folder))
-        return FileSet(folder, good, spec, labels=labels, classes=classes, skipped=tuple(skipped), notes=notes, max_pixels=self.max_pixels)
+        return make(good, labels=labels, classes=classes, skipped=tuple(skipped), notes=notes)
 
 
 def _held_out(paths: Sequence[str], fraction: float, *, by_class: bool) -> set[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sslkit.contract.errors import DataError, OptionError, did_you_mean, some
-from sslkit.data.folder_scan import SUFFIXES, FolderScan, find_folders, first_folder, holds_images
+from sslkit.data.folder_scan import FolderScan, find_folders, first_folder
 from sslkit.data.validation import same_class
 
 KINDS = {
@@ -50,7 +50,9 @@ class Layout(NamedTuple):
         content = self.scan[folder]
         if not content.images:
             instead = f" of a type that is read, but {content.unread[0]}" if content.unread else ""
-            raise DataError(f"{folder} holds no images{instead}", allowed=f"files that end in {', '.join(SUFFIXES)}, at any depth")
+            raise DataError(
+                f"{folder} holds no images{instead}", allowed=f"files that end in {', '.join(self.scan.suffixes)}, at any depth"
+            )
 
     def check_labels(self) -> None:
         """Refuse training images whose folders are nearly classes, because whoever made them meant labels."""
@@ -60,7 +62,7 @@ class Layout(NamedTuple):
         content = self.scan[self.train]
         if lost := next((path for path in content.unread if first_folder(path) not in ("", *content.filled)), None):
             problem = f"{self.train / first_folder(lost)} holds no images that are read, but {self.train / lost}"
-            raise DataError(problem, allowed=SUFFIXES, fix="convert its images")
+            raise DataError(problem, allowed=self.scan.suffixes, fix="convert its images")
         if len(content.filled) == 1 and content.filled[0]:
             fix = "an evaluation needs two classes or more, each in a folder of its own"
             raise DataError(f"{self.train} has one class folder only: {content.filled[0]}", fix=fix)
@@ -99,14 +101,15 @@ class Layout(NamedTuple):
         return f"{folder / stray} is beside folders of images, so these are not classes"
 
 
-def find_layout(root: Path, named: Mapping[str, str]) -> Layout:
+def find_layout(root: Path, named: Mapping[str, str], more_suffixes: Sequence[str] = ()) -> Layout:
     """Find the splits and classes in a folder; :class:`~sslkit.data.image_folder.ImageFolder` has the rules.
 
-    ``named`` holds the folders of ``train``, ``test`` and ``unlabeled`` that the user has named, relative to ``root``.
+    ``named`` holds the folders of ``train``, ``test`` and ``unlabeled`` that the user has named, relative to ``root``; ``more_suffixes``
+    are those of files that a decoder reads.
     """
     if not os.path.isdir(root):  # noqa: PTH112 - a name too long for a folder is none, where Path raises
         raise DataError(f"{root} is not a folder", fix="set root in [data] to the folder of the images")
-    scan, folders = FolderScan(), find_folders(root)
+    scan, folders = FolderScan(more_suffixes), find_folders(root)
     chosen = {kind: root / name for kind, name in named.items()}
     for kind, folder in chosen.items():
         if not os.path.isdir(folder):  # noqa: PTH112
@@ -115,7 +118,7 @@ def find_layout(root: Path, named: Mapping[str, str]) -> Layout:
     found: dict[str, Path] = {}
     if chosen.get("train") != root:
         named_kinds = {*chosen, *(("val",) if "test" in chosen else ())}
-        found = {kind: folder for kind in KINDS if kind not in named_kinds and (folder := _only(root, kind, folders)) is not None}
+        found = {kind: folder for kind in KINDS if kind not in named_kinds and (folder := _only(root, kind, folders, scan)) is not None}
     if not chosen:
         _check_unambiguous(root, [*found], folders, scan)
     splits = {**found, **chosen}
@@ -136,15 +139,15 @@ def find_layout(root: Path, named: Mapping[str, str]) -> Layout:
     test = tests[0] if tests else None
     taken = [folder for folder in (train, unlabeled, test) if folder]
     others = [] if train == root else [root / name for name in folders]
-    beside = [other for other in others if not any(folder.is_relative_to(other) for folder in taken) and holds_images(other)]
+    beside = [other for other in others if not any(folder.is_relative_to(other) for folder in taken) and scan.holds_images(other)]
     return layout._replace(test=test, left_out=tuple(beside))
 
 
-def _only(root: Path, kind: str, folders: Sequence[str]) -> Path | None:
+def _only(root: Path, kind: str, folders: Sequence[str], scan: FolderScan) -> Path | None:
     """The folder of one split. Where there are two of them, the one that holds images."""
     names = [name for name in folders if KIND_OF.get(name.lower()) == kind]
     if len(names) > 1:
-        names = [name for name in names if holds_images(root / name)] or names[:1]
+        names = [name for name in names if scan.holds_images(root / name)] or names[:1]
     if len(names) > 1:
         option = "test" if kind == "val" else kind
         choices = " or ".join(f'{option} = "{name}"' for name in names)
@@ -156,7 +159,7 @@ def _check_unambiguous(root: Path, kinds: Sequence[str], folders: Sequence[str],
     """Refuse a folder whose subfolders may be splits or classes: either way, the wrong guess gives results that mean something else."""
     others = [name for name in folders if name.lower() not in KIND_OF]
     if kinds in (["train"], ["unlabeled"]):
-        beside = [name for name in others if holds_images(root / name)]
+        beside = [name for name in others if scan.holds_images(root / name)]
         if beside:
             split = next(name for name in folders if KIND_OF.get(name.lower()) == kinds[0])
             raise DataError(

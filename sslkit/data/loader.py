@@ -15,7 +15,9 @@ from sslkit.contract.blame import blaming
 from sslkit.contract.events import warn
 from sslkit.contract.images import Augment, Batch, ImageSet
 from sslkit.data.augment import augment
+from sslkit.data.cache import as_stored, max_bytes
 from sslkit.data.image_file import naming_files
+from sslkit.data.window import in_window, take
 from sslkit.data.workers import Decoders, describe_shared_memory, end_idle, num_fitting_workers, why_not_elsewhere
 
 _num_workers: ContextVar[int | Literal["auto"]] = ContextVar("num_workers", default="auto")
@@ -41,7 +43,7 @@ class Loader:
     """Draws batches from one image set. Workers that decode them stay from one epoch to the next.
 
     Args:
-        images: where they come from.
+        images: where they come from. What they hold as it is stored is sent to the device, and scaled to its window there.
         batch_size: images a batch, where nothing else is said; the last one may be smaller.
         device: where batches end up.
         options: the augmentation of training batches.
@@ -63,7 +65,9 @@ class Loader:
         self.options = Augment() if options is None else options
         self._wanted = num_workers
         self._decoders: Decoders | None = None
-        self._pixels = images.pixels.to(device) if images.pixels is not None and _fits(images.pixels, device) else None
+        self._stored = as_stored(images)
+        pixels = self._stored.pixels
+        self._pixels = pixels.to(device) if pixels is not None and _fits(pixels, device) else None
 
     @property
     def num_images(self) -> int:
@@ -87,38 +91,39 @@ class Loader:
             generator: on the device, drives the augmentation; None: images as they are.
         """
         chunks = order.split(self.batch_size if sizes is None else list(sizes))[start:]
-        for batch in self._decoded(chunks) if self._pixels is None else self._resident(chunks, self._pixels):
+        for images, indices in self._decoded(chunks) if self._pixels is None else self._resident(chunks, self._pixels):
+            batch = Batch(in_window(images, self._stored.window), indices)
             yield batch if generator is None else batch._replace(images=augment(batch.images, self.options, generator))
 
     def in_order(self) -> Iterator[Batch]:
         """Every image once, in index order, not augmented."""
         return self.batches(torch.arange(self.num_images))
 
-    def _resident(self, chunks: Sequence[Tensor], pixels: Tensor) -> Iterator[Batch]:
+    def _resident(self, chunks: Sequence[Tensor], pixels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         if not chunks:
             return
         order = torch.cat(tuple(chunks)).to(self.device)  # sent once: a GPU that is sent each batch's indices waits each time
         for indices in order.split([len(chunk) for chunk in chunks]):
-            yield Batch(pixels[indices], indices)
+            yield take(pixels, indices), indices
 
-    def _decoded(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
+    def _decoded(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Workers only decode; what is random happens here, in order, so their number changes nothing."""
         pinned = self.device.type == "cuda" and self._num_workers > 0
         for decoded in self._decoded_by_workers(chunks) if self._num_workers else self._read(chunks):
             # Of pinned memory alone: torch keeps that from being used again before the copy is done.
             images, indices = (tensor.to(self.device, non_blocking=pinned) for tensor in decoded)
-            yield Batch(images, indices)
+            yield images, indices
 
     def _read(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         for chunk in chunks:
             with blaming("reading images"), naming_files():
-                images = self.images.read(chunk.tolist())
+                images = self._stored.read(chunk.tolist())
             yield images, chunk
 
     def _decoded_by_workers(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         decoders, self._decoders = self._decoders, None  # a second pass at the same time has workers of its own
         if decoders is None or decoders.ended.is_set():
-            decoders = Decoders(self.images, num_workers=self._num_workers, device=self.device)
+            decoders = Decoders(self._stored, num_workers=self._num_workers, device=self.device)
             weakref.finalize(self, decoders.end)
         try:
             yield from decoders.decode(chunks)
@@ -127,7 +132,7 @@ class Loader:
 
     @cached_property
     def _num_workers(self) -> int:
-        return choose_num_workers(self.images, self.batch_size, self._wanted)
+        return choose_num_workers(self._stored, self.batch_size, self._wanted)
 
 
 def choose_num_workers(images: ImageSet, batch_size: int, wanted: int | None) -> int:
@@ -139,7 +144,7 @@ def choose_num_workers(images: ImageSet, batch_size: int, wanted: int | None) ->
     if number and (why := why_not_elsewhere(images)):
         warn(f"images are decoded in the run's own process, which is slower: {why}")
         return 0
-    batch_bytes = min(batch_size, len(images)) * images.image.num_chs * images.image.height * images.image.width
+    batch_bytes = min(batch_size, len(images)) * max_bytes(images)
     fitting = num_fitting_workers(batch_bytes)
     if number <= fitting:
         return number

@@ -21,7 +21,7 @@ from numpy.exceptions import VisibleDeprecationWarning
 
 from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.images import Dataset, ImageSpec, Split
-from sslkit.data.arrays import ArraySet
+from sslkit.data.arrays import ArraySet, check_statistics
 
 DIGITS = tuple("0123456789")
 
@@ -49,10 +49,14 @@ class TorchvisionSet(Dataset):
     Attributes:
         root: the folder of the files; by default the environment variable ``SSLKIT_DATA``, else ``~/.cache/sslkit``.
         download: fetch what is missing. An archive that is there already is unpacked even without.
+        mean: per channel, of values in [0, 1]; by default the well-known one.
+        std: per channel, the same.
     """
 
     root: str | None = None
     download: bool = True
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     spec: ClassVar[ImageSpec]
     sizes: ClassVar[dict[Split, int]]
@@ -61,6 +65,7 @@ class TorchvisionSet(Dataset):
     def __post_init__(self) -> None:
         if self.root == "":
             raise OptionError("root", "must be a folder", found=self.root, fix="leave it out for the default")
+        check_statistics(self.spec.num_chs, self.mean, self.std)
 
     @abstractmethod
     def files(self) -> Files:
@@ -84,8 +89,8 @@ class TorchvisionSet(Dataset):
 
     @final
     def image(self) -> ImageSpec:
-        """Size, colour, and the well-known statistics of the training images."""
-        return self.spec
+        """Size, colour, and the well-known statistics of the training images, where no others are stated."""
+        return self.spec._replace(mean=self.mean or self.spec.mean, std=self.std or self.spec.std)
 
     @final
     def available(self) -> bool:
@@ -107,7 +112,7 @@ class TorchvisionSet(Dataset):
             problem, allowed = f"{type(self).__name__}: {split} is incomplete", f"{self.sizes[split]} images"
             raise DataError(problem, found=len(pixels), allowed=allowed, fix=self._afresh())
         tensors = torch.from_numpy(np.ascontiguousarray(pixels)), torch.as_tensor(labels, dtype=torch.int64)
-        images = ArraySet(tensors[0], self.spec, labels=tensors[1], classes=classes)
+        images = ArraySet(tensors[0], self.image(), labels=tensors[1], classes=classes)
         return images.without_labels() if split == "pretrain" else images
 
     def _afresh(self) -> str:

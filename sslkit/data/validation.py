@@ -1,15 +1,19 @@
 """What a dataset hands over, whoever wrote it, made into what the contract says; what cannot be is a ``DataError`` that begins with where."""
 
+import math
 import unicodedata
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sslkit.contract.errors import DataError
-from sslkit.contract.images import Color, ImageSet, ImageSpec
+from sslkit.contract.images import CHANNELS, ImageSet, ImageSpec, Window
+
+STORED = (torch.uint8, torch.uint16, torch.float32)
+"""Types of pixels that have a window."""
 
 
 def valid_spec(image: object, where: str) -> ImageSpec:
@@ -19,18 +23,19 @@ def valid_spec(image: object, where: str) -> ImageSpec:
     sides = (image.height, image.width)
     if not all(isinstance(side, int) and side > 0 for side in sides):
         raise DataError(f"{where}: height and width must be pixels", found=sides, allowed="positive integers")
-    if image.color not in get_args(Color):
-        raise DataError(f"{where}: color is not known", found=image.color, allowed=get_args(Color))
+    if image.color is not None and image.color not in CHANNELS:
+        raise DataError(f"{where}: color is not known", found=image.color, allowed=(*CHANNELS, "None, for bands"))
+    num_chs = CHANNELS.get(image.color or "") or (len(image.mean) if isinstance(image.mean, Sequence) else 0)
     statistics = {}
     for name, values, interval in (("mean", image.mean, "[0, 1]"), ("std", image.std, "(0, 1]")):
-        allowed = f"{image.num_chs} in {interval}, one per channel"
+        allowed = f"{num_chs or 'numbers'} in {interval}, one per channel"
         try:
             statistics[name] = tuple(float(value) for value in values)
         except (TypeError, ValueError) as error:
             raise DataError(f"{where}: {name} must be numbers", found=values, allowed=allowed) from error
         within = all(0 <= value <= 1 and (name == "mean" or value > 0) for value in statistics[name])
-        if len(statistics[name]) != image.num_chs or not within:
-            raise DataError(f"{where}: {name} does not fit {image.color} images", found=statistics[name], allowed=allowed)
+        if len(statistics[name]) != num_chs or not num_chs or not within:
+            raise DataError(f"{where}: {name} does not fit {image.meaning}", found=statistics[name], allowed=allowed)
     return image._replace(**statistics)
 
 
@@ -91,16 +96,41 @@ def valid_fingerprint(images: ImageSet, where: str) -> str:
     return fingerprint
 
 
-def valid_pixels(pixels: Any, num_images: int, image: ImageSpec, where: str) -> Tensor:
-    """Decoded images: (num_images, C, H, W) uint8 on the CPU, of the size and colour that ``image`` says."""
+def valid_pixels(pixels: Any, num_images: int, image: ImageSpec, where: str, *, window: Window | None = None) -> Tensor:
+    """Decoded images: (num_images, C, H, W) on the CPU, of the size and colour that ``image`` says, and of a type that may be stored."""
     expected = (num_images, image.num_chs, image.height, image.width)
-    if isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and tuple(pixels.shape) == expected and pixels.device.type == "cpu":
+    dtypes = (torch.uint8,) if window is None else STORED
+    if isinstance(pixels, Tensor) and pixels.dtype in dtypes and tuple(pixels.shape) == expected and pixels.device.type == "cpu":
         return pixels
     if isinstance(pixels, Tensor):
         found = f"{pixels.dtype} {tuple(pixels.shape)}" + (f" on {pixels.device}" if pixels.device.type != "cpu" else "")
     else:
         found = f"{type(pixels).__name__} {getattr(pixels, 'shape', '')}".strip()
-    raise DataError(f"{where} must be a tensor of pixels", found=found, allowed=f"torch.uint8 {expected} on the CPU")
+    fix = "state the window of their values" if isinstance(pixels, Tensor) and pixels.dtype in STORED[1:] and window is None else ""
+    raise DataError(
+        f"{where} must be a tensor of pixels", found=found, allowed=f"{' or '.join(map(str, dtypes))} {expected} on the CPU", fix=fix
+    )
+
+
+def valid_window(window: Any, where: str) -> Window | None:
+    """Two finite numbers, the first below the second, or None."""
+    if window is None:
+        return None
+    try:
+        low, high = map(float, window)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: window must be two numbers", found=window, allowed="(low, high)") from error
+    if not (-math.inf < low < high < math.inf):
+        raise DataError(f"{where}: window must be two numbers, the smaller one first", found=(low, high))
+    return low, high
+
+
+def valid_display(display: Any, image: ImageSpec, where: str) -> tuple[int, ...]:
+    """The channels to draw: none, one or three of those that there are."""
+    chosen = tuple(display) if isinstance(display, Sequence) else None
+    if chosen is None or len(chosen) not in (0, 1, 3) or not all(type(index) is int and 0 <= index < image.num_chs for index in chosen):
+        raise DataError(f"{where}: display must be one channel or three", found=display, allowed=f"0 to {image.num_chs - 1}")
+    return chosen
 
 
 def valid_paths(paths: Any, name: str, where: str) -> tuple[str, ...]:

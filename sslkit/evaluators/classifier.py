@@ -5,20 +5,21 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from sslkit.contract.backbone import Backbone
+from sslkit.contract.classification import classify
 from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.images import Batch, LabeledData
-from sslkit.contract.objective import Classified, Mean, Objective, Prediction, StepOutput, TrainContext
+from sslkit.contract.objective import Classified, Objective, Step, StepOutput, TrainContext
 from sslkit.data.loader import Loader
 from sslkit.evaluators.feature_cache import FeatureBank, FrozenTrunk
 from sslkit.evaluators.heads import Head, HeadKind, build_head, feature_shapes
+from sslkit.evaluators.views import ClassifierOptions, ViewOptions, seen
 from sslkit.training.checkpoints import Checkpoints, identity_of
 from sslkit.training.fit import fit
-from sslkit.training.options import TrainingOptions
 from sslkit.training.seeds import derive_seed, global_seed
+from sslkit.views.view import View
 
 
 class Fitted(NamedTuple):
@@ -45,8 +46,6 @@ class Classifier(Objective):
     ``subset`` of the training images, (M,) int64, is repeated or drawn from to have ``images_per_epoch``.
     """
 
-    heldout_phase = "main"
-
     def __init__(
         self,
         backbone: Backbone,
@@ -54,12 +53,15 @@ class Classifier(Objective):
         data: LabeledData,
         *,
         frozen: FrozenFeatures | None = None,
+        views: ViewOptions | None = None,
         subset: Tensor | None = None,
         images_per_epoch: int | None = None,
     ) -> None:
         super().__init__(backbone)
         self.heads = nn.ModuleDict(heads)
         self._kept = frozen or FrozenFeatures()
+        views = views or ViewOptions()
+        self._views = {train: views.view(train=train) for train in (True, False)}
         if frozen is not None:
             self.frozen = ("backbone",)
         backbone.requires_grad_(frozen is None)
@@ -69,15 +71,16 @@ class Classifier(Objective):
         self.register_buffer("test_labels", _labels(data.test.labels), persistent=False)
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
-        """The images as they are, (N, C, H, W) uint8, or ``features.<layer>`` of each head, (N, ...); and their labels, (N,) int64."""
+        """The images, (N, C, H, W), through their view where they have one, or ``features.<layer>`` of each head, (N, ...); and their labels, (N,) int64."""
         labels = self.get_buffer("train_labels" if train else "test_labels")
         bank = self._kept.train if train else self._kept.test
         if bank is None:
-            return {"images": batch.images, "labels": labels[batch.indices]}
+            view = self._views[train]
+            return {"images": batch.images if view is None else view(batch.images, generator), "labels": labels[batch.indices]}
         features = {f"features.{layer}": features for layer, features in bank.features(batch.indices).items()}
         return {**features, "labels": labels[bank.images_of(batch.indices)]}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         """Sum of the heads' cross-entropies, which do not touch each other under a frozen backbone; ``<layer>.top1`` of each."""
         layers = list(self.heads.keys())  # torch 2.6 cannot trace a list of the ModuleDict itself
         if "images" in views:
@@ -85,14 +88,10 @@ class Classifier(Objective):
             condensed = {layer: self._head(layer).condense(features[layer]) for layer in layers}
         else:
             condensed = {layer: views[f"features.{layer}"] for layer in layers}
-        labels = views["labels"]
-        losses, metrics, predictions = [], {}, {}
-        for layer in layers:
-            logits = self._head(layer).classify(condensed[layer])
-            losses.append(F.cross_entropy(logits, labels))
-            metrics[f"{layer}.top1"] = Mean.of(100.0 * (logits.argmax(dim=1) == labels))
-            predictions[layer] = Prediction(logits.detach(), labels)
-        return StepOutput(torch.stack(losses).sum(), metrics, predictions)
+        outputs = [classify(self._head(layer).classify(condensed[layer]), views["labels"], layer) for layer in layers]
+        metrics = {name: mean for output in outputs for name, mean in output.metrics.items()}
+        predictions = {name: prediction for output in outputs for name, prediction in output.predictions.items()}
+        return StepOutput(torch.stack([output.loss for output in outputs]).sum(), metrics, predictions)
 
     def epoch_indices(self, context: TrainContext) -> Tensor | None:
         """Few labels: the subset repeated, so that an epoch has as many steps as one over all images.
@@ -114,7 +113,7 @@ def fit_classifier(
     backbone: Backbone,
     heads: Mapping[str, Head],
     data: LabeledData,
-    training: TrainingOptions,
+    training: ClassifierOptions,
     context: RunContext,
     *,
     freeze: bool,
@@ -133,7 +132,7 @@ def fit_classifier(
     if freeze:
         trunk = trunk or FrozenTrunk(backbone, heads, data, training, context, subsets=[subset], images_per_epoch=images_per_epoch)
         frozen = FrozenFeatures(trunk.train(subset), trunk.test)
-    objective = Classifier(backbone, heads, data, frozen=frozen, subset=subset, images_per_epoch=images_per_epoch)
+    objective = Classifier(backbone, heads, data, frozen=frozen, views=training, subset=subset, images_per_epoch=images_per_epoch)
     train = (frozen and frozen.train) or Loader(data.train, batch_size=training.batch_size, device=context.device, options=training.augment)
     test = (frozen and frozen.test) or Loader(data.test, batch_size=training.batch_size, device=context.device)
     checkpoints = Checkpoints(context, identity_of(objective, train, training, context)) if metrics_only else None
@@ -188,25 +187,34 @@ def few_classes(classified: Classified) -> tuple[int, int] | None:
 
 
 def build_heads(
-    kind: HeadKind, layers: Sequence[str], backbone: Backbone, data: LabeledData, context: RunContext, *, width: int | None = None
+    kind: HeadKind,
+    layers: Sequence[str],
+    backbone: Backbone,
+    data: LabeledData,
+    context: RunContext,
+    *,
+    width: int | None = None,
+    view: View | None = None,
 ) -> dict[str, Head]:
-    """A head for each layer, initialised from the context's own seed."""
-    shapes = feature_shapes(backbone, layers, data.train.image)
+    """A head for each layer, for what ``view`` makes of the training images, initialised from the context's own seed."""
+    image = seen(view, data.train.image)
+    shapes = feature_shapes(backbone, layers, image)
     heads = {}
     for layer in layers:
         with global_seed(derive_seed(context.seed, context.stage, context.part, "head", layer)):
-            heads[layer] = build_head(kind, backbone.layer(layer), shapes[layer], data.train.image, data.num_classes, width=width)
+            heads[layer] = build_head(kind, backbone.layer(layer), shapes[layer], image, data.num_classes, width=width)
     return heads
 
 
 def check_classifier(
-    option: str, layers: Sequence[str], head: HeadKind, training: TrainingOptions, backbone: Backbone, data: LabeledData
+    option: str, layers: Sequence[str], head: HeadKind, training: ClassifierOptions, backbone: Backbone, data: LabeledData
 ) -> None:
     """Refuse layers, named by ``option``, that the head cannot take, and options that it cannot be trained with."""
     check_layers(option, layers, backbone)
     for layer in layers:
         if head == "conv" and backbone.layer(layer).kind == "vector":
             raise OptionError(option, "a convolution needs a map or tokens, and this layer is a vector", found=layer)
+    training.check_views(backbone, layers, data.train.image, head)
     training.check_batch_size(len(data.train))
     if head == "mlp" and training.batch_size == 1:
         raise OptionError("batch_size", "is too small for a head with BatchNorm", found=1, allowed="2 or more")

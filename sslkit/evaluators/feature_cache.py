@@ -1,7 +1,7 @@
 """Features of a frozen backbone: which are worth keeping for one fit or several, and a bank that keeps them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import final
 
 import torch
@@ -15,8 +15,9 @@ from sslkit.contract.images import Augment, Batch, ImageSet, LabeledData
 from sslkit.data.augment import Draws, apply_draws, draw
 from sslkit.data.loader import Loader
 from sslkit.evaluators.heads import Head
+from sslkit.evaluators.views import ClassifierOptions
 from sslkit.training.features import BatchSource, evaluating
-from sslkit.training.options import TrainingOptions
+from sslkit.views.view import View
 
 BUDGET = 4 * 2**30
 """Bytes that kept features may take. Fixed rather than what happens to be free: a resumed run must compute what an uninterrupted one does."""
@@ -159,7 +160,7 @@ class FrozenTrunk:
         backbone: Backbone,
         heads: Mapping[str, Head],
         data: LabeledData,
-        training: TrainingOptions,
+        training: ClassifierOptions,
         context: RunContext,
         *,
         subsets: Sequence[Tensor | None],
@@ -172,32 +173,47 @@ class FrozenTrunk:
         self._context = context
         self._num_drawn = training.epochs * (images_per_epoch or len(data.train))
         self._bytes_left = BUDGET
-        image, images, augment = data.train.image, data.train, training.augment
-        blank = torch.zeros(1, image.num_chs, image.height, image.width, dtype=torch.uint8, device=context.device)
-        self._row_bytes = sum(features.nbytes for features in self._features(blank).values())  # of one image
-        self.test = self._bank(data.test, None, Augment(), instead_of=len(data.test) * len(subsets))
+        self._measured: dict[View | None, int] = {}
+        images, augment, self._view = data.train, training.augment, training.view(train=True)
+        view = training.view(train=False)
+        self.test = self._bank(data.test, None, Augment(), view, instead_of=len(data.test) * len(subsets))
         if self.test is not None:
-            self._bytes_left -= self.test.num_rows * self._row_bytes
+            self._bytes_left -= self.test.num_rows * self._row_bytes(view)
         # One bank for all fits where that is less work than one for each because their subsets overlap.
         chosen = [torch.arange(len(images)) if subset is None else subset for subset in subsets]
         alone = sum(min(len(members) * num_copies(augment), self._num_drawn) for members in chosen)
-        self._shared = self._bank(images, torch.cat(chosen).unique(), augment, instead_of=alone)
+        self._shared = self._bank(images, torch.cat(chosen).unique(), augment, self._view, instead_of=alone)
 
     def train(self, subset: Tensor | None) -> FeatureBank | None:
         """Features of the training images of the fit with this subset, if they are worth keeping."""
-        return self._shared or self._bank(self._data.train, subset, self._training.augment, instead_of=self._num_drawn)
+        return self._shared or self._bank(self._data.train, subset, self._training.augment, self._view, instead_of=self._num_drawn)
 
-    def _bank(self, images: ImageSet, members: Tensor | None, options: Augment, *, instead_of: int) -> FeatureBank | None:
-        """A bank, if it takes fewer images through the network than fits would without it, and no more memory than is left."""
+    def _bank(
+        self, images: ImageSet, members: Tensor | None, options: Augment, view: View | None, *, instead_of: int
+    ) -> FeatureBank | None:
+        """A bank, if it takes fewer images through the network than fits would without it, and no more memory than is left. There is none
+        of a random view, which makes ever new images.
+        """
+        if view is not None and view.random:
+            return None
         members = torch.arange(len(images)) if members is None else members
-        bank = FeatureBank(self._features, images, members, options, batch_size=self._training.batch_size, context=self._context)
-        return bank if bank.num_rows < instead_of and bank.num_rows * self._row_bytes <= self._bytes_left else None
+        features, batch_size = partial(self._features, view), self._training.batch_size
+        bank = FeatureBank(features, images, members, options, batch_size=batch_size, context=self._context)
+        return bank if bank.num_rows * self._row_bytes(view) <= self._bytes_left and bank.num_rows < instead_of else None
 
-    def _features(self, images: Tensor) -> dict[str, Tensor]:
-        """(N, C, H, W) uint8 images -> what the heads' trained parts take."""
+    def _row_bytes(self, view: View | None) -> int:
+        """Of the features of one image."""
+        if view not in self._measured:
+            image = self._data.train.image
+            blank = torch.zeros(1, image.num_chs, image.height, image.width, dtype=torch.uint8, device=self._context.device)
+            self._measured[view] = sum(features.nbytes for features in self._features(view, blank).values())
+        return self._measured[view]
+
+    def _features(self, view: View | None, images: Tensor) -> dict[str, Tensor]:
+        """(N, C, H, W) uint8 images -> what the heads' trained parts take of their view."""
         device, dtype = self._context.device, self._context.autocast
         with torch.no_grad(), evaluating(self._backbone), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            features = self._backbone(images, list(self._heads))
+            features = self._backbone(images if view is None else view(images), list(self._heads))
             return {layer: head.condense(features[layer]) for layer, head in self._heads.items()}
 
 

@@ -16,7 +16,7 @@ from sslkit.contract.images import LabeledData
 from sslkit.evaluators.classifier import Fitted, build_heads, check_classifier, fit_classifier
 from sslkit.evaluators.feature_cache import FrozenTrunk
 from sslkit.evaluators.heads import HeadKind
-from sslkit.training.options import TrainingOptions
+from sslkit.evaluators.views import ClassifierOptions
 from sslkit.training.seeds import derive_seed, make_generator
 
 Selection = Literal["first", "random"]
@@ -27,7 +27,7 @@ MAX_SUBSETS = 1000
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SemiSupervised(TrainingOptions, Evaluator):
+class SemiSupervised(ClassifierOptions, Evaluator):
     """Train a classifier with K labels of each class, for several K (arXiv:1803.07728, sec. 3.3).
 
     The same seed chooses the same labels in every stage, so that pretrained features and a supervised network are compared on the
@@ -53,7 +53,7 @@ class SemiSupervised(TrainingOptions, Evaluator):
     images_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
-        TrainingOptions.__post_init__(self)
+        ClassifierOptions.__post_init__(self)
         if not self.labels_per_class or min(self.labels_per_class) < 1 or len(set(self.labels_per_class)) < len(self.labels_per_class):
             raise OptionError(
                 "labels_per_class", "must be distinct positive numbers", found=list(self.labels_per_class), allowed="for example [20, 100]"
@@ -101,7 +101,7 @@ class SemiSupervised(TrainingOptions, Evaluator):
         subsets = {num_labels: self._subsets(num_labels, data, context) for num_labels in self.labels_per_class}
         trunk = None
         if self.freeze:  # what all fits share
-            heads = build_heads(self.head, self.layers, backbone, data, context)
+            heads = build_heads(self.head, self.layers, backbone, data, context, view=self.view(train=True))
             chosen = [subset for named in subsets.values() for subset in named.values()]
             trunk = FrozenTrunk(backbone, heads, data, self, context, subsets=chosen, images_per_epoch=self.images_per_epoch)
         for num_labels, named in subsets.items():
@@ -130,7 +130,7 @@ class SemiSupervised(TrainingOptions, Evaluator):
         network = backbone if self.freeze else copy.deepcopy(backbone)
         return fit_classifier(
             network,
-            build_heads(self.head, self.layers, network, data, context),
+            build_heads(self.head, self.layers, network, data, context, view=self.view(train=True)),
             data,
             self,
             context,

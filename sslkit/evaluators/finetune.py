@@ -10,11 +10,11 @@ from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
 from sslkit.contract.images import LabeledData
 from sslkit.evaluators.classifier import build_heads, check_classifier, fit_classifier
 from sslkit.evaluators.heads import HeadKind
-from sslkit.training.options import TrainingOptions
+from sslkit.evaluators.views import ClassifierOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndToEnd(TrainingOptions, Evaluator):
+class EndToEnd(ClassifierOptions, Evaluator):
     """What fine-tuning and the supervised baseline share.
 
     Attributes:
@@ -42,7 +42,7 @@ class EndToEnd(TrainingOptions, Evaluator):
     @override
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
         """Reports ``<layer>.top1`` and leaves the trained backbone."""
-        heads = build_heads(self.head, [self.layer_in(backbone)], backbone, data, context)
+        heads = build_heads(self.head, [self.layer_in(backbone)], backbone, data, context, view=self.view(train=True))
         fitted = fit_classifier(backbone, heads, data, self, context, freeze=False)
         return Evaluation(fitted.metrics, backbone=backbone, heads=heads, predictions=fitted.predictions)
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 from sslkit.backbones.nin import init_weights, nin_block
 from sslkit.contract.backbone import Backbone, FeatureInfo, LayerKind, pool
 from sslkit.contract.images import ImageSpec
-from sslkit.training.device import without_autocast
+from sslkit.contract.runtime import without_autocast
 from sslkit.training.features import evaluating
 
 HeadKind = Literal["linear", "mlp", "conv"]

@@ -1,7 +1,7 @@
 """Weighted nearest neighbours in feature space: no training, no hyper-parameter that matters much."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from sslkit.contract.images import LabeledData
 from sslkit.contract.objective import Classified
 from sslkit.data.loader import Loader
 from sslkit.evaluators.classifier import accuracies_of, check_layers
+from sslkit.evaluators.views import ViewOptions
 from sslkit.training.device import tf32
 from sslkit.training.features import extract_features
 from sslkit.training.stopping import stop_if_asked
@@ -26,7 +27,7 @@ are found, smaller ones are merged more often."""
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class KNN(Evaluator):
+class KNN(ViewOptions, Evaluator):
     """The k nearest training images by cosine similarity vote with weight exp(similarity / temperature).
 
     Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination" (arXiv:1805.01978), sec. 3.4.
@@ -44,18 +45,15 @@ class KNN(Evaluator):
     batch_size: int = 256
 
     def __post_init__(self) -> None:
+        ViewOptions.__post_init__(self)
         for option in ("k", "temperature", "batch_size"):
             if getattr(self, option) <= 0:
                 raise OptionError(option, "must be positive", found=getattr(self, option))
 
-    @property
-    def frozen(self) -> bool:
-        """Always: nothing is trained."""
-        return True
-
     @override
     def check(self, backbone: Backbone, data: LabeledData) -> None:
         check_layers("layers", self.layers, backbone)
+        self.check_views(backbone, self.layers, data.train.image)
         if self.k > len(data.train):
             raise OptionError("k", f"is larger than the data ({len(data.train)} images)", found=self.k, allowed=f"1 to {len(data.train)}")
 
@@ -65,8 +63,8 @@ class KNN(Evaluator):
         if data.train.labels is None or data.test.labels is None:
             raise DataError("nearest neighbours need labels on training and test images")
         sets = [Loader(images, batch_size=self.batch_size, device=context.device) for images in (data.train, data.test)]
-        stop = context.should_stop
-        bank, queries = (extract_features(backbone, loader, self.layers, None, should_stop=stop) for loader in sets)
+        options: dict[str, Any] = {"view": self.test_view, "should_stop": context.should_stop}
+        bank, queries = (extract_features(backbone, loader, self.layers, None, **options) for loader in sets)
         top1, predictions = {}, {}
         for layer in self.layers:
             features = bank[layer].to(context.device), data.train.labels.to(context.device), queries[layer].to(context.device)

@@ -11,11 +11,11 @@ from sslkit.contract.evaluator import Evaluation, Evaluator, RunContext
 from sslkit.contract.images import LabeledData
 from sslkit.evaluators.classifier import build_heads, check_classifier, fit_classifier
 from sslkit.evaluators.heads import HeadKind
-from sslkit.training.options import TrainingOptions
+from sslkit.evaluators.views import ClassifierOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(TrainingOptions, Evaluator):
+class Probe(ClassifierOptions, Evaluator):
     """What the three probes share.
 
     Attributes:
@@ -26,11 +26,6 @@ class Probe(TrainingOptions, Evaluator):
     layers: tuple[str, ...]
     head: ClassVar[HeadKind]
 
-    @property
-    def frozen(self) -> bool:
-        """Always: that is what makes it a probe."""
-        return True
-
     @override
     def check(self, backbone: Backbone, data: LabeledData) -> None:
         check_classifier("layers", self.layers, self.head, self, backbone, data)
@@ -38,7 +33,7 @@ class Probe(TrainingOptions, Evaluator):
     @override
     def evaluate(self, backbone: Backbone, data: LabeledData, context: RunContext) -> Evaluation:
         """Reports ``<layer>.top1``."""
-        heads = build_heads(self.head, self.layers, backbone, data, context, width=self.head_width)
+        heads = build_heads(self.head, self.layers, backbone, data, context, width=self.head_width, view=self.view(train=True))
         fitted = fit_classifier(backbone, heads, data, self, context, freeze=True)
         return Evaluation(fitted.metrics, heads=heads, predictions=fitted.predictions)
 
@@ -69,7 +64,7 @@ class MLPProbe(Probe):
     hidden: int | None = None
 
     def __post_init__(self) -> None:
-        TrainingOptions.__post_init__(self)
+        ClassifierOptions.__post_init__(self)
         _check_width("hidden", self.hidden)
 
     @property
@@ -91,7 +86,7 @@ class ConvProbe(Probe):
     width: int | None = None
 
     def __post_init__(self) -> None:
-        TrainingOptions.__post_init__(self)
+        ClassifierOptions.__post_init__(self)
         _check_width("width", self.width)
 
     @property

@@ -28,12 +28,14 @@ from sslkit.contract.blame import blaming
 from sslkit.contract.checks import ARRAYS, TABLES, WORDS, bare, choices_of, is_fixed, is_plain, members_of, unalias
 from sslkit.contract.errors import BackboneError, OptionError, PluginError, RecipeError, did_you_mean
 from sslkit.storage.json_files import dotted
+from sslkit.views.view import OPTIONS, View, functions_of
 
 T = TypeVar("T")
 
 REQUIRED: Any = Parameter.empty
 """The default of an option that has none."""
 
+_WORDS = {**WORDS, View: ("a view (a preset's name, or a table of functions)", "views")}
 _CONFIG = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
@@ -88,8 +90,8 @@ def words(annotation: Any, *, plural: bool = False) -> str:
     """What an annotation allows, in plain words."""
     annotation = bare(annotation)
     origin, items = get_origin(annotation) or annotation, [item for item in get_args(annotation) if item is not ...]
-    if annotation in WORDS:
-        return WORDS[annotation][plural]
+    if annotation in _WORDS:
+        return _WORDS[annotation][plural]
     members = [words(member, plural=plural) for member in members_of(annotation) if member is not NoneType]
     if alternatives := members or [repr(choice) for choice in choices_of(annotation)]:
         return " or ".join(alternatives)
@@ -234,6 +236,8 @@ def _typed(annotation: Any) -> Any:
         return Annotated[Any, PlainValidator(partial(_member, adapters), json_schema_input_type=typing.Union[tuple(map(_typed, members))])]  # noqa: UP007
     if choices := choices_of(annotation):
         return Annotated[Any, PlainValidator(partial(_choice, choices)), WithJsonSchema({"enum": [*choices]})]
+    if annotation is View:
+        return Annotated[Any, PlainValidator(partial(_view, table_with("View", OPTIONS, ()))), WithJsonSchema({"table": View})]
     if is_table(annotation):
         return Annotated[
             Any, PlainValidator(lambda raw, info: _instance(annotation, raw, info.context)), WithJsonSchema({"table": annotation})
@@ -249,6 +253,11 @@ def _typed(annotation: Any) -> Any:
         typed = dict[_typed(key), _typed(value)]
     lax = [pydantic.Strict(False)] if origin in (*ARRAYS, Path) else []  # a list is a tuple, a string a path
     return Annotated[typed, *lax, pydantic.WrapValidator(partial(_worded, annotation))]
+
+
+def _view(table: TypeAdapter[Any], raw: Any, info: ValidationInfo) -> View:
+    options = table.validate_python(functions := functions_of(raw), context=info.context)
+    return View(**{name: options[name] for name in functions})  # in their order, which the table has forgotten
 
 
 def _choice(choices: Mapping[Any, Any], raw: Any, *, others: Sequence[str] = ()) -> Any:
@@ -287,7 +296,7 @@ def _fits(annotation: Any, raw: object) -> bool:
         return any(_fits(member, raw) for member in members)
     if is_table(annotation):
         table = isinstance(raw, Mapping) and ("name" in raw or not inspect.isabstract(annotation))
-        return table or (isinstance(raw, str) and kind_of(annotation) is not None)
+        return table or (isinstance(raw, str) and (annotation is View or kind_of(annotation) is not None))
     if origin in TABLES:
         tables = is_table((Any, *get_args(annotation))[-1])
         return isinstance(raw, Mapping) and all(isinstance(value, Mapping | str) for value in raw.values() if tables)

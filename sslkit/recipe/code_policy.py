@@ -13,7 +13,7 @@ from sslkit.contract.errors import RecipeError
 from sslkit.recipe.toml import CLASS_KEYS
 
 _ADDRESS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-_CLASS = re.compile(rf"{CLASS_KEYS}|observers\[\d+\]|.+\.name")
+_CLASS = re.compile(rf"{CLASS_KEYS}|(.+\.)?decoder|observers\[\d+\]|.+\.name")
 """The keys at which a string is a class; a table's ``name`` is one everywhere."""
 
 

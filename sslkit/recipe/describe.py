@@ -16,12 +16,15 @@ from sslkit.contract.blame import blaming
 from sslkit.contract.errors import PluginError
 from sslkit.contract.images import ImageSpec
 from sslkit.recipe.build import class_and_arguments, construct, kind_of, options_of, refusing
+from sslkit.views.view import View
 
 
 def describe(value: object, catalog: Catalog) -> dict[str, Any]:
     """Write an instance of a dataclass as the table that it could have been built from, with every default, of plain values that TOML
     and JSON know. Options that are None are left out, as TOML has no such value.
     """
+    if isinstance(value, View):  # its functions alone: a preset of that name may change
+        return {name: describe(options, catalog) for name, options in value.options.items()}
     cls = type(value)
     if not dataclasses.is_dataclass(cls):
         raise PluginError(f"{cls.__name__} cannot be written into a recipe", fix="make it a frozen dataclass")

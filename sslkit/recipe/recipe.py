@@ -182,6 +182,7 @@ def _notes(parsers: Sequence[StageParser]) -> Iterator[str]:
             path, training = f"{found[0]}.schedule", found[1]
             with blaming(path):
                 yield from (f"{path}.{note}" for note in checked_notes(training.schedule, training.epochs))
+            yield from (f"{found[0]}.{note}" for note in training.rate_notes)
 
 
 def _observer(entry: object, path: str, catalog: Catalog) -> Observer | None:

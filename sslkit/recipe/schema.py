@@ -20,6 +20,8 @@ from sslkit.data.subset import Subset
 from sslkit.recipe.build import build, kind_of, options_of, table_of, table_with
 from sslkit.storage.json_files import dotted
 from sslkit.training.options import TrainingOptions
+from sslkit.views.presets import PRESETS
+from sslkit.views.view import OPTIONS, View
 
 
 def _name(value: object) -> str:
@@ -65,6 +67,7 @@ PRETRAIN_KEYS: Keys = {
     "task": PretextTask,
     "evaluate_every": _at_least(1),
     "snapshot_epochs": tuple[int, ...],
+    "quality_epochs": tuple[int, ...],
     **TRAINING_KEYS,
     **_COMMON_KEYS,
 }
@@ -146,7 +149,17 @@ def _schema_of(table: TypeAdapter[Any], definitions: dict[str, Any]) -> dict[str
         name = kind_of(inner) or inner.__name__
         if name not in KINDS and name not in definitions:
             definitions[name] = {}  # it may hold itself
-            definitions[name] = _schema_of(table_of(inner), definitions)
+            definitions[name] = _schema_of_views(definitions) if inner is View else _schema_of(table_of(inner), definitions)
         return {"$ref": f"#/$defs/{name}"}
 
     return linked(table.json_schema(schema_generator=_Generator))
+
+
+def _schema_of_views(definitions: dict[str, Any]) -> dict[str, Any]:
+    """A preset's name, or a table of functions; where it names a preset, each function may say what is different, or ``false``."""
+    own = {name: _schema_of(table_of(options), definitions) for name, options in OPTIONS.items()}
+    size = {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}]}
+    changes = {name: {"anyOf": [{**table, "required": []}, {"const": False}]} for name, table in own.items()}
+    preset = {"type": "object", "properties": {"name": {"enum": [*PRESETS]}, "size": size, **changes}, "required": ["name"]}
+    functions = {"type": "object", "properties": own}
+    return {"anyOf": [{"enum": [*PRESETS]}, *({**table, "additionalProperties": False} for table in (preset, functions))]}

@@ -17,7 +17,7 @@ from sslkit.recipe.datasets import Datasets, describe_data, stage_table
 from sslkit.recipe.describe import BackboneOptions, build_backbone_options, describe
 from sslkit.recipe.schema import EVALUATE_KEYS, NAME, PRETRAIN_KEYS, RECIPE_KEYS, RUNTIME_KEYS, TRAINING_KEYS, build_keys
 from sslkit.recipe.weights import Source, find_source, is_outside, saved_network
-from sslkit.training.options import TrainingOptions, check_snapshots
+from sslkit.training.options import TrainingOptions, check_epochs
 
 RANDOM = "random"
 """Untrained weights, whatever ``[backbone]`` says of pretrained ones."""
@@ -62,6 +62,7 @@ class PretrainStage(_Stage):
     training: TrainingOptions
     evaluate_every: int | None  # epochs between measurements on held-out images; None: ten times
     snapshot_epochs: tuple[int, ...] = ()  # after which the network is kept too
+    quality_epochs: tuple[int, ...] | None = None  # after which its quality is measured; None: at most ten times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +122,12 @@ class StageParser:
             given = build_keys(PRETRAIN_KEYS, table, path, self._catalog)
             with refusing(path):
                 training = construct(TrainingOptions, (), {key: value for key, value in given.items() if key in TRAINING_KEYS})
-                kept = tuple(check_snapshots(given.get("snapshot_epochs", ()), training.epochs))
-            options = {"task": given["task"], "training": training, "snapshot_epochs": kept}
-            stage = partial(PretrainStage, **options, evaluate_every=given.get("evaluate_every"))
+                epochs = {
+                    option: tuple(check_epochs(option, given[option], training.epochs))
+                    for option in ("snapshot_epochs", "quality_epochs")
+                    if option in given
+                }
+            stage = partial(PretrainStage, task=given["task"], training=training, evaluate_every=given.get("evaluate_every"), **epochs)
         else:
             fixes = {key: f"write {path}.evaluator.{key}" for key in TRAINING_KEYS}
             given = build_keys(EVALUATE_KEYS, table, path, self._catalog, fixes)
@@ -219,6 +223,8 @@ class StageParser:
             table["evaluate_every"] = stage.evaluate_every
         if stage.snapshot_epochs:
             table["snapshot_epochs"] = list(stage.snapshot_epochs)
+        if stage.quality_epochs is not None:
+            table["quality_epochs"] = list(stage.quality_epochs)
         return {**table, "task": describe(stage.task, self._catalog), **describe(stage.training, self._catalog)}
 
 

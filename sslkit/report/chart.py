@@ -7,7 +7,7 @@ who cannot distinguish the colours and for print. Whatever is black takes the co
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,8 +20,10 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", INK)
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-_WIDTH, _HEIGHT, _ROW = 5.2, 3.2, 0.19
-"""Inches: so wide that a phone shows the text at about its size; and the height of a line of the legend."""
+_WIDTH, _HEIGHT, _PANEL, _ROW = 5.2, 3.2, 1.5, 0.19
+"""Inches: so wide that a phone shows the text at about its size; the height of one pair of axes, of each of several, and of a line of the
+legend.
+"""
 
 _LONGEST_LABEL = 64
 _MOST_IN_ALT = 8
@@ -68,28 +70,52 @@ class Series:
         return f"{self.label}: {start:.4g} at {first:g}" + (f", {end:.4g} at {last:g}" if len(self.points) > 1 else "")
 
 
+class Panel(NamedTuple):
+    """A pair of axes of a chart; ``finish`` sets its scales and ticks at the end."""
+
+    y: str
+    series: Sequence[Series]
+    finish: Callable[[Axes], object] = lambda _axes: None
+
+
 def draw_chart(
     title: str, caption: str, series: Sequence[Series], *, x: str, y: str, finish: Callable[[Axes], object] = lambda _axes: None
 ) -> Picture:
     """Draw lines into one pair of axes, labelled ``x`` and ``y``, with the legend below it; ``finish`` sets scales and ticks at the end."""
-    entries = [one.beside or one.label for one in series]
-    labels = dict.fromkeys(entries)
+    return draw_panels(title, caption, [Panel(y, series, finish)], x=x)
+
+
+def draw_panels(title: str, caption: str, panels: Sequence[Panel], *, x: str) -> Picture:
+    """Draw one pair of axes below the other, for measures on scales of their own, with one x axis and one legend."""
+    every = [one for panel in panels for one in panel.series]
+    labels = dict.fromkeys(one.beside or one.label for one in every)
     columns = max(1, min(4, len(labels), 60 // (max(map(len, labels), default=0) + 6)))
+    rows = math.ceil(len(labels) / columns)
+    drawn: dict[str, dict[str, Line2D]] = {}  # of each entry of the legend, its lines by their own label: one is enough of each
     with drawing_style():
-        figure = Figure(figsize=(_WIDTH, _HEIGHT + _ROW * math.ceil(len(labels) / columns)), layout="constrained")
-        axes = figure.subplots()
-        lines = [one.draw(axes) for one in series]
-        axes.set(xlabel=plain(x), ylabel=plain(y))
-        axes.grid(color=INK, alpha=0.15, linewidth=0.6)
-        finish(axes)
+        height = _HEIGHT if len(panels) == 1 else _PANEL * len(panels)
+        figure = Figure(figsize=(_WIDTH, height + _ROW * rows), layout="constrained")
+        for axes, panel in zip(figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True):
+            for one in panel.series:
+                drawn.setdefault(one.beside or one.label, {}).setdefault(one.label, one.draw(axes))
+            axes.set(ylabel=plain(panel.y))
+            axes.grid(color=INK, alpha=0.15, linewidth=0.6)
+            panel.finish(axes)
+        figure.axes[-1].set(xlabel=plain(x))
+        figure.align_ylabels()
         # A tuple of lines is one entry of a legend, which matplotlib's annotations do not know.
-        handles: list[Any] = [tuple(line for entry, line in zip(entries, lines, strict=True) if entry == label) for label in labels]
+        handles: list[Any] = [tuple(drawn[label].values()) for label in labels]
         figure.legend(handles, list(map(plain, labels)), loc="outside lower left", ncols=columns)
-    if any(one.hollow for one in series):
+    if any(one.hollow for one in every):
         caption += " Rings are the paper's results."
-    summaries = "; ".join(one.summary() for one in series[:_MOST_IN_ALT])
-    more = f"; and {len(series) - _MOST_IN_ALT} more" if len(series) > _MOST_IN_ALT else ""
-    return Picture(title, caption, f"Chart of {y} against {x}. {summaries}{more}.", figure)
+    alt = " ".join(_describe(panel, x) for panel in panels)
+    return Picture(title, caption, alt, figure)
+
+
+def _describe(panel: Panel, x: str) -> str:
+    summaries = "; ".join(one.summary() for one in panel.series[:_MOST_IN_ALT])
+    more = f"; and {len(panel.series) - _MOST_IN_ALT} more" if len(panel.series) > _MOST_IN_ALT else ""
+    return f"Chart of {panel.y} against {x}. {summaries}{more}."
 
 
 def whole_epochs(axes: Axes) -> None:

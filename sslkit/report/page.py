@@ -14,6 +14,7 @@ from sslkit.contract.errors import ArtifactError, StorageError
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe
 from sslkit.report.comparison import Comparison, PathLike, compare, distinguishing_labels, read_runs
+from sslkit.report.feature_charts import alarms_note, draw_features
 from sslkit.report.picture import Picture
 from sslkit.report.pictures.all import Pictures, run_pictures, saved_run_pictures
 from sslkit.report.run_charts import draw_curves, draw_few_labels, draw_layers, draw_trajectory
@@ -135,10 +136,11 @@ def run_sections(run: RunFolder, pictures: Pictures) -> list[Section]:
     not_yet = "" if results else "Nothing was measured on held-out images yet."
     sections = [
         Section("run", "What was run", tables=_present(facts_table(run), classes_table(run))),
+        Section("collapse", "Collapse", note=alarms_note(run)),
         Section("margins", "Margins", tables=_present(margins_table(run))),
         Section("results", "Results", note=not_yet, tables=_present(*summaries, results, recall_table(run))),
         Section("charts", "Charts", pictures=_present(draw_layers(run), draw_few_labels(run), *draw_trajectory(run))),
-        Section("curves", "Training curves", pictures=tuple(draw_curves(run))),
+        Section("curves", "Training curves", pictures=(*draw_features(run), *draw_curves(run))),
         Section("pictures", "Pictures", note=pictures.note, pictures=pictures.pictures),
         Section("stages", "Stages", tables=_present(stages_table(run))),
         Section("environment", "Environment", tables=_present(environment_table(run))),

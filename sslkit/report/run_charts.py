@@ -99,7 +99,8 @@ def draw_few_labels(run: RunFolder) -> Picture | None:
 def draw_curves(run: RunFolder) -> Iterator[Picture]:
     """A chart for each metric, with all pretraining stages in it; nothing where no stage has logged any."""
     stages = [stage for stage in run.stages if stage.pretrains and stage.log]
-    found = dict.fromkeys(name for stage in stages for line in stage.log for name in line if name not in {"split", "part", "step", "epoch"})
+    lines = (line for stage in stages for line in stage.log if line["split"] != "features")  # which have charts of their own
+    found = dict.fromkeys(name for line in lines for name in line if name not in {"split", "part", "step", "epoch"})
     # Losses first, then what the method reports, then the machinery.
     for name in sorted(found, key=lambda name: (name in _LAST, not name.endswith("loss"))):
         yield _draw_curve(name, stages)
@@ -132,6 +133,11 @@ def draw_trajectory(run: RunFolder) -> Iterator[Picture]:
         yield draw_chart(f"{title} during pretraining", caption, series, x="epoch of pretraining", y=axis, finish=finish)
 
 
+def points_of_each(num_lines: int) -> int:
+    """How many points at most of each of so many lines: all together keep a large sweep's page small."""
+    return max(2, min(MAX_POINTS, 6_000 // max(1, num_lines)))
+
+
 def _by_layer(metrics: Mapping[str, float]) -> dict[str, float]:
     parsed = {parse_metric(metric): value for metric, value in metrics.items()}
     return {name.layer: value for name, value in parsed.items() if name.measure == "top1" and name.labels is None and name.layer}
@@ -148,7 +154,7 @@ def _with_paper(
 
 def _draw_curve(name: str, stages: Sequence[StageFolder]) -> Picture:
     names = labels(stage.key for stage in stages)
-    limit = max(2, min(MAX_POINTS, 6_000 // len(stages)))  # of all lines together, which keeps a large sweep's page small
+    limit = points_of_each(len(stages))
     lines: list[Series] = []
     marks: list[Series] = []
     for style, stage in enumerate(stages):

@@ -48,6 +48,7 @@ def facts_table(run: RunFolder) -> Table:
         "images": ", ".join(dict.fromkeys(images)),
         "pretext task": "; ".join(dict.fromkeys(tasks)),
         "backbone": "; ".join(dict.fromkeys(backbones)),
+        "learning rate": "; ".join(f"{stage.key}.{rate}" for stage in finished for rate in stage.artifact.scaled_rates),
         "variants": ", ".join(run.variants),
         "stages": f"{len(finished)} finished" + ("" if run.finished else f", still to run: {', '.join(run.results.pending) or 'unknown'}"),
         "extended": "; ".join(

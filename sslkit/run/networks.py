@@ -21,6 +21,7 @@ from sslkit.run.weights_file import fit_weights
 from sslkit.training.device import explaining_breakdown
 from sslkit.training.features import evaluating
 from sslkit.training.seeds import derive_seed, global_seed
+from sslkit.views.view import views_of
 
 
 def open_data(recipe: Recipe) -> Recipe:
@@ -54,8 +55,8 @@ def data_path(stage: Stage) -> str:
 
 
 def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
-    """What the stage's backbone is built for: the images of the stage that first had it, or what that one's task wants; or what another run
-    built it for. ``data`` are the recipe's.
+    """What the stage's backbone is built for: what the task that first trained it wants, or the views of what measures it unpretrained;
+    or what another run built it for. ``data`` are the recipe's.
     """
     while stage.earlier is not None:
         stage = recipe.stage(stage.earlier)
@@ -63,7 +64,8 @@ def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
         return stage.source.image
     data = data if stage.data is None else stage.data.image()
     if not isinstance(stage, PretrainStage):
-        return data
+        with located(f"stages.{stage.name}.evaluator"):
+            return stage.evaluator.image_spec(data)
     with located(f"stages.{stage.name}.task"):
         return stage.task.image_spec(data)
 
@@ -117,16 +119,32 @@ def check_pretraining(task: PretextTask, backbone: Backbone, data: Dataset) -> N
 
     Raises:
         BackboneError: a capability is missing, or the backbone is built for another colour.
+        OptionError: one of the task's views cannot be made of the data's images.
     """
     check_requirements(task.requires, backbone, type(task).__name__)
     images = data.image()
+    for option, view in views_of(task):
+        view.check(images, option)
     wanted = task.image_spec(images)
-    if wanted.color not in (backbone.image.color, images.color):  # a task that takes images as they come takes converted ones too
+    kinds = [(image.color, image.num_chs) for image in (wanted, backbone.image, images)]
+    if kinds[0] not in kinds[1:]:  # a task that takes images as they come takes converted ones too
         raise BackboneError(
-            f"{type(task).__name__} needs a backbone built for {wanted.color} images",
-            found=backbone.image.color,
+            f"{type(task).__name__} needs a backbone built for {wanted.meaning}",
+            found=backbone.image.meaning if backbone.image.color is None else backbone.image.color,
             fix="build it with task.image_spec(data.image())",
         )
+    check_channels(backbone, images)
+
+
+def check_channels(backbone: Backbone, image: ImageSpec) -> None:
+    """Refuse a backbone whose ``prepare`` cannot convert images of this kind.
+
+    Raises:
+        BackboneError: they have another number of bands, or no colours.
+    """
+    own = backbone.image
+    if own.num_chs != image.num_chs if own.color is None else image.color is None and image.num_chs not in (1, 3):
+        raise BackboneError(f"the backbone is built for {own.meaning}", found=image.meaning, fix="measure it on images of its own kind")
 
 
 def check_requirements(requires: frozenset[str], backbone: Backbone, user: str) -> None:
@@ -150,11 +168,7 @@ def check_images(images: ImageSpec, backbone: Backbone) -> None:
         BackboneError: says which images.
     """
     own = backbone.image
-    if images.num_chs != own.num_chs and not {images.num_chs, own.num_chs} <= {1, 3}:
-        raise BackboneError(
-            f"images of {images.num_chs} channels cannot be converted for a network that was built for {own.num_chs}",
-            fix="choose other data, or another network",
-        )
+    check_channels(backbone, images)
     if images[:3] == own[:3]:
         return
     shape = (2, images.num_chs, images.height, images.width)

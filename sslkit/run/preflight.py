@@ -28,8 +28,9 @@ from sslkit.run.stages import evaluation_data, pretraining_images
 from sslkit.run.weights_file import fit_weights
 from sslkit.training.device import explaining_breakdown
 from sslkit.training.handover import check_objective, check_schedule
-from sslkit.training.optimizers import build_optimizers
+from sslkit.training.phase_optimizers import build_optimizers
 from sslkit.training.seeds import global_seed
+from sslkit.views.view import views_of
 
 T = TypeVar("T")
 
@@ -128,6 +129,8 @@ class Preflight:
         else:
             with located(f"stages.{stage.name}.evaluator"):
                 check_requirements(stage.evaluator.requires, backbone, type(stage.evaluator).__name__)
+                for option, view in views_of(stage.evaluator):
+                    view.check(data.image(), option)
 
     def check_data(self, stage: Stage) -> None:
         """Compare a stage's options with the number of images and labels there are."""
@@ -167,6 +170,7 @@ class Preflight:
             objective = stage.task.build_objective(backbone, DataInfo(images.image, len(images)))
         with located(f"stages.{stage.name}"):
             check_objective(objective)
+            stage.training.drops_last(objective)
             build_optimizers(objective, stage.training.optimizers_for(objective.phases))
 
     def _built(self, stage: Stage, device: str) -> Backbone:

@@ -118,6 +118,7 @@ def _run_stage(recipe: Recipe, stage: Stage, data: OpenedDataset, folder: RunFol
                 training=stage.training,
                 evaluate_every=stage.evaluate_every,
                 snapshot_epochs=list(stage.snapshot_epochs),
+                quality_epochs=None if stage.quality_epochs is None else list(stage.quality_epochs),
                 surroundings=surroundings,
             )
         else:

@@ -21,15 +21,17 @@ from sslkit.contract.runtime import Runtime
 from sslkit.data.cache import OpenedDataset, class_counts
 from sslkit.data.loader import Loader
 from sslkit.evaluators.classifier import few_classes, recalls
+from sslkit.evaluators.quality import Quality
 from sslkit.run.artifacts import save_module, weights_path
 from sslkit.run.environment import Surroundings
-from sslkit.run.networks import check_pretraining, check_requirements
+from sslkit.run.networks import check_channels, check_pretraining, check_requirements
 from sslkit.run.stage_folder import Outcome, StageResult, begin
 from sslkit.storage.atomic import writing
 from sslkit.storage.identity import CODE, plain, state_hash
+from sslkit.training.collapse import Watched
 from sslkit.training.fit import Snapshots, fit
 from sslkit.training.handover import checked_evaluation
-from sslkit.training.options import TrainingOptions, check_snapshots
+from sslkit.training.options import TrainingOptions, check_epochs, spread_epochs
 from sslkit.training.seeds import derive_seed, global_seed
 
 
@@ -58,6 +60,7 @@ def pretrain(
     training: TrainingOptions | None = None,
     evaluate_every: int | None = None,
     snapshot_epochs: Iterable[int] = (),
+    quality_epochs: Iterable[int] | None = None,
     **surroundings: Unpack[Keywords],
 ) -> StageResult:
     """Pretrain a backbone without labels.
@@ -69,6 +72,8 @@ def pretrain(
         training: epochs, batch size, optimizer, schedule, augmentation.
         evaluate_every: epochs between measurements on held-out images, 1 or more; None: ten times over the run.
         snapshot_epochs: epochs after which the network is kept too, 0 for the untrained one; needs ``output``.
+        quality_epochs: epochs after which the features' quality is measured and logged; None: as snapshots are kept, or at most ten
+            times over the run; none at all: never.
         **surroundings: where and how: see :class:`Keywords`.
 
     Returns:
@@ -84,11 +89,19 @@ def pretrain(
     opened = OpenedDataset.of(data)
     training.check_batch_size(len(pretraining_images(opened)))
     check_pretraining(task, backbone, opened)
-    snapshots = check_snapshots(snapshot_epochs, training.epochs)
+    snapshots = check_epochs("snapshot_epochs", snapshot_epochs, training.epochs)
+    quality = None if quality_epochs is None else check_epochs("quality_epochs", quality_epochs, training.epochs)
     if snapshots and where.output is None:
         raise OptionError("snapshot_epochs", "there is no folder to keep them in", found=snapshots, fix="give output")
     return run_pretraining(
-        task, backbone, opened, training=training, evaluate_every=evaluate_every, snapshot_epochs=snapshots, surroundings=where
+        task,
+        backbone,
+        opened,
+        training=training,
+        evaluate_every=evaluate_every,
+        snapshot_epochs=snapshots,
+        quality_epochs=quality,
+        surroundings=where,
     )
 
 
@@ -112,6 +125,7 @@ def evaluate(evaluator: Evaluator, backbone: Backbone, data: Dataset, **surround
     where, opened = _surroundings("evaluate", surroundings), OpenedDataset.of(data)
     labeled = evaluation_data(evaluator, opened)
     check_requirements(evaluator.requires, backbone, type(evaluator).__name__)
+    check_channels(backbone, opened.image())
     with opened.lent_to(evaluator):
         evaluator.check(backbone, labeled)
     return run_evaluation(evaluator, backbone, opened, where)
@@ -125,6 +139,7 @@ def run_pretraining(
     training: TrainingOptions,
     evaluate_every: int | None,
     snapshot_epochs: list[int],
+    quality_epochs: list[int] | None,
     surroundings: Surroundings,
 ) -> StageResult:
     """What :func:`pretrain` does once everything is checked."""
@@ -145,7 +160,11 @@ def run_pretraining(
         if heldout is None and objective.heldout_phase is not None:
             stage.notify("the data has no held-out images: the pretext task is measured on training batches only")
         snapshots = Snapshots(frozenset(snapshot_epochs), partial(_keep_snapshot, context.folder))
-        result = fit(objective, train, test, training, context, evaluate_every=evaluate_every, snapshots=snapshots)
+        quality = Quality(test or train, _labeled(data), context)
+        if quality_epochs is None:
+            quality_epochs = snapshot_epochs or spread_epochs(training.epochs, quality.most_times(training.epochs * len(images)))
+        watched = Watched(frozenset(quality_epochs), quality)
+        result = fit(objective, train, test, training, context, evaluate_every=evaluate_every, snapshots=snapshots, watched=watched)
         facts: dict[str, Any] = {
             "steps": result.steps,
             "num_images": len(images),
@@ -153,6 +172,10 @@ def run_pretraining(
             "classes": list(objective.classes),
             "snapshot_epochs": snapshot_epochs,
         }
+        if training.rate_notes:
+            facts["scaled_rates"] = training.rate_notes
+        if result.alarms:
+            facts["alarms"] = list(result.alarms)
         if result.rollbacks:
             facts["rollbacks"] = result.rollbacks
         metrics = {f"pretext_{key}": value for key, value in result.heldout.items()}
@@ -248,6 +271,14 @@ def _continued(before: Mapping[str, Any], training: TrainingOptions, objective: 
     others += [name for name, value in objective.schedules().items() if any(value(part) != value(part * old / new) for part in parts)]
     text = f"continues a training of {old} epoch{'s' * (old != 1)} after step {before['steps']:,}, and has {new} now"
     return f"{text}; what it had before differs from {new} epochs from the start: {', '.join(others)}" if others else text
+
+
+def _labeled(data: OpenedDataset) -> LabeledData | None:
+    """The labelled splits, where there are any."""
+    try:
+        return data.labeled()
+    except DataError:
+        return None
 
 
 def _surroundings(name: str, keywords: Keywords) -> Surroundings:

@@ -45,7 +45,7 @@ class SavedImage(SavedFile):
 
     height: Side
     width: Side
-    color: Literal["rgb", "gray", "lightness"]
+    color: Literal["rgb", "gray", "lightness"] | None
     mean: list[FiniteFloat]
     std: list[FiniteFloat]
 
@@ -128,7 +128,9 @@ class SavedArtifact(SavedFile):
     recall: dict[str, list[FiniteFloat | None]] = {}
     skipped_files: list[str] = []
     snapshot_epochs: list[int] = []
+    scaled_rates: list[str] = []
     extended: list[SavedPart] = []
+    alarms: list[str] = []
 
 
 class SavedWeights(SavedFile):

@@ -9,7 +9,7 @@ from typing import Any
 from typing_extensions import override
 
 from sslkit.contract.errors import StorageError
-from sslkit.contract.events import Event, FitStart, HeldoutEnd, Record, StepEnd
+from sslkit.contract.events import Event, FeaturesMeasured, FitStart, HeldoutEnd, Record, StepEnd
 from sslkit.storage.atomic import append_line, written_whole
 from sslkit.storage.json_files import MAX_INTEGER, MIN_INTEGER
 
@@ -31,8 +31,10 @@ class MetricsLog(Record):
             self._append("train", event)
         elif isinstance(event, HeldoutEnd):
             self._append("heldout", event)
+        elif isinstance(event, FeaturesMeasured):
+            self._append("features", event)
 
-    def _append(self, split: str, event: StepEnd | HeldoutEnd) -> None:
+    def _append(self, split: str, event: StepEnd | HeldoutEnd | FeaturesMeasured) -> None:
         line = {"split": split, "part": event.part, "step": event.step, "epoch": round(event.epoch, 4), **event.metrics}
         try:
             text = json.dumps(line, allow_nan=False)
@@ -42,12 +44,13 @@ class MetricsLog(Record):
 
     def _drop_repeated(self, start: FitStart) -> None:
         """Held-out images are measured right after a step and, except at the beginning of an epoch, before its checkpoint counts: that
-        measurement comes again.
+        measurement comes again. Features are measured right before a step, and always come again.
         """
+        after = {"train": True, "heldout": start.measured}  # whether what was measured at the step that the fit begins at is kept
         kept = [
             line
             for line in read_metrics(self._path)
-            if line["part"] != start.part or line["step"] < start.step + (line["split"] == "train" or start.measured)
+            if line["part"] != start.part or line["step"] < start.step + after.get(line["split"], False)
         ]
         with written_whole(self._path) as file:
             file.write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in kept), encoding="utf-8")

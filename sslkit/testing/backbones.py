@@ -63,6 +63,7 @@ def _check_feature_info(backbone: Backbone) -> None:
     require(isinstance(layers, tuple) and layers, "feature_info must be a tuple of one FeatureInfo or more")
     require(all(isinstance(layer, FeatureInfo) for layer in layers), "feature_info must be a tuple of FeatureInfo")
     require(len(set(names)) == len(names), f"feature_info must give each layer a name of its own, and has {', '.join(names)}")
+    require(backbone.width == layers[-1].num_chs, "width must be the deepest layer's num_chs: call what it means otherwise something else")
     for layer in layers:
         kinds = get_args(LayerKind)
         require(layer.kind in kinds, f"layer {layer.name!r} is of the kind {layer.kind!r}, not one of {', '.join(kinds)}")

@@ -1,6 +1,5 @@
 """The promises of an optimizer."""
 
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from sslkit.contract.errors import PluginError, RunFailedError, RunInterruptedError
 from sslkit.contract.images import Batch
-from sslkit.contract.objective import Objective, StepOutput, TrainContext
+from sslkit.contract.objective import Objective, Step, StepOutput, TrainContext
 from sslkit.contract.training import OptimizerFactory, Schedule
 from sslkit.data.loader import Loader
 from sslkit.testing.promises import BrokenPromiseError, check_options, check_same, promises_of, require, state_of
@@ -83,7 +82,7 @@ class _Regression(Objective):
     def on_before_step(self, phase: str, context: TrainContext) -> None:
         self._uses_late = context.step > NUM_IMAGES // BATCH_SIZE
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         error = self.head(self.backbone.embed(views["images"]))[:, 0] - views["targets"]
         loss = error.square().mean()
         return StepOutput(loss + (self.late - 1).square().mean() if self._uses_late else loss, {})

@@ -13,7 +13,7 @@ from torch import Tensor
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import RunInterruptedError
 from sslkit.contract.images import Augment, Batch, DataInfo, ImageSpec
-from sslkit.contract.objective import Mean, Objective, PretextTask, StepOutput
+from sslkit.contract.objective import Mean, Objective, PretextTask, Step, StepOutput
 from sslkit.data.loader import Loader
 from sslkit.testing.promises import SEEDED, check_options, check_requirements, check_same, load_state, promises_of, require, state_of
 from sslkit.testing.specimens import CPU, IMAGE, Build, TinyBackbone, build_seeded, cpu_context, image_set, random_images
@@ -96,7 +96,7 @@ def _check_objective(objective: Objective, image: ImageSpec, without_gradient: t
     views, before = _views(objective, batch, train=False), state_of(objective.eval())
     for phase, names in trained.items():
         with torch.no_grad():
-            output = objective(views, phase, state.schedule_tensors)
+            output = objective(views, Step(phase, state.schedule_tensors))
         _check_output(output, objective.classes)
         different = ", ".join(sorted(names ^ {*output.metrics, *output.predictions}))
         promise = f"phase {phase!r} must have the same metrics and predictions in eval mode as in training"
@@ -119,6 +119,10 @@ def _check_views(objective: Objective, batch: Batch, *, train: bool) -> None:
     same = first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     require(same, "make_views must draw from its generator alone: two calls with the same generator state differ")
     _check_order(objective, batch, first, train=train)
+    if not train and objective.heldout_phase is not None:
+        others = _views(objective, batch._replace(indices=batch.indices.flip(0)), train=False)
+        same = all(torch.equal(others[name], first[name]) for name in first)
+        require(same, "held-out images have other indices than training images: look nothing up by them, or set heldout_phase = None")
 
 
 def _check_order(objective: Objective, batch: Batch, views: dict[str, Tensor], *, train: bool) -> None:
@@ -147,7 +151,7 @@ def _check_training(
     for phase in objective.phases:
         objective.on_before_step(phase, state)
         objective.zero_grad(set_to_none=True)
-        output = objective(views, phase, state.schedule_tensors)
+        output = objective(views, Step(phase, state.schedule_tensors))
         _check_output(output, objective.classes)
         measured[phase] = {*output.metrics, *output.predictions}
         require(output.loss.requires_grad, f"the loss of phase {phase!r} depends on nothing that is trained")
@@ -155,6 +159,8 @@ def _check_training(
         bare = [names[id(parameter)] for group in groups[phase] for parameter in group["params"] if parameter.grad is None]
         missed = [name for name in bare if not any(name.startswith(prefix) for prefix in without_gradient)]
         require(not missed, f"phase {phase!r} trains {', '.join(missed)}, which no gradient reaches; if rightly so: without_gradient=[...]")
+        with torch.no_grad():
+            objective.on_after_backward(phase, state)
     return measured
 
 

@@ -6,7 +6,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from typing import Any, cast
 
@@ -25,14 +25,6 @@ def autocast_of(context: RunContext) -> torch.autocast:
     """What a forward pass runs under."""
     # Not cached: before torch 2.11, weights that a teacher's pass without gradient had cast first got none in the student's.
     return torch.autocast(context.device.type, dtype=context.autocast, enabled=context.autocast is not None, cache_enabled=False)
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """For what an ``argmax`` or a comparison is taken of: logits in bfloat16 tie, and a tie is an answer by chance.
-
-    Within it operations compute in the dtype of what they are given: give them float32.
-    """
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)  # torch has no autocast for meta
 
 
 @contextmanager
@@ -89,7 +81,8 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = cpuinfo("model name") or platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from sslkit.contract.backbone import Backbone, pool
 from sslkit.contract.errors import RunInterruptedError
 from sslkit.contract.images import Batch
 from sslkit.training.device import tf32
+from sslkit.views.view import View
 
 
 class BatchSource(Protocol):
@@ -64,9 +65,11 @@ def extract_features(
     layers: Sequence[str],
     autocast: torch.dtype | None,
     *,
+    view: View | None = None,
+    indices: Tensor | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Tensor]:
-    """Pooled features of every image, not augmented, in eval mode.
+    """Pooled features of every image, or of some, not augmented, in eval mode.
 
     Args:
         backbone: on the loader's device.
@@ -74,10 +77,12 @@ def extract_features(
         layers: their names; all are computed on one forward pass.
         autocast: dtype of autocast; None: float32 in full, which whatever is measured in features needs: bfloat16 keeps three digits of
             them, which makes ties of neighbours and drowns the small end of a spectrum.
+        view: what to make of the images first, nothing random; None: they are taken as they are.
+        indices: (M,) int64 on the CPU, the images; None: all, in index order.
         should_stop: asked after every batch.
 
     Returns:
-        For each layer (num_images, D) float32 on the CPU, in index order.
+        For each layer (M, D) float32 on the CPU, in the order of the indices.
 
     Raises:
         RunInterruptedError: the user asked to stop.
@@ -90,8 +95,8 @@ def extract_features(
         stack.enter_context(torch.autocast(loader.device.type, dtype=autocast, enabled=autocast is not None))
         if autocast is None:
             stack.enter_context(tf32(allowed=False))
-        for batch in loader.in_order():
-            features = backbone(batch.images, layers)
+        for batch in loader.in_order() if indices is None else loader.batches(indices):
+            features = backbone(batch.images if view is None else view(batch.images), layers)
             for layer in layers:
                 waiting[layer].append(pool(features[layer], backbone.layer(layer).kind))
             if sum(part.nbytes for parts in waiting.values() for part in parts) >= _WAITING:

@@ -1,6 +1,6 @@
 """The one training loop: pretraining, probes, fine-tuning and baselines all run through :func:`fit`."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,16 +14,16 @@ from sslkit.contract.errors import DivergedError, OptionError, RunInterruptedErr
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Notice
 from sslkit.contract.images import Batch
-from sslkit.contract.objective import Classified, Objective, StepOutput
+from sslkit.contract.objective import Classified, Objective, Step, StepOutput
 from sslkit.training.checkpoints import Checkpoints, identity_of
-from sslkit.training.device import autocast_of
+from sslkit.training.collapse import FeatureWatch, Watched
 from sslkit.training.features import BatchSource, evaluating
-from sslkit.training.handover import check_objective, check_output
+from sslkit.training.handover import check_objective
 from sslkit.training.metrics import StepLog, measure
-from sslkit.training.optimizers import clip_gradients, gradient_norm
 from sslkit.training.options import TrainingOptions
 from sslkit.training.seeds import derive_seed, global_seed
 from sslkit.training.state import TrainState
+from sslkit.training.update import Part, Update, parts_of
 
 
 class FitResult(NamedTuple):
@@ -35,6 +35,7 @@ class FitResult(NamedTuple):
         predictions: of every classifier on held-out images after the last step, in their order, on the CPU.
         rollbacks: how often it returned to the beginning of an epoch, to continue at a lower learning rate.
         logits: of the same predictions, (M, K) float32 on the CPU; empty unless ``keep_logits``.
+        alarms: what was said of a collapse, also before an interruption.
     """
 
     heldout: dict[str, float]
@@ -42,6 +43,7 @@ class FitResult(NamedTuple):
     predictions: dict[str, Classified]
     rollbacks: int
     logits: dict[str, Tensor]
+    alarms: tuple[str, ...] = ()
 
 
 class Snapshots(NamedTuple):
@@ -62,6 +64,7 @@ def fit(
     *,
     evaluate_every: int | None = None,
     snapshots: Snapshots | None = None,
+    watched: Watched | None = None,
     keep_logits: bool = False,
 ) -> FitResult:
     """Train ``objective``; resume from the context's folder if it holds a checkpoint of this fit.
@@ -75,10 +78,11 @@ def fit(
         evaluate_every: epochs between measurements on held-out images; None: ten times over the fit, if it has as many epochs. They
             are measured at the end in any case, and with every snapshot.
         snapshots: networks to keep during training.
+        watched: measure on the way whether what is learnt collapses, and how good it is; None: measure neither.
         keep_logits: return the logits of the predictions too, which grow with the number of classes.
 
     Raises:
-        OptionError: another fit was run for the same part of the context.
+        OptionError: another fit was run for the same part of the context; or the objective needs full batches, and there are none.
         PluginError: the objective is not what the contract says.
         ArtifactError: the checkpoint in the folder is another fit's.
         DivergedError: the loss, its gradient or the weights are no longer finite, or have exploded, and all retries of ``on_nan`` are
@@ -94,7 +98,8 @@ def fit(
     if context.runtime.channels_last:
         objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stub lacks this overload
     with _part(context), global_seed(derive_seed(context.seed, context.stage, context.part, "global"), context.device):
-        loop = _Loop(objective, train, heldout, training, context, evaluate_every, snapshots or Snapshots(), keep_logits, checkpoints)
+        kept = snapshots or Snapshots()
+        loop = _Loop(objective, train, heldout, training, context, evaluate_every, kept, watched, keep_logits, checkpoints)
         if (found := checkpoints.load_latest()) is not None:
             loop.state.restore(found)
         while True:
@@ -129,25 +134,31 @@ class _Loop:
     context: RunContext
     evaluate_every: int | None
     snapshots: Snapshots
+    watched: Watched | None
     keep_logits: bool
     checkpoints: Checkpoints
 
     def __post_init__(self) -> None:
         self.state = TrainState(self.objective, self.train, self.training, self.context)
-        self.forward = ForwardPass(self.objective, self.train.batch_size, self.context)
+        self.part_size = self.train.batch_size // self.training.accumulate_batches
+        self.update = Update(self.state, ForwardPass(self.objective, self.part_size, self.context), self.training, self.context)
         self.log = StepLog(self.state, self.context, self.checkpoints.latest)
-        self.parameters = tuple(self.objective.parameters())  # once because walking through all modules takes as long as an operation
+        self.watch = FeatureWatch(self.watched, self.state, self.heldout, self.train, self.context)
 
     def run(self) -> FitResult:
         """All epochs that are left, and the measurement after the last."""
         state, epochs = self.state, self.training.epochs
         with blaming(self._progress, self._kept):
+            self.watch.load()
             while state.epoch < epochs:
                 self._train_epoch()
             self.log.begin(epochs)  # a fit that was already finished is announced too because its last measurement is repeated
             self._save()
+            self.watch.look()
+            if epochs in self.watch.quality_epochs:
+                self.watch.measure_quality()
             heldout, predictions, logits = measure(self.heldout, state, self.context, keep_logits=self.keep_logits)
-        return FitResult(heldout, state.step, predictions, state.rollbacks, logits)
+        return FitResult(heldout, state.step, predictions, state.rollbacks, logits, tuple(state.signs.alarms))
 
     def _train_epoch(self) -> None:
         state, context, objective = self.state, self.context, self.objective
@@ -159,14 +170,18 @@ class _Loop:
         self.log.begin(self.training.epochs)
         if state.step == 0:
             self._pause(0)
+        if state.begins_epoch and state.epoch in self.watch.quality_epochs:
+            self._measure(self.watch.measure_quality)
         objective.train()
         for batch in self._batches(state.order):
             state.update_schedule()
             with torch.no_grad():
-                views = objective.make_views(batch, state.device_generator("views"), train=True)
+                batches = list(parts_of(batch, self.part_size))
+                parts = [self._views(part) for part in batches]
+            self.watch.before_step(parts[0].views, batches[0], self.training.epochs)
             logged = self.log.due
             for phase in objective.phases:
-                self._step(phase, views, len(batch.indices), logged=logged)
+                self.log.note(phase, *self.update(phase, parts, logged=logged))
             state.step += 1
             state.batch += 1
             if state.step == 1 and self.checkpoints.kept:
@@ -207,24 +222,8 @@ class _Loop:
                 return
             yield batch
 
-    def _step(self, phase: str, views: dict[str, Tensor], num_images: int, *, logged: bool) -> None:
-        """One phase: forward, backward, optimizer."""
-        state, context, max_norm = self.state, self.context, self.training.clip_grad_norm
-        objective, optimizer = self.objective, state.optimizers[phase]
-        objective.on_before_step(phase, state)
-        for parameter in self.parameters:  # of every phase: a GAN's generator leaves gradients in its discriminator
-            parameter.grad = None
-        with autocast_of(context):
-            output = self.forward(views, phase, state.schedule_tensors, num_images=num_images)
-        check_output(objective, output, phase, context.stage, training=True)
-        output.loss.backward()
-        norm = gradient_norm(optimizer, context.device) if logged or max_norm is not None else None
-        if norm is not None and max_norm is not None:
-            clip_gradients(optimizer, max_norm, norm)
-        optimizer.step()
-        with torch.no_grad():
-            objective.on_after_step(phase, state)
-        self.log.note(phase, output, norm)
+    def _views(self, batch: Batch) -> Part:
+        return Part(len(batch.indices), self.objective.make_views(batch, self.state.device_generator("views"), train=True))
 
     def _pause(self, epoch: int) -> None:
         """Between two epochs: keep the network and measure it when due. The measurement after the last epoch is the fit's result."""
@@ -235,12 +234,16 @@ class _Loop:
         else:
             due = epoch % self.evaluate_every == 0
         if self.state.progress < 1.0 and (kept or (due and epoch > 0)):
-            try:
-                measure(self.heldout, self.state, self.context)
-            except RunInterruptedError:
-                self._save()
-                raise
-            self.log.restart_clock()
+            self._measure(lambda: measure(self.heldout, self.state, self.context))
+
+    def _measure(self, measure: Callable[[], object]) -> None:
+        """Between two steps, outside of the throughput; what was trained is saved where the user asks to stop meanwhile."""
+        try:
+            measure()
+        except RunInterruptedError:
+            self._save()
+            raise
+        self.log.restart_clock()
 
     def _save(self) -> None:
         self.log.check()
@@ -290,17 +293,17 @@ class ForwardPass:
         self._checked = not compiled
         self._full = compile_objective(objective, cuda_graphs=self._graphs) if compiled else objective
 
-    def __call__(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor], *, num_images: int) -> StepOutput:
+    def __call__(self, views: dict[str, Tensor], step: Step, *, num_images: int) -> StepOutput:
         """One phase's loss on the views of ``num_images`` images."""
         if num_images != self._batch_size:
-            return self._objective(views, phase, schedule)
+            return self._objective(views, step)
         if not self._checked:  # uncompiled once, without effect, because a compiled backbone cannot check the range of float images
             with torch.no_grad(), evaluating(self._objective), global_seed(0, self._device):
-                self._objective(views, phase, schedule)
+                self._objective(views, step)
             self._checked = True
         if self._graphs:
             torch.compiler.cudagraph_mark_step_begin()  # from here on the previous call's outputs may be overwritten
-        return self._full(views, phase, schedule)
+        return self._full(views, step)
 
 
 def compile_objective(objective: Objective, *, cuda_graphs: bool) -> Any:

@@ -18,7 +18,7 @@ from sslkit.contract.class_address import provenance_of
 from sslkit.contract.errors import PluginError, RunFailedError, did_you_mean
 from sslkit.contract.evaluator import Evaluation, Evaluator
 from sslkit.contract.images import LabeledData
-from sslkit.contract.objective import Classified, Mean, Objective, Prediction, StepOutput
+from sslkit.contract.objective import Classified, Mean, Objective, Prediction, Represented, StepOutput
 from sslkit.contract.training import Schedule
 
 
@@ -53,7 +53,7 @@ def _wrong(objective: Objective, problem: str, **facts: Any) -> PluginError:
     return PluginError(f"{provenance_of(type(objective))}: {problem}", **facts)
 
 
-RESERVED_METRICS = frozenset({"loss", "gradient_norm", "lr", "images_per_second", "split", "part", "step", "epoch"})
+RESERVED_METRICS = frozenset({"loss", "gradient_norm", "loss_scale", "lr", "images_per_second", "split", "part", "step", "epoch"})
 """Other entries of the log than an objective's metrics."""
 
 _NUM_PROBES = 33
@@ -103,6 +103,18 @@ def check_output(objective: Objective, output: object, phase: str, stage: str, *
         if not isinstance(prediction, Prediction) or not _fits(prediction):
             what = f"prediction {name!r} must be a Prediction of logits (M, K) and int64 targets (M,)"
             raise _broken(objective, what, stage, found=_kinds(prediction))
+
+
+def checked_represented(objective: Objective, represented: object, num_images: int, stage: str) -> Represented:
+    """What ``represent`` returned for so many images."""
+    if not isinstance(represented, Represented):
+        raise _broken(objective, "represent must return a Represented", stage, found=represented)
+    for what, values in represented._asdict().items():
+        for name, rows in _named(objective, what, values, stage).items():
+            if not isinstance(rows, Tensor) or rows.ndim != 2 or len(rows) != num_images or not rows.is_floating_point():
+                problem = f"{what} {name!r} that represent returns must be floats with a row for each of {num_images} images"
+                raise _broken(objective, problem, stage, found=_kind(rows))
+    return represented
 
 
 def check_targets(owner: object, predictions: Mapping[str, Classified], stage: str) -> None:

@@ -12,11 +12,12 @@ from torch import Tensor
 from sslkit.contract.errors import DivergedError, RunInterruptedError
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import FitStart, HeldoutEnd, StepEnd
-from sslkit.contract.objective import Classified, Mean, StepOutput
+from sslkit.contract.objective import Classified, Mean, Step, StepOutput
 from sslkit.training.device import autocast_of
 from sslkit.training.features import BatchSource, evaluating
 from sslkit.training.handover import check_means, check_output, check_targets
-from sslkit.training.optimizers import weight_norm
+from sslkit.training.loss_scaler import SMALLEST
+from sslkit.training.phase_optimizers import weight_norm
 from sslkit.training.seeds import derive_seed, global_seed, make_generator
 from sslkit.training.state import Meters, TrainState
 
@@ -31,24 +32,27 @@ REMEDY = "start over (--fresh) with a lower learning rate, warmup_epochs, clip_g
 
 class StepFacts(NamedTuple):
     """What is known of a phase's step, counted from 1: the 2-norms of its gradients before clipping and of all trained weights after it are
-    None where they were not computed.
+    None where they were not computed, and so is the scale of the loss where there is none.
     """
 
     phase: str
     step: int
     lr: float
-    loss: float
+    loss: float = math.nan
     gradient_norm: float | None = None
     weight_norm: float | None = None
+    loss_scale: float | None = None
 
     @property
     def good(self) -> bool:
-        """Whether nothing that is known has exploded; NaN is below no limit."""
-        return all(abs(value) < LIMIT for value in (self.loss, self.gradient_norm, self.weight_norm) if value is not None)
+        """Whether nothing that is known has exploded; NaN is below no limit. A step that float16 skipped is no divergence."""
+        skipped = self.loss_scale is not None and self.gradient_norm is not None and not math.isfinite(self.gradient_norm)
+        known = (self.loss, None if skipped else self.gradient_norm, self.weight_norm)
+        return all(abs(value) < LIMIT for value in known if value is not None) and (self.loss_scale is None or self.loss_scale >= SMALLEST)
 
     def __str__(self) -> str:
-        norms = {"gradient": self.gradient_norm, "weight": self.weight_norm}
-        return f"loss {self.loss:.4g}" + "".join(f", {name} norm {norm:.4g}" for name, norm in norms.items() if norm is not None)
+        known = {"gradient norm": self.gradient_norm, "weight norm": self.weight_norm, "loss scale": self.loss_scale}
+        return f"loss {self.loss:.4g}" + "".join(f", {name} {value:.4g}" for name, value in known.items() if value is not None)
 
 
 class StepLog:
@@ -58,7 +62,7 @@ class StepLog:
         self._state = state
         self._context = context
         self._latest_checkpoint = latest_checkpoint
-        self._waiting: list[tuple[str, int, float]] = []  # phase, step and learning rate
+        self._waiting: list[tuple[str, int, float, list[str]]] = []  # phase, step, learning rate, and what is watched
         self._last: dict[str, StepFacts] = {}  # last step that was read, by phase
         self._begun = False
         self.restart_clock()
@@ -102,10 +106,16 @@ class StepLog:
         state = self._state
         measured = {"loss": output.loss} if gradient_norm is None else {"loss": output.loss, "gradient_norm": gradient_norm}
         metrics = {name: Mean(value, 1) for name, value in measured.items()} | output.metrics
+        if (scaler := state.scalers.get(phase)) is not None:
+            measured["loss_scale"] = scaler.scale
+            metrics["loss_scale"] = Mean(scaler.scale, 1)
+            if gradient_norm is not None:  # a step that was skipped has none
+                finite = gradient_norm.isfinite()
+                metrics["gradient_norm"] = Mean(torch.where(finite, gradient_norm, 0.0), finite)
         if len(state.optimizers) > 1:
             metrics = {f"{phase}_{name}": mean for name, mean in metrics.items()}
         state.meters.add(metrics, watched=list(measured.values()))
-        self._waiting.append((phase, state.step + 1, state.learning_rate))
+        self._waiting.append((phase, state.step + 1, state.learning_rate, list(measured)))
 
     def check(self) -> None:
         """Read what was noted, with a host sync, and raise a ``DivergedError`` where a step or the weights diverged.
@@ -116,7 +126,8 @@ class StepLog:
         watched = self._state.meters.settle()
         if not waiting:
             return
-        steps = [StepFacts(*noted, *values) for noted, values in zip(waiting, watched, strict=True)]
+        noted = zip(waiting, watched, strict=True)
+        steps = [StepFacts(phase, step, lr)._replace(**dict(zip(names, values, strict=True))) for (phase, step, lr, names), values in noted]
         steps[-1] = steps[-1]._replace(weight_norm=float(weight_norm(self._state.optimizers.values())))
         for facts in steps:
             before = self._last.get(facts.phase)
@@ -173,7 +184,7 @@ def measure(
             views = objective.make_views(batch, generator, train=False)
             num_images = len(batch.indices)
             with autocast_of(context):
-                output = objective(views, phase, state.schedule_tensors)
+                output = objective(views, Step(phase, state.schedule_tensors))
             check_output(objective, output, phase, context.stage, training=False)
             loss = Mean(output.loss.float() * num_images, num_images)  # bfloat16 cannot count beyond 256
             meters.add({"loss": loss, **output.metrics})

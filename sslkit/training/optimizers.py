@@ -1,55 +1,88 @@
-"""The optimizers that a recipe can name, and those of a fit, one per phase: each trained parameter belongs to exactly one of them."""
+"""The optimizers that a recipe can name."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from inspect import Parameter, signature
 from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from sslkit.contract.class_address import provenance_of
-from sslkit.contract.errors import OptionError, PluginError, did_you_mean
-from sslkit.contract.objective import Objective
+from sslkit.contract.errors import OptionError
 from sslkit.contract.training import OptimizerFactory
-from sslkit.training.handover import finite_number
+from sslkit.training.lars import Flavour, TrustRatioSGD
 
-BASE_RATE = "base_lr"
-"""The key of a parameter group for the learning rate that the schedule multiplies."""
 
-_SHOWN = 5
+@dataclass(frozen=True, kw_only=True)
+class _Decaying(OptimizerFactory):
+    """What all have in common: a rate, and a weight decay that may move and leave out some parameters."""
+
+    lr: float
+    weight_decay: float
+    final_weight_decay: float | None = None
+    exclude_norm_and_bias: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0.0:
+            raise OptionError("lr", "must be positive", found=self.lr, allowed="a number above 0")
+        for name in ("weight_decay", "final_weight_decay"):
+            if (value := getattr(self, name)) is not None and value < 0.0:
+                raise OptionError(name, "must not be negative", found=value, allowed="0 or more")
+
+    def _groups(self, groups: list[dict], *, excluded: bool | None = None, **exclusion: Any) -> list[dict]:
+        """The groups with the final weight decay in them, where they have no decay of their own.
+
+        With ``exclude_norm_and_bias``, or where ``excluded`` says so in its place, parameters of fewer than two dimensions go into groups
+        apart, without weight decay and with the options of ``exclusion``.
+        """
+        divided = self.exclude_norm_and_bias if excluded is None else excluded
+        return [part for group in groups for part in self._parts(group, exclusion if divided else None)]
+
+    def _parts(self, group: dict, exclusion: dict[str, Any] | None) -> Iterator[dict]:
+        if self.final_weight_decay is not None and "weight_decay" not in group:
+            group = {"final_weight_decay": self.final_weight_decay, **group}
+        if exclusion is None:
+            yield group
+            return
+        members = list(group["params"])
+        kept = [member for member in members if _parameter(member).ndim > 1]
+        if kept or not members:
+            yield {**group, "params": kept}
+        if len(kept) < len(members):
+            constant = {key: value for key, value in group.items() if key != "final_weight_decay"}
+            yield {**constant, "params": [each for each in members if _parameter(each).ndim <= 1], "weight_decay": 0.0, **exclusion}
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SGD(OptimizerFactory):
+class SGD(_Decaying):
     """Stochastic gradient descent with momentum.
 
     Attributes:
         lr: base learning rate.
         momentum: in [0, 1).
         nesterov: Nesterov's form of momentum.
-        weight_decay: L2 penalty on all parameters.
+        weight_decay: L2 penalty.
+        final_weight_decay: the weight decay moves there along half a cosine; None: it stays.
+        exclude_norm_and_bias: no weight decay of parameters of fewer than two dimensions: biases, scales and shifts of normalisations.
     """
 
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
+    exclude_norm_and_bias: bool = False
 
     def __post_init__(self) -> None:
-        _check_rates(self.lr, self.weight_decay)
-        if not 0.0 <= self.momentum < 1.0:
-            raise OptionError("momentum", "is out of range", found=self.momentum, allowed="0 <= momentum < 1")
+        _Decaying.__post_init__(self)
+        _check_momentum(self.momentum)
         if self.nesterov and self.momentum == 0.0:
             raise OptionError("nesterov", "needs momentum", found=True, fix="set momentum above 0 or nesterov = false")
 
     @override
     def build(self, groups: list[dict]) -> Optimizer:
+        groups = self._groups(groups)
         optimizer = torch.optim.SGD(
             groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay, fused=_fused(groups)
         )
@@ -58,40 +91,122 @@ class SGD(OptimizerFactory):
         return optimizer
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Adaptive(_Decaying):
+    """Adam's options, with and without decoupled weight decay."""
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    exclude_norm_and_bias: bool = False
+
+    def __post_init__(self) -> None:
+        _Decaying.__post_init__(self)
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise OptionError("betas", "are out of range", found=self.betas, allowed="0 <= beta < 1")
+        if self.eps <= 0.0:
+            raise OptionError("eps", "must be positive", found=self.eps)
+
+    def _options(self, groups: list[dict]) -> dict[str, Any]:
+        options: dict[str, Any] = {"lr": self.lr, "betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
+        return {**options, "params": groups, "fused": _fused(groups)}
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
-class AdamW(OptimizerFactory):
+class AdamW(_Adaptive):
     """Adam with decoupled weight decay, Loshchilov & Hutter 2019 (arXiv:1711.05101).
 
     Attributes:
         lr: base learning rate.
         betas: decay rates of the two moment estimates, each in [0, 1).
         eps: added to the denominator.
-        weight_decay: decoupled, on all parameters.
+        weight_decay: decoupled.
+        final_weight_decay: the weight decay moves there along half a cosine; None: it stays.
+        exclude_norm_and_bias: no weight decay of parameters of fewer than two dimensions: biases, scales and shifts of normalisations.
     """
 
-    lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
     weight_decay: float = 0.05
-
-    def __post_init__(self) -> None:
-        _check_rates(self.lr, self.weight_decay)
-        if not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise OptionError("betas", "are out of range", found=self.betas, allowed="0 <= beta < 1")
-        if self.eps <= 0.0:
-            raise OptionError("eps", "must be positive", found=self.eps)
 
     @override
     def build(self, groups: list[dict]) -> Optimizer:
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=_fused(groups))
+        return torch.optim.AdamW(**self._options(self._groups(groups)))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Adam(_Adaptive):
+    """Adam, Kingma & Ba 2015 (arXiv:1412.6980). Its weight decay is part of the gradient.
+
+    Attributes:
+        lr: base learning rate.
+        betas: decay rates of the two moment estimates, each in [0, 1).
+        eps: added to the denominator.
+        weight_decay: L2 penalty.
+        final_weight_decay: the weight decay moves there along half a cosine; None: it stays.
+        exclude_norm_and_bias: no weight decay of parameters of fewer than two dimensions: biases, scales and shifts of normalisations.
+    """
+
+    weight_decay: float = 0.0
+
+    @override
+    def build(self, groups: list[dict]) -> Optimizer:
+        return torch.optim.Adam(**self._options(self._groups(groups)))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LARS(_Decaying):
+    """SGD with momentum, each parameter's step scaled to its norm, for large batches: You et al. 2017 (arXiv:1708.03888).
+
+    With weights w, gradient g, weight decay d and a trust ratio r, which is 1 for weights that are zero:
+
+    - ``classic``, as published: g' = g + d w, r = eta |w| / |g'|, m <- momentum m + lr r g', w <- w - m. Some implementations multiply m by
+      lr instead, which differs only while lr changes.
+    - ``larc``, of apex without clipping: r = eta |w| / (|g| + d |w|), m <- momentum m + r (g + d w), w <- w - lr m.
+    - ``larc_clip``, of apex with clipping and of solo-learn: the same with min(r / lr, 1) in place of r. Its rates mean nothing to another
+      flavour.
+
+    Attributes:
+        lr: base learning rate.
+        flavour: ``classic``, ``larc`` or ``larc_clip``.
+        eta: the trust coefficient; solo-learn has 0.02.
+        momentum: in [0, 1).
+        weight_decay: L2 penalty.
+        final_weight_decay: the weight decay moves there along half a cosine; None: it stays.
+        exclude_norm_and_bias: neither weight decay nor trust ratio for parameters of fewer than two dimensions: biases, scales and shifts
+            of normalisations; None: as published, which is true but for ``larc``.
+    """
+
+    lr: float = 0.3
+    flavour: Flavour = "classic"
+    eta: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _Decaying.__post_init__(self)
+        _check_momentum(self.momentum)
+        if self.eta <= 0.0:
+            raise OptionError("eta", "must be positive", found=self.eta, allowed="a number above 0")
+
+    @override
+    def build(self, groups: list[dict]) -> Optimizer:
+        excluded = self.flavour != "larc" if self.exclude_norm_and_bias is None else self.exclude_norm_and_bias
+        options = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay, "eta": self.eta, "adapted": True}
+        return TrustRatioSGD(self._groups(groups, excluded=excluded, adapted=False), self.flavour, options)
 
 
 def _fused(groups: list[dict]) -> bool | None:
     """One kernel for all of a parameter's update, where torch is known to have it: 6 times as fast on a CPU. None: torch decides."""
-    parameters = [parameter for group in groups for parameter in group["params"]]
+    parameters = [_parameter(member) for group in groups for member in group["params"]]
     known = all(parameter.device.type in {"cpu", "cuda"} and parameter.is_floating_point() for parameter in parameters)
     return True if known else None
+
+
+def _parameter(member: Any) -> Tensor:
+    """Torch also accepts pairs of a name and a parameter."""
+    return member[1] if isinstance(member, tuple) else member
 
 
 def _start_momenta(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
@@ -106,155 +221,6 @@ def _start_momenta(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def _check_rates(lr: float, weight_decay: float) -> None:
-    if lr <= 0.0:
-        raise OptionError("lr", "must be positive", found=lr, allowed="a number above 0")
-    if weight_decay < 0.0:
-        raise OptionError("weight_decay", "must not be negative", found=weight_decay, allowed="0 or more")
-
-
-def build_optimizers(objective: Objective, factories: Mapping[str, OptimizerFactory]) -> dict[str, Optimizer]:
-    """One optimizer per phase, its base rate in every parameter group.
-
-    A ``PluginError`` where the objective's groups or an optimizer break the contract; it names parameters that none or several train.
-    """
-    groups = _groups_of(objective)
-    optimizers = {phase: _build(factories[phase], phase, groups[phase], objective) for phase in objective.phases}
-    _check_coverage(objective, optimizers.values())
-    return optimizers
-
-
-def set_rates(optimizer: Optimizer, scale: float) -> None:
-    """Multiply the base rate of every group."""
-    for group in optimizer.param_groups:
-        rate = group[BASE_RATE] * scale
-        if isinstance(group["lr"], Tensor):  # read by a captured or compiled step: it must stay the same tensor
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
-def rate_of(group: Mapping[str, Any], scale: float) -> float:
-    """The rate that :func:`set_rates` gave a group; a tensor is not read because this would make a GPU wait."""
-    return group[BASE_RATE] * scale if isinstance(group["lr"], Tensor) else float(group["lr"])
-
-
-def parameters_of(optimizer: Optimizer) -> list[Tensor]:
-    """All parameters that it trains."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def gradient_norm(optimizer: Optimizer, device: torch.device) -> Tensor:
-    """2-norm of all gradients together, on the device; zero where there is none."""
-    gradients = [parameter.grad for parameter in parameters_of(optimizer) if parameter.grad is not None]
-    return get_total_norm(gradients) if gradients else torch.zeros((), device=device)
-
-
-def clip_gradients(optimizer: Optimizer, max_norm: float, norm: Tensor) -> None:
-    """Scale all gradients together so that their norm, which is ``norm``, is at most ``max_norm`` (Pascanu et al. 2013, arXiv:1211.5063)."""
-    clip_grads_with_norm_(parameters_of(optimizer), max_norm, norm)
-
-
-def weight_norm(optimizers: Iterable[Optimizer]) -> Tensor:
-    """2-norm of all trained parameters together."""
-    return get_total_norm([parameter for optimizer in optimizers for parameter in parameters_of(optimizer)])
-
-
-def _groups_of(objective: Objective) -> dict[str, list[dict[str, Any]]]:
-    """What ``parameter_groups`` returns, checked, with the parameters in lists."""
-    groups = objective.parameter_groups()
-    if not isinstance(groups, Mapping) or set(groups) != set(objective.phases):
-        found = list(groups) if isinstance(groups, Mapping) else type(groups).__name__
-        raise _wrong_groups(objective, "must have one entry for each phase", found=found, allowed=objective.phases)
-    for group in (group for parts in groups.values() for group in (parts if isinstance(parts, list) else [parts])):
-        if not isinstance(group, dict) or "params" not in group:
-            raise _wrong_groups(objective, "must give each phase a list of dicts with the key 'params'", found=group)
-        scale = finite_number(group.get("lr_scale", 1.0))
-        if scale is None or scale < 0:
-            raise _wrong_groups(objective, "has an lr_scale that is no rate", found=group["lr_scale"], allowed="0 or more")
-    return {phase: [{**group, "params": _in_a_list(group["params"], objective)} for group in parts] for phase, parts in groups.items()}
-
-
-def _wrong_groups(objective: Objective, problem: str, **facts: Any) -> PluginError:
-    return PluginError(f"{provenance_of(type(objective))}: parameter_groups {problem}", **facts)
-
-
-def _in_a_list(parameters: Any, objective: Objective) -> list[Any]:
-    if isinstance(parameters, Tensor):
-        return [parameters]
-    try:
-        members = iter(parameters)
-    except TypeError:
-        members = iter([parameters])
-    found = list(members)
-    if not all(isinstance(_bare(parameter), Tensor) for parameter in found):
-        raise _wrong_groups(objective, "must give parameters under 'params'", found=parameters, allowed="a tensor, or several")
-    return found
-
-
-def _build(factory: OptimizerFactory, phase: str, groups: list[dict[str, Any]], objective: Objective) -> Optimizer:
-    optimizer = factory.build([{key: value for key, value in group.items() if key != "lr_scale"} for group in groups])
-    if not isinstance(optimizer, Optimizer):
-        raise PluginError(f"{provenance_of(type(factory))}: build must return a torch.optim.Optimizer", found=optimizer)
-    if (closure := signature(optimizer.step).parameters.get("closure")) and closure.default is Parameter.empty:
-        raise PluginError(
-            f"{provenance_of(type(factory))}: {type(optimizer).__name__} computes the loss again within a step, which the loop does not do",
-            fix="build an optimizer whose step() needs no closure",
-        )
-    known = dict.fromkeys(["params", "lr_scale", "weight_decay", *optimizer.defaults])
-    for key in (key for group in groups for key in group):
-        if key not in known:
-            raise _wrong_groups(objective, "has an unknown key", found=key, allowed=known, fix=did_you_mean(str(key), known))
-    scales = {id(parameter): float(group.get("lr_scale", 1.0)) for group in groups for parameter in map(_bare, group["params"])}
-    _check_complete(scales, optimizer, phase, objective)
-    for group in optimizer.param_groups:  # an optimizer may divide groups further
-        base, found = finite_number(group.get("lr")), {scales[id(parameter)] for parameter in group["params"]}
-        if base is None or len(found) > 1:
-            problem = "puts parameters of different lr_scale into one group" if len(found) > 1 else "has a group without a number 'lr'"
-            raise PluginError(f"{provenance_of(type(optimizer))}: {problem}", fix="the loop sets the rate of every group before each step")
-        group[BASE_RATE] = base * next(iter(found), 1.0)
-        if isinstance(group["lr"], Tensor):  # by default one for all groups, whose rates differ
-            group["lr"] = group["lr"].clone()
-    return optimizer
-
-
-def _bare(parameter: Any) -> Any:
-    """Torch also accepts pairs of a name and a parameter."""
-    return parameter[1] if isinstance(parameter, tuple) and len(parameter) == 2 else parameter
-
-
-def _check_complete(asked: Mapping[int, float], optimizer: Optimizer, phase: str, objective: Objective) -> None:
-    """The optimizer trains exactly the parameters that its factory was given, each once."""
-    found = Counter(map(id, parameters_of(optimizer)))
-    problems = [
-        ("leaves out", [key for key in asked if key not in found]),
-        ("was not asked for", [key for key in found if key not in asked]),
-        ("has more than once", [key for key, count in found.items() if count > 1]),
-    ]
-    for problem, keys in problems:
-        if keys:
-            raise PluginError(f"{provenance_of(type(optimizer))}: of phase {phase!r} it {problem} {_listed(keys, objective)}")
-
-
-def _check_coverage(objective: Objective, optimizers: Iterable[Optimizer]) -> None:
-    """Every trainable parameter is trained by exactly one optimizer, and nothing else is."""
-    trained = Counter(id(parameter) for optimizer in optimizers for parameter in parameters_of(optimizer))
-    own = {id(parameter): parameter for parameter in objective.parameters()}
-    frozen = {id(parameter) for name in objective.frozen for parameter in objective.get_submodule(name).parameters()}
-    missing = [key for key, parameter in own.items() if parameter.requires_grad and key not in trained and key not in frozen]
-    problems = [
-        ("no phase trains", missing, "add it to parameter_groups, or set requires_grad_(False)"),
-        ("several phases train", [key for key, count in trained.items() if count > 1], "leave it to one phase of parameter_groups"),
-        ("a phase trains, and frozen names,", [key for key in trained if key in frozen], "take it out of one of the two"),
-        ("a phase trains", [key for key in trained if key not in own], "register it as a parameter: a checkpoint would lack it"),
-    ]
-    for problem, keys, fix in problems:
-        if keys:
-            raise PluginError(f"{provenance_of(type(objective))}: {problem} {_listed(keys, objective)}", fix=fix)
-
-
-def _listed(keys: Sequence[int], objective: Objective) -> str:
-    """The names of parameters, the first few."""
-    names = {id(parameter): name for name, parameter in objective.named_parameters()}
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return f"{', '.join(names.get(key, 'a tensor that is no parameter of the objective') for key in keys[:_SHOWN])}{more}"
+def _check_momentum(momentum: float) -> None:
+    if not 0.0 <= momentum < 1.0:
+        raise OptionError("momentum", "is out of range", found=momentum, allowed="0 <= momentum < 1")

@@ -1,15 +1,20 @@
 """The options of training, the same in every stage that trains."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import Literal, final
 
 from sslkit.contract.checks import Checked
 from sslkit.contract.errors import OptionError, did_you_mean
 from sslkit.contract.images import Augment
+from sslkit.contract.objective import Objective
 from sslkit.contract.training import OptimizerFactory, Schedule
 from sslkit.training.optimizers import SGD
 from sslkit.training.schedules import Cosine
+
+LR_REFERENCE = 256
+"""Images a step for which learning rates are published that are to be scaled."""
 
 
 @final
@@ -43,7 +48,13 @@ class TrainingOptions(Checked):
         batch_size: images per optimizer step, over all processes, before a task multiplies them into views.
         optimizer: one for all phases, or one for each phase by name.
         schedule: of the learning rate.
+        lr_scaling: how the learning rate grows with the batch: ``linear``, lr * batch_size / 256 (Goyal et al. 2017, arXiv:1706.02677);
+            ``sqrt``, lr * sqrt(batch_size / 256); or ``none``.
         augment: done once per image, on training images only.
+        accumulate_batches: each batch is passed through the network in so many equal parts, whose gradients are averaged: less memory for
+            the same step, except where BatchNorm or a loss compares images, which then sees one part.
+        drop_last: leave the last images of an epoch, fewer than a batch, out of it; None: if the objective needs full batches. Otherwise
+            they are a smaller batch; a single one, which BatchNorm cannot take, joins the batch before.
         clip_grad_norm: gradients of a phase are scaled down to this 2-norm where they are longer; None: never.
         on_nan: what to do when the loss or its gradient is no longer finite, or explodes.
     """
@@ -52,7 +63,10 @@ class TrainingOptions(Checked):
     batch_size: int = 128
     optimizer: OptimizerFactory | Mapping[str, OptimizerFactory] = field(default_factory=SGD)
     schedule: Schedule = field(default_factory=Cosine)
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     augment: Augment = field(default_factory=Augment)
+    accumulate_batches: int = 1
+    drop_last: bool | None = None
     clip_grad_norm: float | None = None
     on_nan: OnNan = field(default_factory=OnNan)
 
@@ -61,8 +75,41 @@ class TrainingOptions(Checked):
             raise OptionError("epochs", "must be positive", found=self.epochs, allowed="1 or more")
         if self.batch_size < 1:
             raise OptionError("batch_size", "must be positive", found=self.batch_size, allowed="1 or more images")
+        if self.accumulate_batches < 1:
+            raise OptionError("accumulate_batches", "must be positive", found=self.accumulate_batches, allowed="1 or more")
+        if self.batch_size % self.accumulate_batches:
+            problem = f"must divide batch_size, {self.batch_size}, into equal parts"
+            raise OptionError("accumulate_batches", problem, found=self.accumulate_batches)
         if self.clip_grad_norm is not None and self.clip_grad_norm <= 0.0:
             raise OptionError("clip_grad_norm", "must be positive", found=self.clip_grad_norm, allowed="a number above 0")
+
+    @property
+    def rate_factor(self) -> float:
+        """What ``lr_scaling`` multiplies the learning rate by."""
+        ratio = self.batch_size / LR_REFERENCE
+        return {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[self.lr_scaling]
+
+    @property
+    def rate_notes(self) -> list[str]:
+        """The learning rates that ``lr_scaling`` leads to, a sentence each that begins with the option's name."""
+        if self.lr_scaling == "none":
+            return []
+        given = {"": self.optimizer} if isinstance(self.optimizer, OptimizerFactory) else self.optimizer
+        optimizers = {f"optimizer.{phase}".rstrip("."): optimizer for phase, optimizer in given.items()}
+        why = f"{self.lr_scaling} scaling from {LR_REFERENCE} to {self.batch_size} images a step"
+        rates = {name: vars(optimizer)["lr"] for name, optimizer in optimizers.items()}
+        return [f"{name}.lr: {lr:g} is {lr * self.rate_factor:g}, by {why}" for name, lr in rates.items()]
+
+    def drops_last(self, objective: Objective) -> bool:
+        """Whether images that fill no batch are left out of an epoch.
+
+        Raises:
+            OptionError: the objective needs full batches, and ``drop_last`` says otherwise.
+        """
+        if objective.full_batches and self.drop_last is False:
+            problem = f"{type(objective).__name__} needs full batches"
+            raise OptionError("drop_last", problem, found=False, fix="leave it out")
+        return objective.full_batches if self.drop_last is None else self.drop_last
 
     def check_batch_size(self, num_images: int) -> None:
         """Refuse a batch larger than the data, which would silently train on fewer images per step.
@@ -93,9 +140,15 @@ class TrainingOptions(Checked):
         return dict(self.optimizer)
 
 
-def check_snapshots(epochs: Iterable[int], num_epochs: int) -> list[int]:
-    """The epochs after which a network is to be kept, in order; 0 for the untrained one. They must be distinct epochs of the training."""
-    snapshots = sorted(epochs)
-    if any(not 0 <= epoch <= num_epochs for epoch in snapshots) or len(set(snapshots)) < len(snapshots):
-        raise OptionError("snapshot_epochs", "must be distinct epochs of the training", found=snapshots, allowed=f"0 to {num_epochs}")
-    return snapshots
+def check_epochs(option: str, epochs: Iterable[int], num_epochs: int) -> list[int]:
+    """The epochs of an option in order; 0 for the untrained network. They must be distinct epochs of the training."""
+    found = sorted(epochs)
+    if any(not 0 <= epoch <= num_epochs for epoch in found) or len(set(found)) < len(found):
+        raise OptionError(option, "must be distinct epochs of the training", found=found, allowed=f"0 to {num_epochs}")
+    return found
+
+
+def spread_epochs(num_epochs: int, most: int) -> list[int]:
+    """At most so many epochs of a training, 2 or more, evenly spread: 0 and the last among them."""
+    steps = min(most - 1, num_epochs)
+    return [round(step * num_epochs / steps) for step in range(steps + 1)]

@@ -12,7 +12,7 @@ from sslkit.contract.training import Schedule
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Step(Schedule):
+class MultiStep(Schedule):
     """Multiply the rate by ``gamma`` after each milestone.
 
     Attributes:

@@ -9,16 +9,19 @@ import torch
 from torch import Generator, Tensor, nn
 from typing_extensions import override
 
-from sslkit.contract.errors import ArtifactError
+from sslkit.contract.class_address import provenance_of
+from sslkit.contract.errors import ArtifactError, RunFailedError
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import Notice
 from sslkit.contract.objective import Mean, Objective, TrainContext
 from sslkit.training.checkpoints import Checkpoint
 from sslkit.training.features import BatchSource, extract_features
 from sslkit.training.handover import check_schedule, checked_indices, scale_of, scheduled_value
+from sslkit.training.loss_scaler import LossScaler
 from sslkit.training.optimizer_state import capture_optimizer, restore_optimizer
-from sslkit.training.optimizers import build_optimizers, rate_of, set_rates
 from sslkit.training.options import TrainingOptions
+from sslkit.training.phase_optimizers import build_optimizers, rate_of, set_decays, set_rates
+from sslkit.training.representation import Signs
 from sslkit.training.seeds import derive_seed, global_generators, make_generator
 
 
@@ -88,18 +91,24 @@ class TrainState(TrainContext):
         order: (M,) int64, the images of the current epoch in order; None between epochs.
         meters: of the training steps since the last logged one.
         rollbacks: how often the fit returned to the beginning of an epoch, to continue at a lower learning rate.
+        scalers: of the loss of each phase under float16; empty otherwise.
     """
 
     def __init__(self, objective: Objective, train: BatchSource, training: TrainingOptions, context: RunContext) -> None:
         check_schedule(training.schedule, training.epochs)
+        self.drops_last = training.drops_last(objective)
+        if self.drops_last:
+            training.check_batch_size(train.num_images)
         self.objective = objective
         self.epoch = 0
         self.batch = 0
         self.step = 0
         self.order: Tensor | None = None
         self.meters = Meters()
-        self.optimizers = build_optimizers(objective, training.optimizers_for(objective.phases))
+        self.optimizers = build_optimizers(objective, training.optimizers_for(objective.phases), lr_factor=training.rate_factor)
         self.rollbacks = 0
+        self.scalers = {phase: LossScaler(context.device) for phase in objective.phases if context.autocast is torch.float16}
+        self.signs = Signs()
         self._scale = 1.0
         self._train = train
         self._training = training
@@ -118,7 +127,7 @@ class TrainState(TrainContext):
     def batch_sizes(self) -> tuple[int, ...]:
         """Images of each batch of the current epoch."""
         images = self._train.num_images if self.order is None else len(self.order)
-        return training_batches(images, self._train.batch_size)
+        return training_batches(images, self._train.batch_size, drop_last=self.drops_last)
 
     @property
     def num_batches(self) -> int:
@@ -183,6 +192,10 @@ class TrainState(TrainContext):
         every = torch.arange(num_images)
         indices = every if indices is None else checked_indices(self.objective, indices, num_images, self._context.stage)
         self.order = indices[torch.randperm(len(indices), generator=self._generator("order", torch.device("cpu")))]
+        if not self.num_batches:
+            what = f"stage {self._context.stage!r}: {provenance_of(type(self.objective))}: epoch_indices chose less than a full batch"
+            raise RunFailedError(what, found=len(indices), allowed=f"{self._train.batch_size} or more")
+        self.order = self.order[: sum(self.batch_sizes)]
         self.batch = 0
 
     def end_epoch(self) -> None:
@@ -196,6 +209,7 @@ class TrainState(TrainContext):
         self._scale = scale_of(self._training.schedule, self.exact_epoch, self._training.epochs) * self.lr_factor
         for optimizer in self.optimizers.values():
             set_rates(optimizer, self._scale)
+            set_decays(optimizer, self.progress)
         stage, progress = self._context.stage, self.progress
         self._schedule = {
             name: scheduled_value(self.objective, name, value(progress), progress, stage) for name, value in self._schedules.items()
@@ -215,7 +229,8 @@ class TrainState(TrainContext):
         tensors |= own
         counters = {"epoch": self.epoch, "batch": self.batch, "step": self.step, "rollbacks": self.rollbacks}
         counters["num_images"] = self._train.num_images
-        return tensors, {"counters": counters, "optimizers": optimizers}
+        scalers = {phase: scaler.state() for phase, scaler in self.scalers.items()}
+        return tensors, {"counters": counters, "optimizers": optimizers, "scalers": scalers, "signs": self.signs.state()}
 
     def capture_optimizers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The optimizers' part of it; a ``PluginError`` where one keeps what cannot be saved."""
@@ -246,10 +261,13 @@ class TrainState(TrainContext):
             raise ArtifactError(f"{path}: does not fit the model ({str(error).splitlines()[-1].strip()})") from error
         for phase, optimizer in self.optimizers.items():
             restore_optimizer(optimizer, state["optimizers"][phase], tensors, self._context.device)
+        for phase in self.scalers.keys() & state["scalers"].keys():  # there are none in what another precision has written
+            self.scalers[phase].restore(state["scalers"][phase])
         self._restore_random(tensors)
         self.meters.restore(_below(tensors, "meter."))
         self.epoch, self.batch, self.step = (int(counters[name]) for name in ("epoch", "batch", "step"))
         self.rollbacks = int(counters["rollbacks"])
+        self.signs = Signs(**state["signs"])
         self.order = tensors.get("order")
         if not 0 <= self.epoch <= self._training.epochs or not 0 <= self.batch <= self.num_batches:
             raise ValueError(f"epoch {self.epoch}, batch {self.batch}")
@@ -281,19 +299,16 @@ class TrainState(TrainContext):
 
 
 @lru_cache(maxsize=16)
-def training_batches(num_images: int, batch_size: int) -> tuple[int, ...]:
-    """The sizes of an epoch's batches in training, where every image counts once.
+def training_batches(num_images: int, batch_size: int, *, drop_last: bool = False) -> tuple[int, ...]:
+    """The sizes of an epoch's batches in training: all are full but the last, which ``drop_last`` leaves out.
 
-    All are full but the last. Where fewer images than half a batch would be left for that, the last two batches share theirs evenly: a
-    step on a handful weighs as much as any other and its BatchNorm statistics are noise, and one image has none at all. So no batch is
-    smaller than half of ``batch_size``, where there are that many images, and an objective may divide it further. The number of steps
-    stays the same; only of batches of two, a third image joins the last.
+    Where a single image would be left for it, that image joins the batch before: BatchNorm has no statistics of one value.
     """
     full, rest = divmod(num_images, batch_size)
-    if not full or not 0 < rest < max(2, batch_size / 2):
-        return (batch_size,) * full + (rest,) * (rest > 0)
-    shared = batch_size + rest
-    return (batch_size,) * (full - 1) + ((shared - shared // 2, shared // 2) if shared > 3 else (shared,))
+    sizes = (batch_size,) * full
+    if drop_last or not rest:
+        return sizes
+    return (*sizes[:-1], batch_size + 1) if full and rest == 1 else (*sizes, rest)
 
 
 def _below(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

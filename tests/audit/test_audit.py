@@ -1,4 +1,3 @@
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -22,6 +21,7 @@ from sslkit import (
     OptionError,
     Prediction,
     PretextTask,
+    Step,
     StepOutput,
     TrainingOptions,
 )
@@ -97,7 +97,7 @@ class MarkPrediction(Objective):
         views = (batch.images[images].long() + shift[:, None, None, None]).clamp(0, 255).to(torch.uint8)
         return {"images": views, "labels": labels}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         logits = self.head(self.backbone.embed(views["images"]))
         predictions = {} if self.task.show == "no predictions" else {"mark": Prediction(logits.detach(), views["labels"])}
         return StepOutput(F.cross_entropy(logits, views["labels"]), {}, predictions)

@@ -499,6 +499,7 @@ def small(model: str) -> TimmBackbone:
     return backbone.eval()
 
 
+@pytest.mark.slow
 def test_masked_encode_is_one_graph():
     backbone = small("test_vit")
     encode = torch.compile(backbone.masked_encode, backend="eager", fullgraph=True)
@@ -519,3 +520,79 @@ def test_masked_encode_is_refused_by_networks_that_cannot(model):
     assert "masked_encode" not in backbone.capabilities
     with pytest.raises(BackboneError, match="TimmBackbone has no masked_encode"):
         backbone.masked_encode(torch.zeros(1, 3, 32, 32, device="meta"), torch.zeros(1, 1, dtype=torch.long, device="meta"))
+
+
+# ---------------------------------------------------------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "resnet18", "patch_size": 8}, "patch_size: resnet18 takes no such option; found 8; leave it out"),
+        ({"model": "mixer_s16_224", "patch_size": 8}, "patch_size: mixer_s16_224 takes no such option; found 8"),
+        ({"model": "densenet121", "drop_path_rate": 0.1}, "drop_path_rate: densenet121 takes no such option; found 0.1"),
+        ({"model": "test_vit", "patch_size": 0}, "patch_size: must be positive; found 0"),
+        (
+            {"model": "test_vit", "drop_path_rate": 1.0},
+            "drop_path_rate: must be a probability; found 1.0; allowed: 0 <= drop_path_rate < 1",
+        ),
+        ({"model": "test_vit", "patch_size": 7}, "Input height (64) should be divisible by patch size (7)"),
+        ({"model": "resnet18", "in_chans": 13}, "in_chans: the images have another number of channels; found 13; allowed: 3"),
+    ],
+)
+def test_options_that_a_model_does_not_take(options, message):
+    with pytest.raises(OptionError, match=re.escape(message)):
+        on_meta(options.pop("model"), spec(64), **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "patch_size", "reduction"), [("test_vit", 8, 8), ("swin_tiny_patch4_window7_224", 2, 2), ("convnext_tiny", 2, 4)]
+)
+def test_smaller_patches(model, patch_size, reduction):
+    backbone = on_meta(model, spec(64), patch_size=patch_size)
+    assert backbone.feature_info[0].reduction == reduction
+    size = backbone(torch.zeros(2, 3, 64, 64, device="meta", dtype=torch.uint8), [backbone.layer_names[0]])[backbone.layer_names[0]].shape
+    assert size[1] == (64 // reduction) ** 2 if backbone.feature_info[0].kind == "tokens" else size[2] == 64 // reduction
+
+
+def test_stochastic_depth_grows_to_the_deepest_block():
+    blocks = on_meta("test_vit", CIFAR, drop_path_rate=0.3).network.blocks
+    assert blocks[-1].drop_path2.drop_prob == pytest.approx(0.3)
+    assert isinstance(on_meta("test_vit", CIFAR).network.blocks[-1].drop_path2, torch.nn.Identity)
+
+
+BANDS = ImageSpec(32, 32, None, (0.5,) * 13, (0.25,) * 13)
+
+
+@pytest.mark.parametrize("model", ["resnet18", "test_vit", "test_convnext"])
+def test_any_number_of_bands(model):
+    backbone = TimmBackbone(BANDS, model=model, in_chans=13)
+    features = backbone.embed(torch.randint(0, 256, (2, 13, 32, 32), dtype=torch.uint8))
+    assert features.isfinite().all()
+    with pytest.raises(BackboneError, match=r"^this backbone is built for images of 13 bands; found '3 channels'; allowed: 13$"):
+        backbone.embed(torch.zeros(2, 3, 32, 32))
+
+
+def adapted(weights: torch.Tensor, num_chs: int) -> torch.Tensor:
+    """timm's way with other numbers of channels: repeat the three filters in turn, and keep the sum of the weights."""
+    return torch.stack([weights[:, index % 3] for index in range(num_chs)], dim=1) * (3 / num_chs)
+
+
+def test_pretrained_filters_are_repeated_for_bands(hub_cache):
+    torch.manual_seed(0)
+    weights = timm.create_model("test_vit").state_dict()
+    safetensors.torch.save_file(weights, cached(hub_cache, "test_vit.r160_in1k") / "model.safetensors")
+    state = TimmBackbone(BANDS._replace(height=160, width=160), model="test_vit.r160_in1k", pretrained=True).network.state_dict()
+    torch.testing.assert_close(state["patch_embed.proj.weight"], adapted(weights["patch_embed.proj.weight"], 13))
+
+
+@pytest.mark.slow
+def test_real_weights_are_adapted_to_bands(hub_cache):
+    file = Path(os.environ.get("SSLKIT_PRETRAINED", ""))
+    if not file.is_file():
+        pytest.skip("SSLKIT_PRETRAINED names no file: the weights of tf_efficientnet_lite0 in safetensors")
+    (cached(hub_cache, "tf_efficientnet_lite0.in1k") / "model.safetensors").symlink_to(file)
+    weights = safetensors.torch.load_file(file)
+    backbone = TimmBackbone(BANDS, model="tf_efficientnet_lite0", pretrained=True).eval()
+    torch.testing.assert_close(backbone.network.state_dict()["conv_stem.weight"], adapted(weights["conv_stem.weight"], 13))
+    assert backbone.embed(torch.randint(0, 256, (2, 13, 32, 32), dtype=torch.uint8)).isfinite().all()

@@ -150,6 +150,7 @@ def test_variants_warm_up_together_and_who_is_late_is_left_out_and_stopped(tmp_p
     assert not any(is_alive(int(line.split()[1])) for line in log.read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_a_worker_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import sys

@@ -94,6 +94,7 @@ def test_all_that_is_missing_and_not_packed_is_named_at_once(packed: list[Wheel]
     assert "ruff" not in str(caught.value)  # a tool that no slice needs
 
 
+@pytest.mark.slow
 def test_installing_touches_nothing_but_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = tmp_path / "wheels"
     content = make_wheel(wheels, "sslkit", "9.9", "numpy")
@@ -290,6 +291,7 @@ def test_each_part_has_a_budget_and_what_one_loses_the_others_keep(
     assert "speed: failed, exit code 3" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_parts_for_which_no_time_is_left_are_not_begun(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "_command", lambda *_arguments: ["-c", "import time; time.sleep(60)"])
     assert small(folder, tmp_path / "out", minutes=0.2) == 0
@@ -298,6 +300,7 @@ def test_parts_for_which_no_time_is_left_are_not_begun(folder: Path, tmp_path: P
     assert parts["fidelity"] == {"status": "no time left"}
 
 
+@pytest.mark.slow
 def test_parts_die_with_whoever_kills_the_slice(folder: Path, tmp_path: Path) -> None:
     out, note = tmp_path / "out", tmp_path / "note"
     program = f"""

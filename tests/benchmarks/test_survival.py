@@ -13,6 +13,8 @@ from survival.remains import differences, moment_of
 from survival.trial import Trial
 from survival.variants import VARIANTS, Variant
 
+pytestmark = pytest.mark.slow  # a whole run, and processes that are killed
+
 SHORT = Variant(VARIANTS["evaluators"].text.partition("[stages.mlp]")[0])
 """Pretraining and one probe."""
 
@@ -29,7 +31,6 @@ def whole(trial: Trial) -> Path:
     return trial.whole
 
 
-@pytest.mark.slow
 def test_a_handful_of_kills_loses_nothing(trial: Trial):
     trial.survive(times=2, writes=2)
     assert trial.toll.problems == []

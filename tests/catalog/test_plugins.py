@@ -281,6 +281,7 @@ def test_strict_refuses_names_that_nothing_installed_has_before_it_imports_anyth
     assert imported(site) == set()
 
 
+@pytest.mark.slow
 def test_environment_variables_work_in_a_process_of_its_own(site: Site):
     # As under torchrun, whose workers inherit the environment.
     site.install("flips", GOOD)

@@ -208,6 +208,7 @@ def test_of_a_script_only_what_it_defines_counts(project: Path):
     assert len({first, run(factor=2), run(returned=2)}) == 3
 
 
+@pytest.mark.slow
 def test_code_typed_into_an_interpreter_cannot_be_read():
     code = "from sslkit.catalog.source_code import SourceCode\nclass A: ...\nprint(SourceCode().of(A))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "{}\n"

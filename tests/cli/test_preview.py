@@ -43,7 +43,7 @@ class Mine(Objective):
         assert batch.images.shape[1] == 3
         return {"mirrored": batch.images.flip(-1)}
 
-    def forward(self, views, phase, schedule):
+    def forward(self, views, step):
         raise NotImplementedError
 
 
@@ -117,6 +117,62 @@ def test_a_task_is_shown_on_digits(here: Path):
 def test_a_recipe_is_shown_on_its_own_data(here: Path):
     assert show("tiny.toml", "stages.pretrain.task.angles=[0, 90]", "--num-images", "2") == (0, "runs/tiny-views.png\n", "")
     size(here / "runs" / "tiny-views.png")
+
+
+VIEWS = """
+[stages.probe]
+weights = "pretrain"
+
+[stages.probe.evaluator]
+name = "linear_probe"
+layers = ["conv2"]
+train_view = { random_resized_crop = { size = 8 }, horizontal_flip = {} }
+test_view = { center_crop = { size = 7 } }
+
+[stages.knn]
+weights = "pretrain"
+evaluator = { name = "knn", layers = ["conv2"] }
+"""
+
+
+def sheets_of(*arguments: str) -> list[Sheet]:
+    """What would be drawn."""
+    drawn: list[Sheet] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preview, "draw_sheets", lambda *sheets: drawn.extend(sheets))
+        patch.setattr(preview, "png", lambda _: b"")
+        assert show(*arguments, "--num-images", "2").code == 0
+    return drawn
+
+
+def test_the_views_of_evaluators_are_shown(here: Path):
+    (here / "both.toml").write_text(RECIPE + VIEWS)
+    pretext, probe = sheets_of("both.toml")
+    assert (pretext.title, probe.title) == ("tiny: pretrain", "tiny: probe")
+    assert [(panel.notes[0], len(panel.images)) for panel in probe.panels] == [
+        ("image", 2),
+        ("test_view, 7 x 7", 2),
+        ("train_view, 8 x 8", 8),
+    ]
+    assert torch.equal(probe.panels[1].images, probe.panels[0].images[..., 0:7, 0:7])
+    (here / "one.toml").write_text(NO_PRETRAINING.replace('name = "supervised" }', 'name = "supervised", test_view = "mae" }'))
+    assert "test_view.random_resized_crop: is random" in show("one.toml").err
+    (here / "one.toml").write_text(NO_PRETRAINING.replace('name = "supervised" }', 'name = "supervised", train_view = "mae" }'))
+    assert [sheet.title for sheet in sheets_of("one.toml")] == ["supervised: supervised"]
+
+
+def test_any_view_can_be_shown_of_a_recipes_images_a_folder_or_a_dataset(here: Path):
+    (here / "photos").mkdir()
+    for shade in (50, 200):
+        Image.fromarray(np.full((8, 8, 3), shade, dtype=np.uint8)).save(here / "photos" / f"{shade}.png")
+    larger = {"tiny.toml": 'data={ name = "digits", image_size = 16 }', "photos": "image_size=16", "digits": "image_size=16"}
+    for what, setting in larger.items():
+        (sheet,) = sheets_of(what, setting, "--view", '{ name = "simclr_cifar", size = 12 }')
+        assert sheet.title == f'{what.removesuffix(".toml")}: {{ name = "simclr_cifar", size = 12 }}'
+        assert sheet.panels[0].images.shape[-2:] == (16, 16)
+        assert sheet.panels[1].images.shape[-2:] == (12, 12)
+    assert (here / "runs" / "photos-views.png").exists()
+    assert show("photos", "--view", "mae", "--output", "photos/mae.png").code == 2, "it would lie among the images"
 
 
 def test_a_bundled_recipe_is_found_by_its_name(here: Path):
@@ -226,6 +282,16 @@ def test_showing_draws_no_random_numbers():
         (["tiny.toml", "stages.pretrain.task.angels=[0, 90]"], "error: stages.pretrain.task.angels: unknown option"),
         (["supervised.toml"], "error: supervised.toml: no stage of it pretrains"),
         (["tiny.toml", "--data", "digits"], "error: data: a recipe has its own; found 'digits'"),
+        (["digits", "--view", "maee"], "error: view: no such preset; found 'maee'; allowed: simclr_cifar, "),
+        (
+            ["digits", "--view", "{ resize = 3 }"],
+            "error: view.resize: must be a table of its options; found 3; allowed: {} for the defaults",
+        ),
+        (["digits", "--view", "{ gaussian_blur = { kernel_size = 99 } }"], "error: view.gaussian_blur.kernel_size: does not fit; found 99"),
+        (["digits", "--view", "{ resize ="], "error: override 'view={ resize =': not valid TOML"),
+        (["digit", "--view", "mae"], "error: data: no dataset is called 'digit'"),
+        (["digits", "--view", "mae", "image_sise=16"], "error: data.image_sise: unknown option; did you mean 'image_size'?"),
+        (["digits", "--view", "mae", "--data", "digits"], "error: data: cannot be combined with --view; found 'digits'"),
         (["rotnet", "--data", "digts"], "error: data: no dataset is called 'digts'"),
         (["rotnet", "--num-images", "0"], "error: num_images: must be positive; found 0; allowed: 1 or more"),
         (["rotnet", "--output", "views.jpg"], "error: output: must be a PNG file; found 'views.jpg'"),

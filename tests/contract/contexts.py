@@ -8,7 +8,7 @@ import torch
 from sslkit import RunContext
 from sslkit.contract.runtime import Runtime
 
-_PRECISIONS = {torch.bfloat16: "bfloat16", None: "float32"}
+_PRECISIONS = {torch.bfloat16: "bfloat16", torch.float16: "float16", None: "float32"}
 _RUNTIME = {field.name for field in fields(Runtime)} - {"device"}
 
 

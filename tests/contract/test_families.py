@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from sslkit import RunInterruptedError, StepEnd
+from sslkit import RunInterruptedError, Step, StepEnd
 from sslkit.contract.events import Event
 from sslkit.data.loader import Loader
 from sslkit.storage.tensor_file import load_tensors
+from sslkit.training.fit import FitResult
 from tests.contract.families import CPU, FAMILIES, Family, assert_same, build, every_family, train
 from tests.contract.miniatures.images import tiny_images
 
@@ -20,6 +21,12 @@ def stop_after(steps: int) -> dict[str, Any]:
     """What makes a context ask to stop after so many steps."""
     taken: list[Event] = []
     return {"emit": lambda event: taken.append(event) if isinstance(event, StepEnd) else None, "should_stop": lambda: len(taken) >= steps}
+
+
+def told(result: FitResult) -> tuple[Any, ...]:
+    """All that a fit returns, in values that can be compared."""
+    predictions = {name: (kept.classes.tolist(), kept.targets.tolist()) for name, kept in result.predictions.items()}
+    return result.heldout, result.steps, result.rollbacks, predictions
 
 
 @every_family
@@ -53,7 +60,7 @@ def test_resumes_bit_exactly(family: Family, stops: list[int], tmp_path: Path) -
     resumed = build(family, seed=99)
     found = train(resumed, family, folder=folder)
 
-    assert found == expected
+    assert told(found) == told(expected)
     assert_same(resumed.state_dict(), whole.state_dict())
     assert_same(resumed.exported_backbone().state_dict(), whole.exported_backbone().state_dict())
     checkpoints = [load_tensors(max((tmp_path / part).glob("checkpoint-*"))) for part in ("parts", "whole")]
@@ -66,7 +73,7 @@ def test_resuming_what_is_finished_changes_nothing(family: Family, tmp_path: Pat
     first = build(family)
     expected = train(first, family, folder=tmp_path)
     again = build(family, seed=99)
-    assert train(again, family, folder=tmp_path) == expected
+    assert told(train(again, family, folder=tmp_path)) == told(expected)
     assert_same(again.state_dict(), first.state_dict())
 
 
@@ -104,7 +111,7 @@ def test_runs_in_eval_mode_without_moving_its_buffers(family: Family) -> None:
     views = objective.make_views(batch, torch.Generator(), train=False)
     schedule = {name: torch.tensor(value(0.5)) for name, value in objective.schedules().items()}
     with torch.no_grad():
-        losses = [objective(views, phase, schedule).loss for phase in objective.phases]
+        losses = [objective(views, Step(phase, schedule)).loss for phase in objective.phases]
     assert all(loss.isfinite() for loss in losses)
     assert_same(objective.state_dict(), before)
 

@@ -1,13 +1,27 @@
 """What each miniature does is what its method says: without this, that they train would prove little."""
 
 import copy
+import math
 from itertools import permutations
 
 import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from sslkit import SGD, BackboneError, Batch, DataError, DataInfo, ImageSpec, Objective, OptionError, TrainContext, TrainingOptions, fit
+from sslkit import (
+    SGD,
+    BackboneError,
+    Batch,
+    DataError,
+    DataInfo,
+    ImageSpec,
+    Objective,
+    OptionError,
+    Step,
+    TrainContext,
+    TrainingOptions,
+    fit,
+)
 from sslkit.contract.evaluator import RunContext
 from sslkit.data.loader import Loader
 from sslkit.training.seeds import derive_seed, global_seed, make_generator
@@ -22,6 +36,7 @@ from tests.contract.miniatures.images import TinyImages, tiny_images
 from tests.contract.miniatures.jigsaw import Jigsaw
 from tests.contract.miniatures.mae import MAE, MaskedAutoencoding
 from tests.contract.miniatures.rotation import Rotation
+from tests.contract.miniatures.simclr import NTXent
 
 RGB = ImageSpec(16, 16, "rgb", (0.5,) * 3, (0.25,) * 3)
 
@@ -38,8 +53,8 @@ def make_generator_for(purpose: str) -> Generator:
     return make_generator(derive_seed(purpose))
 
 
-def schedule_of(objective: Objective, progress: float = 0.5) -> dict[str, Tensor]:
-    return {name: torch.tensor(value(progress)) for name, value in objective.schedules().items()}
+def step_of(objective: Objective, progress: float = 0.5) -> Step:
+    return Step("main", {name: torch.tensor(value(progress)) for name, value in objective.schedules().items()})
 
 
 # ------------------------------------------------------------------------------------------- rotation, jigsaw, colorization
@@ -173,6 +188,29 @@ def test_each_phase_of_the_gan_moves_its_own_part_alone():
     assert moved == [(step, phase, set(parts[phase])) for step in range(9) for phase in ("discriminator", "generator")]
 
 
+# ----------------------------------------------------------------------------------------------------------------- SimCLR
+
+
+def test_nt_xent_is_that_of_the_paper():
+    objective = build(FAMILIES["simclr"]).eval()
+    assert isinstance(objective, NTXent)
+    views = views_of(objective, first_batch(5))
+    output = objective(views, step_of(objective))
+    z = objective.projector(objective.backbone.embed(views["images"])).tolist()
+    total = right = 0.0
+    for i in range(10):  # equation 1, pair by pair
+        partner = (i + 5) % 10
+        similar = {j: cosine(z[i], z[j]) / objective.options.temperature for j in range(10) if j != i}
+        total += math.log(sum(math.exp(value) for value in similar.values())) - similar[partner]
+        right += max(similar, key=lambda j: similar[j]) == partner
+    assert float(output.loss.detach()) == pytest.approx(total / 10, rel=1e-5)
+    assert float(output.metrics["top1"].total) == pytest.approx(100 * right)
+
+
+def cosine(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+
+
 # ------------------------------------------------------------------------------------------------------------- BYOL and DINO
 
 
@@ -229,9 +267,9 @@ def test_the_dino_centre_moves_only_in_training_and_in_float32(autocast: torch.d
     assert isinstance(objective, SelfDistillation)
     views = views_of(objective, first_batch())
     with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
-        objective.eval()(views, "main", schedule_of(objective))
+        objective.eval()(views, step_of(objective))
         assert not objective.center.any()
-        objective.train()(views, "main", schedule_of(objective))
+        objective.train()(views, step_of(objective))
         expected = 0.1 * objective.teacher(views["global"]).float().mean(dim=0)
     assert objective.center.dtype == torch.float32
     torch.testing.assert_close(objective.center, expected)

@@ -33,7 +33,7 @@ class Quiet(Objective):
     def make_views(self, batch, generator, *, train):
         return {}
 
-    def forward(self, views, phase, schedule):
+    def forward(self, views, step):
         raise NotImplementedError
 
 
@@ -121,7 +121,7 @@ def test_names_that_are_ones_own_pass():
         def make_views(self, batch, generator, *, train):
             return {}
 
-        def forward(self, views, phase, schedule):
+        def forward(self, views, step):
             raise NotImplementedError
 
         def _on_after_stp(self):

@@ -28,11 +28,11 @@ from sslkit import (
     FineTune,
     ImageFolder,
     LinearProbe,
+    MultiStep,
     Objective,
     OptionError,
     PretextTask,
     SemiSupervised,
-    Step,
     TrainingOptions,
     evaluate,
     pretrain,
@@ -112,9 +112,9 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: SGD(nesterov=1), "nesterov: must be true or false; found 1"),
     (lambda: AdamW(betas=(0.9,)), "betas: must be a tuple of 2 values; found (0.9,)"),
     (lambda: AdamW(betas=(0.9, "1")), "betas[1]: must be a number; found '1'"),
-    (lambda: Step(milestones=3), "milestones: must be a tuple of numbers; found 3; write (3,)"),
+    (lambda: MultiStep(milestones=3), "milestones: must be a tuple of numbers; found 3; write (3,)"),
     (lambda: Augment(horizontal_flip=1), "horizontal_flip: must be true or false; found 1"),
-    (lambda: Runtime(precision="bf16"), "precision: must be 'auto' or 'bfloat16' or 'tf32' or 'float32'; found 'bf16'"),
+    (lambda: Runtime(precision="bf16"), "precision: must be 'auto' or 'bfloat16' or 'float16' or 'tf32' or 'float32'; found 'bf16'"),
     (lambda: Runtime(compile="yes"), "compile: must be true or false or 'auto'; found 'yes'"),
     (lambda: LinearProbe(layers="conv2"), "layers: must be a tuple of strings; found 'conv2'; write ('conv2',)"),
     (lambda: ConvProbe(layers=("conv2", 3)), "layers[1]: must be a string; found 3"),
@@ -172,13 +172,20 @@ def test_what_is_meant_passes():
     assert ImageFolder(root=Path("photos")) == ImageFolder(root=Path("photos"))
     assert Foreign(angles=[1, 2], weights={"a": 1}, mode=2, optimizer=AdamW()).mode == 2
     assert Plain(depth=2, note=object()).depth == 2
-    assert TrainingOptions(optimizer={"main": SGD()}, schedule=Step(milestones=[1, 2.5]))
+    assert TrainingOptions(optimizer={"main": SGD()}, schedule=MultiStep(milestones=[1, 2.5]))
 
 
 def test_objects_are_what_they_were_without_a_door():
     training = TrainingOptions(epochs=2, optimizer=AdamW(lr=0.1))
     assert copy.deepcopy(training) == pickle.loads(pickle.dumps(training)) == dataclasses.replace(training) == training
-    assert list(inspect.signature(SGD).parameters) == ["lr", "momentum", "nesterov", "weight_decay"]
+    assert list(inspect.signature(SGD).parameters) == [
+        "lr",
+        "weight_decay",
+        "final_weight_decay",
+        "exclude_norm_and_bias",
+        "momentum",
+        "nesterov",
+    ]
     assert list(inspect.signature(NIN).parameters) == ["image", "num_blocks", "width", "pool_after_conv3"]
     with pytest.raises(TypeError, match="unexpected keyword argument 'epoch'"):
         TrainingOptions(epoch=3)  # pyright: ignore[reportCallIssue]

@@ -2,12 +2,16 @@
 
 import copy
 
+import pytest
 import torch
 
+from sslkit import Step
 from sslkit.data.loader import Loader
 from sslkit.training.seeds import global_seed
 from tests.contract.families import CPU, Family, assert_same, build, every_family
 from tests.contract.miniatures.images import tiny_images
+
+pytestmark = pytest.mark.slow  # compiles
 
 
 @every_family
@@ -24,9 +28,9 @@ def test_forward_traces_into_one_graph_that_is_not_traced_again(family: Family) 
         with torch._dynamo.config.patch(error_on_recompile=step > 0):
             for phase in eager.phases:
                 with global_seed(step):
-                    expected = eager(views, phase, schedule)
+                    expected = eager(views, Step(phase, schedule))
                 with global_seed(step):
-                    found = traced(views, phase, schedule)
+                    found = traced(views, Step(phase, schedule))
                 assert torch.equal(found.loss, expected.loss)
                 assert found.loss.requires_grad
                 assert found.metrics == expected.metrics

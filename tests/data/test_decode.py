@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from sslkit.contract.errors import DataError
-from sslkit.data.image_file import decode
+from tests.data.folders import decode
 
 RNG = np.random.default_rng(0)
 
@@ -92,12 +92,15 @@ def test_tiff_is_turned_once(tmp_path, orientation, options):
     assert torch.equal(decode(save(tmp_path, picture, "tif", exif=exif, **options), 16, "rgb"), expected)
 
 
-def test_pixels_without_a_known_white_are_refused(tmp_path):
-    values = RNG.integers(0, 65536, (8, 8), dtype=np.int32)
-    with pytest.raises(DataError, match="its pixels are floating-point numbers"):
-        decode(save(tmp_path, Image.fromarray(values.astype(np.float32)), "tif"), 8, "gray")
-    with pytest.raises(DataError, match="its pixels do not fit into 16 bits"):
-        decode(save(tmp_path, Image.fromarray(values * 256), "tif"), 8, "gray")
+@pytest.mark.parametrize("dtype", ["float32", "int32", "uint16"])
+def test_pixels_without_a_known_white_are_refused(tmp_path, dtype):
+    path = save(tmp_path, Image.fromarray(RNG.integers(0, 65536, (8, 8)).astype(dtype)), "tif")
+    with pytest.raises(DataError) as error:
+        decode(path, 8, "gray")
+    assert str(error.value) == (
+        f"{path}: its pixels are {dtype}, and no window says which values are black and white;"
+        " set window = [low, high] in [data]; `sslkit data stats` suggests one"
+    )
 
 
 def test_the_name_does_not_decide_the_format(tmp_path):
@@ -209,22 +212,101 @@ def test_a_transparent_colour_of_rgb(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("color", ["rgb", "gray"])
-def test_16_bits_are_scaled_not_clipped(tmp_path, color, suffix):
+def test_16_bits_keep_their_values(tmp_path, color, suffix):
     values = np.array([[0, 128, 129, 257], [1000, 30000, 65406, 65535], *RNG.integers(0, 65536, (2, 4))], dtype=np.uint16)
     path = save(tmp_path, Image.fromarray(values), suffix)
     with Image.open(path) as image:
         assert image.mode.startswith("I")
-    expected = np.round(values / 257)[..., None].repeat(3 if color == "rgb" else 1, axis=2)
-    assert difference(decode(path, 4, color), expected) == 0
+    pixels = decode(path, 4, color, window=(0, 65535))
+    assert pixels.dtype == torch.uint16
+    assert all(np.array_equal(channel, values) for channel in pixels.numpy())
 
 
-def test_16_bits_per_channel(tmp_path):
-    values = RNG.integers(0, 65536, (4, 4, 3), dtype=np.uint16)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+@pytest.mark.parametrize(("num_chs", "color_type"), [(1, 0), (3, 2), (4, 6)])
+def test_16_bits_per_channel(tmp_path, num_chs, color_type):
+    """PIL would drop the lower eight of several channels."""
+    values = RNG.integers(0, 65536, (4, 6, num_chs), dtype=np.uint16)
     path = tmp_path / "image.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
-    assert difference(decode(path, 4, "rgb"), values / 257) <= 1
+    path.write_bytes(png_of_16_bits(values, color_type))
+    pixels = decode(path, (4, 6), None, num_chs=num_chs, window=(0, 65535))
+    assert pixels.dtype == torch.uint16
+    assert np.array_equal(pixels.numpy().transpose(1, 2, 0), values)
+    with pytest.raises(DataError, match=r"image\.png: its pixels are uint16, and no window says"):
+        decode(path, (4, 6), None, num_chs=num_chs)
+    with pytest.raises(DataError, match=rf"image\.png: it has {num_chs} channels, and the data says 13 bands; state one value of mean"):
+        decode(path, (4, 6), None, num_chs=13, window=(0, 65535))
+
+
+def png_of_16_bits(values: np.ndarray, color_type: int) -> bytes:
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", *values.shape[1::-1], 16, color_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
+@pytest.mark.parametrize("color", ["gray", "rgb", None])
+def test_an_image_of_the_size_of_the_canvas_keeps_its_values(tmp_path, dtype, color):
+    values = RNG.integers(0, 256 if dtype == "uint8" else 60_000, (5, 9)).astype(dtype)
+    pixels = decode(save(tmp_path, Image.fromarray(values), "tif"), (5, 9), color, window=(-5, 500))
+    assert pixels.dtype == {"uint8": torch.uint8, "uint16": torch.uint16}.get(dtype, torch.float32)
+    assert pixels.shape == (3 if color == "rgb" else 1, 5, 9)
+    assert all(np.array_equal(channel, values) for channel in pixels.numpy())
+
+
+def fitted(values: np.ndarray, side: int, fit: str, margin: float) -> np.ndarray:
+    """(H, W) -> (side, side), by PIL."""
+    height, width = values.shape
+    if fit == "crop":  # of 8-bit pictures the filter looks beyond the edges of the part that is cut out
+        if values.dtype == np.uint8:
+            return np.asarray(ImageOps.fit(Image.fromarray(values), (side, side), Image.Resampling.BILINEAR))
+        inner = min(height, width)
+        values = values[(height - inner) // 2 :, (width - inner) // 2 :][:inner, :inner]
+    size = (side * width // max(height, width), side * height // max(height, width)) if fit == "pad" else (side, side)
+    resized = np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+    top, left = (side - size[1]) // 2, (side - size[0]) // 2
+    return np.pad(resized, ((top, side - size[1] - top), (left, side - size[0] - left)), constant_values=margin)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("shape", [(48, 96), (97, 50), (48, 48), (6, 12)])
+@pytest.mark.parametrize(("dtype", "unit"), [("uint8", 1), ("uint16", 200), ("float32", 3.5)])
+def test_files_of_other_shapes_are_fitted_to_the_canvas(tmp_path, fit, shape, dtype, unit):
+    if fit == "pad" and shape == (97, 50):
+        shape = (96, 48)  # the reference knows no fractions of a pixel
+    values = (noise(*shape, 1)[..., 0].astype(float) * unit).astype(dtype)
+    pixels = decode(save(tmp_path, Image.fromarray(values), "tif"), 24, "gray", fit=fit, window=(10 * unit, 255 * unit))
+    expected = fitted(values, 24, fit, 10 * unit)
+    assert np.abs(pixels[0].float().numpy() - expected).max() <= 1 + 0.001 * unit
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(tmp_path, value):
+    values = np.zeros((8, 8), dtype=np.float32)
+    values[3, 4] = value
+    with pytest.raises(DataError, match=r"image\.tif cannot be decoded \(some of its pixels are not finite"):
+        decode(save(tmp_path, Image.fromarray(values), "tif"), 8, "gray", window=(0, 1))
+
+
+def test_channels_that_are_neither_gray_nor_rgb_are_no_colours(tmp_path):
+    values = RNG.integers(0, 65536, (4, 4, 4), dtype=np.uint16)
+    (path := tmp_path / "image.png").write_bytes(png_of_16_bits(values, 6))
+    with pytest.raises(DataError, match=r'it has 4 channels, which are neither gray nor rgb; set color = "bands" in \[data\] to take its'):
+        decode(path, 4, "rgb", window=(0, 65535))
+
+
+def test_the_luma_of_16_bits(tmp_path):
+    values = RNG.integers(0, 65536, (4, 4, 3), dtype=np.uint16)
+    (path := tmp_path / "image.png").write_bytes(png_of_16_bits(values, 2))
+    expected = values @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(decode(path, 4, "gray", window=(0, 65535))[0].float().numpy() - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize(("mode", "num_chs"), [("L", 1), ("LA", 2), ("RGB", 3), ("RGBA", 4), ("P", 3), ("1", 1)])
+def test_the_bands_of_8_bit_pictures(tmp_path, mode, num_chs):
+    image = Image.fromarray(noise(6, 6)).convert(mode)
+    pixels = decode(save(tmp_path, image), 6, None, num_chs=num_chs)
+    expected = np.asarray(image.convert({"P": "RGB", "1": "L"}.get(mode, mode))).reshape(6, 6, -1)
+    assert np.array_equal(hwc(pixels), expected)
 
 
 @pytest.mark.parametrize("color", ["rgb", "gray"])
@@ -262,8 +344,9 @@ def test_exif_orientation(tmp_path, orientation, kind):
         palette = noise(1, 16)[0]
         image.putpalette(palette.tobytes())
         expected = palette[upright]
-    expected = expected.reshape(8, 8, -1)
-    assert difference(decode(save(tmp_path, image, exif=exif), 8, "gray" if kind == "16 bits" else "rgb"), expected) == 0
+    expected, window = expected.reshape(8, 8, -1), (0, 65535) if kind == "16 bits" else None
+    pixels = decode(save(tmp_path, image, exif=exif), 8, "gray" if window else "rgb", window=window)
+    assert difference((pixels.int() // 257).to(torch.uint8) if window else pixels, expected) == 0
 
 
 def test_exif_orientation_of_a_large_jpeg(tmp_path):
@@ -308,10 +391,11 @@ def test_a_strip_is_resized_as_if_it_were_resized_as_a_whole(tmp_path, suffix, u
 DECODE_IN_LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
+from sslkit.data.canvas import Canvas
 from sslkit.data.image_file import decode
-decode(Path(sys.argv[2]), 8, "rgb")  # what is loaded on the way
+decode(Path(sys.argv[2]), Canvas(8, 8, "rgb", 3))  # what is loaded on the way
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-assert decode(Path(sys.argv[1]), 224, "rgb").shape == (3, 224, 224)
+assert decode(Path(sys.argv[1]), Canvas(224, 224, "rgb", 3)).shape == (3, 224, 224)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

@@ -327,7 +327,7 @@ def test_root_may_start_at_home(tmp_path, monkeypatch):
     [
         ({"root": ""}, "root: must be a folder; found ''"),
         ({"image_size": 0}, "image_size: must be positive; found 0; allowed: 1 pixel or more"),
-        ({"color": "lightness"}, "color: must be 'rgb' or 'gray'; found 'lightness'"),
+        ({"color": "lightness"}, "color: must be 'rgb' or 'gray' or 'bands'; found 'lightness'"),
         ({"val_fraction": 1.0}, "val_fraction: must be a part of the images; found 1.0; allowed: 0 <= val_fraction < 1"),
         ({"val_fraction": -0.1}, "val_fraction: must be a part of the images; found -0.1"),
         ({"on_error": "ignore"}, "on_error: must be 'stop' or 'skip'; found 'ignore'"),

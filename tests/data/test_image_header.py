@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from sslkit.contract.errors import DataError
-from sslkit.data.image_file import MAX_PIXELS, decode, open_image
+from sslkit.data.image_file import MAX_PIXELS, open_image
+from tests.data.folders import decode
 from tests.recipes import refusal
 
 

@@ -67,6 +67,7 @@ class Stalled(TinyImages):
         return super().read(indices)
 
 
+@pytest.mark.slow
 def test_a_stop_is_heard_while_a_worker_is_stalled_and_leaves_no_process():
     batches = source(Stalled, num_workers=2).in_order()
     assert len(next(batches).indices) == 4
@@ -75,6 +76,7 @@ def test_a_stop_is_heard_while_a_worker_is_stalled_and_leaves_no_process():
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_a_wait_for_a_stalled_worker_ends(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_PATIENCE", 1.0)
     monkeypatch.setattr(module, "_PATIENCE_AN_IMAGE", 0.0)

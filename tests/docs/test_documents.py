@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from PIL import Image
 
 import sslkit
 from sslkit import Augment, Catalog, OptimizerFactory, Schedule, TrainingOptions, load_catalog
@@ -22,6 +23,8 @@ from sslkit.contract.runtime import Runtime
 from sslkit.recipe.build import REQUIRED, build, options_of
 from sslkit.recipe.recipe import parse_recipe
 from sslkit.recipe.toml import read_recipe
+from sslkit.views.presets import PRESETS
+from sslkit.views.view import OPTIONS, View
 
 pytestmark = pytest.mark.docs
 
@@ -119,6 +122,42 @@ def test_options_that_stages_share_are_in_the_tables_with_their_defaults(heading
     assert documented.keys() == options_of(cls).keys()
     for option in options_of(cls).values():
         assert_default(documented[option.name], option)
+
+
+def test_every_function_of_a_view_and_every_preset_is_in_the_tables():
+    documented = {(function, row.option): row.default for row in rows("Views") for function in row.of}
+    expected = {(name, option.name): option for name, options in OPTIONS.items() for option in options_of(options).values()}
+    assert documented.keys() == expected.keys()
+    for key, option in expected.items():
+        assert_default(documented[key], option)
+    sizes = {}
+    for names, pixels in re.findall(r"^\| (`.*?`) \| (\d+) \|", section("Presets"), flags=re.MULTILINE):
+        sizes |= dict.fromkeys(re.findall(r"`(\w+)`", names), int(pixels))
+    image = sslkit.ImageSpec(300, 300, "rgb", (0.5,) * 3, (0.25,) * 3)
+    assert sizes == {name: View(name).image_spec(image).height for name in PRESETS}
+
+
+def test_the_documented_views_are_views():
+    (block,) = [block for block in blocks("docs/recipes.md", "toml") if block.startswith("view = ")]
+    views = {key: build(View, value, key, CATALOG) for key, value in tomllib.loads(block).items()}
+    assert views["same"] == View("simclr_cifar")
+    assert views["calm"].functions == ("random_resized_crop", "horizontal_flip", "color_jitter", "grayscale", "solarize")
+
+
+def test_the_documented_protocol_runs_on_a_small_folder(tmp_path, monkeypatch):
+    (block,) = [block for block in blocks("docs/recipes.md", "toml") if "imagenet_linear" in block]
+    pixels = torch.randint(0, 256, (12, 280, 300, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
+    for index, image in enumerate(pixels):
+        folder = tmp_path / "imagenet" / ("train" if index < 8 else "val") / "ab"[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{index}.png")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.toml").write_text(block)
+    smaller = ["epochs=1", "batch_size=4", 'layers=["layer4"]']
+    smaller = [f"stages.linear.evaluator.{setting}" for setting in smaller]
+    smaller += ['backbone={ name = "timm", model = "test_resnet" }', "device=cpu", "num_workers=0"]
+    recipe = sslkit.load_recipe(tmp_path / "small.toml", smaller)
+    assert set(sslkit.run_recipe(recipe, output=tmp_path / "run").results.stages["linear"]) == {"layer4.top1"}
 
 
 def test_every_key_of_a_recipe_is_in_the_tables():

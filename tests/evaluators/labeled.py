@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sslkit import Arrays, Backbone, LabeledData, RunContext, TrainingOptions
+from sslkit import Arrays, Backbone, LabeledData, RunContext
 from sslkit.contract.events import Event, StepEnd
+from sslkit.evaluators.views import ClassifierOptions
 from sslkit.training.seeds import global_seed
 from tests.contract.contexts import make_context
 from tests.contract.miniatures.backbones import TinyConv
@@ -36,8 +37,8 @@ def context(**options: Any) -> RunContext:
     return make_context(**{"stage": "probe", **options})
 
 
-def training(**options: Any) -> TrainingOptions:
-    return TrainingOptions(**{"epochs": 2, "batch_size": 8, **options})
+def training(**options: Any) -> ClassifierOptions:
+    return ClassifierOptions(**{"epochs": 2, "batch_size": 8, **options})
 
 
 class Steps:

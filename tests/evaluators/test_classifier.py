@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from sslkit import Augment, Batch, DataError, FitStart, LabeledData, OptionError, RunInterruptedError
+from sslkit import Augment, Batch, DataError, FitStart, LabeledData, OptionError, RunInterruptedError, Step
 from sslkit.contract.backbone import Backbone, FeatureInfo
 from sslkit.contract.events import Event
 from sslkit.data.arrays import ArraySet
@@ -62,7 +62,7 @@ def test_labels_are_looked_up_by_index_among_those_of_the_same_images():
 def test_the_loss_is_the_sum_of_each_heads_cross_entropy():
     classifier = objective().eval()
     views = classifier.make_views(Batch(DATA.train.read(range(9)), torch.arange(9)), Generator(), train=True)
-    output = classifier(views, "main", {})
+    output = classifier(views, Step("main"))
     expected = 0.0
     for layer, head in classifier.heads.items():
         logits = head(classifier.backbone(views["images"], [layer])[layer]).tolist()
@@ -80,7 +80,7 @@ def test_heads_do_not_touch_each_other():
     """The gradient of the sum is, for each head, that of its own loss."""
     classifier = objective()
     views = classifier.make_views(Batch(DATA.train.read(range(9)), torch.arange(9)), Generator(), train=True)
-    classifier.eval()(views, "main", {}).loss.backward()
+    classifier.eval()(views, Step("main")).loss.backward()
     for layer, head in classifier.heads.items():
         weight = head.linear.weight
         features = classifier.backbone(views["images"], [layer])[layer].mean((2, 3))
@@ -223,7 +223,7 @@ def test_only_the_subset_is_trained_on():
     assert not any(same(heads[layer], inside[layer]) for layer in heads)
 
 
-@pytest.mark.parametrize(("options", "num_steps"), [({}, 8), ({"images_per_epoch": 17}, 6)])
+@pytest.mark.parametrize(("options", "num_steps"), [({}, 8), ({"images_per_epoch": 18}, 6)])
 def test_a_subset_takes_as_many_steps_as_the_images_per_epoch(options: dict, num_steps: int):
     events: list[Event] = []
     fit(network(), subset=torch.tensor([0, 1, 2]), emit=events.append, part="k1", **options)

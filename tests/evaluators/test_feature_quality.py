@@ -9,7 +9,7 @@ from sslkit import KNN, FeatureInfo, FeatureQuality, OptionError, extract_featur
 from sslkit.contract.backbone import Backbone
 from sslkit.data.loader import Loader
 from sslkit.evaluators import knn
-from sslkit.evaluators.feature_quality import alpha_req, rankme
+from sslkit.training.representation import alpha_req, rankme
 from tests.evaluators.labeled import CPU, arrays, context, labeled, network
 
 DATA = labeled()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from sslkit import SGD, Backbone, Batch, ConvProbe, Evaluator, LinearProbe, MLPProbe, OptionError, SemiSupervised
+from sslkit import SGD, Backbone, Batch, ConvProbe, Evaluator, LinearProbe, MLPProbe, OptionError, SemiSupervised, Step
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures, build_heads
 from sslkit.storage.identity import state_hash
 from tests.contract.miniatures.backbones import TinyConv, TinyTokens
@@ -81,6 +81,7 @@ def test_the_width_of_the_heads(kind: Any, options: dict, expected: list[int]):
     assert widths(heads["body"]) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_its_forward_pass_is_one_graph_that_holds_no_weights(autocast: torch.dtype | None):
     """What is compiled for the first network must serve the second as well."""
@@ -91,7 +92,7 @@ def test_its_forward_pass_is_one_graph_that_holds_no_weights(autocast: torch.dty
         compiled = torch.compile(classifier, backend="aot_eager", fullgraph=True)
         views = classifier.make_views(Batch(DATA.train.read(range(9)), torch.arange(9)), Generator(), train=True)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast is not None):
-            outputs = [one(views, "main", {}) for one in (classifier, compiled)]
+            outputs = [one(views, Step("main")) for one in (classifier, compiled)]
         gradients = []
         for output in outputs:
             classifier.zero_grad()

@@ -1,6 +1,7 @@
 import json
 from typing import Any
 
+from sslkit import LARS
 from sslkit.catalog.catalog import Catalog
 from sslkit.recipe.schema import json_schema
 from tests.recipe.test_options import CATALOG, Kinds, SomeTask as Task, Trained
@@ -24,6 +25,17 @@ def test_classes_are_distinguished_by_name():
     assert pretrain["properties"]["task"] == {"$ref": "#/$defs/pretext_tasks"}
     assert pretrain["properties"]["epochs"]["type"] == "integer"
     assert "epochs" not in evaluate["properties"]
+
+
+def test_choices_and_options_without_a_value_are_in_it():
+    lars = options(json_schema(Catalog.of(optimizers={"lars": LARS})), "optimizers", "lars")
+    assert lars["properties"]["flavour"]["enum"] == ["classic", "larc", "larc_clip"]
+    assert {"type": "boolean"} in lars["properties"]["exclude_norm_and_bias"]["anyOf"]
+    stage = json_schema(CATALOG)["properties"]["stages"]["additionalProperties"]["anyOf"][0]["properties"]
+    assert stage["lr_scaling"]["enum"] == ["none", "linear", "sqrt"]
+    assert {"type": "boolean"} in stage["drop_last"]["anyOf"]
+    assert stage["accumulate_batches"]["type"] == "integer"
+    assert "float16" in stage["precision"]["enum"]
 
 
 def test_tables_inside_are_links():

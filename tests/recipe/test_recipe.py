@@ -20,10 +20,10 @@ from sslkit import (
     Event,
     FineTune,
     LinearProbe,
+    MultiStep,
     Observer,
     RecipeError,
     SemiSupervised,
-    Step,
     Supervised,
     TrainingOptions,
     load_recipe,
@@ -53,7 +53,7 @@ CATALOG = Catalog.of(
     datasets={"digits": Digits},
     evaluators={"linear_probe": LinearProbe, "finetune": FineTune, "supervised": Supervised, "knn": KNN, "semi_supervised": SemiSupervised},
     optimizers={"sgd": SGD, "adamw": AdamW},
-    schedules={"step": Step, "cosine": Cosine, "constant": Constant},
+    schedules={"step": MultiStep, "cosine": Cosine, "constant": Constant},
     observers={"quiet": Quiet},
 )
 
@@ -155,7 +155,11 @@ def test_a_recipe_becomes_typed_parts():
     assert isinstance(probe, EvaluateStage)
     assert (pretrain.task, pretrain.evaluate_every, pretrain.weights) == (Rotation(), 2, "random")
     assert pretrain.training == TrainingOptions(
-        epochs=3, batch_size=32, augment=Augment(crop_padding=2), optimizer=AdamW(lr=0.01), schedule=Step(milestones=(1, 2.5), gamma=0.2)
+        epochs=3,
+        batch_size=32,
+        augment=Augment(crop_padding=2),
+        optimizer=AdamW(lr=0.01),
+        schedule=MultiStep(milestones=(1, 2.5), gamma=0.2),
     )
     assert probe.evaluator == LinearProbe(layers=("conv1", "conv2"), epochs=2, augment=Augment(horizontal_flip=True))
     assert recipe.stage("more").training == TrainingOptions(optimizer={"main": SGD(lr=0.5)})
@@ -255,7 +259,18 @@ def test_the_resolved_recipe_has_every_default_filled_in():
         "task": {"name": "rotation"},
         "epochs": 100,
         "batch_size": 128,
-        "optimizer": {"main": {"name": "sgd", "lr": 0.5, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}},
+        "lr_scaling": "none",
+        "accumulate_batches": 1,
+        "optimizer": {
+            "main": {
+                "name": "sgd",
+                "lr": 0.5,
+                "momentum": 0.9,
+                "nesterov": True,
+                "weight_decay": 5e-4,
+                "exclude_norm_and_bias": False,
+            }
+        },
         "schedule": {"name": "cosine", "final": 0.0, "warmup_epochs": 0.0},
         "augment": {"crop_padding": 0, "horizontal_flip": False},
         "on_nan": {"retries": 0, "lr_factor": 0.5},
@@ -363,6 +378,21 @@ def test_a_device_does_not_hide_what_is_wrong_with_the_stages():
 
 
 # ------------------------------------------------------------------------------------------------------------------- notes
+
+
+def test_scaled_rates_are_noted_and_stay_as_they_are_written():
+    recipe = parse(
+        "stages.pretrain.lr_scaling=linear",
+        "stages.pretrain.optimizer={ name = 'sgd', lr = 0.4 }",
+        "stages.pretrain.batch_size=512",
+        "stages.probe.evaluator.lr_scaling=sqrt",
+        "stages.probe.evaluator.batch_size=64",
+    )
+    assert [note.partition(",")[0] for note in recipe.notes] == [
+        "stages.pretrain.optimizer.lr: 0.4 is 0.8",
+        "stages.probe.evaluator.optimizer.lr: 0.1 is 0.05",
+    ]
+    assert recipe.table["stages"]["pretrain"]["optimizer"]["lr"] == 0.4
 
 
 def test_what_lies_beyond_the_end_of_training_is_noted_by_its_path():

@@ -62,7 +62,12 @@ TYPOS = {
     "stages.probe.evaluator.layer=[]": "stages.probe.evaluator.layer: unknown option; did you mean 'layers'?",
     "stages.pretrain.augment.crop_paddings=4": "stages.pretrain.augment.crop_paddings: unknown option; did you mean 'crop_padding'?",
     optimizer('name = "sgd", learning_rate = 0.1'): "stages.pretrain.optimizer.learning_rate: unknown option;"
-    " allowed: lr, momentum, nesterov, weight_decay",
+    " allowed: lr, weight_decay, final_weight_decay, exclude_norm_and_bias, momentum, nesterov",
+    optimizer('name = "lars", flavor = "larc"'): "stages.pretrain.optimizer.flavor: unknown option; did you mean 'flavour'?",
+    optimizer('name = "lars", flavour = "lars"'): "stages.pretrain.optimizer.flavour: unknown choice; found 'lars';"
+    " allowed: 'classic', 'larc', 'larc_clip'...",
+    "stages.pretrain.lr_scaling=cubic": "stages.pretrain.lr_scaling: unknown choice; found 'cubic'; allowed: 'none', 'linear', 'sqrt'...",
+    "stages.pretrain.accumulate_batches=7": "stages.pretrain.accumulate_batches: must divide batch_size, ..., into equal parts; found 7",
     schedule('name = "step", milestone = [1]'): "stages.pretrain.schedule.milestone: unknown option; did you mean 'milestones'?",
     'paper={ "prob.conv2.top1" = 1.0 }': "paper: not a metric of a stage; found 'prob.conv2.top1';"
     " allowed: pretrain.<metric>, probe.<metric>; did you mean 'probe'?",
@@ -112,7 +117,7 @@ UNKNOWN_NAMES = {
     'observers=["tensorbord"]': "observers[0]: no observer is called 'tensorbord'; ...",
     "device=gpu": "device: is not usable on this machine; found 'gpu'; allowed: auto, cpu...",
     "stages.probe.device=gpu": "stages.probe.device: is not usable on this machine; found 'gpu'; allowed: auto, cpu...",
-    "precision=float8": "precision: unknown choice; found 'float8'; allowed: 'auto', 'bfloat16', 'tf32', 'float32'; did you mean 'float32'?",
+    "precision=float8": "precision: unknown choice; found 'float8'; allowed: 'auto', 'bfloat16', 'float16', 'tf32', 'float32'; did you mean 'float32'?",
     "compile=maybe": "compile: unknown choice; found 'maybe'; allowed: 'auto', true or false",
     'backbone={ name = "timm", model = "resnet-18" }': "backbone.model: timm ...; did you mean 'resnet18'...",
     "backbone=my_nets:MyNet": "backbone: 'my_nets:MyNet' does not exist: my_nets has no 'MyNet'",

@@ -25,13 +25,17 @@ def test_what_was_run(run_of: MakeRun, tmp_path: Path):
         STAGES,
         logs={"pretrain": [train_line(i, images_per_second=speed) for i, speed in enumerate((10.0, 1234.5, 2000.0))]},
         recipe={"data": {"name": "image_folder", "root": "images", "image_size": 32}},
-        artifacts={"pretrain": {"identity": IDENTITY}, "finetune": {"seconds": 3661.0, "device": "a GPU"}},
+        artifacts={
+            "pretrain": {"identity": IDENTITY, "scaled_rates": ["optimizer.lr: 0.3 is 0.6"]},
+            "finetune": {"seconds": 3661.0, "device": "a GPU"},
+        },
     )
     assert facts(facts_table(run)) == {
         "data": 'image_folder, root = "images", image_size = 32',
         "images": "50,000 to train on, 10,000 held out",
         "pretext task": "RotNet, angles = [0, 90]",
         "backbone": "nin, num_blocks = 4, pool_after_conv3 = false",
+        "learning rate": "pretrain.optimizer.lr: 0.3 is 0.6",
         "stages": "3 finished",
         "started": "2025-01-01T00:00:00+00:00",
         "device time": "2 min 02 s on a CPU, 2 threads; 1 h 01 min on a GPU",

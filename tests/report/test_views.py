@@ -11,7 +11,7 @@ from sslkit.data.cache import OpenedDataset
 from sslkit.report.pictures.grid import DPI, MAX_WIDTH, draw_sheets
 from sslkit.report.pictures.views import (
     MAX_COLUMNS,
-    View,
+    Shown,
     Views,
     is_image,
     make_views,
@@ -51,7 +51,7 @@ class FakeObjective(Objective):
     def make_views(self, batch, generator, *, train):
         return self.task.make(batch.images, generator)
 
-    def forward(self, views, phase, schedule):
+    def forward(self, views, step):
         raise NotImplementedError
 
     def captions(self, views):
@@ -149,12 +149,12 @@ def test_the_same_seed_makes_the_same_views():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def shown(*views: View, others: dict[str, str] | None = None) -> Views:
+def shown(*views: Shown, others: dict[str, str] | None = None) -> Views:
     return Views(IMAGES.read(range(3)), views, others or {})
 
 
-def view(num_views: int, captions: tuple[str, ...] = (), *, name: str = "images", side: int = 16) -> View:
-    return View(name, IMAGES.read(range(3))[:, :, :side, :side].repeat_interleave(num_views, dim=0), captions)
+def view(num_views: int, captions: tuple[str, ...] = (), *, name: str = "images", side: int = 16) -> Shown:
+    return Shown(name, IMAGES.read(range(3))[:, :, :side, :side].repeat_interleave(num_views, dim=0), captions)
 
 
 def written(views: Views, title: str = "") -> list[str]:

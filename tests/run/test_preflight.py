@@ -9,8 +9,10 @@ from torch import Tensor
 import sslkit_rotnet
 from sslkit import (
     NIN,
+    Backbone,
     Catalog,
     DataError,
+    DataInfo,
     Dataset,
     Digits,
     FineTune,
@@ -18,8 +20,10 @@ from sslkit import (
     ImageSpec,
     LinearProbe,
     MLPProbe,
+    Objective,
     OptimizerFactory,
     PluginError,
+    PretextTask,
     RecipeError,
     Schedule,
     SemiSupervised,
@@ -33,7 +37,7 @@ from tests.contract.miniatures.backbones import TinyConv, TinyTokens
 from tests.contract.miniatures.colorization import Colorization
 from tests.contract.miniatures.images import tiny_images
 from tests.contract.miniatures.mae import MAE
-from tests.contract.miniatures.rotation import Rotation
+from tests.contract.miniatures.rotation import Rotation, RotationPrediction
 
 
 class Unread(ImageSet):
@@ -160,6 +164,34 @@ def test_a_schedule_that_gives_no_rate_is_refused_by_its_path():
 
 def test_an_optimizer_that_reads_the_weights_is_not_refused_for_the_sake_of_the_meta_device():
     check_recipe(recipe({"pretrain": pretrain(optimizer="weighing")}))
+
+
+class WholeBatches(RotationPrediction):
+    full_batches = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole(PretextTask):
+    """Its objective needs full batches."""
+
+    def build_objective(self, backbone: Backbone, data: DataInfo) -> Objective:
+        return WholeBatches(backbone)
+
+
+def test_a_task_that_needs_full_batches_is_refused_others_by_their_path():
+    catalog = Catalog.of(pretext_tasks={"whole": Whole}, backbones={"tiny": TinyConv}, datasets={"somewhere": Somewhere})
+
+    def check_with(**options: Any) -> None:
+        stages = {"pretrain": pretrain("whole", **options)}
+        check_recipe(parse_recipe({"name": "mine", "data": "somewhere", "backbone": "tiny", "stages": stages}, catalog))
+
+    check_with()
+    for options, message in (
+        ({"drop_last": False}, r"stages\.pretrain\.drop_last: WholeBatches needs full batches; found False; leave it out"),
+        ({"batch_size": 31}, r"stages\.pretrain\.batch_size: is larger than the data \(30 images\); found 31; allowed: 1 to 30"),
+    ):
+        with pytest.raises(RecipeError, match=rf"^{message}$"):
+            check_with(**options)
 
 
 def test_a_recipe_that_fits_passes_without_reading_a_pixel():

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from sslkit import (
+    Arrays,
     Augment,
     FeatureQuality,
     HeldoutEnd,
@@ -95,8 +96,7 @@ def test_an_interrupted_pretraining_leaves_the_same_snapshots(steps: int, tmp_pa
     pretrained(tmp_path / "parts")
     assert hashes(tmp_path / "parts") == hashes(tmp_path / "whole")
     lines = [
-        [{key: line[key] for key in ("split", "step", "epoch", "loss")} for line in read_metrics(tmp_path / name / "metrics.jsonl")]
-        for name in ("parts", "whole")
+        [{**line, "images_per_second": 0.0} for line in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("parts", "whole")
     ]
     assert lines[0] == lines[1]
 
@@ -211,3 +211,61 @@ def test_an_evaluator_that_needs_no_labels_runs_on_unlabelled_images(tmp_path: P
     for epoch in (0, 1, 2):
         assert set(run.results.stages[f"spectrum/epoch={epoch}"]) == {"conv2.rankme", "conv2.alpha_req"}
     assert FeatureQuality.needs_labels is False
+
+
+# -------------------------------------------------------------------------------------------------------------------- quality
+
+
+def measured(folder: Path) -> dict[float, set[str]]:
+    """Names of what was measured of the quality, by epoch."""
+    lines = [line for line in read_metrics(folder / "metrics.jsonl") if any(name.startswith("quality.") for name in line)]
+    return {line["epoch"]: {name for name in line if name.startswith("quality.")} for line in lines}
+
+
+EVERY = {"quality.rankme", "quality.alpha_req", "quality.knn.top1"}
+
+
+def test_quality_is_measured_from_the_untrained_network_to_the_last(tmp_path: Path):
+    pretrain(Rotation(), network(), DATA, training=TRAINING, runtime=RUNTIME, output=tmp_path)
+    assert measured(tmp_path) == dict.fromkeys((0, 1, 2, 3), EVERY)
+    assert not (tmp_path / SNAPSHOTS).exists(), "nothing is kept for it"
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs"), [({"quality_epochs": [2]}, [2]), ({"quality_epochs": []}, []), ({"snapshot_epochs": [1]}, [1])]
+)
+def test_quality_is_measured_when_asked_for_or_with_snapshots(options: dict[str, list[int]], epochs: list[int], tmp_path: Path):
+    pretrain(Rotation(), network(), DATA, training=TRAINING, runtime=RUNTIME, output=tmp_path, **options)
+    assert list(measured(tmp_path)) == epochs
+
+
+def test_without_labels_quality_needs_none(tmp_path: Path):
+    unlabeled = Arrays(train_images=torch.randint(0, 256, (30, 3, 8, 8), dtype=torch.uint8))
+    pretrain(Rotation(), network(), unlabeled, training=TRAINING, runtime=RUNTIME, output=tmp_path)
+    assert measured(tmp_path)[3] == {"quality.rankme", "quality.alpha_req"}
+
+
+def test_measuring_quality_changes_no_result():
+    with_it, without = (
+        pretrain(Rotation(), network(), DATA, training=TRAINING, runtime=RUNTIME, quality_epochs=epochs) for epochs in (None, ())
+    )
+    assert with_it.backbone is not None
+    assert without.backbone is not None
+    assert state_hash(with_it.backbone) == state_hash(without.backbone)
+    assert (with_it.metrics, with_it.fingerprint) == (without.metrics, without.fingerprint)
+
+
+def test_wrong_epochs_of_quality_are_refused():
+    with pytest.raises(OptionError, match=r"quality_epochs: must be distinct epochs of the training; .* allowed: 0 to 3"):
+        pretrain(Rotation(), network(), DATA, training=TRAINING, quality_epochs=(4,))
+    text = RECIPE.replace("snapshot_epochs = [2, 0, 1]", "snapshot_epochs = [2, 0, 1]\nquality_epochs = [3]")
+    with pytest.raises(RecipeError, match=r"stages\.pretrain\.quality_epochs: must be distinct epochs of the training"):
+        parse_recipe(tomllib.loads(text), load_catalog())
+
+
+@pytest.mark.parametrize("epochs", [[], [2, 0]])
+def test_a_recipe_resolves_its_epochs_of_quality(epochs: list[int]):
+    text = RECIPE.replace("snapshot_epochs = [2, 0, 1]", f"snapshot_epochs = [2, 0, 1]\nquality_epochs = {epochs}")
+    recipe = parse_recipe(tomllib.loads(text), load_catalog())
+    assert recipe.stages[0].quality_epochs == tuple(sorted(epochs))
+    assert parse_recipe(recipe.table, load_catalog()).stages == recipe.stages

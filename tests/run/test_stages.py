@@ -136,7 +136,7 @@ def test_without_a_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_folder_gets_the_artifact(tmp_path: Path):
     result = pretrained(output=tmp_path / "pretrain", seed=5)
-    assert sorted(path.name for path in (tmp_path / "pretrain").iterdir()) == [ARTIFACT, BACKBONE, LAST_CHECKPOINT, METRICS]
+    assert sorted(path.name for path in (tmp_path / "pretrain").iterdir()) == [ARTIFACT, BACKBONE, LAST_CHECKPOINT, METRICS, PREDICTIONS]
     found = artifact(tmp_path / "pretrain")
     assert {key: found[key] for key in ("stage", "kind", "status", "steps", "num_images", "skipped_files")} == {
         "stage": "pretrain",
@@ -463,7 +463,7 @@ def test_a_crash_while_the_artifact_is_written_loses_nothing(tmp_path: Path, mon
 def test_half_written_files_of_a_kill_are_swept_away(tmp_path: Path):
     (tmp_path / "checkpoint-000000003.safetensors.tmp-0123456789abcdef").write_bytes(b"half")
     pretrained(output=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [ARTIFACT, BACKBONE, LAST_CHECKPOINT, METRICS]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [ARTIFACT, BACKBONE, LAST_CHECKPOINT, METRICS, PREDICTIONS]
 
 
 def test_a_finished_stage_without_its_weights_is_an_error(tmp_path: Path):

@@ -149,6 +149,7 @@ class OtherSizes(TinyBackbone):
             having(feature_info=(SHALLOW._replace(name="deep"), DEEP)),
             "feature_info must give each layer a name of its own, and has deep, deep",
         ),
+        (having(width=4), "width must be the deepest layer's num_chs: call what it means otherwise something else"),
         (having(feature_info=()), "feature_info must be a tuple of one FeatureInfo or more"),
         (having(extract=everything), "extract must return exactly the layers asked for, ('shallow',), and returned ('shallow', 'deep')"),
         (having(extract=too_deep), "extract must stop at the deepest layer asked for: for 'shallow' it also ran deep.0, deep.1"),

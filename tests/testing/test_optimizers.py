@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim import Optimizer
 
-from sslkit import SGD, AdamW, OptimizerFactory
+from sslkit import LARS, SGD, Adam, AdamW, OptimizerFactory
 from sslkit.catalog.source_code import SourceCode
 from sslkit.testing import check_optimizer
 from tests.testing.broken import broken_promise
@@ -24,7 +24,9 @@ def _no_source_code(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         SGD(),
         SGD(momentum=0.0, nesterov=False),
-        AdamW(),
+        AdamW(exclude_norm_and_bias=True, final_weight_decay=0.4),
+        Adam(),
+        *(LARS(flavour=flavour, eta=0.02) for flavour in ("classic", "larc", "larc_clip")),
         *(Odd(kind=kind) for kind in ("ScheduleFree", "DistanceFree", "Nested", "Global", "Divided", "rate in a tensor", "NAdam")),
     ],
     ids=lambda optimizer: getattr(optimizer, "kind", type(optimizer).__name__),

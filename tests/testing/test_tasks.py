@@ -1,6 +1,6 @@
 """Each promise is broken once, on purpose: the check must name it. What ships must keep all of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from sslkit import NIN, Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, Prediction, PretextTask, StepOutput
+from sslkit import NIN, Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, Prediction, PretextTask, Step, StepOutput
 from sslkit.contract.errors import PluginError
 from sslkit.testing import IMAGE, check_pretext_task
 from sslkit_rotnet import RotNet
@@ -61,7 +61,7 @@ class Flipped(Objective):
         images = torch.where(labels[:, None, None, None] == 1, batch.images.flip(-1), batch.images)
         return {"images": images, "labels": labels}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         logits = self.head(self.backbone.embed(views["images"]))
         return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(100.0 * (logits.argmax(1) == views["labels"]))})
 
@@ -90,8 +90,8 @@ def outputs(change: Callable[[Any, dict[str, Tensor], StepOutput], object]) -> t
     """Returns something else than ``Flipped`` does."""
 
     class Changed(Flipped):
-        def forward(self, views, phase, schedule):
-            return change(self, views, super().forward(views, phase, schedule))
+        def forward(self, views, step):
+            return change(self, views, super().forward(views, step))
 
     return Changed
 
@@ -102,9 +102,9 @@ def predicting(logits: Callable[[Any], Tensor], targets: Callable[[Tensor], Tens
     class Changed(Flipped):
         classes = names
 
-        def forward(self, views, phase, schedule):
+        def forward(self, views, step):
             prediction = Prediction(logits(self), targets(views["labels"]))
-            return super().forward(views, phase, schedule)._replace(predictions={"turn": prediction})
+            return super().forward(views, step)._replace(predictions={"turn": prediction})
 
     return Changed
 
@@ -161,9 +161,9 @@ class MovesInEval(Flipped):
         super().__init__(backbone)
         self.register_buffer("calls", torch.zeros(()))
 
-    def forward(self, views, phase, schedule):
+    def forward(self, views, step):
         self.calls += 1
-        return super().forward(views, phase, schedule)
+        return super().forward(views, step)
 
 
 class HiddenState(Flipped):
@@ -173,8 +173,8 @@ class HiddenState(Flipped):
         super().__init__(backbone)
         self.scale = torch.ones(())
 
-    def forward(self, views, phase, schedule):
-        output = super().forward(views, phase, schedule)
+    def forward(self, views, step):
+        output = super().forward(views, step)
         if self.training:
             self.scale = 0.5 * self.scale + output.loss.detach()
         return StepOutput(output.loss * self.scale, output.metrics)
@@ -198,6 +198,10 @@ class ExportsAnother(Flipped):
             "make_views must draw from its generator alone: two calls with the same generator state differ",
         ),
         (views(overwritten), "make_views must not write into the batch: copy what you change"),
+        (
+            views(lambda batch, views: {**views, "labels": batch.indices % 2}),
+            "held-out images have other indices than training images: look nothing up by them, or set heldout_phase = None",
+        ),
         (views(lambda batch, _: [batch.images]), "make_views must return a dict of tensors"),
         (views(interleaved), f"{ORDER}: with N = 8, image 0 changes row 1 (of image 1)"),
         (views(mixed), f"{ORDER}: with N = 8, image 0 changes row 1 (of image 1), 9 (of image 1)"),

@@ -1,7 +1,7 @@
 """A tiny objective, and a short training run with it, for the tests of the training loop."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from sslkit import (
     Mean,
     Objective,
     RunInterruptedError,
+    Step,
     StepEnd,
     StepOutput,
     TrainingOptions,
@@ -58,7 +59,7 @@ class Brightness(Objective):
             targets = targets * float("nan") if self.steps_to_poison == 0 else targets
         return {"images": batch.images, "targets": targets}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         error = self.head(self.backbone.embed(views["images"])).squeeze(1) - views["targets"]
         return StepOutput(error.square().mean(), {"too_bright": Mean.of((error > 0) * 100.0)})
 

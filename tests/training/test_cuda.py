@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from sslkit import (
     KNN,
+    LARS,
     NIN,
     SGD,
     Augment,
@@ -27,6 +28,7 @@ from sslkit import (
     RunFailedError,
     RunInterruptedError,
     SemiSupervised,
+    Step,
     StepEnd,
     StepOutput,
     TrainingOptions,
@@ -96,6 +98,45 @@ def test_a_step_of_rotnet_never_waits_for_the_gpu(options: dict[str, bool]):
             assert fit(objective, loader, None, training, context).steps == 8
     finally:
         on_waiting("default")
+
+
+@pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(
+    ("training", "autocast"),
+    [({"optimizer": LARS(), "accumulate_batches": 2}, torch.bfloat16), ({"optimizer": SGD(), "clip_grad_norm": 1.0}, torch.float16)],
+    ids=["lars in parts", "float16"],
+)
+def test_neither_parts_nor_a_scaled_loss_are_waited_for(training: dict[str, Any], autocast: torch.dtype, options: dict[str, bool]):
+    def forbid_waiting(event: Event) -> None:
+        if isinstance(event, StepEnd):
+            on_waiting("error" if 3 <= event.step < 7 else "default")
+
+    loader = Loader(tiny_images(64), batch_size=8, device=CUDA, options=AUGMENT)
+    context = make_context(device=CUDA, channels_last=True, autocast=autocast, log_every=1000, emit=forbid_waiting, **options)
+    try:
+        with configured(Runtime(), CUDA):
+            assert fit(rotnet(TinyConv), loader, None, TrainingOptions(epochs=1, batch_size=8, **training), context).steps == 8
+    finally:
+        on_waiting("default")
+
+
+@pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("autocast", [None, torch.float16], ids=["float32", "float16"])
+def test_a_batch_in_parts_is_the_batch_on_a_gpu_too(autocast: torch.dtype | None, options: dict[str, bool]):
+    found = []
+    for parts in (1, 2):
+        events: list[Event] = []
+        objective = Brightness()
+        objective.frozen = ("backbone.stem.1", "backbone.body.1")  # whose statistics would be those of a part
+        loader = Loader(tiny_images(24), batch_size=8, device=CUDA)
+        training = TrainingOptions(epochs=2, batch_size=8, accumulate_batches=parts, optimizer=SGD(lr=0.1))
+        context = make_context(device=CUDA, autocast=autocast, log_every=1, emit=events.append, **options)
+        with configured(Runtime(precision="float32"), CUDA):
+            fit(objective, loader, None, training, context)
+        found.append(
+            [event.metrics[name] for event in events if isinstance(event, StepEnd) for name in ("loss", "gradient_norm", "too_bright")]
+        )
+    assert found[1] == pytest.approx(found[0], rel=0.02 if autocast else 1e-3, abs=1e-4)
 
 
 def test_images_that_workers_decode_are_the_same_and_are_not_waited_for():
@@ -268,9 +309,9 @@ def test_tf32_is_used_where_it_is_asked_for():
 class Greedy(Brightness):
     """Wants more memory than any GPU has."""
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         torch.empty(2**46, dtype=torch.uint8, device=views["images"].device)
-        return super().forward(views, phase, schedule)
+        return super().forward(views, step)
 
 
 def test_memory_that_does_not_suffice_is_said_in_one_line():

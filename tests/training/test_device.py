@@ -201,7 +201,8 @@ def test_only_glibc_has_the_allocator_setting(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_cpu_is_described_with_its_threads(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sslkit.training.device.cpuinfo", lambda key: {"model name": "Fast CPU"}[key])
-    assert describe_device(CPU) == f"Fast CPU, {torch.get_num_threads()} threads"
+    monkeypatch.setattr(torch, "get_num_threads", iter([2, 1]).__next__)
+    assert (describe_device(CPU), describe_device(CPU)) == ("Fast CPU, 2 threads", "Fast CPU, 1 thread")
 
 
 def test_the_first_processor_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

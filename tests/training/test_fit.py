@@ -1,13 +1,13 @@
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Generator, Tensor, nn
 
 import sslkit.training.fit as fit_module
-from sslkit import SGD, Augment, BackboneError, Batch, Objective, Step, StepEnd, StepOutput, TrainingOptions
+from sslkit import SGD, Augment, BackboneError, Batch, MultiStep, Objective, Step, StepEnd, StepOutput, TrainingOptions
 from sslkit.contract.events import Event
 from sslkit.training.seeds import derive_seed, make_generator
 from tests.contract.miniatures.images import tiny_images
@@ -52,7 +52,7 @@ def plain_pixels(indices: Tensor) -> Tensor:
 def test_steps_equal_a_plain_torch_loop():
     ours, theirs = Brightness(), Brightness()
     events: list[Event] = []
-    result = run(ours, short(schedule=Step(milestones=(1.5,), gamma=0.1)), log_every=1, emit=events.append)
+    result = run(ours, short(schedule=MultiStep(milestones=(1.5,), gamma=0.1)), log_every=1, emit=events.append)
     losses = naive_fit(theirs, [{"params": theirs.parameters()}], lambda epoch: 0.1 if epoch >= 1.5 else 1.0, plain_pixels)
     assert result.steps == len(losses) == 9
     assert logged(events) == losses
@@ -89,7 +89,7 @@ class Grouped(Brightness):
 
 def test_groups_have_their_own_rate_and_weight_decay():
     ours, theirs = Grouped(), Grouped()
-    run(ours, short(schedule=Step(milestones=(1,), gamma=0.1)))
+    run(ours, short(schedule=MultiStep(milestones=(1,), gamma=0.1)))
     groups = [{"params": theirs.backbone.parameters(), "lr": 0.05}, {"params": theirs.head.parameters(), "weight_decay": 0.2}]
     naive_fit(theirs, groups, lambda epoch: 0.1 if epoch >= 1 else 1.0, plain_pixels)
     assert_same_state(ours, theirs)
@@ -101,9 +101,9 @@ class TwoPhases(Brightness):
     phases = ("head", "backbone")
     heldout_phase = "head"
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         assert all(parameter.grad is None for parameter in self.parameters())
-        return super().forward(views, phase, schedule)
+        return super().forward(views, step)
 
     def parameter_groups(self) -> dict[str, list[dict]]:
         return {phase: [{"params": list(self.get_submodule(phase).parameters())}] for phase in self.phases}
@@ -122,7 +122,7 @@ def test_each_phase_has_its_optimizer_and_starts_without_gradients():
         for phase in ("head", "backbone"):
             theirs.zero_grad(set_to_none=True)
             batch = Batch(plain_pixels(indices), indices)
-            theirs(theirs.make_views(batch, Generator(), train=True), phase, {}).loss.backward()
+            theirs(theirs.make_views(batch, Generator(), train=True), Step(phase)).loss.backward()
             optimizers[phase].step()
     assert_same_state(ours, theirs)
     step = next(event for event in events if isinstance(event, StepEnd) and event.metrics)
@@ -226,6 +226,7 @@ def traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit_module, "compile_objective", lambda objective, **_: torch.compile(objective, backend="eager", fullgraph=True))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced_only")
 def test_compiling_changes_nothing():
     eager, compiled = Brightness(dropout=0.5), Brightness(dropout=0.5)
@@ -259,10 +260,10 @@ def test_only_full_batches_of_training_are_compiled(monkeypatch: pytest.MonkeyPa
 class SeenTwice(Brightness):
     """First without gradient, as a teacher that shares its weights sees, then with it."""
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         with torch.no_grad():
-            super().forward(views, phase, schedule)
-        return super().forward(views, phase, schedule)
+            super().forward(views, step)
+        return super().forward(views, step)
 
 
 def test_weights_that_autocast_saw_without_gradient_get_one_later():

@@ -1,7 +1,7 @@
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from sslkit import (
     OnNan,
     OptionError,
     RunInterruptedError,
+    Step,
     StepOutput,
     TrainingOptions,
     fit,
@@ -116,8 +117,8 @@ class Steep(Brightness):
     def on_before_step(self, phase, context) -> None:
         self._steep = context.step + 1 == self._step
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
-        output = super().forward(views, phase, schedule)
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
+        output = super().forward(views, step)
         if not self._steep:
             return output
         nothing = (self.head.bias - self.head.bias.detach()).sum()
@@ -167,8 +168,8 @@ def test_weights_that_are_not_finite_are_found_where_no_loss_shows_them(tmp_path
         def on_before_step(self, phase, context) -> None:
             self._uses_offset = context.step == 1
 
-        def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
-            output = super().forward(views, phase, schedule)
+        def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
+            output = super().forward(views, step)
             return output._replace(loss=output.loss + self.offset.sqrt() * 0) if self._uses_offset else output
 
     with pytest.raises(DivergedError, match=r"at step 3: loss 0\.\d+, weight norm nan, "):
@@ -181,10 +182,10 @@ def test_the_step_before_is_that_of_the_same_phase():
     forward = objective.forward
     calls: list[str] = []
 
-    def poisoned(views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
-        calls.append(phase)
-        output = forward(views, phase, schedule)
-        loss = 0 * output.loss + (1 if phase == "discriminator" else 2)
+    def poisoned(views: dict[str, Tensor], step: Step) -> StepOutput:
+        calls.append(step.phase)
+        output = forward(views, step)
+        loss = 0 * output.loss + (1 if step.phase == "discriminator" else 2)
         return output._replace(loss=loss * float("nan") if len(calls) == 5 else loss)
 
     objective.forward = poisoned
@@ -204,8 +205,8 @@ def test_a_loss_on_held_out_images_that_is_not_finite_is_no_result():
 
 def test_a_loss_that_explodes_is_divergence_before_it_overflows():
     class Exploding(Brightness):
-        def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
-            output = super().forward(views, phase, schedule)
+        def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
+            output = super().forward(views, step)
             return output._replace(loss=output.loss.detach() * 1e12 + output.loss)
 
     with pytest.raises(DivergedError, match=r"at step 1: loss [\d.]+e\+1\d, learning rate 0\.1"):
@@ -229,8 +230,8 @@ class Fragile(Brightness):
         self.rates.append((context.step + 1, rate))
         self._poisoned = context.step + 1 == self._step and rate > self._tolerated
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
-        output = super().forward(views, phase, schedule)
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
+        output = super().forward(views, step)
         return output._replace(loss=output.loss * float("nan")) if self.training and self._poisoned else output
 
 
@@ -295,8 +296,8 @@ def test_the_measurement_after_the_last_epoch_may_roll_back_too(tmp_path: Path):
     class Unmeasurable(Fragile):
         """Its loss on held-out images is finite from the second attempt on."""
 
-        def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
-            output = super().forward(views, phase, schedule)
+        def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
+            output = super().forward(views, step)
             failing = not self.training and self.rates[-1] == (9, 0.1)
             return output._replace(loss=output.loss * float("inf")) if failing else output
 
@@ -373,10 +374,10 @@ class Scheduled(Brightness):
     def schedules(self) -> dict[str, Callable[[float], float]]:
         return {"value": lambda progress: 1 + progress}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         if not self.training:
-            return StepOutput(schedule["value"], {})
-        return super().forward(views, phase, schedule)
+            return StepOutput(step.schedule["value"], {})
+        return super().forward(views, step)
 
 
 @pytest.mark.parametrize("steps", [2, 3, 9])
@@ -401,10 +402,10 @@ def test_schedules_follow_progress_as_floats_in_hooks_and_tensors_in_forward():
             floats.append(context.schedule["value"])
             assert context.progress == pytest.approx(context.step / 9)
 
-        def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
-            assert schedule["value"].shape == ()
-            tensors.append(float(schedule["value"]))
-            return super().forward(views, phase, schedule)
+        def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
+            assert step.schedule["value"].shape == ()
+            tensors.append(float(step.schedule["value"]))
+            return super().forward(views, step)
 
     run(Watching())
     assert floats == pytest.approx([1 + step / 9 for step in range(9)])

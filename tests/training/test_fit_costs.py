@@ -10,7 +10,7 @@ from torch import Generator, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sslkit import Augment, Batch, DataInfo, Objective, StepEnd, TrainingOptions, fit
+from sslkit import Augment, Batch, DataInfo, Objective, Step, StepEnd, TrainingOptions, fit
 from sslkit.backbones.nin import NIN
 from sslkit.contract.events import Event
 from sslkit.contract.images import ImageSet
@@ -76,7 +76,7 @@ def bare_steps(objective: Objective, images: ImageSet, augment: Augment, autocas
             views = objective.make_views(Batch(batch, indices), generator, train=True)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
-            loss = objective(views, "main", {}).loss
+            loss = objective(views, Step("main")).loss
         loss.backward()
         optimizer.step()
         yield

@@ -1,5 +1,5 @@
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from sslkit import (
     Objective,
     Prediction,
     RunInterruptedError,
+    Step,
     StepEnd,
     StepOutput,
     TrainingOptions,
@@ -44,8 +45,8 @@ def test_held_out_metrics_are_exact_on_an_uneven_last_batch():
 
 
 class FirstBatchLoss(Brightness):
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
-        bfloat16 = super().forward(views, phase, schedule).loss.bfloat16() * 0
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
+        bfloat16 = super().forward(views, step).loss.bfloat16() * 0
         return StepOutput(bfloat16 + (len(views["images"]) > 1), {})
 
 
@@ -83,13 +84,13 @@ class ManyClasses(Brightness):
         self._passes: list[weakref.ref[Tensor]] = []
         self.held = 0
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         self.held = max(self.held, sum(logits() is not None for logits in self._passes))
         bright = views["images"].float().mean(dim=(1, 2, 3))
         logits = (bright[:, None] * torch.arange(1, self.num_classes + 1)).sin()
         self._passes.append(weakref.ref(logits))
         prediction = Prediction(logits, torch.arange(len(bright)) % self.num_classes)
-        return super().forward(views, phase, schedule)._replace(predictions={"a": prediction})
+        return super().forward(views, step)._replace(predictions={"a": prediction})
 
 
 def test_what_is_kept_of_predictions_does_not_grow_with_the_classes():
@@ -164,8 +165,8 @@ class Sporadic(Brightness):
     def on_before_step(self, phase, context) -> None:
         self._odd = context.step % 2 == 0
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
-        output = super().forward(views, phase, schedule)
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
+        output = super().forward(views, step)
         dark = (views["targets"] < 0.5).sum()
         counted = {"spread": Mean(views["targets"].std() * dark, dark)}
         return output._replace(metrics={**output.metrics, **counted} if self._odd else {"error": Mean.of(output.loss.sqrt())})
@@ -180,8 +181,8 @@ def recorded(objective: Objective) -> list[tuple[str, StepOutput]]:
     passes: list[tuple[str, StepOutput]] = []
     forward = objective.forward
 
-    def record(views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
-        passes.append((phase, forward(views, phase, schedule)))
+    def record(views: dict[str, Tensor], step: Step) -> StepOutput:
+        passes.append((step.phase, forward(views, step)))
         return passes[-1][1]
 
     objective.forward = record

@@ -53,6 +53,7 @@ def damaged() -> None:
     raise DataError("images/21.png: cannot be decoded")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("happens", "num_workers", "kind", "message"),
     [

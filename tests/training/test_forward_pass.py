@@ -17,6 +17,8 @@ from tests.contract.miniatures.images import tiny_images
 from tests.evaluators.labeled import arrays, network
 from tests.training.brightness import CPU, Brightness
 
+pytestmark = pytest.mark.slow  # compiles
+
 RUNTIME = Runtime(device="cpu", precision="float32", compile=True)
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 8}
 

@@ -1,6 +1,6 @@
 """``check`` builds what a stage trains: what depends on the backbone is refused before anything is computed, by its path."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +29,7 @@ from sslkit import (
     RecipeError,
     SemiSupervised,
     Split,
+    Step,
     StepOutput,
     TrainingOptions,
     fit,
@@ -67,7 +68,7 @@ class Plain(Objective):
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         return {"images": batch.images}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         return StepOutput(self.head(self.backbone.embed(views["images"])).square().mean(), {})
 
 

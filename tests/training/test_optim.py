@@ -1,11 +1,12 @@
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from sslkit import SGD, AdamW, OptimizerFactory
-from sslkit.training.optimizers import clip_gradients, gradient_norm
+from sslkit import LARS, SGD, Adam, AdamW, OptimizerFactory
+from sslkit.training.phase_optimizers import clip_gradients, gradient_norm
 
 
 def test_the_options_reach_torch():
@@ -22,6 +23,34 @@ def test_a_group_may_have_its_own_weight_decay():
     one, two = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
     optimizer = SGD(weight_decay=0.01).build([{"params": [one]}, {"params": [two], "weight_decay": 0.0}])
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.0]
+
+
+@pytest.mark.parametrize("factory", [SGD, Adam, AdamW, LARS])
+@pytest.mark.parametrize("named", [False, True], ids=["plain", "named"])
+def test_norms_and_biases_are_excluded_from_weight_decay_in_groups_of_their_own(factory: type[Any], named: bool):
+    shapes = [(3, 2), (2,), (2, 2), (), (4, 1, 1, 1)]
+    given: list[Any] = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
+    if named:
+        given = [(f"p{index}", parameter) for index, parameter in enumerate(given)]
+    groups = [{"params": given[:2]}, {"params": given[2:4], "weight_decay": 0.7, "final_weight_decay": 0.9}, {"params": given[4:]}]
+    options = factory(weight_decay=0.1, final_weight_decay=0.2, exclude_norm_and_bias=True)
+    found = [
+        ([tuple(p.shape) for p in group["params"]], group["weight_decay"], group.get("final_weight_decay"))
+        for group in options.build(groups).param_groups
+    ]
+    expected = [([(3, 2)], 0.1, 0.2), ([(2,)], 0.0, None), ([(2, 2)], 0.7, 0.9), ([()], 0.0, None), ([(4, 1, 1, 1)], 0.1, 0.2)]
+    assert found == expected
+    assert [len(group["params"]) for group in factory(exclude_norm_and_bias=False).build(groups).param_groups] == [2, 2, 1]
+
+
+def test_by_default_only_lars_excludes_as_its_flavour_does():
+    def decays(options: OptimizerFactory) -> list[float]:
+        parameters = [torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))]
+        return [group["weight_decay"] for group in options.build([{"params": parameters}]).param_groups]
+
+    assert decays(SGD(weight_decay=0.1)) == decays(AdamW(weight_decay=0.1)) == decays(Adam(weight_decay=0.1)) == [0.1]
+    assert decays(LARS(weight_decay=0.1)) == decays(LARS(flavour="larc_clip", weight_decay=0.1)) == [0.1, 0.0]
+    assert decays(LARS(flavour="larc", weight_decay=0.1)) == [0.1]
 
 
 def make_parameters() -> list[torch.nn.Parameter]:
@@ -48,8 +77,9 @@ def train(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter]
         (SGD(lr=0.05), lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4, foreach=False)),
         (SGD(lr=0.05, momentum=0.0, nesterov=False), lambda p: torch.optim.SGD(p, lr=0.05, weight_decay=5e-4, foreach=False)),
         (AdamW(lr=0.05), lambda p: torch.optim.AdamW(p, lr=0.05, weight_decay=0.05, foreach=False)),
+        (Adam(lr=0.05, weight_decay=0.1), lambda p: torch.optim.Adam(p, lr=0.05, weight_decay=0.1, foreach=False)),
     ],
-    ids=["sgd", "sgd without momentum", "adamw"],
+    ids=["sgd", "sgd without momentum", "adamw", "adam"],
 )
 def test_fused_optimizers_do_what_the_plain_ones_do(factory: OptimizerFactory, plain: Callable, late: bool):
     ours, theirs = make_parameters(), make_parameters()

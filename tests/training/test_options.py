@@ -3,7 +3,7 @@ from functools import partial
 
 import pytest
 
-from sslkit import SGD, AdamW, Constant, Cosine, OnNan, OptionError, Step, TrainingOptions
+from sslkit import SGD, AdamW, Constant, Cosine, MultiStep, OnNan, OptionError, TrainingOptions
 
 
 def test_one_optimizer_serves_every_phase():
@@ -48,11 +48,14 @@ def test_a_batch_fits_into_the_data():
         (lambda: AdamW(betas=(-0.1, 0.9)), r"betas: are out of range"),
         (lambda: AdamW(eps=0.0), r"eps: must be positive; found 0\.0"),
         *(
-            (lambda milestones=milestones: Step(milestones=milestones), r"milestones: must increase and be positive; found \[")
+            (lambda milestones=milestones: MultiStep(milestones=milestones), r"milestones: must increase and be positive; found \[")
             for milestones in ((60, 30), (30, 30), (0, 10), (-1,))
         ),
         *(
-            (lambda gamma=gamma: Step(milestones=(1,), gamma=gamma), rf"gamma: is out of range; found {gamma}; allowed: 0 < gamma <= 1")
+            (
+                lambda gamma=gamma: MultiStep(milestones=(1,), gamma=gamma),
+                rf"gamma: is out of range; found {gamma}; allowed: 0 < gamma <= 1",
+            )
             for gamma in (0.0, -0.1, 1.5)
         ),
         *(
@@ -61,7 +64,7 @@ def test_a_batch_fits_into_the_data():
         ),
         *(
             (lambda kind=kind: kind(warmup_epochs=-1), r"warmup_epochs: must not be negative; found -1; allowed: 0 or more epochs")
-            for kind in (partial(Step, milestones=(1,)), Cosine, Constant)
+            for kind in (partial(MultiStep, milestones=(1,)), Cosine, Constant)
         ),
     ],
 )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sslkit import Augment, Constant, OptionError, PluginError, RunFailedError, TrainingOptions
 from sslkit.storage.tensor_file import load_tensors
 from sslkit.training.optimizer_state import UnsavableError, put_together, same, take_apart
-from sslkit.training.optimizers import build_optimizers, parameters_of
+from sslkit.training.phase_optimizers import build_optimizers, parameters_of
 from tests.contract.families import FAMILIES, build
 from tests.training.brightness import CPU, Brightness, assert_same_state, interrupt, logged, run, watched
 from tests.training.odd_optimizers import Odd
@@ -34,8 +34,8 @@ class Grouped(Brightness):
     def on_before_step(self, phase, context) -> None:
         self._late = context.step >= 2
 
-    def forward(self, views, phase, schedule):
-        output = super().forward(views, phase, schedule)
+    def forward(self, views, step):
+        output = super().forward(views, step)
         return output._replace(loss=output.loss + (self.late - 1).square().sum()) if self.training and self._late else output
 
 
@@ -243,7 +243,7 @@ def spoilt(change: Callable[[Grouped, list[dict]], Any], **attributes: Any) -> G
         ),
         (
             lambda: spoilt(lambda _, groups: [groups[0], {"params": groups[1]["params"], "lr_scal": 0.5}]),
-            r"parameter_groups has an unknown key; found 'lr_scal'; allowed: params, lr_scale, weight_decay, lr; did you mean 'lr_scale'\?$",
+            r"parameter_groups has an unknown key; found 'lr_scal'; allowed: params, lr_scale, weight_decay, final_weight_decay, lr; did you mean 'lr_scale'\?$",
         ),
         (
             lambda: spoilt(lambda _, groups: [groups[0], {**groups[1], "lr_scale": -0.5}]),

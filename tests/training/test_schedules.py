@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from sslkit import Constant, Cosine, Schedule, Step
+from sslkit import Constant, Cosine, MultiStep, Schedule
 from sslkit.training.schedules import warmup
 
 
@@ -11,11 +11,11 @@ from sslkit.training.schedules import warmup
     [(0, 1.0), (29.99, 1.0), (30, 0.2), (59.99, 0.2), (60, 0.04), (79.99, 0.04), (80, 0.008), (100, 0.008)],
 )
 def test_step_drops_at_its_milestones(epoch: float, scale: float):
-    assert Step(milestones=(30, 60, 80), gamma=0.2).scale(epoch, 100) == pytest.approx(scale, rel=1e-12)
+    assert MultiStep(milestones=(30, 60, 80), gamma=0.2).scale(epoch, 100) == pytest.approx(scale, rel=1e-12)
 
 
 def test_step_does_not_depend_on_the_length_of_the_run():
-    assert Step(milestones=(3,)).scale(5, 10) == Step(milestones=(3,)).scale(5, 1000) == pytest.approx(0.1)
+    assert MultiStep(milestones=(3,)).scale(5, 10) == MultiStep(milestones=(3,)).scale(5, 1000) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -38,13 +38,13 @@ def test_cosine_stays_at_its_end():
     assert Cosine(warmup_epochs=5).scale(5, 5) == 0.0
 
 
-@pytest.mark.parametrize("schedule", [Step(milestones=(50,), warmup_epochs=4), Cosine(warmup_epochs=4), Constant(warmup_epochs=4)])
-def test_warmup_rises_linearly_from_zero(schedule: Step | Cosine | Constant):
+@pytest.mark.parametrize("schedule", [MultiStep(milestones=(50,), warmup_epochs=4), Cosine(warmup_epochs=4), Constant(warmup_epochs=4)])
+def test_warmup_rises_linearly_from_zero(schedule: MultiStep | Cosine | Constant):
     assert [schedule.scale(epoch, 100) for epoch in (0, 1, 2, 3, 4)] == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 def test_warmup_multiplies_the_steps_that_fall_into_it():
-    assert Step(milestones=(2,), gamma=0.5, warmup_epochs=4).scale(3, 10) == pytest.approx(0.75 * 0.5)
+    assert MultiStep(milestones=(2,), gamma=0.5, warmup_epochs=4).scale(3, 10) == pytest.approx(0.75 * 0.5)
 
 
 def test_without_warmup_the_rate_is_constant():
@@ -59,10 +59,10 @@ def test_without_warmup_the_rate_is_constant():
         (Cosine(warmup_epochs=9), []),
         (Cosine(warmup_epochs=10), ["warmup_epochs: 10 of 10 epochs: the base learning rate is never reached"]),
         (Constant(warmup_epochs=12.5), ["warmup_epochs: 12.5 of 10 epochs: the base learning rate is never reached"]),
-        (Step(milestones=(3, 9.5)), []),
-        (Step(milestones=(3, 10, 60)), ["milestones: 10, 60 of 10 epochs change nothing"]),
+        (MultiStep(milestones=(3, 9.5)), []),
+        (MultiStep(milestones=(3, 10, 60)), ["milestones: 10, 60 of 10 epochs change nothing"]),
         (
-            Step(milestones=(30,), warmup_epochs=20),
+            MultiStep(milestones=(30,), warmup_epochs=20),
             ["warmup_epochs: 20 of 10 epochs: the base learning rate is never reached", "milestones: 30 of 10 epochs change nothing"],
         ),
     ],

@@ -10,12 +10,12 @@ from sslkit import SGD, Augment, Backbone, Batch, ImageSpec, LabeledData, Object
 from sslkit.backbones.from_timm import TimmBackbone
 from sslkit.backbones.nin import NIN
 from sslkit.contract.images import DataInfo
-from sslkit.contract.objective import Mean
+from sslkit.contract.objective import Mean, Step
 from sslkit.data.arrays import ArraySet
 from sslkit.data.augment import Draws, apply_draws
 from sslkit.evaluators.classifier import Classifier, FrozenFeatures
 from sslkit.evaluators.heads import HeadKind, build_head
-from sslkit.training.optimizers import clip_gradients, gradient_norm
+from sslkit.training.phase_optimizers import clip_gradients, gradient_norm
 from sslkit.training.state import Meters
 from sslkit_rotnet import RotNet
 from tests.training.transfers import NoTransfers
@@ -65,7 +65,7 @@ def test_a_step_neither_sends_nor_reads_a_value(build: Callable[[], Objective]):
         for _ in range(2):
             views = objective.make_views(batch, Generator(), train=True)
             objective.zero_grad(set_to_none=True)
-            output = objective(views, "main", {})
+            output = objective(views, Step("main"))
             output.loss.backward()
             norm = gradient_norm(optimizer, META)
             clip_gradients(optimizer, 1.0, norm)

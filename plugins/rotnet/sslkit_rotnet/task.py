@@ -1,15 +1,13 @@
 """The pretext task: which of K geometric transforms was applied? Gidaris et al. 2018, arXiv:1803.07728."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from sslkit import Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, Prediction, PretextTask, StepOutput, without_autocast
+from sslkit import Backbone, Batch, Classification, DataInfo, ImageSpec, OptionError, PretextTask
 from sslkit_rotnet.transforms import MIN_SIDE, NAMED, Interpolation, Transform, is_exact, rotation, transform_all
 
 QUARTERS = (0, 90, 180, 270)
@@ -53,16 +51,12 @@ class RotNet(PretextTask):
     @property
     def classes(self) -> tuple[Transform, ...]:
         """The K transforms, in the order of their labels."""
-        if self.transforms is not None:
-            return tuple(NAMED[name] for name in self.transforms)
-        return tuple(map(rotation, QUARTERS if self.angles is None else self.angles))
+        return tuple(NAMED[name] for name in self.transforms) if self.transforms else tuple(map(rotation, self.angles or QUARTERS))
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """What the K transforms are called, in the order of their labels."""
-        if self.transforms is not None:
-            return self.transforms
-        return tuple(f"{angle:g}°" for angle in (QUARTERS if self.angles is None else self.angles))
+        return self.transforms or tuple(f"{angle:g}°" for angle in self.angles or QUARTERS)
 
     def image_spec(self, data: ImageSpec) -> ImageSpec:
         """The central square of the data's images."""
@@ -74,29 +68,16 @@ class RotNet(PretextTask):
 
     def build_objective(self, backbone: Backbone, data: DataInfo) -> "TransformPrediction":
         """A linear classifier of the K transforms on the backbone's deepest layer."""
-        return TransformPrediction(backbone, self.classes, self.class_names, self.interpolation)
+        return TransformPrediction(backbone, self)
 
 
-class TransformPrediction(Objective):
-    """Cross-entropy of a linear head on the globally averaged deepest layer, as the mean over all K copies of all N images.
+class TransformPrediction(Classification):
+    """Cross-entropy of a linear head on the globally averaged deepest layer, as the mean over all K copies of all N images."""
 
-    Args:
-        backbone: the network to pretrain.
-        transforms: the K classes.
-        classes: their names.
-        interpolation: of those that are not exact.
-    """
-
-    heldout_phase = "main"
-
-    def __init__(
-        self, backbone: Backbone, transforms: tuple[Transform, ...], classes: tuple[str, ...], interpolation: Interpolation
-    ) -> None:
-        super().__init__(backbone)
-        self.transforms = transforms
-        self.classes = classes
-        self.interpolation: Interpolation = interpolation
-        self.head = nn.Linear(backbone.feature_info[-1].num_chs, len(self.transforms))
+    def __init__(self, backbone: Backbone, task: RotNet) -> None:
+        super().__init__(backbone, task.class_names)
+        self.transforms = task.classes
+        self.interpolation: Interpolation = task.interpolation
         nn.init.normal_(self.head.weight, std=math.sqrt(2 / self.head.out_features))
         nn.init.zeros_(self.head.bias)
 
@@ -104,16 +85,3 @@ class TransformPrediction(Objective):
         """``images`` (K * N, C, S, S) uint8, class after class, and ``labels`` (K * N,) int64. Draws nothing."""
         labels = torch.arange(len(self.transforms), device=batch.images.device).repeat_interleave(len(batch.images))
         return {"images": transform_all(batch.images, self.transforms, self.interpolation), "labels": labels}
-
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
-        """Also measures ``top1``: how often the transform is recognised, in percent."""
-        features = self.backbone.embed(views["images"])
-        with without_autocast(features.device):
-            logits = self.head(features)
-        correct = logits.argmax(dim=1) == views["labels"]
-        prediction = Prediction(logits.detach(), views["labels"])
-        return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(correct.float() * 100)}, {"transform": prediction})
-
-    def captions(self, views: Mapping[str, Tensor]) -> dict[str, list[str]]:
-        """Under each image the transform that it went through."""
-        return {"images": [self.classes[label] for label in views["labels"].tolist()]}

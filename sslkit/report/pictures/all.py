@@ -15,7 +15,7 @@ from sslkit.report.pictures.confusion import draw_confusion
 from sslkit.report.pictures.features import draw_attention, draw_filters, draw_neighbours
 from sslkit.report.pictures.networks import best_layer, load_networks
 from sslkit.report.pictures.sample import sample_images, spread
-from sslkit.report.pictures.views import draw_views, pretraining_stages
+from sslkit.report.pictures.views import draw_evaluation_views, draw_views, pretraining_stages, viewing_stages
 from sslkit.report.run_folder import RunFolder
 from sslkit.run.networks import data_of, open_data
 from sslkit.training.device import tf32
@@ -60,6 +60,7 @@ def draw_pictures(folder: Path, recipe: Recipe, data: OpenedDataset) -> Iterator
     sample = cache(lambda: sample_images(data))
     drawings: list[Callable[[], Picture | None]] = [
         *(partial(draw_views, recipe, stage, data) for stage in spread(pretraining_stages(recipe), 6)),  # of a sweep's many tasks
+        *(partial(draw_evaluation_views, stage, data) for stage in spread(viewing_stages(recipe), 6)),
         lambda: draw_filters(networks()),
         lambda: draw_attention(networks(), sample()),
         lambda: draw_neighbours(networks(), sample(), best_layer(folder, recipe, networks())),

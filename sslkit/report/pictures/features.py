@@ -11,7 +11,7 @@ from sslkit.contract.backbone import Backbone, FeatureInfo
 from sslkit.data.arrays import ArraySet
 from sslkit.data.loader import Loader
 from sslkit.report.picture import Picture
-from sslkit.report.pictures.grid import Panel, Sheet, draw_sheets
+from sslkit.report.pictures.grid import Panel, Sheet, draw_sheets, drawable
 from sslkit.report.pictures.networks import Network, shortlist
 from sslkit.report.pictures.sample import ImageSample, spread
 from sslkit.training.features import extract_features
@@ -26,12 +26,14 @@ def draw_filters(networks: Sequence[Network]) -> Picture | None:
     if not tiles:
         return None
     sizes = dict.fromkeys(f"{height} x {width}" for *_, height, width in (filters.shape for _, filters in tiles))
-    panels = [Panel(filters, 8, network.role, (network.origin,)) for network, filters in tiles]
+    panels = [Panel(drawable(filters, 0), 8, network.role, (network.origin,)) for network, filters in tiles]
+    more = {num for _, filters in tiles if (num := filters.shape[1]) not in (1, 3)}
+    channels = f" Of {' and '.join(map(str, sorted(more)))} channels the first ones are drawn." if more else ""
     return Picture(
         title="First-layer filters",
         caption=f"The {' and '.join(sizes)} kernels of the first convolution, at most {_MAX_FILTERS}, in the order of their channels. Each is"
         f" scaled by its own largest weight, as BatchNorm makes the scale meaningless; mid-gray is zero. Smooth edges and colours are"
-        f" learned, noise is what a filter began as.",
+        f" learned, noise is what a filter began as.{channels}",
         alt=f"Grids of small squares side by side, one for each network: {', '.join(network.name for network, _ in tiles)}.",
         figure=draw_sheets(Sheet(panels), max_side=64),
         raster=True,
@@ -58,14 +60,15 @@ def draw_attention(networks: Sequence[Network], sample: ImageSample | None) -> P
         return None
     images = sample.queries[:6]
     per_network = max(1, 13 // max(1, len(networks)))  # so many columns of maps are large enough to be read
-    panels, names = [Panel(images, 1)], list[str]()
+    drawn = sample.drawn(images)
+    panels, names = [Panel(drawn, 1)], list[str]()
     for network in networks:
         layers = spread([info for info in network.backbone.feature_info if info.kind != "vector"], per_network)
         if layers:
             with torch.no_grad():
                 features = network.backbone(images.to(network.device), [info.name for info in layers])
             heats = [attention_map(_on_grid(features[info.name], info, images)).float().cpu() for info in layers]
-            rows = [overlaid(image, heat) for image, *of_image in zip(images, *heats, strict=True) for heat in of_image]
+            rows = [overlaid(image, heat) for image, *of_image in zip(drawn, *heats, strict=True) for heat in of_image]
             headings = [info.name for info in layers]
             panels.append(Panel(torch.stack(rows), len(layers), network.role, (network.origin,), headings=headings))
             names.append(network.name)
@@ -88,12 +91,12 @@ def attention_map(features: Tensor, power: float = 2) -> Tensor:
 
 
 def overlaid(image: Tensor, heat: Tensor) -> Tensor:
-    """An attention map (h, w) in colour over its own range, with the (C, H, W) uint8 image in relief on it: (3, H, W) float in [0, 1]."""
+    """An attention map (h, w) in colour over its own range, with a (C, H, W) image in relief on it: (3, H, W) float in [0, 1]."""
     heat = F.interpolate(heat[None, None], size=image.shape[-2:], mode="bilinear")[0, 0]
     low, high = heat.aminmax()
     level = (heat - low) / (high - low).clamp_min(torch.finfo(heat.dtype).tiny)  # a constant map is all low
     color = torch.from_numpy(mpl.colormaps["viridis"](level.numpy())[..., :3]).float().permute(2, 0, 1)
-    gray = image.float().mean(dim=0) / 255
+    gray = image.float().mean(dim=0) / (255 if image.dtype == torch.uint8 else 1)
     return (color + 0.3 * (gray - 0.5)).clamp(0, 1)  # lighter where the image is
 
 
@@ -120,7 +123,7 @@ def draw_neighbours(networks: Sequence[Network], sample: ImageSample | None, bes
         f" between pooled features of one layer, the nearest first.{frames}",
         alt="Rows of images, each a query and its nearest neighbours in the features of several networks: "
         + "; ".join(f"{panel.title} ({panel.notes[0]}), {panel.notes[1]}" for panel in panels),
-        figure=draw_sheets(Sheet([Panel(sample.queries, 1, labels=classes), *panels]), max_side=128),
+        figure=draw_sheets(Sheet([Panel(sample.drawn(sample.queries), 1, labels=classes), *panels]), max_side=128),
         raster=True,
     )
 
@@ -134,11 +137,12 @@ def nearest(queries: Tensor, others: Tensor, k: int) -> Tensor:
 def _neighbours_panel(network: Network, best: str | None, sample: ImageSample) -> Panel:
     names, num = network.backbone.layer_names, sample.num_queries
     layer = best if best in names else names[len(names) // 2]
-    loader = Loader(ArraySet(sample.images, sample.image), batch_size=256, device=network.device)
+    window = None if sample.images.dtype == torch.uint8 else (0.0, 1.0)
+    loader = Loader(ArraySet(sample.images, sample.image, window=window), batch_size=256, device=network.device)
     features = extract_features(network.backbone, loader, [layer], None)[layer]
     indices = num + nearest(features[:num], features[num:], 6)
     agrees, heading = None, layer
     if sample.labels is not None:
         agrees = (sample.labels[indices] == sample.labels[:num, None]).flatten()
         heading = f"{layer}, {int(agrees.sum())} of {len(agrees)} of the same class"
-    return Panel(sample.images[indices.flatten()], indices.shape[1], network.role, (network.origin, heading), agrees=agrees)
+    return Panel(sample.drawn(sample.images[indices.flatten()]), indices.shape[1], network.role, (network.origin, heading), agrees=agrees)

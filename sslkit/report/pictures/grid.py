@@ -184,6 +184,16 @@ def enlarged(images: Tensor, limit: int, detail: int) -> Tensor:
     return levels.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
 
 
+def drawable(images: Tensor, num_chs: int, display: Sequence[int] = ()) -> Tensor:
+    """The channels of (M, C, h, w) images to draw, one or three: of images as the data has them, with ``num_chs`` channels, those that are to
+    be displayed; else all of gray and rgb images, and of bands the first three, or of fewer the first.
+    """
+    found = images.shape[1]
+    if display and found == num_chs:
+        return images[:, list(display)]
+    return images if found in (1, 3) else images[:, : 3 if found > 3 else 1]
+
+
 def fit(text: str, width: float, letter: int = _LETTER) -> str:
     """Cut the middle out of a line that is wider than ``width``; letters that the font lacks become question marks."""
     room = max(3, int(width / letter))

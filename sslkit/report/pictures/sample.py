@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sslkit.contract.images import Dataset, ImageSet, ImageSpec
+from sslkit.report.pictures.grid import drawable
 
 NUM_QUERIES = 8
 MAX_OTHERS = 2_000
@@ -19,16 +20,21 @@ T = TypeVar("T")
 class ImageSample(NamedTuple):
     """Images of one dataset, each decoded once."""
 
-    images: Tensor  # (N, C, H, W) uint8 on the CPU; the queries come first
+    images: Tensor  # (N, C, H, W) uint8, or float in [0, 1], on the CPU; the queries come first
     labels: Tensor | None  # (N,) int64
     classes: tuple[str, ...]  # empty without labels
     image: ImageSpec
     num_queries: int
+    display: tuple[int, ...] = ()
 
     @property
     def queries(self) -> Tensor:
-        """(Q, C, H, W) uint8."""
+        """(Q, C, H, W)."""
         return self.images[: self.num_queries]
+
+    def drawn(self, images: Tensor) -> Tensor:
+        """The channels to draw of (M, C, H, W) images of the sample."""
+        return drawable(images, self.image.num_chs, self.display)
 
 
 def sample_images(data: Dataset) -> ImageSample | None:
@@ -43,7 +49,7 @@ def sample_images(data: Dataset) -> ImageSample | None:
     # Spread over the set, as folders of images are ordered by class.
     indices = [*queries, *spread(others.nonzero().flatten().tolist(), min(MAX_OTHERS, room))]
     labels = None if images.labels is None else images.labels[indices]
-    return ImageSample(images.read(indices), labels, images.classes, images.image, len(queries))
+    return ImageSample(images.read(indices), labels, images.classes, images.image, len(queries), images.display)
 
 
 def choose_queries(images: ImageSet) -> list[int]:

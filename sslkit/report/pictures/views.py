@@ -1,6 +1,7 @@
-"""The views that a method makes of a few images: the inputs of its network."""
+"""The views that a method or an evaluator makes of a few images: the inputs of a network."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,25 +14,30 @@ from sslkit.contract.objective import PretextTask
 from sslkit.data.augment import augment
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe
-from sslkit.recipe.stages import PretrainStage
+from sslkit.recipe.stages import EvaluateStage, PretrainStage, training_of
 from sslkit.report.picture import Picture
-from sslkit.report.pictures.grid import Panel, Sheet, draw_sheets
+from sslkit.report.pictures.grid import Panel, Sheet, draw_sheets, drawable
 from sslkit.report.pictures.sample import spread
 from sslkit.run.networks import backbone_image, data_of, untrained
+from sslkit.run.stages import evaluation_data
 from sslkit.training.seeds import derive_seed, global_seed, make_generator
+from sslkit.views.view import View, views_of
 
 NUM_IMAGES = 6
 """Of a stage, in the report."""
+
+NUM_DRAWS = 4
+"""Of a random view, of each image."""
 
 MAX_COLUMNS = 16
 """Of one view; more are left out."""
 
 
-class View(NamedTuple):
+class Shown(NamedTuple):
     """The images that were made of each image under one name."""
 
     name: str
-    images: Tensor  # (N * K, C, h, w) uint8, or float in [0, 1]; image after image
+    images: Tensor  # (N * K, 1 or 3, h, w) uint8, or float in [0, 1]; image after image
     captions: tuple[str, ...]  # one per image; empty where the method gives none
 
     @property
@@ -44,8 +50,8 @@ class View(NamedTuple):
 class Views(NamedTuple):
     """Everything that was made of a few images."""
 
-    images: Tensor  # (N, C, H, W) uint8, augmented: the input
-    views: tuple[View, ...]  # those that are images
+    images: Tensor  # (N, 1 or 3, H, W) uint8, or float in [0, 1], augmented: the input
+    views: tuple[Shown, ...]  # those that are images
     others: Mapping[str, str]  # the shape and dtype of the rest, by name
 
 
@@ -63,8 +69,9 @@ def make_views(
     with torch.no_grad(), global_seed(derive_seed(seed, "views")):
         made = objective.train().make_views(Batch(pixels, indices), make_generator(derive_seed(seed, "views", "draws")), train=True)
     captions, views, others = objective.captions(made), [], {}
+    drawn = partial(drawable, num_chs=images.image.num_chs, display=images.display)
     for name, view in made.items():
-        if not is_image(view) or len(view) % len(pixels):
+        if not is_image(view, images.image.num_chs) or len(view) % len(pixels):
             others[name] = f"{tuple(view.shape)} {str(view.dtype).removeprefix('torch.')}"
             continue
         words = captions.get(name)
@@ -72,13 +79,34 @@ def make_views(
             who = type(objective).__name__
             raise PluginError(f"{who}.captions: {name!r} needs one caption per image", found=len(words), allowed=str(len(view)))
         order = torch.arange(len(view)).reshape(-1, len(pixels)).T.flatten()  # the contract has view after view
-        views.append(View(name, view[order], () if words is None else tuple(words[int(index)] for index in order)))
-    return Views(pixels, tuple(views), others)
+        views.append(Shown(name, drawn(view[order]), () if words is None else tuple(words[int(index)] for index in order)))
+    return Views(drawn(pixels), tuple(views), others)
 
 
-def is_image(view: Tensor) -> bool:
-    """Whether a view can be shown: (M, C, h, w) with 1 or 3 channels, uint8 or float."""
-    return view.ndim == 4 and view.shape[1] in (1, 3) and (view.dtype == torch.uint8 or view.is_floating_point()) and view.numel() > 0
+def apply_views(
+    views: Iterable[tuple[str, View]], images: ImageSet, *, num_images: int, seed: int, options: Augment | None = None
+) -> Views:
+    """Augment a few images, evenly spaced in the set, and make views of them, by name: a few where they are random, else one."""
+    pixels = augment(
+        images.read(spread(range(len(images)), num_images)), options or Augment(), make_generator(derive_seed(seed, "views", "augment"))
+    )
+    drawn = partial(drawable, num_chs=images.image.num_chs, display=images.display)
+    made, others = [], {}
+    for name, view in views:
+        generator = make_generator(derive_seed(seed, "views", name))
+        found = torch.stack([view(pixels, generator) for _ in range(NUM_DRAWS if view.random else 1)], dim=1).flatten(0, 1)
+        if is_image(found, images.image.num_chs):
+            made.append(Shown(name, drawn(found), ()))
+        else:
+            others[name] = f"{tuple(found.shape)} {str(found.dtype).removeprefix('torch.')}"
+    return Views(drawn(pixels), tuple(made), others)
+
+
+def is_image(view: Tensor, num_chs: int) -> bool:
+    """Whether a view can be shown: (M, C, h, w) with 1 or 3 channels, or as many as the data has, uint8 or float."""
+    return (
+        view.ndim == 4 and view.shape[1] in (1, 3, num_chs) and (view.dtype == torch.uint8 or view.is_floating_point()) and view.numel() > 0
+    )
 
 
 def views_note(views: Views) -> str:
@@ -113,6 +141,22 @@ def pretraining_stages(recipe: Recipe) -> list[PretrainStage]:
     return distinct
 
 
+def viewing_stages(recipe: Recipe) -> list[EvaluateStage]:
+    """One evaluation for each distinct set of views, of those that have any."""
+    distinct: dict[tuple[tuple[str, View], ...], EvaluateStage] = {}
+    for stage in recipe.stages:
+        if isinstance(stage, EvaluateStage) and (views := tuple(views_of(stage.evaluator))):
+            distinct.setdefault(views, stage)
+    return list(distinct.values())
+
+
+def evaluation_views(stage: EvaluateStage, data: OpenedDataset, num_images: int) -> Views:
+    """What an evaluator's views make of its training images."""
+    found = training_of(stage)
+    images, options = evaluation_data(stage.evaluator, data_of(stage, data)).train, found[1].augment if found else None
+    return apply_views(views_of(stage.evaluator), images, num_images=num_images, seed=stage.seed, options=options)
+
+
 def stage_views(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, num_images: int) -> Views:
     """The inputs of a stage's network at the beginning of its training; a ``DataError`` where there are no images."""
     images = data_of(stage, data).load("pretrain")
@@ -124,14 +168,22 @@ def stage_views(recipe: Recipe, stage: PretrainStage, data: OpenedDataset, num_i
 
 def draw_views(recipe: Recipe, stage: PretrainStage, data: OpenedDataset) -> Picture:
     """Draw :func:`stage_views`."""
-    views = stage_views(recipe, stage, data, NUM_IMAGES)
+    return _picture(f"What the pretext task sees: {stage.key}", "task", stage_views(recipe, stage, data, NUM_IMAGES))
+
+
+def draw_evaluation_views(stage: EvaluateStage, data: OpenedDataset) -> Picture:
+    """Draw :func:`evaluation_views`."""
+    return _picture(f"What the evaluation sees: {stage.key}", "evaluator", evaluation_views(stage, data, NUM_IMAGES))
+
+
+def _picture(title: str, maker: str, views: Views) -> Picture:
     note = views_note(views)
     made = ", ".join(view.name for view in views.views) or "nothing that can be shown"
     return Picture(
-        title=f"What the pretext task sees: {stage.key}",
-        caption="Each row: a training image after augmentation, and what the task makes of it for the network."
+        title=title,
+        caption=f"Each row: a training image after augmentation, and what the {maker} makes of it for the network."
         + (f" {note[0].upper()}{note[1:]}." if note else ""),
-        alt=f"A contact sheet of {len(views.images)} training images with the views that the task makes of them: {made}.",
+        alt=f"A contact sheet of {len(views.images)} training images with the views that the {maker} makes of them: {made}.",
         figure=draw_sheets(views_sheet(views)),
         raster=True,
     )

@@ -1,16 +1,15 @@
 """What does the teacher say of the other view? Grill et al. 2020 (arXiv:2006.07733)."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataInfo, Objective, PretextTask, StepOutput, TrainContext
-from tests.contract.miniatures.random_views import random_brightness, random_crop
-from tests.contract.miniatures.teacher import Teacher
+from sslkit import Backbone, Batch, DataInfo, Objective, PretextTask, Step, StepOutput, Teacher, TrainContext, projector
+from sslkit.views import color_jitter, random_resized_crop
 
 
 @final
@@ -32,24 +31,24 @@ class Bootstrap(Objective):
     def __init__(self, backbone: Backbone, options: BYOL) -> None:
         super().__init__(backbone)
         self.options = options
-        width = backbone.feature_info[-1].num_chs
-        self.projector = nn.Sequential(nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 4))
-        self.predictor = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+        self.projector = projector([backbone.width, backbone.width, 4])
+        self.predictor = projector([4, 8, 4])
         self.teacher = Teacher(backbone, self.projector)
 
     def schedules(self) -> dict[str, Callable[[float], float]]:
         return {"momentum": lambda progress: 1 - (1 - self.options.momentum) * (1 + math.cos(math.pi * progress)) / 2}
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
-        return {name: random_brightness(random_crop(batch.images, self.options.crop, generator), generator) for name in ("one", "two")}
+        crops = [random_resized_crop(batch.images, size=self.options.crop, generator=generator) for _ in range(2)]
+        return {name: color_jitter(crop, brightness=0.5, generator=generator) for name, crop in zip(("one", "two"), crops, strict=True)}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         loss = self._distance(views["one"], views["two"]) + self._distance(views["two"], views["one"])
         return StepOutput(loss.mean(), {})
 
-    def _distance(self, seen: Tensor, predicted: Tensor) -> Tensor:
-        online = self.predictor(self.projector(self.backbone.embed(seen))).float()
-        return 2 - 2 * F.cosine_similarity(online, self.teacher(predicted).float())
+    def _distance(self, seen: Tensor, other: Tensor) -> Tensor:
+        predicted = self.predictor(self.projector(self.backbone.embed(seen)))
+        return 2 - 2 * F.cosine_similarity(predicted, self.teacher(other))
 
     def on_after_step(self, phase: str, context: TrainContext) -> None:
-        self.teacher.follow(self.backbone, self.projector, context.schedule["momentum"])
+        self.teacher.update(context.schedule["momentum"])

@@ -1,6 +1,5 @@
 """Which colours? Zhang et al. 2016 (arXiv:1603.08511), as a regression. The backbone sees the lightness alone."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -8,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataError, DataInfo, ImageSpec, Objective, PretextTask, StepOutput
+from sslkit import Backbone, Batch, DataError, DataInfo, ImageSpec, Objective, PretextTask, Step, StepOutput
 
 
 @final
@@ -24,17 +23,15 @@ class Colorization(PretextTask):
 
 
 class ChromaRegression(Objective):
-    heldout_phase = "main"
-
     def __init__(self, backbone: Backbone) -> None:
         super().__init__(backbone)
         self.layer = backbone.feature_info[-1].name
-        self.head = nn.Conv2d(backbone.feature_info[-1].num_chs, 2, 1)
+        self.head = nn.Conv2d(backbone.width, 2, 1)
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         return {"images": batch.images, "chroma": chroma(batch.images)}  # rgb: the backbone itself converts it to lightness
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         predicted = self.head(self.backbone(views["images"], [self.layer])[self.layer])
         wanted = F.adaptive_avg_pool2d(views["chroma"], predicted.shape[-2:])
         return StepOutput(F.mse_loss(predicted.float(), wanted), {})

@@ -1,14 +1,13 @@
 """Which cluster? Caron et al. 2018 (arXiv:1807.05520). Images are clustered anew before each epoch; the clusters are the labels."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataInfo, Mean, Objective, OptionError, PretextTask, StepOutput, TrainContext
+from sslkit import Backbone, Batch, Classification, DataInfo, OptionError, PretextTask, TrainContext
 
 
 @final
@@ -26,16 +25,17 @@ class DeepCluster(PretextTask):
         return ClusterClassification(backbone, self.num_clusters, data.num_images)
 
 
-class ClusterClassification(Objective):
+class ClusterClassification(Classification):
+    heldout_phase = None  # a held-out image is in no cluster
+
     clusters: Tensor
 
     def __init__(self, backbone: Backbone, num_clusters: int, num_images: int) -> None:
-        super().__init__(backbone)
-        self.head = nn.Linear(backbone.feature_info[-1].num_chs, num_clusters)
+        super().__init__(backbone, num_clusters)
         self.register_buffer("clusters", torch.zeros(num_images, dtype=torch.int64))  # persistent: resuming does not cluster again
 
     def on_epoch_start(self, context: TrainContext) -> None:
-        features = F.normalize(context.embed(self.backbone.feature_info[-1].name))
+        features = F.normalize(context.embed(self.backbone.layer_names[-1]))
         self.clusters.copy_(k_means(features, self.head.out_features, context.generator("k-means")))
         self.head.reset_parameters()  # cluster 3 of this epoch has nothing to do with cluster 3 of the last
         context.reset_optimizer_state(self.head)
@@ -48,11 +48,6 @@ class ClusterClassification(Objective):
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         return {"images": batch.images, "labels": self.clusters[batch.indices]}
-
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
-        logits = self.head(self.backbone.embed(views["images"]))
-        correct = logits.argmax(dim=1) == views["labels"]
-        return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(correct * 100.0)})
 
 
 def k_means(features: Tensor, num_clusters: int, generator: Generator, num_rounds: int = 10) -> Tensor:

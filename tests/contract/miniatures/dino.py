@@ -1,16 +1,15 @@
 """Which prototype does the teacher choose? Caron et al. 2021 (arXiv:2104.14294). Multi-crop; the teacher is exported."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataInfo, Objective, PretextTask, StepOutput, TrainContext
-from tests.contract.miniatures.random_views import random_brightness, random_crop
-from tests.contract.miniatures.teacher import Teacher
+from sslkit import Backbone, Batch, DataInfo, Linear, Objective, PretextTask, Step, StepOutput, Teacher, TrainContext
+from sslkit.views import color_jitter, multi_crop
 
 
 @final
@@ -36,29 +35,29 @@ class SelfDistillation(Objective):
     def __init__(self, backbone: Backbone, options: DINO) -> None:
         super().__init__(backbone)
         self.options = options
-        self.head = nn.Linear(backbone.feature_info[-1].num_chs, options.num_prototypes)
-        self.teacher = Teacher(backbone, self.head)
+        self.head = Linear(backbone.width, options.num_prototypes)
+        self.teacher = Teacher(backbone, self.head, statistics="batch")
         self.register_buffer("center", torch.zeros(options.num_prototypes))
 
     def schedules(self) -> dict[str, Callable[[float], float]]:
         return {"momentum": lambda progress: 0.9 + 0.1 * progress, "temperature": lambda progress: 0.04 + 0.03 * progress}
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
-        sizes = {"global": self.options.global_crop, "local": self.options.local_crop}
-        crops = {name: torch.cat([random_crop(batch.images, size, generator) for _ in range(2)]) for name, size in sizes.items()}
-        return {name: random_brightness(images, generator) for name, images in crops.items()}
+        sizes, scales = (self.options.global_crop, self.options.local_crop), ((0.4, 1.0), (0.05, 0.4))
+        crops = multi_crop(batch.images, size=sizes, num_crops=(2, 2), scale=scales, generator=generator)
+        return dict(zip(("global", "local"), [color_jitter(crop, brightness=0.5, generator=generator) for crop in crops], strict=True))
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
-        taught = self.teacher(views["global"]).float()  # (2N, K)
-        targets = ((taught - self.center) / schedule["temperature"]).softmax(dim=1).chunk(2)
-        crops = [crop for name in ("global", "local") for crop in self.head(self.backbone.embed(views[name])).float().chunk(2)]
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
+        taught = self.teacher(views["global"])  # (2N, K)
+        targets = ((taught - self.center) / step.schedule["temperature"]).softmax(dim=1).chunk(2)
+        crops = [crop for name in ("global", "local") for crop in self.head(self.backbone.embed(views[name])).chunk(2)]
         pairs = [(target, crop) for i, target in enumerate(targets) for j, crop in enumerate(crops) if i != j]
         if self.training:  # in float32: in bfloat16 a small step would be rounded away
             self.center.lerp_(taught.mean(dim=0), 0.1)
         return StepOutput(torch.stack([F.cross_entropy(crop / 0.1, target) for target, crop in pairs]).mean(), {})
 
     def on_after_step(self, phase: str, context: TrainContext) -> None:
-        self.teacher.follow(self.backbone, self.head, context.schedule["momentum"])
+        self.teacher.update(context.schedule["momentum"])
 
     def exported_backbone(self) -> Backbone:
         return self.teacher.backbone

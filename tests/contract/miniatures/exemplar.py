@@ -1,15 +1,13 @@
 """Which image was this made from? Dosovitskiy et al. 2014 (arXiv:1406.6909). A subset of the images are surrogate classes."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Generator, Tensor, nn
-from torch.nn import functional as F
+from torch import Generator, Tensor
 
-from sslkit import Backbone, Batch, DataInfo, Mean, Objective, OptionError, PretextTask, StepOutput, TrainContext
-from tests.contract.miniatures.random_views import random_brightness
+from sslkit import Backbone, Batch, Classification, DataInfo, OptionError, PretextTask, TrainContext
+from sslkit.views import color_jitter
 
 
 @final
@@ -29,15 +27,16 @@ class Exemplar(PretextTask):
         return SurrogateClassification(backbone, self, data.num_images)
 
 
-class SurrogateClassification(Objective):
+class SurrogateClassification(Classification):
+    heldout_phase = None  # a held-out image is none of the classes
+
     exemplars: Tensor
 
     def __init__(self, backbone: Backbone, options: Exemplar, num_images: int) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, options.num_classes)
         self.copies = options.copies
         self.num_images = num_images
         self.register_buffer("exemplars", torch.arange(options.num_classes))
-        self.head = nn.Linear(backbone.feature_info[-1].num_chs, options.num_classes)
 
     def on_epoch_start(self, context: TrainContext) -> None:
         if context.epoch == 0:
@@ -49,9 +48,4 @@ class SurrogateClassification(Objective):
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         labels = torch.searchsorted(self.exemplars, batch.indices)
-        return {"images": random_brightness(batch.images, generator), "labels": labels}
-
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
-        logits = self.head(self.backbone.embed(views["images"]))
-        correct = logits.argmax(dim=1) == views["labels"]
-        return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(correct * 100.0)})
+        return {"images": color_jitter(batch.images, brightness=0.5, hue=0.1, generator=generator), "labels": labels}

@@ -1,6 +1,5 @@
 """Real or generated? DCGAN, Radford et al. 2016 (arXiv:1511.06434). The discriminator is the backbone; there are two phases."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -8,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, PretextTask, StepOutput
+from sslkit import Backbone, Batch, DataInfo, ImageSpec, Linear, Mean, Objective, PretextTask, Step, StepOutput
 
 
 @final
@@ -30,7 +29,7 @@ class AdversarialTraining(Objective):
     def __init__(self, backbone: Backbone, noise_size: int, image: ImageSpec) -> None:
         super().__init__(backbone)
         self.noise_size = noise_size
-        self.head = nn.Linear(backbone.feature_info[-1].num_chs, 1)
+        self.head = Linear(backbone.width, 1)
         self.generator = nn.Sequential(
             nn.Linear(noise_size, 8 * (image.height // 4) * (image.width // 4), bias=False),
             nn.Unflatten(1, (8, image.height // 4, image.width // 4)),
@@ -50,12 +49,12 @@ class AdversarialTraining(Objective):
         noise = torch.randn(len(batch.images), self.noise_size, generator=generator, device=batch.images.device)
         return {"images": batch.images, "noise": noise}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         generated = self.generator(views["noise"]).float()
-        if phase == "generator":
+        if step.phase == "generator":
             return StepOutput(F.softplus(-self._realness(generated)).mean(), {})
         real, fake = self._realness(views["images"]), self._realness(generated.detach())
         return StepOutput(F.softplus(-real).mean() + F.softplus(fake).mean(), {"top1": Mean.of(torch.cat([real > 0, fake < 0]) * 100.0)})
 
     def _realness(self, images: Tensor) -> Tensor:
-        return self.head(self.backbone.embed(images)).float()
+        return self.head(self.backbone.embed(images))

@@ -1,15 +1,13 @@
 """In which order were the tiles? Noroozi & Favaro 2016 (arXiv:1603.09246). The backbone is built for a tile."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import permutations
 from typing import final
 
 import torch
-from torch import Generator, Tensor, nn
-from torch.nn import functional as F
+from torch import Generator, Tensor
 
-from sslkit import Backbone, Batch, DataInfo, ImageSpec, Mean, Objective, OptionError, PretextTask, StepOutput
+from sslkit import Backbone, Batch, DataInfo, ImageSpec, Linear, Objective, OptionError, PretextTask, Step, StepOutput, classify
 
 
 @final
@@ -31,7 +29,6 @@ class Jigsaw(PretextTask):
 
 
 class PermutationPrediction(Objective):
-    heldout_phase = "main"
     permutations: Tensor
 
     def __init__(self, backbone: Backbone, grid: int) -> None:
@@ -39,7 +36,7 @@ class PermutationPrediction(Objective):
         self.grid = grid
         # Not persistent: the options alone determine it.
         self.register_buffer("permutations", torch.tensor(list(permutations(range(grid**2)))), persistent=False)
-        self.head = nn.Linear(grid**2 * backbone.feature_info[-1].num_chs, len(self.permutations))
+        self.head = Linear(grid**2 * backbone.width, len(self.permutations))
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
         images, device = batch.images, batch.images.device
@@ -49,8 +46,6 @@ class PermutationPrediction(Objective):
         shuffled = tiles[torch.arange(len(images), device=device)[:, None], self.permutations[labels]]
         return {"tiles": shuffled.transpose(0, 1).flatten(0, 1), "labels": labels}  # place after place
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         features = self.backbone.embed(views["tiles"]).unflatten(0, (self.grid**2, -1))  # (grid², N, D)
-        logits = self.head(features.transpose(0, 1).flatten(1))
-        correct = logits.argmax(dim=1) == views["labels"]
-        return StepOutput(F.cross_entropy(logits, views["labels"]), {"top1": Mean.of(correct * 100.0)})
+        return classify(self.head(features.transpose(0, 1).flatten(1)), views["labels"])

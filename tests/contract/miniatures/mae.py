@@ -1,6 +1,5 @@
 """What was behind the mask? He et al. 2022 (arXiv:2111.06377). Needs a backbone that encodes a part of the patches."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -8,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from sslkit import Backbone, Batch, DataInfo, ImageSpec, Objective, PretextTask, StepOutput
+from sslkit import Backbone, Batch, DataInfo, ImageSpec, Objective, PretextTask, Step, StepOutput
 
 
 @final
@@ -26,8 +25,6 @@ class MAE(PretextTask):
 
 
 class MaskedAutoencoding(Objective):
-    heldout_phase = "main"
-
     def __init__(self, backbone: Backbone, mask_ratio: float, image: ImageSpec) -> None:
         super().__init__(backbone)
         info = backbone.feature_info[-1]
@@ -42,7 +39,7 @@ class MaskedAutoencoding(Objective):
         order = torch.rand(len(batch.images), self.num_patches, generator=generator, device=batch.images.device).argsort(dim=1)
         return {"images": batch.images, "keep": order[:, : self.num_kept], "masked": order[:, self.num_kept :]}
 
-    def forward(self, views: dict[str, Tensor], phase: str, schedule: Mapping[str, Tensor]) -> StepOutput:
+    def forward(self, views: dict[str, Tensor], step: Step) -> StepOutput:
         seen = self.backbone.masked_encode(views["images"], views["keep"])  # (N, L_keep, D)
         queries = _rows((self.mask_token + self.positions).expand(len(seen), -1, -1), views["masked"])
         predicted = self.decoder(queries + F.scaled_dot_product_attention(queries, seen, seen))

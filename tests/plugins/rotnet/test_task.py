@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 import sslkit_rotnet
-from sslkit import Backbone, Batch, DataInfo, FeatureInfo, ImageSpec, Objective, OptionError, StepOutput
+from sslkit import Backbone, Batch, DataInfo, FeatureInfo, ImageSpec, Objective, OptionError, Step, StepOutput
 from sslkit_rotnet import RotNet
 from sslkit_rotnet.transforms import NAMED, rotation, transform_all
 
@@ -48,7 +48,7 @@ def batch_of(num_images: int, height: int = 8, width: int = 8) -> Batch:
 
 
 def step(objective: Objective, batch: Batch, *, train: bool = True) -> StepOutput:
-    return objective(objective.make_views(batch, Generator(), train=train), "main", {})
+    return objective(objective.make_views(batch, Generator(), train=train), Step("main"))
 
 
 # ---------------------------------------------------------------------------------------------------------------- options
@@ -207,7 +207,7 @@ def test_any_kind_of_deepest_layer_will_do(kind):
     pooled = {"map": lambda f: f.mean((2, 3)), "tokens": lambda f: f.mean(1), "vector": lambda f: f}[kind](features)
     logits = pooled @ objective.get_parameter("head.weight").T
     expected = -logits.log_softmax(1)[torch.arange(8), views["labels"]].mean()
-    assert float(objective(views, "main", {}).loss) == pytest.approx(float(expected), rel=1e-5)
+    assert float(objective(views, Step("main")).loss) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_its_answers_are_those_of_float32_under_autocast():
@@ -216,7 +216,7 @@ def test_its_answers_are_those_of_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = step(objective, batch, train=False)
         features = objective.backbone.embed(objective.make_views(batch, Generator(), train=False)["images"])
-    logits = output.predictions["transform"].logits
+    logits = output.predictions["head"].logits
     torch.testing.assert_close(logits, features @ objective.head.weight.T + objective.head.bias)
     assert logits.dtype == torch.float32
 

@@ -1,0 +1,12 @@
+"""TIFF files of many bands, of 16 bits and of floating-point numbers, read by tifffile (https://github.com/cgohlke/tifffile)."""
+
+from sslkit import ImageDecoder, hookimpl
+from sslkit_tiff.decoder import Tiff
+
+__all__ = ["Tiff", "decoders"]
+
+
+@hookimpl
+def decoders() -> dict[str, type[ImageDecoder]]:
+    """Offer the decoder under the name that recipes use."""
+    return {"tiff": Tiff}
