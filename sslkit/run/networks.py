@@ -176,7 +176,7 @@ def check_images(images: ImageSpec, backbone: Backbone) -> None:
         with torch.no_grad(), evaluating(backbone):
             backbone(torch.zeros(shape, dtype=torch.uint8, device=backbone.mean.device), backbone.layer_names)
     except (BackboneError, RuntimeError, ValueError, AssertionError) as error:
-        what, built = (f"{spec.color} images of {spec.height} x {spec.width} pixels" for spec in (images, own))
+        what, built = (f"{spec.meaning} of {spec.height} x {spec.width} pixels" for spec in (images, own))
         reason = " ".join(str(error).split())
         fix = "set image_size where the data has that option, or choose another network"
         raise BackboneError(f"{what} cannot be taken by a network that was built for {built} ({reason})", fix=fix) from error
