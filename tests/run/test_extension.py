@@ -14,7 +14,7 @@ from sslkit.report.run_tables import facts_table
 from sslkit.run.artifacts import read_artifact
 from sslkit.run.stages import _continued
 from sslkit.storage.identity import plain
-from sslkit.training.schedules import Constant, Cosine, Step
+from sslkit.training.schedules import Constant, Cosine, MultiStep
 from tests.observers import Recorder, stop_after
 from tests.recipes import SMALL, changed, refusal, steps_logged, weights
 
@@ -93,7 +93,7 @@ def test_with_a_constant_rate_it_ends_with_the_bits_of_a_longer_run(runs: Runs):
     [
         (Constant(), Constant(), ""),
         (Constant(warmup_epochs=1), Constant(warmup_epochs=1), ""),
-        (Step(milestones=(1, 5)), Step(milestones=(1, 5)), ""),
+        (MultiStep(milestones=(1, 5)), MultiStep(milestones=(1, 5)), ""),
         (Cosine(), Cosine(), "learning rate, pace"),
         (Constant(), Cosine(), "learning rate, pace"),
     ],
