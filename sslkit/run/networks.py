@@ -126,16 +126,14 @@ def check_pretraining(task: PretextTask, backbone: Backbone, data: Dataset) -> N
     for option, view in views_of(task):
         view.check(images, option)
     wanted = task.image_spec(images)
-    own = (backbone.image.color, backbone.image.num_chs)
-    if own not in (
-        (wanted.color, wanted.num_chs),
-        (images.color, images.num_chs),
-    ):  # one that takes images as they come takes converted ones
+    kinds = [(image.color, image.num_chs) for image in (wanted, backbone.image, images)]
+    if kinds[0] not in kinds[1:]:  # a task that takes images as they come takes converted ones too
         raise BackboneError(
             f"{type(task).__name__} needs a backbone built for {wanted.meaning}",
             found=backbone.image.meaning if backbone.image.color is None else backbone.image.color,
             fix="build it with task.image_spec(data.image())",
         )
+    check_channels(backbone, images)
 
 
 def check_channels(backbone: Backbone, image: ImageSpec) -> None:
@@ -178,7 +176,7 @@ def check_images(images: ImageSpec, backbone: Backbone) -> None:
         with torch.no_grad(), evaluating(backbone):
             backbone(torch.zeros(shape, dtype=torch.uint8, device=backbone.mean.device), backbone.layer_names)
     except (BackboneError, RuntimeError, ValueError, AssertionError) as error:
-        what, built = (f"{spec.color} images of {spec.height} x {spec.width} pixels" for spec in (images, own))
+        what, built = (f"{spec.meaning} of {spec.height} x {spec.width} pixels" for spec in (images, own))
         reason = " ".join(str(error).split())
         fix = "set image_size where the data has that option, or choose another network"
         raise BackboneError(f"{what} cannot be taken by a network that was built for {built} ({reason})", fix=fix) from error

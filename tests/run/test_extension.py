@@ -3,14 +3,18 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sslkit import ArtifactError, DivergedError, RunInterruptedError, StageSkipped, load_recipe, run_recipe
+from sslkit import ArtifactError, DivergedError, RunInterruptedError, Schedule, StageSkipped, TrainingOptions, load_recipe, run_recipe
 from sslkit.report.run_folder import read_run
 from sslkit.report.run_tables import facts_table
 from sslkit.run.artifacts import read_artifact
+from sslkit.run.stages import _continued
+from sslkit.storage.identity import plain
+from sslkit.training.schedules import Constant, Cosine, MultiStep
 from tests.observers import Recorder, stop_after
 from tests.recipes import SMALL, changed, refusal, steps_logged, weights
 
@@ -84,6 +88,26 @@ def test_with_a_constant_rate_it_ends_with_the_bits_of_a_longer_run(runs: Runs):
     assert "pretrain: 1 + 2 epochs" in facts_table(read_run(runs.folder / "short")).markdown()
 
 
+@pytest.mark.parametrize(
+    ("schedule", "after", "differs"),
+    [
+        (Constant(), Constant(), ""),
+        (Constant(warmup_epochs=1), Constant(warmup_epochs=1), ""),
+        (MultiStep(milestones=(1, 5)), MultiStep(milestones=(1, 5)), ""),
+        (Cosine(), Cosine(), "learning rate, pace"),
+        (Constant(), Cosine(), "learning rate, pace"),
+    ],
+)
+def test_a_note_says_what_differs_from_a_run_that_was_longer_from_the_start(schedule: Schedule, after: Schedule, differs: str):
+    schedules = {"pace": lambda progress: 1 - progress, "still": lambda _progress: 0.5} if differs else {}
+    objective: Any = SimpleNamespace(schedules=lambda: schedules)
+    before = {"epochs": 4, "steps": 1200, "schedule": plain(schedule)}
+    note = _continued(before, TrainingOptions(epochs=10, schedule=after), objective)
+    text = "continues a training of 4 epochs after step 1,200, and has 10 now"
+    assert note == (f"{text}; what it had before differs from 10 epochs from the start: {differs}" if differs else text)
+
+
+@pytest.mark.slow
 def test_with_a_cosine_it_says_that_the_rates_were_others(runs: Runs):
     runs("short")
     seen = runs("short", LONGER, extend=True)

@@ -175,7 +175,7 @@ class Whole(PretextTask):
     """Its objective needs full batches."""
 
     def build_objective(self, backbone: Backbone, data: DataInfo) -> Objective:
-        return WholeBatches(backbone)
+        return WholeBatches(backbone, classes=4)
 
 
 def test_a_task_that_needs_full_batches_is_refused_others_by_their_path():

@@ -1,13 +1,15 @@
 """Stages with data of their own: pretraining on one dataset, measuring on another or on a part."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from torch import Tensor
 
-from sslkit import DataError, RecipeError, StageSkipped, load_catalog, load_recipe, run_recipe
+from sslkit import BackboneError, DataError, ImageSpec, RecipeError, StageSkipped, load_catalog, load_recipe, run_recipe
 from sslkit.cli.preview import write_preview
 from sslkit.contract.events import DataFound
 from sslkit.data.digits import Digits
@@ -17,7 +19,9 @@ from sslkit.report.page import write_report
 from sslkit.report.run_folder import read_run
 from sslkit.report.run_tables import facts_table
 from sslkit.run.artifacts import load_backbone, read_artifact
+from sslkit.run.networks import check_images
 from sslkit.run.preflight import check_recipe
+from tests.contract.miniatures.backbones import TinyConv
 from tests.observers import Recorder, stop_after
 from tests.recipes import refusal, weights
 
@@ -184,6 +188,27 @@ def test_what_is_wrong_has_its_path(photos: Path, data: Any, kind: type[Exceptio
     assert found.startswith(message), found
 
 
+class Fixed(TinyConv):
+    """Takes images of its own size alone."""
+
+    def extract(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        if x.shape[2:] != (8, 8):
+            raise ValueError("only 8 x 8")
+        return super().extract(x, layers)
+
+
+def test_images_of_another_kind_are_tried_on_the_network():
+    network = Fixed(ImageSpec(8, 8, "rgb", (0.5,) * 3, (0.5,) * 3))
+    check_images(ImageSpec(8, 8, "gray", (0.5,), (0.5,)), network)
+    message = refusal(BackboneError, check_images, ImageSpec(9, 8, "gray", (0.5,), (0.5,)), network)
+    assert message == (
+        "gray images of 9 x 8 pixels cannot be taken by a network that was built for rgb images of 8 x 8 pixels (only 8 x 8); "
+        "set image_size where the data has that option, or choose another network"
+    )
+    assert network.training
+
+
+@pytest.mark.slow
 def test_images_that_the_network_cannot_take_are_refused_before_anything_is_computed(photos: Path):
     vit = {
         **table(photos, pretrain=PRETRAIN, probe=probe("digits", layers=["norm"])),

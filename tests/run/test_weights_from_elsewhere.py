@@ -285,6 +285,7 @@ def test_another_network_altogether_is_refused(tmp_path: Path):
 RGB = ImageSpec(32, 32, "rgb", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 
 
+@pytest.mark.slow
 def test_torchvisions_resnet_computes_what_timms_does_with_its_weights(tmp_path: Path):
     from torchvision.models import resnet18
 
