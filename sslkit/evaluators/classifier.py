@@ -218,6 +218,9 @@ def check_classifier(
     training.check_batch_size(len(data.train))
     if head == "mlp" and training.batch_size == 1:
         raise OptionError("batch_size", "is too small for a head with BatchNorm", found=1, allowed="2 or more")
+    if head == "mlp" and training.accumulate_batches == training.batch_size:
+        problem, allowed = "leaves a head with BatchNorm one image at a time", f"at most {training.batch_size // 2}"
+        raise OptionError("accumulate_batches", problem, found=training.batch_size, allowed=allowed)
     training.optimizers_for(Classifier.phases)
 
 

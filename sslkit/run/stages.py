@@ -32,6 +32,7 @@ from sslkit.training.collapse import Watched
 from sslkit.training.fit import Snapshots, fit
 from sslkit.training.handover import checked_evaluation
 from sslkit.training.options import TrainingOptions, check_epochs, spread_epochs
+from sslkit.training.phase_optimizers import FINAL_DECAY
 from sslkit.training.seeds import derive_seed, global_seed
 
 
@@ -265,9 +266,11 @@ def _continued(before: Mapping[str, Any], training: TrainingOptions, objective: 
     """What differs between a training that is continued with more epochs and one that has had them from the start."""
     old, new, parts = before["epochs"], training.epochs, [i / 100 for i in range(101)]
     rates = [(training.schedule.scale(part * old, old), training.schedule.scale(part * old, new)) for part in parts]
-    others = (
-        [] if before["schedule"] == plain(training.schedule) and all(map(math.isclose, *zip(*rates, strict=True))) else ["learning rate"]
-    )
+    same_rates = before["schedule"] == plain(training.schedule) and all(map(math.isclose, *zip(*rates, strict=True)))
+    groups = [group for phase in objective.parameter_groups().values() for group in phase]
+    options = [*groups, *map(vars, training.optimizers_for(objective.phases).values())]
+    others = [] if same_rates else ["learning rate"]
+    others += ["weight decay"] if any(each.get(FINAL_DECAY) is not None for each in options) else []
     others += [name for name, value in objective.schedules().items() if any(value(part) != value(part * old / new) for part in parts)]
     text = f"continues a training of {old} epoch{'s' * (old != 1)} after step {before['steps']:,}, and has {new} now"
     return f"{text}; what it had before differs from {new} epochs from the start: {', '.join(others)}" if others else text
