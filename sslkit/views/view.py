@@ -35,9 +35,6 @@ _FUNCTIONS: tuple[Any, ...] = (
 _ALL_OR_NONE = frozenset({"horizontal_flip", "vertical_flip", "grayscale", "solarize"})
 """Nothing in them is random but which images are changed."""
 
-_ANY_SIZE = (4096, 4096)
-"""Of images of which nothing is known yet."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionOptions(Checked):
@@ -119,7 +116,7 @@ class View:
         options = {function: _checked(function, entry) for function, entry in functions_of(table).items()}
         object.__setattr__(self, "functions", tuple(options))
         object.__setattr__(self, "options", MappingProxyType(options))
-        self._size(Shape(0, 3, *_ANY_SIZE))
+        self._size(_any_images(options))
 
     def __call__(self, images: Tensor, generator: Generator | None = None) -> Tensor:
         """Make one view of each image. Everything is computed in float32, and rounded once, at the end.
@@ -218,6 +215,12 @@ def functions_of(given: object) -> dict[str, dict[str, Any]]:
         else:
             functions[function] = functions.get(function, {}) | dict(options)
     return functions
+
+
+def _any_images(options: Mapping[str, FunctionOptions]) -> Shape:
+    """Images of which nothing is known yet, except how many channels ``random_erasing`` has a value for."""
+    value = vars(options["random_erasing"])["value"] if "random_erasing" in options else 0.0
+    return Shape(0, len(value) if isinstance(value, tuple) and len(value) > 1 else 3, 4096, 4096)
 
 
 def views_of(options: object) -> Iterator[tuple[str, View]]:

@@ -56,6 +56,12 @@ def test_a_view_is_its_functions_one_after_another():
     assert torch.equal(View(**EVERY_FUNCTION)(pixels, seeded(3)), whole.mul(255).round().to(torch.uint8))
 
 
+def test_each_band_may_be_erased_with_a_value_of_its_own():
+    view = View(random_erasing={"value": (0.0, 10.0, 20.0, 30.0)})
+    view.check(BANDS)
+    assert refusal(OptionError, view.check, RGB).startswith("view.random_erasing.value: ")
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_makes_images_of_its_size(name: str):
     images = pictures(6, height=40, width=48)

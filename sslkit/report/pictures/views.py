@@ -142,12 +142,14 @@ def pretraining_stages(recipe: Recipe) -> list[PretrainStage]:
 
 
 def viewing_stages(recipe: Recipe) -> list[EvaluateStage]:
-    """One evaluation for each distinct set of views, of those that have any."""
-    distinct: dict[tuple[tuple[str, View], ...], EvaluateStage] = {}
+    """One evaluation for each distinct set of views and data, of those that have any views."""
+    distinct: list[EvaluateStage] = []
+    seen: list[tuple[object, object]] = []
     for stage in recipe.stages:
-        if isinstance(stage, EvaluateStage) and (views := tuple(views_of(stage.evaluator))):
-            distinct.setdefault(views, stage)
-    return list(distinct.values())
+        if isinstance(stage, EvaluateStage) and (views := [*views_of(stage.evaluator)]) and (views, stage.data) not in seen:
+            distinct.append(stage)
+            seen.append((views, stage.data))
+    return distinct
 
 
 def evaluation_views(stage: EvaluateStage, data: OpenedDataset, num_images: int) -> Views:
