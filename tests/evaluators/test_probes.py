@@ -116,7 +116,9 @@ def test_what_cannot_work_is_refused_before_anything_is_computed(kind: Any):
     with pytest.raises(OptionError, match=r"^batch_size: is larger than the data \(30 images\); found 31; allowed: 1 to 30$"):
         check(batch_size=31)
     if kind is MLPProbe:
-        with pytest.raises(OptionError, match=r"^accumulate_batches: leaves a head with BatchNorm one image at a time; found 8; allowed: at most 4$"):
+        with pytest.raises(
+            OptionError, match=r"^accumulate_batches: leaves a head with BatchNorm one image at a time; found 8; allowed: at most 4$"
+        ):
             check(batch_size=8, accumulate_batches=8)
 
 

@@ -239,7 +239,12 @@ def test_each_set_of_views_of_evaluations_has_a_picture():
     view = "train_view = { random_resized_crop = { size = 8 } }\ntest_view = { resize = { size = 8 } }\n"
     stages = [
         f'[stages.{name}]\nweights = "random"\n[stages.{name}.evaluator]\nname = "{kind}"\nlayers = ["conv2"]\n{options}'
-        for name, kind, options in (("a", "linear_probe", view), ("b", "mlp_probe", view), ("c", "linear_probe", ""), ("d", "mlp_probe", view))
+        for name, kind, options in (
+            ("a", "linear_probe", view),
+            ("b", "mlp_probe", view),
+            ("c", "linear_probe", ""),
+            ("d", "mlp_probe", view),
+        )
     ]
     recipe = recipe_of("\n".join([*stages, "[stages.d.data]\nmax_images = 20"]))
     stage, other = viewing_stages(recipe)

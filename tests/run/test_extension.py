@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from sslkit import AdamW, ArtifactError, DivergedError, RunInterruptedError, Schedule, StageSkipped, TrainingOptions, load_recipe, run_recipe
+from sslkit import (
+    AdamW,
+    ArtifactError,
+    DivergedError,
+    RunInterruptedError,
+    Schedule,
+    StageSkipped,
+    TrainingOptions,
+    load_recipe,
+    run_recipe,
+)
 from sslkit.report.run_folder import read_run
 from sslkit.report.run_tables import facts_table
 from sslkit.run.artifacts import read_artifact
