@@ -13,9 +13,10 @@ from sslkit.contract.images import Dataset
 from sslkit.contract.objective import PretextTask
 from sslkit.data.arrays import Arrays
 from sslkit.data.cache import OpenedDataset
+from sslkit.data.subset import whole
 from sslkit.recipe.build import build
 from sslkit.recipe.bundled import bundled_recipes, find_recipe
-from sslkit.recipe.datasets import whole
+from sslkit.recipe.datasets import Datasets, data_table
 from sslkit.recipe.describe import build_backbone_options
 from sslkit.recipe.recipe import Recipe, load_recipe
 from sslkit.recipe.toml import apply_override
@@ -135,10 +136,10 @@ def _is_task(what: str, catalog: Catalog) -> bool:
 
 def _dataset(what: str, settings: Iterable[str], catalog: Catalog) -> Dataset:
     """A folder of images, or a dataset by its name."""
-    table: dict[str, object] = {"name": "image_folder", "root": what} if Path(what).is_dir() else {"name": what}
+    table = data_table(what)
     for setting in settings:
         apply_override(table, setting)
-    return build(Dataset, table if len(table) > 1 else what, "data", catalog)
+    return Datasets(catalog).build(table if len(table) > 1 else what, "data", seed=0)
 
 
 def _view_sheet(

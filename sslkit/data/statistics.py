@@ -20,7 +20,7 @@ from sslkit.data.image_file import read_header
 from sslkit.data.image_folder import ImageFolder
 from sslkit.data.moments import Moments
 from sslkit.data.parallel import map_chunks
-from sslkit.data.subset import Subset
+from sslkit.data.subset import Subset, whole
 
 SPLITS: tuple[Split, ...] = ("pretrain", "train", "test")
 
@@ -111,7 +111,7 @@ def measure_data(data: Dataset) -> DataStatistics:
     """
     opened = OpenedDataset(_measurable(data))
     loaded: dict[Split, ResidentSet] = {name: images for name in SPLITS if (images := opened.load(name)) is not None}
-    folder = data.source if isinstance(data, Subset) else data
+    folder = whole(data)
     stated = folder.window if isinstance(folder, ImageFolder) else next((images.stored.window for images in loaded.values()), None)
     passes: dict[Split, _Pass] = {}
     for name, images in loaded.items():
@@ -273,9 +273,9 @@ def paste(table: Mapping[str, Any], data: Dataset, found: DataStatistics) -> tup
         found: what was measured.
     """
     notes = list(_notes(found))
-    whole = data.source if isinstance(data, Subset) else data
-    if not {"mean", "std"} <= vars(whole).keys():
-        return dict(table), [*notes, f"{type(whole).__name__} has no options mean and std: its own statistics stay"]
+    source = whole(data)
+    if not {"mean", "std"} <= vars(source).keys():
+        return dict(table), [*notes, f"{type(source).__name__} has no options mean and std: its own statistics stay"]
     pasted = {**table, "mean": [_short(value) for value in found.image.mean], "std": [_short(value) or 1.0 for value in found.image.std]}
     if found.suggested and found.window is not None:
         pasted["window"] = [_short(value) for value in found.window]

@@ -132,6 +132,11 @@ class Subset(Dataset):
         return order[turn[order].argsort(stable=True)][:room].sort().values
 
 
+def whole(dataset: Dataset) -> Dataset:
+    """The dataset that a subset is taken from; any other dataset is returned as it is."""
+    return dataset.source if isinstance(dataset, Subset) else dataset
+
+
 def _labels(images: ImageSet, split: Split) -> tuple[Tensor | None, tuple[str, ...]]:
     if images.labels is None:
         return None, ()

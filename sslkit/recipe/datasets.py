@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from sslkit.catalog.catalog import Catalog
@@ -56,9 +57,9 @@ def describe_data(dataset: Dataset, catalog: Catalog) -> dict[str, Any]:
     return describe(dataset.source, catalog) | {key: value for key, value in part.items() if value is not None}
 
 
-def whole(dataset: Dataset) -> Dataset:
-    """The dataset that a part is taken from, or the dataset itself."""
-    return dataset.source if isinstance(dataset, Subset) else dataset
+def data_table(what: str) -> dict[str, Any]:
+    """The table that a folder of images, or the name of a dataset, stands for."""
+    return {"name": "image_folder", "root": what} if Path(what).is_dir() else {"name": what}
 
 
 def stage_table(own: object, common: object) -> object:
