@@ -94,13 +94,13 @@ def write_preview(
         recipe = load_recipe(find_recipe(what), settings, catalog=catalog, allow_code=allow_code or None)
         print_code(make_console(sys.stderr), recipe.code)
         name, sheets = recipe.name, _recipe_sheets(what, recipe, num_images)
-        sources = [whole(data) for data in (recipe.data, *(stage.data for stage in recipe.stages)) if data is not None]
+        sources = (recipe.data, *(stage.data for stage in recipe.stages if stage.data is not None))
         folders = [folder for source in sources for folder in _folders(source)]
     return _written(name, sheets, folders, output)
 
 
 def _folders(data: Dataset) -> list[Path]:
-    return [Path(value) for value in vars(data).values() if isinstance(value, str | Path)]
+    return [Path(value) for value in vars(whole(data)).values() if isinstance(value, str | Path)]
 
 
 def _written(name: str, sheets: Sequence[Sheet], folders: Sequence[Path], output: Path | None) -> Path:
