@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.images import CHANNELS, Color, Dataset, ImageSet, ImageSpec, Split, Window
+from sslkit.data.image_options import check_display, check_statistics, check_window
 from sslkit.data.moments import Moments
 from sslkit.data.validation import STORED
 from sslkit.data.window import take
@@ -207,29 +208,6 @@ def channel_statistics(pixels: Tensor, window: Window | None = None) -> tuple[tu
         means.append(float(mean))
         stds.append(max(float((share * (values - mean) ** 2).sum().sqrt()), 1 / 255))
     return tuple(means), tuple(stds)
-
-
-def check_statistics(num_chs: int, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
-    """Refuse a mean or std (None: the default) that cannot normalise images of ``num_chs`` channels with values in [0, 1]."""
-    for option, values in (("mean", mean), ("std", std)):
-        if values is not None and (
-            len(values) != num_chs or not all(0 <= value <= 1 for value in values) or (values is std and 0 in values)
-        ):
-            interval = "[0, 1]" if option == "mean" else "(0, 1]"
-            raise OptionError(option, "does not fit the images", found=values, allowed=f"{num_chs} values in {interval}")
-
-
-def check_window(window: Window | None) -> None:
-    """Refuse what are not two pixel values, the smaller one first."""
-    if window is not None and not window[0] < window[1]:
-        raise OptionError("window", "must be two values, the smaller one first", found=window, allowed="[low, high]")
-
-
-def check_display(num_chs: int | None, display: tuple[int, ...]) -> None:
-    """Refuse what are not three channels or one; ``num_chs`` is None where it is not known."""
-    if len(display) not in (0, 1, 3) or not all(0 <= index < (num_chs or index + 1) for index in display):
-        allowed = "one channel or three" if num_chs is None else f"one channel or three, 0 to {num_chs - 1}"
-        raise OptionError("display", "cannot be drawn", found=display, allowed=allowed)
 
 
 def _is_channels_last(shape: Sequence[int], num_chs: int | None) -> bool:
