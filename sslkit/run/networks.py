@@ -144,7 +144,7 @@ def check_channels(backbone: Backbone, image: ImageSpec) -> None:
     """
     own = backbone.image
     if own.num_chs != image.num_chs if own.color is None else image.color is None and image.num_chs not in (1, 3):
-        raise BackboneError(f"the backbone is built for {own.meaning}", found=image.meaning, fix="measure it on images of its own kind")
+        raise BackboneError(f"the backbone is built for {own.meaning}", found=image.meaning, fix="choose other images, or another backbone")
 
 
 def check_requirements(requires: frozenset[str], backbone: Backbone, user: str) -> None:

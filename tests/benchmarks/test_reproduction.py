@@ -352,7 +352,7 @@ def test_machine_paths_stay_out_of_commands():
 def test_a_wrong_override_is_one_line_and_exit_code_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr("sys.argv", ["reproduce.py", "--list", "data.nme=x"])
     assert reproduce.main() == 2
-    assert capsys.readouterr().err == "error: data.nme: unknown option; allowed: root, download\n"
+    assert capsys.readouterr().err == "error: data.nme: unknown option; allowed: root, download, mean, std\n"
 
 
 def test_the_list_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):

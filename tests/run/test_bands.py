@@ -124,7 +124,7 @@ def test_the_kit_takes_bands():
 
 def test_a_network_for_other_bands_is_refused_before_anything_is_computed():
     rgb = Arrays(train_images=torch.zeros(4, 3, 16, 16, dtype=torch.uint8), mean=(0.5,) * 3, std=(0.5,) * 3)
-    with pytest.raises(BackboneError, match="RotNet needs a backbone built for images of 13 bands; found 'rgb'"):
+    with pytest.raises(BackboneError, match="the backbone is built for rgb images; found 'images of 13 bands'"):
         pretrain(RotNet(), NIN(rgb.image(), width=0.05), make_data(), training=TRAINING, runtime=RUNTIME)
     probe = LinearProbe(layers=("conv2",), **PROBE)
     with pytest.raises(BackboneError, match="the backbone is built for rgb images; found 'images of 13 bands'"):
