@@ -25,7 +25,7 @@ Labels = Tensor | np.ndarray | Sequence[int]
 SHAPES = "(N, H, W) or (N, C, H, W); numpy arrays also (N, H, W, C)"
 
 Channels = Literal["rgb", "gray", "bands"]
-"""What the channels of images mean; bands are no colours."""
+"""What the channels of images are; bands are not colours."""
 
 
 @final
@@ -85,8 +85,8 @@ class Arrays(Dataset):
     """Images that are already in memory, for use from Python: a recipe cannot name it.
 
     Images are uint8, or floats in [0, 1], which are rounded to uint8; with a ``window`` they are numbers of any type, kept as uint8, uint16
-    or float32. They have the shape (N, C, H, W), or (N, H, W); numpy arrays may also be channels-last, (N, H, W, C). Where it is not clear
-    which axis the channels are, images are taken to be square, else the shorter axis; ``mean`` says how many there are. Arrays that fit are
+    or float32. They have the shape (N, C, H, W), or (N, H, W); numpy arrays may also be channels-last, (N, H, W, C). Where the axis of
+    the channels is ambiguous, it is the one that leaves square images, else the shorter one; ``mean`` settles it. Arrays that fit are
     kept, not copied: one that is written into afterwards is refused when it is loaded.
 
     Attributes:
@@ -97,7 +97,7 @@ class Arrays(Dataset):
         classes: the names of the K classes; by default "0", "1" ...
         mean: per channel, of values in [0, 1]; by default the mean of ``train_images``.
         std: per channel, of values in [0, 1]; by default that of ``train_images``, but at least 1/255, for constant images too.
-        color: what the channels are; None: one is gray, three are RGB, and any other number are bands, which are no colours.
+        color: what the channels are; None: one is gray, three are RGB, and any other number are bands, which are not colours.
         window: the pixel values that become 0 and 1, such as ``(0, 10_000)`` of 16-bit images; None: 0 and 255 of uint8, 0 and 1 of floats.
         display: the channels to draw in reports, three or one; empty: the first three, or of fewer the first.
     """

@@ -73,8 +73,8 @@ def pretrain(
         training: epochs, batch size, optimizer, schedule, augmentation.
         evaluate_every: epochs between measurements on held-out images, 1 or more; None: ten times over the run.
         snapshot_epochs: epochs after which the network is kept too, 0 for the untrained one; needs ``output``.
-        quality_epochs: epochs after which the features' quality is measured and logged; None: as snapshots are kept, or at most ten
-            times over the run; none at all: never.
+        quality_epochs: epochs after which the features' quality is measured and logged; None: those of snapshots, or at most ten over
+            the run; empty: never.
         **surroundings: where and how: see :class:`Keywords`.
 
     Returns:
@@ -220,7 +220,7 @@ def run_evaluation(evaluator: Evaluator, backbone: Backbone, data: OpenedDataset
 
 
 def pretraining_identity(task: PretextTask, data: OpenedDataset, training: TrainingOptions, snapshot_epochs: list[int]) -> dict[str, Any]:
-    """What decides the outcome of a pretraining beside its code and surroundings."""
+    """What decides the outcome of a pretraining, except for code and surroundings."""
     images, heldout = pretraining_images(data), data.load("test")
     identity: dict[str, Any] = {
         "task": plain(task),
@@ -231,7 +231,7 @@ def pretraining_identity(task: PretextTask, data: OpenedDataset, training: Train
 
 
 def evaluation_identity(evaluator: Evaluator, data: OpenedDataset) -> dict[str, Any]:
-    """What decides the outcome of an evaluation beside its code and surroundings."""
+    """What decides the outcome of an evaluation, except for code and surroundings."""
     labeled = evaluation_data(evaluator, data)
     return {"evaluator": plain(evaluator), "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint}}
 
@@ -263,7 +263,7 @@ def evaluation_data(evaluator: Evaluator, data: OpenedDataset) -> LabeledData:
 
 
 def _continued(before: Mapping[str, Any], training: TrainingOptions, objective: Objective) -> str:
-    """What differs between a training that is continued with more epochs and one that has had them from the start."""
+    """How a training that is continued with more epochs differs from one that has had them from the start."""
     old, new, parts = before["epochs"], training.epochs, [i / 100 for i in range(101)]
     rates = [(training.schedule.scale(part * old, old), training.schedule.scale(part * old, new)) for part in parts]
     same_rates = before["schedule"] == plain(training.schedule) and all(map(math.isclose, *zip(*rates, strict=True)))

@@ -98,7 +98,7 @@ class TrainingOptions(Checked):
         optimizers = {f"optimizer.{phase}".rstrip("."): optimizer for phase, optimizer in given.items()}
         why = f"{self.lr_scaling} scaling from {LR_REFERENCE} to {self.batch_size} images a step"
         rates = {name: vars(optimizer)["lr"] for name, optimizer in optimizers.items()}
-        return [f"{name}.lr: {lr:g} is {lr * self.rate_factor:g}, by {why}" for name, lr in rates.items()]
+        return [f"{name}.lr: {lr:g} becomes {lr * self.rate_factor:g} by {why}" for name, lr in rates.items()]
 
     def drops_last(self, objective: Objective) -> bool:
         """Whether an epoch leaves out the images that do not fill a batch.
