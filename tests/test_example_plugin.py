@@ -47,7 +47,7 @@ assert objective.head.weight.grad is not None
 total, num = output.metrics["top1"]
 assert torch.allclose(total / num, (logits.argmax(1) == views["labels"]).float().mean() * 100)
 assert objective.classes == ("none", "horizontal", "vertical", "both")
-assert torch.equal(output.predictions["head"].logits, logits) and torch.equal(output.predictions["head"].targets, views["labels"])
+assert torch.equal(output.predictions["class"].logits, logits) and torch.equal(output.predictions["class"].targets, views["labels"])
 assert objective.captions(views) == {"images": [objective.classes[label] for label in views["labels"]]}
 
 def refused(table):

@@ -20,7 +20,7 @@ from measurement.gate import Gate
 from sslkit import views
 from sslkit.contract.runtime import Runtime
 from sslkit.training.device import configured
-from sslkit.views.step import View, compose
+from sslkit.views.transform import ViewFunction, compose
 
 SMALL = 64
 """Smaller images are not blurred, and their colours change half as much."""
@@ -80,7 +80,7 @@ def missing(name: str) -> str:
     return "" if name not in PEERS or find_spec(name) else f"not installed: pip install {name}"
 
 
-def sequence(work: Views) -> list[tuple[View[...], Mapping[str, Any]]]:
+def sequence(work: Views) -> list[tuple[ViewFunction[...], Mapping[str, Any]]]:
     """The functions of sslkit with their options."""
     blur = [(views.gaussian_blur, {"kernel_size": work.kernel_size, "sigma": (0.1, 2.0), "probability": 0.5})]
     return [

@@ -11,7 +11,7 @@ from measurement.limit import autocast
 from measurement.simclr_views import Views, batches, sequence
 from sslkit.contract.runtime import Runtime
 from sslkit.training.device import configured
-from sslkit.views.step import compose
+from sslkit.views.transform import compose
 
 
 def cases(device: torch.device) -> Mapping[str, tuple[Views, nn.Module]]:

@@ -71,8 +71,15 @@ class Workload:
     def data(self) -> Arrays:
         """The images with labels, as sslkit takes them."""
         train, test = self.images("train"), self.images("test")
-        labels = {"train_labels": self.labels(len(train)), "test_labels": self.labels(len(test))}
-        return Arrays(train_images=train, test_images=test, mean=MEAN, std=STD, classes=tuple("0123456789"), **labels)
+        return Arrays(
+            train_images=train,
+            train_labels=self.labels(len(train)),
+            test_images=test,
+            test_labels=self.labels(len(test)),
+            classes=tuple("0123456789"),
+            mean=MEAN,
+            std=STD,
+        )
 
     def batch(self) -> Tensor:
         """(batch_size, 3, S, S) uint8, the first images, on the device."""

@@ -125,7 +125,7 @@ def phase_scrambled(images: Tensor, generator: Generator) -> Tensor:
         # The phases of real noise are uniform, and opposite at opposite frequencies as they must be.
         offsets = torch.fft.rfft2(torch.randn(len(chunk), 1, height, width, generator=generator)).sgn()
         offsets[..., 0, 0] = 1  # the mean stays
-        scrambled.append(_to_uint8(torch.fft.irfft2(torch.fft.rfft2(chunk.float() / 255) * offsets, s=(height, width))))
+        scrambled.append(to_uint8(torch.fft.irfft2(torch.fft.rfft2(chunk.float() / 255) * offsets, s=(height, width))))
     return torch.cat(scrambled)
 
 
@@ -182,7 +182,7 @@ def _colored(num_images: int, roots: Tensor, mean: Tensor, shape: Shape, period:
     waves = torch.fft.rfft2(white, norm="ortho")
     filtered = torch.einsum("hwcd,ndhw->nchw", roots.to(waves.dtype), waves)
     noise = torch.fft.irfft2(filtered, s=(period, period), norm="ortho")[..., : shape.height, : shape.width]
-    return _to_uint8(noise + mean.float()[:, None, None])
+    return to_uint8(noise + mean.float()[:, None, None])
 
 
 def _rolled(images: Tensor, offsets: Tensor) -> Tensor:
@@ -198,7 +198,8 @@ def _rolled(images: Tensor, offsets: Tensor) -> Tensor:
     ]
 
 
-def _to_uint8(images: Tensor) -> Tensor:
+def to_uint8(images: Tensor) -> Tensor:
+    """Floats in [0, 1], rounded."""
     return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sslkit.audit.finding import Finding, accuracy, groups_of, pairs
-from sslkit.audit.sources import COPIES, NOISE, SOURCES, Shape, measure_spectrum
+from sslkit.audit.sources import COPIES, NOISE, SOURCES, Shape, measure_spectrum, to_uint8
 from sslkit.catalog.catalog import Catalog
 from sslkit.catalog.discovery import load_catalog
 from sslkit.catalog.observers import Observers
@@ -223,6 +223,6 @@ def draw_samples(source: str, data: Dataset, num_images: int, seed: int) -> Samp
 
 
 def _read(images: ImageSet, indices: list[int]) -> Tensor:
-    """(N, C, H, W) uint8: the sources know no finer steps."""
+    """(N, C, H, W) uint8, which is what the sources are made of; scaled images are rounded."""
     pixels = images.read(indices)
-    return pixels if pixels.dtype == torch.uint8 else pixels.mul(255).round().to(torch.uint8)
+    return pixels if pixels.dtype == torch.uint8 else to_uint8(pixels)

@@ -42,13 +42,12 @@ class TimmBackbone(Backbone):
         cifar_stem: for small images, give a ResNet a 3x3 first convolution of stride 1 and no max-pooling, as SimCLR does on CIFAR-10
             (Chen et al. 2020, arXiv:2002.05709, appendix B.9). ``act1`` is then as large as the image, ``layer1`` too.
         patch_size: the side of a ViT's patches, in pixels; None: the model's. timm resamples pretrained ones.
-        in_chans: channels of the images, which the data says already: stated, they are compared. Of other numbers than 3, timm makes the
-            first layer of pretrained weights fit: summed over the colours for 1, repeated and scaled for more.
-        drop_path_rate: stochastic depth of the deepest block (Huang et al. 2016, arXiv:1603.09382); None: timm's default, mostly none.
+        in_chans: channels of the images; not needed, as the data says, and compared with it. For other numbers than 3, timm adapts the
+            first layer of pretrained weights: summed over the colours for 1, repeated and scaled for more.
+        drop_path_rate: stochastic depth of the deepest block (Huang et al. 2016, arXiv:1603.09382); None: timm's default, usually 0.
 
     Raises:
-        OptionError: timm has no such model, stem or weights, the model takes no such option, or it cannot take images of this size and
-            colour.
+        OptionError: timm has no such model, stem or weights, the model lacks an option, or it cannot take images of this size and colour.
         BackboneError: the pretrained weights cannot be fetched.
     """
 

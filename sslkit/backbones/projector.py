@@ -32,7 +32,7 @@ def projector(
 ) -> Projector:
     """A projection or prediction head: linear layers, and between two of them BatchNorm and an activation.
 
-    A linear layer before BatchNorm has no bias, which BatchNorm would subtract again.
+    A linear layer before BatchNorm has no bias, because BatchNorm would subtract it again.
 
     ==============================  ========================================================================
     method                          ``projector(...)``
@@ -46,15 +46,15 @@ def projector(
     ==============================  ========================================================================
 
     Args:
-        widths: of the input, of every hidden layer and of the output: N + 1 numbers for N linear layers, N at least 1.
+        widths: of the input, every hidden layer and the output: N + 1 numbers for N linear layers.
         norm: BatchNorm after each hidden layer.
-        last_norm: BatchNorm of the output: ``none``; ``affine``, as after hidden layers; ``scale``, without an offset; ``plain``, without
-            parameters.
-        bias: of the last linear layer, where no BatchNorm follows.
+        last_norm: BatchNorm of the output: ``none``, ``affine`` (scale and offset, as after hidden layers), ``scale`` (no offset) or
+            ``plain`` (neither).
+        bias: whether the last linear layer has one, where no BatchNorm follows.
         activation: after each hidden layer.
 
     Raises:
-        OptionError: there are fewer than two widths, or one is not positive; or an option's value does not exist.
+        OptionError: there are fewer than two widths, a width is not positive, or an option has an unknown value.
     """
     if len(widths) < 2 or min(widths) < 1:
         raise OptionError("widths", "must be two positive numbers or more: of the input, hidden layers and the output", found=widths)

@@ -101,7 +101,7 @@ class ProgressDisplay(Observer):
             case HeldoutEnd():
                 self._say(f"  held out, epoch {event.epoch:g}{_suffix(event.metrics)}")
             case Notice():
-                self._say(f"  [yellow]note:[/yellow] {_safe(event.message)}")
+                self._say(f"  [yellow]note:[/yellow] {safe(event.message)}")
             case StageEnd():
                 self.close()
                 self._say(f"[bold]{event.stage}[/bold]: done in {duration(event.seconds)}{_suffix(event.metrics)}")
@@ -117,7 +117,7 @@ class ProgressDisplay(Observer):
         elif time.monotonic() - self._printed >= _PLAIN_SECONDS:
             self._printed = time.monotonic()
             of = "" if count.total is None else f" of {count.total:,}"
-            self._say(f"{_safe(count.what)}: {count.done:,}{of}")
+            self._say(f"{safe(count.what)}: {count.done:,}{of}")
 
     def close(self) -> None:
         """Take the bar away; also after an error."""
@@ -132,7 +132,7 @@ class ProgressDisplay(Observer):
         if self._bar is None:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
             self._bar, self._counting = Progress(*columns, console=self._console, transient=True), True
-            self._bar.add_task(_safe(count.what), total=count.total, completed=count.done)
+            self._bar.add_task(safe(count.what), total=count.total, completed=count.done)
             self._bar.start()
         self._bar.update(self._bar.task_ids[0], completed=count.done)
 
@@ -183,7 +183,7 @@ def print_found(console: Console, splits: Mapping[str, str], stage: str = "") ->
     splits = {f"{stage} {split}".strip(): described for split, described in splits.items()}
     width = max(map(len, splits), default=0)
     for split, described in splits.items():
-        console.print(f"{split:<{width}}  {_safe(described)}", soft_wrap=True)
+        console.print(f"{split:<{width}}  {safe(described)}", soft_wrap=True)
 
 
 def print_results(console: Console, results: Results) -> None:
@@ -261,21 +261,21 @@ def print_plugins(console: Console, plugins: Iterable["PluginInfo"]) -> None:
         offers = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in plugin.offers.items() if names)
         shown = escape(offers) if plugin.state == "loaded" else plugin.state
         if plugin.error:
-            shown = f"[red]broken:[/red] {_safe(plugin.error)}"
-        table.add_row(_safe(plugin.name), _safe(plugin.distribution), _safe(plugin.version), shown)
+            shown = f"[red]broken:[/red] {safe(plugin.error)}"
+        table.add_row(safe(plugin.name), safe(plugin.distribution), safe(plugin.version), shown)
     console.print(table)
 
 
 def print_code(console: Console, code: "RecipeCode") -> None:
     """Which code that is not sslkit's own a recipe brings along; nothing where there is none."""
     for line in code.lines():
-        console.print(_safe(line), soft_wrap=True)
+        console.print(safe(line), soft_wrap=True)
 
 
 def print_notes(console: Console, notes: Iterable[str]) -> None:
     """What a user should look at."""
     for note in notes:
-        console.print(f"[yellow]note:[/yellow] {_safe(note)}", soft_wrap=True)
+        console.print(f"[yellow]note:[/yellow] {safe(note)}", soft_wrap=True)
 
 
 def print_recipes(console: Console, recipes: Iterable[BundledRecipe]) -> None:
@@ -298,7 +298,7 @@ def _figures(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{escape(name)} {number(value)}" for name, value in metrics.items())
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Text that is not ours, as rich takes it: names and reasons of plugins may hold markup and escape codes."""
     return escape(printable(text))
 

@@ -14,12 +14,12 @@ from rich.table import Column, Table
 
 from sslkit.catalog.catalog import Catalog
 from sslkit.catalog.discovery import load_catalog
-from sslkit.cli.console import make_console, print_code, print_notes, progress_on_stderr
-from sslkit.contract.errors import RecipeError, printable
+from sslkit.cli.console import make_console, print_code, print_notes, progress_on_stderr, safe
+from sslkit.contract.errors import RecipeError
 from sslkit.data.statistics import DataStatistics, Repeated, SplitStatistics, measure_data, paste
 from sslkit.recipe.bundled import bundled_recipes, find_recipe
 from sslkit.recipe.code_policy import code_of, is_in_run, refuse_code
-from sslkit.recipe.datasets import Datasets
+from sslkit.recipe.datasets import Datasets, data_table
 from sslkit.recipe.toml import apply_override, read_recipe
 
 _MOST = 10
@@ -76,7 +76,7 @@ def _read(what: str, catalog: Catalog) -> tuple[dict[str, Any], Catalog]:
     if what not in recipes and (what in datasets or ":" in what):
         return {"data": {"name": what}}, replace(catalog, allow_code=True)
     if what not in recipes and Path(what).is_dir():
-        return {"data": {"name": "image_folder", "root": what}}, catalog
+        return {"data": data_table(what)}, catalog
     path = find_recipe(what)
     table, files = read_recipe(path)
     trusted = catalog.allow_code or not any(map(is_in_run, files))
@@ -94,7 +94,7 @@ def print_measured(measured: Measured, out: Any) -> None:
         if one_set and name == "train":  # the same images
             continue
         for file, reason in [*split.broken.items()][:_MOST]:
-            notes.print(f"[yellow]broken[/yellow] in {name}: {_safe(file)}: {_safe(reason)}", soft_wrap=True)
+            notes.print(f"[yellow]broken[/yellow] in {name}: {safe(file)}: {safe(reason)}", soft_wrap=True)
         if len(split.broken) > _MOST:
             notes.print(f"and {len(split.broken) - _MOST:,} more; --json lists all", soft_wrap=True)
         _print_repeated(notes, f"{name} images that an earlier one equals", split.repeated)
@@ -113,7 +113,7 @@ def _toml(table: dict[str, Any]) -> str:
 
 def _print_repeated(notes: Console, what: str, repeated: Repeated) -> None:
     if repeated.num_images:
-        example = " = ".join(_safe(name) for name in repeated.examples[0])
+        example = " = ".join(safe(name) for name in repeated.examples[0])
         notes.print(f"[yellow]duplicates:[/yellow] {repeated.num_images:,} {what}, for example {example}", soft_wrap=True)
 
 
@@ -126,7 +126,7 @@ def _print_splits(console: Console, found: DataStatistics) -> None:
         table.add_row(
             name,
             f"{split.num_images:,}",
-            _safe(_classes(split)) or "none",
+            safe(_classes(split)) or "none",
             _sizes(split),
             ", ".join(split.dtypes),
             f"{len(split.broken):,}",
@@ -159,7 +159,3 @@ def _sizes(split: SplitStatistics) -> str:
     if len(split.sizes) == 1:
         return f"{heights[0]} x {widths[0]}"
     return f"{min(heights)} to {max(heights)} x {min(widths)} to {max(widths)}"
-
-
-def _safe(text: str) -> str:
-    return escape(printable(text))

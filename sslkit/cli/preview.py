@@ -13,9 +13,10 @@ from sslkit.contract.images import Dataset
 from sslkit.contract.objective import PretextTask
 from sslkit.data.arrays import Arrays
 from sslkit.data.cache import OpenedDataset
+from sslkit.data.subset import whole
 from sslkit.recipe.build import build
 from sslkit.recipe.bundled import bundled_recipes, find_recipe
-from sslkit.recipe.datasets import whole
+from sslkit.recipe.datasets import Datasets, data_table
 from sslkit.recipe.describe import build_backbone_options
 from sslkit.recipe.recipe import Recipe, load_recipe
 from sslkit.recipe.toml import apply_override
@@ -93,13 +94,13 @@ def write_preview(
         recipe = load_recipe(find_recipe(what), settings, catalog=catalog, allow_code=allow_code or None)
         print_code(make_console(sys.stderr), recipe.code)
         name, sheets = recipe.name, _recipe_sheets(what, recipe, num_images)
-        sources = [whole(data) for data in (recipe.data, *(stage.data for stage in recipe.stages)) if data is not None]
+        sources = (recipe.data, *(stage.data for stage in recipe.stages if stage.data is not None))
         folders = [folder for source in sources for folder in _folders(source)]
     return _written(name, sheets, folders, output)
 
 
 def _folders(data: Dataset) -> list[Path]:
-    return [Path(value) for value in vars(data).values() if isinstance(value, str | Path)]
+    return [Path(value) for value in vars(whole(data)).values() if isinstance(value, str | Path)]
 
 
 def _written(name: str, sheets: Sequence[Sheet], folders: Sequence[Path], output: Path | None) -> Path:
@@ -135,10 +136,10 @@ def _is_task(what: str, catalog: Catalog) -> bool:
 
 def _dataset(what: str, settings: Iterable[str], catalog: Catalog) -> Dataset:
     """A folder of images, or a dataset by its name."""
-    table: dict[str, object] = {"name": "image_folder", "root": what} if Path(what).is_dir() else {"name": what}
+    table = data_table(what)
     for setting in settings:
         apply_override(table, setting)
-    return build(Dataset, table if len(table) > 1 else what, "data", catalog)
+    return Datasets(catalog).build(table if len(table) > 1 else what, "data", seed=0)
 
 
 def _view_sheet(

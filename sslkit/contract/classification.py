@@ -1,4 +1,4 @@
-"""Methods that predict classes: their loss and accuracy, a linear head, and the objective that needs no more than its views."""
+"""What methods that predict classes share: loss and accuracy, a linear head, and an objective that lacks nothing but its views."""
 
 from collections.abc import Sequence
 
@@ -14,16 +14,16 @@ from sslkit.contract.runtime import without_autocast
 
 
 def classify(logits: Tensor, labels: Tensor, name: str = "") -> StepOutput:
-    """What ``Objective.forward`` returns of a classifier: its cross-entropy, in float32; how often it is right, in percent; its predictions.
+    """The step output of a classifier: its cross-entropy, in float32, its accuracy in percent, and its predictions.
 
     Args:
         logits: (N, K).
         labels: (N,) int64, the right class of each row.
-        name: for an objective with several classifiers, whose losses are added up: the accuracy is then ``<name>.top1`` instead of
-            ``top1``, and the prediction is called ``name`` instead of ``head``.
+        name: of the classifier, where an objective has several, whose losses it adds up. Accuracy and prediction are called ``<name>.top1``
+            and ``<name>``, without a name ``top1`` and ``class``.
 
     Raises:
-        PluginError: the shapes or types are others.
+        PluginError: logits or labels have another shape or type.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.dtype != torch.int64:
         found = f"{_kind(logits)} and {_kind(labels)}"
@@ -31,7 +31,7 @@ def classify(logits: Tensor, labels: Tensor, name: str = "") -> StepOutput:
     logits = logits.float()
     top1 = Mean.of(100.0 * (logits.argmax(dim=1) == labels))
     prediction = Prediction(logits.detach(), labels)
-    return StepOutput(F.cross_entropy(logits, labels), {f"{name}.top1" if name else "top1": top1}, {name or "head": prediction})
+    return StepOutput(F.cross_entropy(logits, labels), {f"{name}.top1" if name else "top1": top1}, {name or "class": prediction})
 
 
 def _kind(tensor: Tensor) -> str:
@@ -39,7 +39,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 class Linear(nn.Linear):
-    """A linear layer that computes in float32, even under autocast: logits in bfloat16 tie, and a tie is decided by chance."""
+    """A linear layer that computes in float32 even under autocast: logits in bfloat16 often tie, and a tie is decided by chance."""
 
     @override
     def forward(self, input: Tensor) -> Tensor:
@@ -49,9 +49,9 @@ class Linear(nn.Linear):
 
 
 class Classification(Objective):
-    """Which class was an image given by ``make_views``? Cross-entropy of a linear ``head`` on the backbone's deepest layer, averaged.
+    """Predicts the class that ``make_views`` gave each image: cross-entropy of a linear ``head`` on the pooled deepest layer of the backbone.
 
-    A method derives from it and implements ``make_views``, which returns ``images`` and ``labels``, (M,) int64, one for each.
+    A method derives from it and implements ``make_views``, which returns ``images`` (M, C, H, W) and ``labels`` (M,) int64.
 
     Args:
         backbone: the network to pretrain.

@@ -84,11 +84,11 @@ class Evaluator(Checked, Contract):
 
     @property
     def frozen(self) -> bool:
-        """Whether the backbone must come out bit-identical, by default yes. The stage checks its hash before and after."""
+        """Whether the backbone must come out bit-identical, by default True. The stage checks its hash before and after."""
         return True
 
     def image_spec(self, data: ImageSpec) -> ImageSpec:
-        """What a backbone that begins in this stage is built for: by default the data's images; those of its views where it has any."""
+        """The images that a backbone which begins in this stage is built for: by default the data's; an evaluator with views returns theirs."""
         return data
 
     def check(self, backbone: Backbone, data: LabeledData) -> None:

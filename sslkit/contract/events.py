@@ -98,8 +98,8 @@ class HeldoutEnd(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesMeasured(Event):
-    """What is learnt was measured after ``step`` steps of a pretraining: whether it collapses (``collapse.<name>.std`` and the like), or
-    how good it is (``quality.rankme`` ...).
+    """The features were measured after ``step`` steps of a pretraining: whether they collapse (``collapse.<name>.std`` and the like), or
+    how good they are (``quality.rankme`` ...).
     """
 
     part: str

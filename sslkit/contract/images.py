@@ -13,10 +13,10 @@ from sslkit.contract.errors import OptionError
 
 Color = Literal["rgb", "gray", "lightness"]
 CHANNELS: dict[str, int] = {"rgb": 3, "gray": 1, "lightness": 1}
-"""Of images by their colour."""
+"""The number of channels of each colour."""
 
 Window = tuple[float, float]
-"""Pixel values that become 0 and 1; what lies outside is clamped."""
+"""The pixel values that become 0 and 1; values outside are clamped."""
 
 Split = Literal["pretrain", "train", "test"]
 
@@ -27,8 +27,8 @@ class ImageSpec(NamedTuple):
     Attributes:
         height: rows, in pixels.
         width: columns, in pixels.
-        color: ``rgb`` (3 channels), ``gray`` or ``lightness`` (CIE L* / 100; 1 channel each); None: bands that are no colours, such
-            as those of a satellite or a microscope, as many as ``mean`` has.
+        color: ``rgb`` (3 channels), ``gray`` or ``lightness`` (CIE L* / 100; 1 channel each); None: bands, which are not colours,
+            such as those of a satellite or a microscope; as many as ``mean`` has.
         mean: per channel, of values in [0, 1].
         std: per channel, of values in [0, 1].
     """
@@ -46,7 +46,7 @@ class ImageSpec(NamedTuple):
 
     @property
     def meaning(self) -> str:
-        """What its channels are, in words: ``rgb images``, ``images of 13 bands``."""
+        """Such images in words: ``rgb images``, ``images of 13 bands``."""
         return f"{self.color} images" if self.color else f"images of {self.num_chs} band{'s' * (self.num_chs != 1)}"
 
 
@@ -80,8 +80,8 @@ class ImageSet(Contract):
         fingerprint: changes when the images or labels do; goes into a stage's fingerprint.
         skipped: files left out because they could not be decoded.
         notes: what else a user should know of how these images were found, a sentence each.
-        pixels: (len(self), C, H, W) on the CPU where all images are in memory, of the types of ``read``; else None.
-        window: the pixel values that become 0 and 1 on the compute device. Evaluators get images that are scaled already, float32.
+        pixels: (len(self), C, H, W) on the CPU where all images are in memory, of a dtype that ``read`` may return; else None.
+        window: the pixel values that become 0 and 1 on the compute device. Evaluators get images that are already scaled, as float32.
         display: the channels to draw as red, green and blue, or the only one to draw; empty: the first three, or of fewer the first.
     """
 
@@ -112,13 +112,13 @@ class ImageSet(Contract):
 
 
 class ImageHeader(NamedTuple):
-    """What a file says of its image before any pixel is decoded.
+    """What a file's header says of its image.
 
     Attributes:
         height: rows, in pixels.
         width: columns, in pixels.
         num_chs: channels.
-        dtype: of its pixels, as NumPy calls it.
+        dtype: NumPy's name of the pixels' type.
     """
 
     height: int
@@ -128,20 +128,20 @@ class ImageHeader(NamedTuple):
 
 
 class ImageDecoder(Checked, Contract):
-    """Reads image files of a format that sslkit does not read, or more of one that it does: ``decoder`` of an ``image_folder``.
+    """Reads image files of a format that sslkit does not support, or supports in part: ``decoder`` of an ``image_folder``.
 
     Concrete decoders are final frozen dataclasses; their fields are the options. A decoder is sent to worker processes. Whatever it raises
-    means that a file cannot be decoded: the message is reported with the file's name.
+    means that a file cannot be decoded, and is reported with the file's name.
 
     Attributes:
-        suffixes: of the files that it reads, in lower case: ``(".tif", ".tiff")``. No other reader gets them.
+        suffixes: of the files that it reads instead of sslkit, in lower case: ``(".tif", ".tiff")``.
     """
 
     suffixes: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def header(self, file: BinaryIO) -> ImageHeader:
-        """Read size, channels and type, and no more of the file than that needs: what is too large is then not decoded.
+        """Read size, channels and type from the header alone: files that are too large are then never decoded.
 
         Args:
             file: open at its beginning.

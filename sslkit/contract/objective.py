@@ -73,7 +73,7 @@ class Classified(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What ``Objective.forward`` may know of the step that it computes the loss of.
+    """What ``Objective.forward`` may know of the current step.
 
     Attributes:
         phase: one of ``Objective.phases``.
@@ -99,12 +99,12 @@ class StepOutput(NamedTuple):
 
 
 class Represented(NamedTuple):
-    """What a method makes of N images, in which a collapse would show.
+    """What a method makes of N images, in which a collapse would be visible.
 
     Attributes:
-        embeddings: (N, D) each, by name: of a collapse they all become equal.
-        assignments: (N, K) each, by name: probabilities of clusters or prototypes, of which a collapse leaves one; empty for a method
-            without any.
+        embeddings: (N, D) each, by name; in a collapse all rows become equal.
+        assignments: (N, K) each, by name: probabilities of clusters or prototypes, of which a collapse leaves one; empty for methods
+            without clusters.
     """
 
     embeddings: Mapping[str, Tensor]
@@ -146,7 +146,7 @@ class TrainContext(Protocol):
 
 
 class _OnlyPhase:
-    """The value of ``heldout_phase`` where neither a class nor its constructor sets one."""
+    """The default of ``heldout_phase``, which depends on ``phases``."""
 
     def __get__(self, objective: "Objective | None", cls: "type[Objective]") -> str | None:
         phases = (cls if objective is None else objective).phases
@@ -164,14 +164,14 @@ class Objective(nn.Module, Contract):
 
     Attributes:
         phases: one optimizer each, stepped in this order on every batch; a GAN has ``("discriminator", "generator")``.
-        heldout_phase: the phase whose loss and metrics are measured on held-out images: the only one, where there is only one. Set it to
-            None where they mean nothing, as where labels are looked up by an image's index, which is one of the training images'.
+        heldout_phase: the phase whose loss and metrics are measured on held-out images; by default the only phase, or None where there
+            are several. Set it to None where they are meaningless, as where labels are looked up by the index of a training image.
         frozen: names of submodules that training never changes. They stay in eval mode, so that their BatchNorm statistics stay
             put, and checkpoints leave them out.
         classes: names of the classes that the method predicts, in the order of their targets; empty where it predicts none.
         full_batches: whether every training batch must have ``batch_size`` images, as for negatives, a queue or the marginals of clusters:
-            what is left of an epoch is then dropped, and data of fewer images than a batch refused.
-        collapse_cause: what is usually wrong where the representation collapses, for the notice that says so: a clause.
+            the rest of an epoch is then dropped, and data with fewer images than a batch is refused.
+        collapse_cause: the usual cause of a collapse, a clause for the notice that reports one.
     """
 
     phases: tuple[str, ...] = ("main",)
@@ -210,10 +210,10 @@ class Objective(nn.Module, Contract):
         """
 
     def represent(self, images: Tensor) -> Represented:
-        """What is watched for a collapse: by default the pooled features of the deepest layer of what is exported.
+        """What is watched for a collapse: by default the pooled features of the exported backbone's deepest layer.
 
         A method whose head can collapse while the features still look healthy adds what its loss compares, and its cluster assignments.
-        Called now and then in eval mode, without gradients and in float32; must draw nothing and change nothing.
+        Called now and then in eval mode, without gradients and in float32; must not draw random numbers or change anything.
 
         Args:
             images: (N, C, H, W) of the dataset, not augmented, as in ``Backbone.prepare``.
@@ -274,8 +274,8 @@ class Objective(nn.Module, Contract):
         """Before a phase's forward pass."""
 
     def on_after_backward(self, phase: str, context: TrainContext) -> None:
-        """Between a phase's backward pass and its optimizer step, without gradients: cancel or change ``parameter.grad``, as DINO does of
-        its last layer. They are those of the whole batch, in their own size (no loss scale of float16), and are clipped afterwards.
+        """Between a phase's backward pass and its optimizer step, under ``no_grad``: cancel or change ``parameter.grad``, as DINO does for
+        its last layer. These are the gradients of the whole batch, without float16's loss scale; they are clipped afterwards.
         """
 
     def on_after_step(self, phase: str, context: TrainContext) -> None:

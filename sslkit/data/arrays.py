@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.images import CHANNELS, Color, Dataset, ImageSet, ImageSpec, Split, Window
+from sslkit.data.image_options import check_display, check_statistics, check_window
 from sslkit.data.moments import Moments
 from sslkit.data.validation import STORED
 from sslkit.data.window import take
@@ -24,7 +25,7 @@ Labels = Tensor | np.ndarray | Sequence[int]
 SHAPES = "(N, H, W) or (N, C, H, W); numpy arrays also (N, H, W, C)"
 
 Channels = Literal["rgb", "gray", "bands"]
-"""What the channels of images mean; bands are no colours."""
+"""What the channels of images are; bands are not colours."""
 
 
 @final
@@ -84,8 +85,8 @@ class Arrays(Dataset):
     """Images that are already in memory, for use from Python: a recipe cannot name it.
 
     Images are uint8, or floats in [0, 1], which are rounded to uint8; with a ``window`` they are numbers of any type, kept as uint8, uint16
-    or float32. They have the shape (N, C, H, W), or (N, H, W); numpy arrays may also be channels-last, (N, H, W, C). Where it is not clear
-    which axis the channels are, images are taken to be square, else the shorter axis; ``mean`` says how many there are. Arrays that fit are
+    or float32. They have the shape (N, C, H, W), or (N, H, W); numpy arrays may also be channels-last, (N, H, W, C). Where the axis of
+    the channels is ambiguous, it is the one that leaves square images, else the shorter one; ``mean`` settles it. Arrays that fit are
     kept, not copied: one that is written into afterwards is refused when it is loaded.
 
     Attributes:
@@ -96,7 +97,7 @@ class Arrays(Dataset):
         classes: the names of the K classes; by default "0", "1" ...
         mean: per channel, of values in [0, 1]; by default the mean of ``train_images``.
         std: per channel, of values in [0, 1]; by default that of ``train_images``, but at least 1/255, for constant images too.
-        color: what the channels are; None: one is gray, three are RGB, and any other number are bands, which are no colours.
+        color: what the channels are; None: one is gray, three are RGB, and any other number are bands, which are not colours.
         window: the pixel values that become 0 and 1, such as ``(0, 10_000)`` of 16-bit images; None: 0 and 255 of uint8, 0 and 1 of floats.
         display: the channels to draw in reports, three or one; empty: the first three, or of fewer the first.
     """
@@ -207,29 +208,6 @@ def channel_statistics(pixels: Tensor, window: Window | None = None) -> tuple[tu
         means.append(float(mean))
         stds.append(max(float((share * (values - mean) ** 2).sum().sqrt()), 1 / 255))
     return tuple(means), tuple(stds)
-
-
-def check_statistics(num_chs: int, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
-    """Refuse a mean or std (None: the default) that cannot normalise images of ``num_chs`` channels with values in [0, 1]."""
-    for option, values in (("mean", mean), ("std", std)):
-        if values is not None and (
-            len(values) != num_chs or not all(0 <= value <= 1 for value in values) or (values is std and 0 in values)
-        ):
-            interval = "[0, 1]" if option == "mean" else "(0, 1]"
-            raise OptionError(option, "does not fit the images", found=values, allowed=f"{num_chs} values in {interval}")
-
-
-def check_window(window: Window | None) -> None:
-    """Refuse what are not two pixel values, the smaller one first."""
-    if window is not None and not window[0] < window[1]:
-        raise OptionError("window", "must be two values, the smaller one first", found=window, allowed="[low, high]")
-
-
-def check_display(num_chs: int | None, display: tuple[int, ...]) -> None:
-    """Refuse what are not three channels or one; ``num_chs`` is None where it is not known."""
-    if len(display) not in (0, 1, 3) or not all(0 <= index < (num_chs or index + 1) for index in display):
-        allowed = "one channel or three" if num_chs is None else f"one channel or three, 0 to {num_chs - 1}"
-        raise OptionError("display", "cannot be drawn", found=display, allowed=allowed)
 
 
 def _is_channels_last(shape: Sequence[int], num_chs: int | None) -> bool:

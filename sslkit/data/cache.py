@@ -38,8 +38,7 @@ class ResidentSet(ImageSet):
     """Images checked to be what :class:`ImageSet` promises, and decoded all at once when their pixels are first asked for, if they are
     small. They can tell whether somebody to whom they were lent has changed anything.
 
-    ``read`` gives values that mean something by themselves, uint8 or float32 in [0, 1]. What a loader sends to the device, pixels of any
-    type with their window, is ``stored``.
+    ``read`` returns uint8, or float32 scaled to the window. ``stored`` has the pixels before that, which a loader sends to the device.
     """
 
     def __init__(self, source: ImageSet, where: str, *, labeled: bool = True) -> None:
@@ -78,7 +77,7 @@ class ResidentSet(ImageSet):
         return self.stored.pixels if self.stored.window is None else None
 
     def read_stored(self, indices: Sequence[int]) -> Tensor:
-        """As ``read``, of any type."""
+        """As ``read``, before pixels are scaled to the window."""
         decoded: Tensor | None = self.__dict__.get("stored_pixels")
         if decoded is not None:
             return take(decoded, torch.tensor(list(indices), dtype=torch.int64))
@@ -141,12 +140,12 @@ class StoredSet(ImageSet):
 
 
 def as_stored(images: ImageSet) -> ImageSet:
-    """What a loader reads: of images that were opened here, what is behind them."""
+    """What a loader reads: for images that were opened here, the pixels before they are scaled to their window."""
     return images.stored if isinstance(images, ResidentSet) else images
 
 
 def max_bytes(images: ImageSet) -> int:
-    """Of one image as it is stored, at most."""
+    """The size of one image as it is stored, at most."""
     return images.image.num_chs * images.image.height * images.image.width * (1 if images.window is None else 4)
 
 

@@ -19,7 +19,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as PI
 
 
 class UnfitError(Exception):
-    """An image is not what the data says, and what to do about it."""
+    """An image does not match the data's options; ``fix`` says what to do about it."""
 
     def __init__(self, problem: str, fix: str) -> None:
         super().__init__(problem)
@@ -32,11 +32,11 @@ class Canvas(NamedTuple):
     Attributes:
         height: rows, in pixels.
         width: columns, in pixels.
-        color: of the channels; None: bands, which are taken as the file has them.
+        color: what the channels are; None: bands, taken as the file has them.
         num_chs: channels.
-        fit: an image of another shape is cut (``crop``: the canvas is filled, what juts out on two sides is lost), has margins (``pad``: all
-            of it is seen, between margins at the lower end of the window), or is distorted (``stretch``).
-        window: the pixel values that become 0 and 1 later. Without one, pixels must be 8-bit numbers.
+        fit: what happens to an image of another shape: it fills the canvas and is cut on two sides (``crop``), is whole between margins at
+            the lower end of the window (``pad``), or is distorted (``stretch``).
+        window: the pixel values that become 0 and 1 later. Without one, pixels must be uint8.
     """
 
     height: int
@@ -57,7 +57,7 @@ class Canvas(NamedTuple):
         return 0 if self.window is None else round(min(max(self.window[0], 0), 255))
 
     def place(self, picture: Image.Image) -> Tensor:
-        """Fit an 8-bit picture of PIL, which has the right channels already: (C, height, width) uint8. Bilinear, antialiased."""
+        """Fit an 8-bit PIL image that already has the right channels: (C, height, width) uint8. Bilinear, antialiased."""
         size, filtering = (self.width, self.height), Image.Resampling.BILINEAR
         if picture.size != size and self.fit == "stretch":
             picture = picture.resize(size, filtering)
@@ -73,11 +73,11 @@ class Canvas(NamedTuple):
         values.
 
         Raises:
-            UnfitError: it has other channels, or its pixels are no 8-bit numbers though there is no window.
-            ValueError: its pixels are no finite numbers.
+            UnfitError: its channels do not match, or its pixels are not uint8 and there is no window.
+            ValueError: its pixels are not finite numbers.
         """
         if values.ndim != 3 or 0 in values.shape:
-            raise ValueError(f"it is no image of channels, rows and columns: its shape is {values.shape}")
+            raise ValueError(f"it is not an image of channels, rows and columns: its shape is {values.shape}")
         self.check(len(values), values.dtype.name)
         pixels = torch.from_numpy(self._typed(self._channels(values)))
         dtype, (height, width) = pixels.dtype, pixels.shape[1:]
@@ -105,7 +105,7 @@ class Canvas(NamedTuple):
         return resized.round_().clamp_(0, torch.iinfo(dtype).max).to(dtype).contiguous()
 
     def check(self, num_chs: int, dtype: str) -> None:
-        """Refuse what a file announces, before its pixels are decoded, with an ``UnfitError``."""
+        """Refuse channels and types as a file's header announces them, before its pixels are decoded, with an ``UnfitError``."""
         if self.color is None and num_chs != self.num_chs:
             fix = "state one value of mean and std for each band; all files have the same bands"
             raise UnfitError(f"it has {num_chs} channels, and the data says {self.num_chs} bands", fix)
@@ -125,7 +125,7 @@ class Canvas(NamedTuple):
     def _typed(self, values: np.ndarray) -> np.ndarray:
         """Contiguous uint8, uint16 or float32, of the machine's byte order."""
         if values.dtype.kind not in "biuf":
-            raise ValueError(f"its pixels are no numbers but of the type {values.dtype}")
+            raise ValueError(f"its pixels are not numbers but of the type {values.dtype}")
         dtype = np.dtype(values.dtype.newbyteorder("="))
         values = np.ascontiguousarray(values, dtype=dtype if dtype in (np.uint8, np.uint16) else np.float32)
         if values.dtype == np.float32 and not np.isfinite(values).all():

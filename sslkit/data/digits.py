@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from sslkit.contract.errors import OptionError
 from sslkit.contract.images import Dataset, ImageSpec, Split
-from sslkit.data.arrays import ArraySet, check_statistics
+from sslkit.data.arrays import ArraySet
+from sslkit.data.image_options import check_statistics
 from sslkit.storage.tensor_file import load_tensors
 
 SIDE = 8  # pixels, as they come

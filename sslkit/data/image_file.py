@@ -83,7 +83,7 @@ def decode(
 
 
 def read_header(path: Path, *, decoder: ImageDecoder | None = None, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """What a file says of its image; the size is that of the file, before its EXIF orientation is applied. Raises as :func:`decode` does."""
+    """Read a file's header; the size is that before EXIF orientation is applied. Raises what :func:`decode` raises."""
     with open_regular(path) as file, _explaining(path):
         if decoder is not None and path.suffix.lower() in decoder.suffixes:
             header = decoder.header(file)
@@ -181,7 +181,7 @@ def _as_announced(values: np.ndarray, header: ImageHeader) -> np.ndarray:
 
 
 def _deep_type(image: ImageFile.ImageFile) -> str:
-    """The type of pixels that are no 8-bit numbers; empty where they are."""
+    """The type of pixels that are not 8-bit numbers; empty where they are."""
     if image.mode == "F":
         return "float32"
     if image.mode.startswith("I"):
@@ -199,7 +199,7 @@ def _num_chs(image: ImageFile.ImageFile) -> int:
 
 
 def _deep_values(path: Path, file: BinaryIO, image: ImageFile.ImageFile, kind: str) -> np.ndarray:
-    """(C, H, W) pixels that are no 8-bit numbers."""
+    """(C, H, W) pixels of more than 8 bits."""
     if _num_chs(image) > 1:
         if image.format != "PNG" or _num_chs(image) == 2:
             raise UnfitError(f"it has {_num_chs(image)} channels of 16 bits, which are not read of a {image.format} file", _DECODER)

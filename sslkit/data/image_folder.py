@@ -13,11 +13,11 @@ from typing_extensions import override
 
 from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.images import Dataset, ImageDecoder, ImageSpec, Split
-from sslkit.data.arrays import check_display, check_statistics, check_window
 from sslkit.data.canvas import Fit
 from sslkit.data.file_set import FileSet
 from sslkit.data.folder_scan import first_folder
 from sslkit.data.image_file import MAX_PIXELS, read_header
+from sslkit.data.image_options import check_display, check_statistics, check_window
 from sslkit.data.layout import Layout, find_layout
 
 MAX_SIDE = 8192

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of images that pass by."""
+"""Streaming mean and standard deviation."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from sslkit.contract.images import Window
 
 
 class Moments:
-    """Mean and standard deviation of each channel of more images than fit into memory, in float64. Chan, Golub & LeVeque 1979.
+    """Mean and standard deviation of each channel, in float64, of images that need not fit into memory. Chan, Golub & LeVeque 1979.
 
     Attributes:
         count: values of each channel so far.
@@ -26,7 +26,7 @@ class Moments:
         return (self.squares / max(1, self.count)).sqrt()
 
     def add(self, images: Tensor, window: Window | None = None) -> None:
-        """Count (N, C, H, W) images of any type, after what is between the ends of a window was scaled to [0, 1] and the rest clamped."""
+        """Count (N, C, H, W) images of any type, scaled so that the window becomes [0, 1], and clamped to it."""
         values = images.double()
         if window is not None:
             values = ((values - window[0]) / (window[1] - window[0])).clamp_(0, 1)

@@ -1,6 +1,6 @@
-"""What is in a dataset: how many images of which classes and sizes, the statistics of their values, and which of them are broken or twice there.
+"""Statistics of a dataset: its images by class and size, mean and standard deviation of their values, broken files and exact duplicates.
 
-Every image is read once. Numbers are exact, in float64, and do not depend on the number of threads.
+Every image is read once. Numbers are computed in float64 and do not depend on the number of threads.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from sslkit.data.image_file import read_header
 from sslkit.data.image_folder import ImageFolder
 from sslkit.data.moments import Moments
 from sslkit.data.parallel import map_chunks
-from sslkit.data.subset import Subset
+from sslkit.data.subset import Subset, whole
 
 SPLITS: tuple[Split, ...] = ("pretrain", "train", "test")
 
@@ -40,16 +40,16 @@ class SplitStatistics:
     """One split.
 
     Attributes:
-        num_images: those that are broken too.
+        num_images: including broken ones.
         classes: how many images each class has; empty without labels.
-        sizes: how many images have which height and width before they are fitted to the canvas, the most frequent first.
-        dtypes: how many images have which type of pixels.
-        mean: per channel, of values in [0, 1], those of the window.
-        std: per channel, the same.
-        low: per channel, the smallest value as it is stored.
-        high: per channel, the largest.
+        sizes: the number of images of each height and width before they are fitted to the canvas, the most frequent first.
+        dtypes: the number of images of each pixel type.
+        mean: per channel, of values scaled to the window.
+        std: per channel, of values scaled to the window.
+        low: per channel, the smallest stored value.
+        high: per channel, the largest stored value.
         broken: files that cannot be decoded, with the reason.
-        repeated: images that an earlier one of the split equals.
+        repeated: images that equal an earlier one of the split.
     """
 
     num_images: int
@@ -69,12 +69,11 @@ class DataStatistics:
     """All splits of a dataset.
 
     Attributes:
-        image: size and colour of the canvas; its mean and std are those that were measured on the images to train on.
-        window: the values that count as 0 and 1; None: 0 and 255 of 8-bit numbers.
-        suggested: whether nobody has stated the window, so that it is what the images to train on need: all values from the smallest to the
-            largest.
-        splits: by name; of one set of images under two names only the labels differ.
-        shared: of the test images, those that are in ``pretrain`` or in ``train``, by its name.
+        image: size and colour of the canvas, with mean and std as measured on the training images.
+        window: the values that become 0 and 1; None: 0 and 255 of uint8.
+        suggested: whether the window was not stated, but is the range of the training images' values.
+        splits: by name; where two splits are the same images, only their labels differ.
+        shared: the test images that are also in ``pretrain`` or ``train``, by that name.
     """
 
     image: ImageSpec
@@ -107,11 +106,11 @@ def measure_data(data: Dataset) -> DataStatistics:
     The files of an :class:`ImageFolder` may be of any type and number of bands, and broken ones are listed.
 
     Raises:
-        DataError: there are no images, or those of a dataset that keeps none in files cannot be read.
+        DataError: there are no images, or images that are not in files cannot be read.
     """
     opened = OpenedDataset(_measurable(data))
     loaded: dict[Split, ResidentSet] = {name: images for name in SPLITS if (images := opened.load(name)) is not None}
-    folder = data.source if isinstance(data, Subset) else data
+    folder = whole(data)
     stated = folder.window if isinstance(folder, ImageFolder) else next((images.stored.window for images in loaded.values()), None)
     passes: dict[Split, _Pass] = {}
     for name, images in loaded.items():
@@ -139,7 +138,7 @@ def measure_data(data: Dataset) -> DataStatistics:
 
 
 def _measurable(data: Dataset) -> Dataset:
-    """The same images, read without what is to be found out."""
+    """The same images, read without the options that are to be found out."""
     if isinstance(data, Subset):
         return replace(data, source=_measurable(data.source))
     return data.measurable() if isinstance(data, ImageFolder) else data
@@ -147,7 +146,7 @@ def _measurable(data: Dataset) -> Dataset:
 
 @dataclass
 class _Pass:
-    """What is found while images pass by; those of several threads are merged in order."""
+    """What one pass over images finds; those of several threads are merged in order."""
 
     moments: Moments
     low: Tensor  # (C,) float64
@@ -273,9 +272,9 @@ def paste(table: Mapping[str, Any], data: Dataset, found: DataStatistics) -> tup
         found: what was measured.
     """
     notes = list(_notes(found))
-    whole = data.source if isinstance(data, Subset) else data
-    if not {"mean", "std"} <= vars(whole).keys():
-        return dict(table), [*notes, f"{type(whole).__name__} has no options mean and std: its own statistics stay"]
+    source = whole(data)
+    if not {"mean", "std"} <= vars(source).keys():
+        return dict(table), [*notes, f"{type(source).__name__} has no options mean and std: its own statistics stay"]
     pasted = {**table, "mean": [_short(value) for value in found.image.mean], "std": [_short(value) or 1.0 for value in found.image.std]}
     if found.suggested and found.window is not None:
         pasted["window"] = [_short(value) for value in found.window]

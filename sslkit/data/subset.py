@@ -1,4 +1,4 @@
-"""A part of a dataset: some of its classes, at most so many images of each split."""
+"""A subset of a dataset: some of its classes, or a limited number of images."""
 
 import copy
 import hashlib
@@ -23,14 +23,14 @@ from sslkit.training.seeds import derive_seed, make_generator
 @final
 @dataclass(frozen=True, kw_only=True)
 class Subset(Dataset):
-    """A part of another dataset. Images keep their order; so do classes, which are numbered anew.
+    """A subset of another dataset. Images keep their order; so do classes, which are renumbered.
 
     Attributes:
         source: the whole dataset.
-        classes: names, or numbers that count the training images' classes from 0; None: all. Images for pretraining without labels are
-            chosen by those of the training images if they are the same images, and are all taken if not.
-        max_images: of each split; None: all. As many of each class, as far as there are; of images without labels any. The images of a
-            smaller number are among those of a larger one.
+        classes: names, or numbers of the training images' classes, from 0; None: all. Unlabelled images for pretraining are chosen by the
+            labels of the training images if they are the same images, and all taken if not.
+        max_images: of each split; None: all. Balanced over the classes as far as they have images. A smaller subset is part of a larger
+            one.
         seed: of the draw.
     """
 
@@ -132,6 +132,11 @@ class Subset(Dataset):
         return order[turn[order].argsort(stable=True)][:room].sort().values
 
 
+def whole(dataset: Dataset) -> Dataset:
+    """The dataset that a subset is taken from; any other dataset is returned as it is."""
+    return dataset.source if isinstance(dataset, Subset) else dataset
+
+
 def _labels(images: ImageSet, split: Split) -> tuple[Tensor | None, tuple[str, ...]]:
     if images.labels is None:
         return None, ()
@@ -152,12 +157,12 @@ def _part(images: ImageSet, kept: Tensor, labels: Tensor | None, classes: tuple[
 
 
 class _Part(ImageSet):
-    """Some images of a set that is in memory, or of a class of somebody else's."""
+    """Some images of a set in memory, or of a third-party class."""
 
     def __init__(self, source: ImageSet, kept: Tensor) -> None:
         self.image, self.skipped, self.window, self.display = source.image, source.skipped, source.window, source.display
         self.pixels = None if source.pixels is None else take(source.pixels, kept)
-        self._source = None if self.pixels is not None else source  # whose other images need no memory then
+        self._source = None if self.pixels is not None else source  # lets go of the other images
         self._kept = kept
 
     def __len__(self) -> int:

@@ -21,7 +21,8 @@ from numpy.exceptions import VisibleDeprecationWarning
 
 from sslkit.contract.errors import DataError, OptionError
 from sslkit.contract.images import Dataset, ImageSpec, Split
-from sslkit.data.arrays import ArraySet, check_statistics
+from sslkit.data.arrays import ArraySet
+from sslkit.data.image_options import check_statistics
 
 DIGITS = tuple("0123456789")
 

@@ -1,4 +1,4 @@
-"""Pixels as they are stored -> [0, 1], on whatever device they are."""
+"""Scaling stored pixels to [0, 1], on their device, and handling uint16, which torch supports in part."""
 
 import torch
 from torch import Tensor

@@ -71,7 +71,7 @@ class Classifier(Objective):
         self.register_buffer("test_labels", _labels(data.test.labels), persistent=False)
 
     def make_views(self, batch: Batch, generator: Generator, *, train: bool) -> dict[str, Tensor]:
-        """The images, (N, C, H, W), through their view where they have one, or ``features.<layer>`` of each head, (N, ...); and their labels, (N,) int64."""
+        """``images`` (N, C, H, W), or ``features.<layer>`` (N, ...) for each head where they are kept; and ``labels``, (N,) int64."""
         labels = self.get_buffer("train_labels" if train else "test_labels")
         bank = self._kept.train if train else self._kept.test
         if bank is None:
@@ -218,6 +218,9 @@ def check_classifier(
     training.check_batch_size(len(data.train))
     if head == "mlp" and training.batch_size == 1:
         raise OptionError("batch_size", "is too small for a head with BatchNorm", found=1, allowed="2 or more")
+    if head == "mlp" and training.accumulate_batches == training.batch_size:
+        problem, allowed = "leaves a head with BatchNorm one image at a time", f"at most {training.batch_size // 2}"
+        raise OptionError("accumulate_batches", problem, found=training.batch_size, allowed=allowed)
     training.optimizers_for(Classifier.phases)
 
 

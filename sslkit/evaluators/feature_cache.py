@@ -191,8 +191,8 @@ class FrozenTrunk:
     def _bank(
         self, images: ImageSet, members: Tensor | None, options: Augment, view: View | None, *, instead_of: int
     ) -> FeatureBank | None:
-        """A bank, if it takes fewer images through the network than fits would without it, and no more memory than is left. There is none
-        of a random view, which makes ever new images.
+        """A bank, if it takes fewer images through the network than the fits would without it, and fits into the memory that is left. A
+        random view, which makes new images each time, has none.
         """
         if view is not None and view.random:
             return None
@@ -202,7 +202,7 @@ class FrozenTrunk:
         return bank if bank.num_rows * self._row_bytes(view) <= self._bytes_left and bank.num_rows < instead_of else None
 
     def _row_bytes(self, view: View | None) -> int:
-        """Of the features of one image."""
+        """The size of one image's features."""
         if view not in self._measured:
             image = self._data.train.image
             blank = torch.zeros(1, image.num_chs, image.height, image.width, dtype=torch.uint8, device=self._context.device)
@@ -210,7 +210,7 @@ class FrozenTrunk:
         return self._measured[view]
 
     def _features(self, view: View | None, images: Tensor) -> dict[str, Tensor]:
-        """(N, C, H, W) uint8 images -> what the heads' trained parts take of their view."""
+        """(N, C, H, W) images -> what the trained parts of the heads take, of the images' view."""
         device, dtype = self._context.device, self._context.autocast
         with torch.no_grad(), evaluating(self._backbone), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             features = self._backbone(images if view is None else view(images), list(self._heads))

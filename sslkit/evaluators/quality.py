@@ -1,4 +1,4 @@
-"""How good is a network that is still being pretrained? In seconds: a few images, one layer, nothing trained."""
+"""The quality of a network during pretraining, in seconds: a few images, one layer, nothing trained."""
 
 import torch
 from torch import Tensor
@@ -13,15 +13,13 @@ from sslkit.training.representation import alpha_req, quick_rankme
 from sslkit.training.seeds import derive_seed, make_generator
 
 NUM_TRAIN, NUM_TEST = 5000, 1000
-"""Images at most: those that vote, and those that are measured. 1,000 give an accuracy with a standard error of 1.6 percent at most."""
+"""At most so many images vote, and so many are measured: 1,000 give an accuracy with a standard error of at most 1.6 percent."""
 
 FEWEST_TIMES, MOST_TIMES = 4, 10
-"""In a pretraining that does not say how often, the untrained network and the last one included."""
+"""How often it is measured by default, including the untrained and the final network."""
 
 SHARE = 0.1
-"""Of the images that a pretraining sees, those that may be measured, beyond the fewest times: each costs a third of what it costs
-to train on a view of it.
-"""
+"""Images measured as a fraction of those trained on, beyond the fewest times: measuring an image costs a third of training on a view of it."""
 
 _K, _TEMPERATURE = 20, 0.07
 
@@ -30,8 +28,8 @@ class Quality:
     """Measures the pooled features of the deepest layer, in eval mode and float32: the same images every time, drawn by the seed.
 
     Args:
-        images: whose features are measured without labels: held-out ones, where there are any; with labels, the test images.
-        labeled: labelled images for nearest neighbours; None: there are none.
+        images: to measure: held-out ones, where there are any; where there is ``labeled`` data, its test images.
+        labeled: images with labels, for nearest neighbours; None: without these.
         context: of the stage.
     """
 
@@ -43,7 +41,7 @@ class Quality:
         self._bank = self._draw("bank", 0 if labeled is None else len(labeled.train), NUM_TRAIN)
 
     def most_times(self, num_trained: int) -> int:
-        """How often it is to be measured in a pretraining that sees so many images."""
+        """How often to measure in a pretraining on so many images, counted in every epoch."""
         return max(FEWEST_TIMES, min(MOST_TIMES, int(SHARE * num_trained / (len(self._queries) + len(self._bank)))))
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:
@@ -74,6 +72,6 @@ class Quality:
         return extract_features(backbone, loader, [layer], None, indices=indices, should_stop=self._context.should_stop)[layer]
 
     def _draw(self, purpose: str, num_images: int, most: int) -> Tensor:
-        """Which images, in order: (M,) int64."""
+        """At most so many indices, in order: (M,) int64."""
         seed = derive_seed(self._context.seed, self._context.stage, "quality", purpose)
         return torch.randperm(num_images, generator=make_generator(seed))[:most].sort().values

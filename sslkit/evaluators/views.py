@@ -1,4 +1,4 @@
-"""What an evaluator makes of images before the network sees them, and whether the network can take it."""
+"""The views of evaluators: what a network sees of training and test images, and whether it can take that."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class ViewOptions(Checked):
     """The view of an evaluator that trains no classifier.
 
     Attributes:
-        test_view: what the network sees of an image, with nothing random in it; None: the image as it is.
+        test_view: what the network sees of an image, without random functions; None: the image as it is.
     """
 
     test_view: View | None = None
@@ -35,13 +35,13 @@ class ViewOptions(Checked):
         return self.test_view
 
     def image_spec(self, data: ImageSpec) -> ImageSpec:
-        """What a backbone that begins in this stage is built for: what the view of training images makes of the data's."""
+        """The images that a backbone which begins in this stage is built for: the views of the training images."""
         for option, view in views_of(self):
             view.check(data, option)
         return seen(self.view(train=True), data)
 
     def check_views(self, backbone: Backbone, layers: Sequence[str], image: ImageSpec, head: HeadKind = "linear") -> None:
-        """Refuse views that cannot be made of such images, that the backbone cannot take, or that would need ``head`` in two shapes."""
+        """Refuse views that cannot be made of such images, that the backbone cannot take, or for which ``head`` would need two shapes."""
         for option, view in views_of(self):
             view.check(image, option)
         train, test = (seen(self.view(train=train), image) for train in (True, False))
@@ -60,10 +60,10 @@ class ViewOptions(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierOptions(TrainingOptions, ViewOptions):
-    """Of every evaluator that trains a classifier.
+    """The options of every evaluator that trains a classifier.
 
     Attributes:
-        train_view: what the network sees of a training image, drawn anew each time, after ``augment``; None: as ``test_view``.
+        train_view: what the network sees of a training image, drawn anew each time, after ``augment``; None: ``test_view``.
     """
 
     train_view: View | None = None
@@ -78,7 +78,7 @@ class ClassifierOptions(TrainingOptions, ViewOptions):
 
 
 def seen(view: View | None, image: ImageSpec) -> ImageSpec:
-    """What a view makes of images, None being no view."""
+    """The spec of a view of such images; None: no view."""
     return image if view is None else view.image_spec(image)
 
 

@@ -1,8 +1,9 @@
-"""The datasets of a recipe: what ``[data]`` and the stages' own ``data`` say, each dataset once."""
+"""The datasets of a recipe, ``[data]`` and the stages' own ``data``; equal ones are built once."""
 
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from sslkit.catalog.catalog import Catalog
@@ -15,14 +16,14 @@ from sslkit.recipe.schema import SUBSET_KEYS
 
 
 class Datasets:
-    """Builds datasets: of equal tables one object, so that stages share what is loaded."""
+    """Builds datasets, equal tables as one object, so that stages share what is loaded."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._built: dict[str, Dataset] = {}
 
     def build(self, table: object, path: str, seed: int) -> Dataset:
-        """Build what a table says, or only a name; ``seed`` draws the images of a part."""
+        """Build the dataset of a table or a name; ``seed`` draws the images of a subset."""
         own = dict(table) if isinstance(table, Mapping) else {}
         options = self._options(own.get("name"))
         taken = {key: own.pop(key) for key in SUBSET_KEYS if key in own and key not in options}
@@ -37,13 +38,13 @@ class Datasets:
             return self._once(construct(Subset, (), {"source": source, "seed": seed, **part}))
 
     def _options(self, name: object) -> Mapping[str, Any]:
-        """What a class of data takes itself, which may have one of our keys; of a name that cannot be found nothing."""
+        """The options of a dataset class, which may have one of our keys itself; empty for a name that cannot be found."""
         with suppress(PluginError):
             return options_of(self._catalog.find("datasets", name)) if isinstance(name, str) else {}
         return {}
 
     def _once(self, dataset: Dataset) -> Dataset:
-        """The same object for every dataset of a class and its options: what == says of them is up to the class."""
+        """One object for all datasets of equal class and options; == would be up to the class."""
         seed = dataset.seed if isinstance(dataset, Subset) and dataset.max_images is not None else ""
         return self._built.setdefault(f"{seed} {json.dumps(describe_data(dataset, self._catalog), sort_keys=True)}", dataset)
 
@@ -56,13 +57,13 @@ def describe_data(dataset: Dataset, catalog: Catalog) -> dict[str, Any]:
     return describe(dataset.source, catalog) | {key: value for key, value in part.items() if value is not None}
 
 
-def whole(dataset: Dataset) -> Dataset:
-    """The dataset that a part is taken from, or the dataset itself."""
-    return dataset.source if isinstance(dataset, Subset) else dataset
+def data_table(what: str) -> dict[str, Any]:
+    """The table that a folder of images, or the name of a dataset, stands for."""
+    return {"name": "image_folder", "root": what} if Path(what).is_dir() else {"name": what}
 
 
 def stage_table(own: object, common: object) -> object:
-    """A stage's own data: a table with a name, or a name, as it is; one without changes keys of ``[data]``."""
+    """A stage's data: a table with a name, or just a name, is used as it is; a table without one changes keys of ``[data]``."""
     if not isinstance(own, Mapping) or "name" in own:
         return own
     return {**(common if isinstance(common, Mapping) else {"name": common}), **own}

@@ -15,9 +15,10 @@ from sslkit.contract.class_address import one_line
 from sslkit.contract.errors import RecipeError, SslkitError, did_you_mean
 from sslkit.contract.events import Observer, warn
 from sslkit.contract.images import Dataset
+from sslkit.data.subset import whole
 from sslkit.recipe.build import build
 from sslkit.recipe.code_policy import RecipeCode, code_of, is_in_run, refuse_code
-from sslkit.recipe.datasets import Datasets, whole
+from sslkit.recipe.datasets import Datasets
 from sslkit.recipe.schema import RECIPE_KEYS, build_keys
 from sslkit.recipe.stages import PretrainStage, Stage, StageParser, training_of
 from sslkit.recipe.sweep import expand, merge

@@ -72,7 +72,7 @@ PRETRAIN_KEYS: Keys = {
     **_COMMON_KEYS,
 }
 SUBSET_KEYS: Keys = {key: option.annotation for key, option in options_of(Subset).items() if key in ("classes", "max_images")}
-"""What every table of data may have beside the options of its class."""
+"""Keys that every table of data may have in addition to the options of its class."""
 
 EVALUATE_KEYS: Keys = {"evaluator": Evaluator, **_COMMON_KEYS}
 RECIPE_KEYS: Keys = {
@@ -156,7 +156,7 @@ def _schema_of(table: TypeAdapter[Any], definitions: dict[str, Any]) -> dict[str
 
 
 def _schema_of_views(definitions: dict[str, Any]) -> dict[str, Any]:
-    """A preset's name, or a table of functions; where it names a preset, each function may say what is different, or ``false``."""
+    """A preset's name, or a table of functions; where the table names a preset, each function has its changes, or ``false``."""
     own = {name: _schema_of(table_of(options), definitions) for name, options in OPTIONS.items()}
     size = {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}]}
     changes = {name: {"anyOf": [{**table, "required": []}, {"const": False}]} for name, table in own.items()}

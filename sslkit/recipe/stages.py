@@ -26,7 +26,7 @@ AS_BUILT = "backbone"
 """The weights that ``[backbone]`` builds, pretrained ones where it asks for them."""
 
 BEGINNINGS = (RANDOM, AS_BUILT)
-"""What a stage may begin with that no earlier stage left, beside runs and files."""
+"""The weights that no earlier stage, run or file provides."""
 
 EACH = "each"
 """``<stage>@each``: every snapshot of a stage, one after the other."""
@@ -184,7 +184,7 @@ class StageParser:
         )
 
     def _backbone(self, table: Mapping[str, Any], weights: str, record: Mapping[str, Any], path: str) -> BackboneOptions:
-        """The stage's network; ``record`` is what another run says of it, whose weights the stage begins with."""
+        """The stage's network; ``record`` describes that of another run, if the stage begins with its weights."""
         if weights not in BEGINNINGS and not is_outside(weights):
             if "backbone" in table:
                 fix = 'leave it out, or set weights = "random"'

@@ -135,7 +135,7 @@ def set_key(table: dict[str, Any], key: str, value: Any, where: str) -> None:
 
 
 def _as_table(value: Any, path: str) -> Any:
-    """A class that is given by its name alone as the table that its options go into; any other value as it is."""
+    """The table for the options of a class that is given by its name alone; any other value unchanged."""
     return {"name": value} if isinstance(value, str) and re.fullmatch(CLASS_KEYS, path) else value
 
 
@@ -193,7 +193,7 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], Files]:
 
 
 def _anchor(table: Mapping[str, Any], folder: Path) -> None:
-    """Let the paths of a file's weights begin at its folder, in place."""
+    """Make the paths of weights in a file's table relative to its folder, in place."""
     sweep = table.get("sweep")
     tables = [table, *(sweep.values() if isinstance(sweep, Mapping) else ())]
     stages = table.get("stages")

@@ -30,9 +30,9 @@ class Source:
         path: of another run's stage, or of a file.
         snapshot: the epoch after which that stage kept the network; None: the final one.
         fingerprint: of the stage that left it; empty for a file, whose content is hashed when it is read.
-        image: what the other run built its network for; None for a file, whose network is the recipe's.
-        prefix: of the names in a file that are the network's; empty: found by comparing them.
-        allow_missing: beginnings of the names that a file may lack.
+        image: what the other run built its network for; None for a file, which says nothing of its network.
+        prefix: of the network's names in a file; empty: found by comparing names.
+        allow_missing: prefixes of the names that a file may lack.
     """
 
     path: Path
@@ -49,7 +49,7 @@ def is_outside(weights: object) -> bool:
 
 
 def anchored(weights: Any, folder: Path) -> Any:
-    """The same with a path that does not depend on the current folder: a relative one begins at ``folder``."""
+    """Weights whose path does not depend on the current folder: a relative one begins at ``folder``."""
     if not is_outside(weights):
         return weights
     kind, _, rest = weights.partition(":")
@@ -62,7 +62,7 @@ def find_source(weights: str, path: str, allow_missing: tuple[str, ...]) -> tupl
     """Where the weights lie; of another run's also what its artifact says of the network. ``path`` is the dotted path of the key.
 
     Raises:
-        RecipeError: there is nothing of this kind.
+        RecipeError: there are no such weights.
     """
     if weights.startswith(FILE):
         return _file(weights.removeprefix(FILE), path, allow_missing), {}
@@ -117,7 +117,7 @@ def saved_network(record: Mapping[str, Any], own: BackboneOptions | None, path: 
     own = own.without_downloads()
     if spec not in (own.name, address_of(own.cls)):
         fix = f"leave the table out, or name {spec!r}"
-        raise RecipeError(f"{own.path}.name: is another network than that of the run {path} names", found=own.name, allowed=spec, fix=fix)
+        raise RecipeError(f"{own.path}.name: is not the network of the run that {path} names", found=own.name, allowed=spec, fix=fix)
     defaults = {key: option.default for key, option in options_of(own.cls).items()}
     saved = options | ({"pretrained": False} if "pretrained" in options else {})
     # One that a later version has added is as it was before where it has its default.

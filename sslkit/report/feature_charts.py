@@ -1,4 +1,4 @@
-"""What pretraining measured of its features on the way: how good they are, and whether they collapse."""
+"""Charts of the features during pretraining: their quality, and whether they collapse."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -54,12 +54,12 @@ Lines = dict[str, list[tuple[float, float]]]
 
 
 def alarms_note(run: RunFolder) -> str:
-    """What was said of collapses, with the stage; empty where nothing was."""
+    """The collapses that were reported, with their stages; empty where there were none."""
     return " ".join(f"{stage.key}: {alarm}." for stage in run.stages for alarm in stage.artifact.alarms)
 
 
 def draw_features(run: RunFolder) -> Iterator[Picture]:
-    """A chart of the quality and one of the numbers that tell a collapse, with all pretraining stages in each."""
+    """A chart of the quality and one of the signs of collapse, with all pretraining stages in each."""
     for group, (title, caption, measures) in _CHARTS.items():
         found = _collect(run, group, measures)
         order = {label: style for style, label in enumerate(dict.fromkeys(label for lines in found.values() for label in lines))}

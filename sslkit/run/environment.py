@@ -34,7 +34,7 @@ class Provenance:
         weights: ``random``, or the fingerprint of the stage that left them.
         code: that decides the outcome, as :class:`~sslkit.catalog.source_code.SourceCode` knows it.
         environment: what belongs beside the result besides hardware and versions: plugins.
-        extended: whether the stage that left the weights was trained for longer than it was at first.
+        extended: whether the training of the stage that left the weights was extended.
     """
 
     record: BackboneRecord

@@ -36,7 +36,7 @@ def open_data(recipe: Recipe) -> Recipe:
 
 
 def data_of(stage: Stage, data: OpenedDataset) -> OpenedDataset:
-    """What a stage reads: its own data, or the recipe's, which is given."""
+    """What a stage reads: its own data, or the recipe's, ``data``."""
     return data if stage.data is None else OpenedDataset.of(stage.data)
 
 
@@ -55,8 +55,8 @@ def data_path(stage: Stage) -> str:
 
 
 def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
-    """What the stage's backbone is built for: what the task that first trained it wants, or the views of what measures it unpretrained;
-    or what another run built it for. ``data`` are the recipe's.
+    """The images that the stage's backbone is built for, as the task or evaluator that it begins with says, or the run that it comes from.
+    ``data`` describes the recipe's images.
     """
     while stage.earlier is not None:
         stage = recipe.stage(stage.earlier)
@@ -85,8 +85,8 @@ def _built(options: BackboneOptions, image: ImageSpec, seed: int) -> Backbone:
 def begun_with(
     recipe: Recipe, stage: Stage, data: OpenedDataset, folder: Path, tell: Callable[[str], object] = lambda _note: None
 ) -> Backbone:
-    """The network that a stage begins with; earlier stages left theirs in the run's folder. ``tell`` is called with what a file holds
-    beside the network.
+    """The network that a stage begins with; earlier stages left theirs in the run's folder. ``tell`` is called with a note on how
+    the weights of a file were matched.
 
     Raises:
         ArtifactError: the weights are missing or do not fit.
@@ -162,7 +162,7 @@ def check_requirements(requires: frozenset[str], backbone: Backbone, user: str) 
 
 
 def check_images(images: ImageSpec, backbone: Backbone) -> None:
-    """Refuse images that :meth:`Backbone.prepare` cannot convert, or that a network built for others cannot take. Reads no weights.
+    """Refuse images that :meth:`Backbone.prepare` cannot convert, or whose size the network cannot take. Needs no weights.
 
     Raises:
         BackboneError: says which images.

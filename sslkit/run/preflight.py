@@ -118,16 +118,18 @@ class Preflight:
     def check_backbone(self, stage: Stage) -> None:
         """Build the stage's backbone without weights and ask whether the stage can work with it, and whether a file of weights fits it."""
         backbone, data = _on_meta_or_cpu(partial(self._built, stage)), data_of(stage, self._data)
+        path = f"stages.{stage.name}.{'task' if isinstance(stage, PretrainStage) else 'evaluator'}"
+        with located(path):  # what the network sees, which views may make smaller than the data's images
+            seen = (stage.task if isinstance(stage, PretrainStage) else stage.evaluator).image_spec(data.image())
         with located(data_path(stage)):
-            _on_meta_or_cpu(lambda device: check_images(data.image(), self._built(stage, device)))
+            _on_meta_or_cpu(lambda device: check_images(seen, self._built(stage, device)))
         if stage.source is not None and stage.source.image is None:
             with located(f"stages.{stage.name}.weights"):
                 fit_weights(stage.source, backbone)
-        if isinstance(stage, PretrainStage):
-            with located(f"stages.{stage.name}.task"):
+        with located(path):
+            if isinstance(stage, PretrainStage):
                 check_pretraining(stage.task, backbone, data)
-        else:
-            with located(f"stages.{stage.name}.evaluator"):
+            else:
                 check_requirements(stage.evaluator.requires, backbone, type(stage.evaluator).__name__)
                 for option, view in views_of(stage.evaluator):
                     view.check(data.image(), option)

@@ -109,7 +109,7 @@ class RunFolder:
         )
 
     def expect(self, stage: Stage, found: Found) -> None:
-        """Note what a stage will be known by, and whether it, or one before it, was trained for longer than at first."""
+        """Note a stage's fingerprint, and whether its training, or that of a stage before it, was extended."""
         self._fingerprints[stage.key] = found.fingerprint
         if found.extended or stage.earlier in self._extended:
             self._extended.add(stage.key)

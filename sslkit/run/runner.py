@@ -76,7 +76,7 @@ def run_stages(
 
 
 def _compare(recipe: Recipe, data: OpenedDataset, folder: RunFolder, *, extend: bool) -> None:
-    """Refuse what the folder holds of another recipe before anything is computed, whichever stage it is."""
+    """Refuse a folder that holds stages of a different recipe, before anything is computed."""
     for stage in recipe.stages:
         where, own = _surroundings(stage, folder, extend=extend), data_of(stage, data)
         if isinstance(stage, PretrainStage):

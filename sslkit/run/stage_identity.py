@@ -1,4 +1,4 @@
-"""What a stage is known by, and what its folder holds of it: nothing, the same stage, one that can be continued, or another one."""
+"""The identity of a stage, and what its folder holds: nothing, the same stage, one that can be continued, or a different one."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -21,17 +21,17 @@ EXTENDED = "extended"
 """The key of an identity, and of an artifact, that says from where a stage was continued with other options."""
 
 _CONTINUABLE = re.compile(r"training\.(epochs|clip_grad_norm|(schedule|on_nan)\..+)|snapshot_epochs")
-"""What may differ between the two parts of a training: all that no checkpoint holds."""
+"""Keys that may differ between the two parts of a training: those that no checkpoint depends on."""
 
 
 class Found(NamedTuple):
-    """A stage beside what its folder holds.
+    """A stage, compared with what its folder holds.
 
     Attributes:
-        identity: of the stage; with its history, where it was extended.
-        artifact: what the folder says of the same stage, or of the one that it continues; empty where there is nothing to build on.
-        continues: the artifact is that of a stage with other options, whose training this one is to continue.
-        outdated: the folder holds this stage with a network that has been trained further since.
+        identity: of the stage, including its history where it was extended.
+        artifact: of the same stage, or of the one that it continues; empty where there is nothing to build on.
+        continues: whether the artifact has other options, and this stage continues its training.
+        outdated: whether the folder holds this stage for a network that has since been trained further.
     """
 
     identity: dict[str, Any]
@@ -46,12 +46,12 @@ class Found(NamedTuple):
 
     @property
     def extended(self) -> bool:
-        """Whether it was trained in several parts, or is to be."""
+        """Whether it was, or will be, trained in several parts."""
         return EXTENDED in self.identity
 
 
 def complete(identity: Mapping[str, Any], given: Surroundings, image: ImageSpec, provenance: Provenance) -> dict[str, Any]:
-    """Everything that decides the outcome. Device, logging and checkpoint intervals do not."""
+    """Add the rest of what decides the outcome. Device, logging and checkpoint intervals do not."""
     return {
         **identity,
         "stage": given.name,
@@ -68,7 +68,7 @@ def examine(folder: Path, identity: dict[str, Any], given: Surroundings) -> Foun
     """Compare a stage with what its folder holds; changes nothing.
 
     Raises:
-        ArtifactError: the folder holds another stage, which the message tells from this one; or its artifact is damaged.
+        ArtifactError: the folder holds a different stage, and the message says what differs; or its artifact is damaged.
     """
     if not (folder / ARTIFACT).exists():
         return Found(identity, {})
@@ -109,7 +109,7 @@ def examine(folder: Path, identity: dict[str, Any], given: Surroundings) -> Foun
 def _why_not(
     keys: list[str], before: Mapping[str, Any], now: Mapping[str, Any], name: Callable[[str], str] = str, *, finished: bool
 ) -> str:
-    """Why a stage cannot be continued with what has changed; empty where it can."""
+    """Why a stage cannot be continued with these changes; empty where it can."""
     if other := [key for key in keys if not _CONTINUABLE.fullmatch(key)]:
         return f"--extend cannot change {', '.join(map(name, other))}"
     old, new = before["training"].get("epochs"), now["training"]["epochs"]

@@ -32,6 +32,7 @@ from sslkit.training.collapse import Watched
 from sslkit.training.fit import Snapshots, fit
 from sslkit.training.handover import checked_evaluation
 from sslkit.training.options import TrainingOptions, check_epochs, spread_epochs
+from sslkit.training.phase_optimizers import FINAL_DECAY
 from sslkit.training.seeds import derive_seed, global_seed
 
 
@@ -72,8 +73,8 @@ def pretrain(
         training: epochs, batch size, optimizer, schedule, augmentation.
         evaluate_every: epochs between measurements on held-out images, 1 or more; None: ten times over the run.
         snapshot_epochs: epochs after which the network is kept too, 0 for the untrained one; needs ``output``.
-        quality_epochs: epochs after which the features' quality is measured and logged; None: as snapshots are kept, or at most ten
-            times over the run; none at all: never.
+        quality_epochs: epochs after which the features' quality is measured and logged; None: those of snapshots, or at most ten over
+            the run; empty: never.
         **surroundings: where and how: see :class:`Keywords`.
 
     Returns:
@@ -219,7 +220,7 @@ def run_evaluation(evaluator: Evaluator, backbone: Backbone, data: OpenedDataset
 
 
 def pretraining_identity(task: PretextTask, data: OpenedDataset, training: TrainingOptions, snapshot_epochs: list[int]) -> dict[str, Any]:
-    """What decides the outcome of a pretraining beside its code and surroundings."""
+    """What decides the outcome of a pretraining, except for code and surroundings."""
     images, heldout = pretraining_images(data), data.load("test")
     identity: dict[str, Any] = {
         "task": plain(task),
@@ -230,7 +231,7 @@ def pretraining_identity(task: PretextTask, data: OpenedDataset, training: Train
 
 
 def evaluation_identity(evaluator: Evaluator, data: OpenedDataset) -> dict[str, Any]:
-    """What decides the outcome of an evaluation beside its code and surroundings."""
+    """What decides the outcome of an evaluation, except for code and surroundings."""
     labeled = evaluation_data(evaluator, data)
     return {"evaluator": plain(evaluator), "data": {"train": labeled.train.fingerprint, "test": labeled.test.fingerprint}}
 
@@ -262,12 +263,14 @@ def evaluation_data(evaluator: Evaluator, data: OpenedDataset) -> LabeledData:
 
 
 def _continued(before: Mapping[str, Any], training: TrainingOptions, objective: Objective) -> str:
-    """What differs between a training that is continued with more epochs and one that has had them from the start."""
+    """How a training that is continued with more epochs differs from one that has had them from the start."""
     old, new, parts = before["epochs"], training.epochs, [i / 100 for i in range(101)]
     rates = [(training.schedule.scale(part * old, old), training.schedule.scale(part * old, new)) for part in parts]
-    others = (
-        [] if before["schedule"] == plain(training.schedule) and all(map(math.isclose, *zip(*rates, strict=True))) else ["learning rate"]
-    )
+    same_rates = before["schedule"] == plain(training.schedule) and all(map(math.isclose, *zip(*rates, strict=True)))
+    groups = [group for phase in objective.parameter_groups().values() for group in phase]
+    options = [*groups, *map(vars, training.optimizers_for(objective.phases).values())]
+    others = [] if same_rates else ["learning rate"]
+    others += ["weight decay"] if any(each.get(FINAL_DECAY) is not None for each in options) else []
     others += [name for name, value in objective.schedules().items() if any(value(part) != value(part * old / new) for part in parts)]
     text = f"continues a training of {old} epoch{'s' * (old != 1)} after step {before['steps']:,}, and has {new} now"
     return f"{text}; what it had before differs from {new} epochs from the start: {', '.join(others)}" if others else text

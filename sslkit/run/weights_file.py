@@ -1,4 +1,4 @@
-"""Weights from a file of sslkit, timm or torchvision, or of anybody else's training: whose names are found out, and all of which must fit."""
+"""Weights from a file of sslkit, timm, torchvision or any other training: names are matched automatically, and all weights must fit."""
 
 import hashlib
 import re
@@ -15,10 +15,10 @@ from sslkit.recipe.weights import Source
 from sslkit.storage.tensor_file import read_tensors
 
 _HEADS = ("fc", "classifier", "head", "heads", "head_dist", "last_linear", "conv_head", "bn2", "fc_norm", "norm")
-"""What networks call their classifiers, and what stands between a backbone and its classifier: left over where the backbone has none."""
+"""Names of classifiers, and of layers between backbone and classifier: they may be left over where the backbone has none."""
 
 _MAX_NAME = 1000
-"""Characters: a longer one, of many dots, would only keep the comparison busy."""
+"""Characters: longer names with many dots would only slow the comparison down."""
 
 _COUNTER = "num_batches_tracked"
 """Of BatchNorm: old files lack it, and nothing reads it at a fixed momentum."""
@@ -39,7 +39,7 @@ _TORCHVISION_VIT = (
 
 
 class FittedWeights(NamedTuple):
-    """What is read of a file: tensors by the network's names, in its types, and a sentence on what is not."""
+    """What is read from a file: tensors by the network's names and in its dtypes, and a sentence on the rest."""
 
     tensors: dict[str, Tensor]
     note: str
@@ -107,7 +107,7 @@ def _hash(path: Path, _size: int, _time: int) -> str:
 
 
 def _prefixes(names: Mapping[str, object], short: Mapping[str, str]) -> Counter[str]:
-    """What stands before the network's names in a file, with how many names it stands before."""
+    """The prefixes of the network's names in a file, with the number of names that have each."""
     counts: Counter[str] = Counter()
     for name in names:
         start = 0
@@ -125,7 +125,7 @@ def _best(names: Mapping[str, object], short: Mapping[str, str]) -> int:
 
 
 def _prefix(source: Source, found: Mapping[str, Tensor], short: Mapping[str, str], common: str) -> str:
-    """What stands before the network's names in a file, whole names if they are there: ``common`` is what these begin with."""
+    """The prefix of the network's names in a file; ``common`` is what all of the network's own names begin with."""
     counts = _prefixes(found, short)
     if source.prefix:
         prefix = f"{source.prefix.rstrip('.')}."

@@ -74,7 +74,7 @@ class SavedSpec(SavedFile):
 
 
 class SavedPart(SavedFile):
-    """How long a network was trained, in all or before it was continued."""
+    """The epochs of a training, in total or until it was extended."""
 
     epochs: Count = 0
 

@@ -168,7 +168,7 @@ def last_step(folder: Path) -> int | None:
 
 
 def hand_over(folder: Path, training: Mapping[str, Any]) -> None:
-    """Let a stage's only fit continue from its checkpoints with other options of training, which are given as plain values."""
+    """Rewrite the owner of the checkpoints of a stage's only fit, so that it continues with other training options (plain values)."""
     for path in _checkpoints_in(folder):
         with suppress(ArtifactError):  # a damaged one, which is set aside when it is looked for
             tensors, state = load_tensors(path)

@@ -24,21 +24,21 @@ NUM_IMAGES = 512
 """Of the fixed batch, where there are so many: a standard deviation is then known to 3 %, and an effective rank can count to 512."""
 
 MIN_IMAGES = 16
-"""Fewer say nothing."""
+"""With fewer images nothing is measured."""
 
 SHARE = 0.005
-"""Of the pixels that training takes forwards and backwards, those that are looked at: half of the one percent of time that it may cost."""
+"""The pixels that are measured, as a fraction of those that are trained on: half of the one percent of time that watching may cost."""
 
 MAX_TIMES = 100
-"""How often at most in a fit, whatever its length: what does not grow with an image's pixels, such as a singular value decomposition."""
+"""Measurements per fit at most: they have costs that do not grow with the pixels, such as an eigenvalue decomposition."""
 
 
 class Watched(NamedTuple):
-    """What a pretraining measures of its features on the way, besides whether they collapse.
+    """When and how a pretraining measures the quality of its features, besides whether they collapse.
 
     Attributes:
         epochs: after which the quality is measured; 0: before the first.
-        quality: measures a network that is trained further: ``{name: value}``.
+        quality: measures a network, which is trained further: ``{name: value}``.
     """
 
     epochs: frozenset[int] = frozenset()
@@ -46,8 +46,8 @@ class Watched(NamedTuple):
 
 
 class FeatureWatch:
-    """Measures what an objective makes of the same images, and warns when it collapses; nothing where nothing is ``watched``. Changes
-    nothing, not even a random state.
+    """Measures the representation of the same images again and again, and warns when it collapses; does nothing where ``watched`` is
+    None. Changes nothing, not even a random state.
 
     When is decided by counting pixels and steps, not by a clock: a resumed fit measures at the same steps.
     """
@@ -64,7 +64,7 @@ class FeatureWatch:
         self._interval = 0
 
     def load(self) -> None:
-        """Read the images: some of the held-out ones, where there are enough, else of those that are trained on; not augmented."""
+        """Read the images: held-out ones where there are enough, else training images; not augmented."""
         context, number = self._context, self._source.num_images
         if self._watched is None or self._images is not None or number < MIN_IMAGES:
             return
@@ -73,7 +73,7 @@ class FeatureWatch:
         self._images = torch.cat([batch.images for batch in batches])
 
     def before_step(self, views: Mapping[str, Tensor], batch: Batch, epochs: int) -> None:
-        """Measure, where it is time to before a step on ``views`` of ``batch``, in a fit of so many epochs."""
+        """Measure if it is due, before a step on ``views`` of ``batch``, in a fit of so many epochs."""
         if self._images is not None and not self._interval:
             self._interval = self._steps_between(self._images, views, batch, epochs)
         if self._interval and self._state.step % self._interval == 0:
@@ -86,7 +86,7 @@ class FeatureWatch:
         state, context = self._state, self._context
         try:
             measured = measure_collapse(state.objective, self._images, self._train.batch_size, context)
-        except BackboneError as error:  # a network that takes parts of images alone
+        except BackboneError as error:  # a network that takes images of another size alone, such as crops
             self._images = None
             self._notify(f"whether the representation collapses is not measured ({error})")
             return
@@ -124,7 +124,7 @@ class FeatureWatch:
             context.emit(FeaturesMeasured(stage=context.stage, part=context.part, step=state.step, epoch=state.exact_epoch, metrics=finite))
 
     def _steps_between(self, images: Tensor, views: Mapping[str, Tensor], batch: Batch, epochs: int) -> int:
-        """A forward pass is a third of a step on as many pixels."""
+        """So many that watching stays within its share: a forward pass costs a third of a training step on as many pixels."""
         size = self._train.batch_size
         pixels = sum(view.numel() for view in views.values() if view.ndim == 4) or batch.images.numel()
         each = math.ceil(images.numel() / (3 * SHARE * pixels / len(batch.indices) * size))
@@ -133,7 +133,7 @@ class FeatureWatch:
 
 def measure_collapse(objective: Objective, images: Tensor, batch_size: int, context: RunContext) -> dict[str, float]:
     """Of each embedding ``std``, ``cosine`` and ``rankme``, of each assignment ``entropy``: ``{"features.std": ...}``. In eval mode, in
-    float32 in full. What is not finite is left out.
+    full float32. What is not finite is left out.
 
     Args:
         objective: on the images' device.
@@ -152,7 +152,7 @@ def measure_collapse(objective: Objective, images: Tensor, batch_size: int, cont
     measured: dict[str, float] = {}
     for name, parts in embeddings.items():
         features = torch.cat(parts).cpu()
-        if features.isfinite().all():  # weights that have diverged are found by who looks for them
+        if features.isfinite().all():  # diverged weights are reported by the fit itself
             measured |= {f"{name}.std": feature_std(features), f"{name}.cosine": mean_cosine(features)}
             measured[f"{name}.rankme"] = quick_rankme(features)
     for name, parts in assignments.items():

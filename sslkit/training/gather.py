@@ -1,4 +1,4 @@
-"""What all processes computed, in each of them."""
+"""Gathering tensors across processes, with gradients."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def gather(rows: Tensor) -> Tensor:
     gradient of the mean of the processes' losses, whether each computes the loss of its own rows or the same one of all rows.
 
     Args:
-        rows: (N, ...), as many in every process; of any type, gradients only where it is floating-point.
+        rows: (N, ...), with the same N in every process; of any dtype, with gradients where it is floating-point.
 
     Returns:
         (num_processes * N, ...).

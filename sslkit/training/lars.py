@@ -1,4 +1,4 @@
-"""The optimizer behind ``lars``; torch has none."""
+"""The optimizer behind ``lars``, which torch lacks."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -14,16 +14,16 @@ EPS = 1e-8
 """Added to the denominators of ``larc``, as in apex."""
 
 _lists: Any = torch
-"""Its operations on lists of tensors, which are what its own optimizers are made of, have no public names."""
+"""For its operations on lists of tensors, which its own optimizers are made of and which have no public names."""
 
 
 class TrustRatioSGD(Optimizer):
-    """Updates all parameters of a group together and reads no value. What the flavours compute stands in :class:`LARS`.
+    """SGD with trust ratios, for all parameters of a group at once and without host syncs; :class:`LARS` has the formulas.
 
     Args:
-        groups: of parameters. One with ``adapted`` False has no trust ratios.
-        flavour: one of three formulas.
-        options: of the groups: ``lr``, ``momentum``, ``weight_decay``, ``eta`` and ``adapted``.
+        groups: parameter groups; those with ``adapted`` False have no trust ratios.
+        flavour: which formula.
+        options: defaults of the groups: ``lr``, ``momentum``, ``weight_decay``, ``eta`` and ``adapted``.
     """
 
     def __init__(self, groups: list[dict], flavour: Flavour, options: dict[str, Any]) -> None:
@@ -55,7 +55,7 @@ class TrustRatioSGD(Optimizer):
         _lists._foreach_add_(weights, momenta, alpha=-outer)
 
     def _trust_ratios(self, weights: Sequence[Tensor], gradients: Sequence[Tensor], group: dict[str, Any]) -> list[Tensor]:
-        """For each parameter, 0-dim."""
+        """A 0-dim tensor for each parameter."""
         w, g = (torch.stack(_lists._foreach_norm(tensors)) for tensors in (weights, gradients))
         if self._flavour == "classic":
             ratios = torch.where(g > 0, group["eta"] * w / g, 1.0)

@@ -1,4 +1,4 @@
-"""Training in float16, whose smallest numbers are larger than many gradients."""
+"""Loss scaling for float16, in which small gradients would underflow to zero."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ INITIAL, GROWTH, BACKOFF, INTERVAL = 2.0**16, 2.0, 0.5, 2000
 """As in ``torch.amp.GradScaler``."""
 
 SMALLEST = 2.0**-10
-"""A scale below it means that no scale helps: the gradient itself is not finite."""
+"""Below this, no scale helps: the gradient itself is not finite."""
 
 _lists: Any = torch
 """Its operations on lists of tensors have no public names."""
@@ -22,11 +22,12 @@ _lists: Any = torch
 class LossScaler:
     """Scales the loss of one phase, so that small gradients do not become zero: Micikevicius et al. 2018 (arXiv:1710.03740), sec. 3.2.
 
-    A step whose gradients overflow is skipped and halves the scale, which doubles after so many steps without one. Does what
-    ``torch.amp.GradScaler`` does, which Apple's GPUs lack before torch 2.8; nothing is read, unless an optimizer cannot skip a step itself.
+    A step whose gradients overflow is skipped, and the scale is halved; it doubles after ``INTERVAL`` steps without an overflow. The same
+    algorithm as ``torch.amp.GradScaler``, which torch lacks on Apple's GPUs before 2.8. Without host syncs, unless an optimizer cannot
+    skip a step itself.
 
     Attributes:
-        scale: 0-dim float32 tensor on the device, always the same.
+        scale: 0-dim float32 tensor on the device, updated in place.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -16,7 +16,7 @@ from sslkit.training.lars import Flavour, TrustRatioSGD
 
 @dataclass(frozen=True, kw_only=True)
 class _Decaying(OptimizerFactory):
-    """What all have in common: a rate, and a weight decay that may move and leave out some parameters."""
+    """What all have in common: a learning rate, and a weight decay that may be scheduled and may leave out some parameters."""
 
     lr: float
     weight_decay: float
@@ -31,10 +31,10 @@ class _Decaying(OptimizerFactory):
                 raise OptionError(name, "must not be negative", found=value, allowed="0 or more")
 
     def _groups(self, groups: list[dict], *, excluded: bool | None = None, **exclusion: Any) -> list[dict]:
-        """The groups with the final weight decay in them, where they have no decay of their own.
+        """The groups, with the final weight decay where they have no decay of their own.
 
-        With ``exclude_norm_and_bias``, or where ``excluded`` says so in its place, parameters of fewer than two dimensions go into groups
-        apart, without weight decay and with the options of ``exclusion``.
+        With ``exclude_norm_and_bias``, or ``excluded`` in its place, parameters of fewer than two dimensions get groups of their own,
+        without weight decay and with the options of ``exclusion``.
         """
         divided = self.exclude_norm_and_bias if excluded is None else excluded
         return [part for group in groups for part in self._parts(group, exclusion if divided else None)]
@@ -64,8 +64,8 @@ class SGD(_Decaying):
         momentum: in [0, 1).
         nesterov: Nesterov's form of momentum.
         weight_decay: L2 penalty.
-        final_weight_decay: the weight decay moves there along half a cosine; None: it stays.
-        exclude_norm_and_bias: no weight decay of parameters of fewer than two dimensions: biases, scales and shifts of normalisations.
+        final_weight_decay: where the weight decay ends, along half a cosine; None: it is constant.
+        exclude_norm_and_bias: no weight decay for parameters of fewer than two dimensions: biases, scales and shifts of normalisations.
     """
 
     lr: float = 0.1
@@ -122,8 +122,8 @@ class AdamW(_Adaptive):
         betas: decay rates of the two moment estimates, each in [0, 1).
         eps: added to the denominator.
         weight_decay: decoupled.
-        final_weight_decay: the weight decay moves there along half a cosine; None: it stays.
-        exclude_norm_and_bias: no weight decay of parameters of fewer than two dimensions: biases, scales and shifts of normalisations.
+        final_weight_decay: where the weight decay ends, along half a cosine; None: it is constant.
+        exclude_norm_and_bias: no weight decay for parameters of fewer than two dimensions: biases, scales and shifts of normalisations.
     """
 
     weight_decay: float = 0.05
@@ -143,8 +143,8 @@ class Adam(_Adaptive):
         betas: decay rates of the two moment estimates, each in [0, 1).
         eps: added to the denominator.
         weight_decay: L2 penalty.
-        final_weight_decay: the weight decay moves there along half a cosine; None: it stays.
-        exclude_norm_and_bias: no weight decay of parameters of fewer than two dimensions: biases, scales and shifts of normalisations.
+        final_weight_decay: where the weight decay ends, along half a cosine; None: it is constant.
+        exclude_norm_and_bias: no weight decay for parameters of fewer than two dimensions: biases, scales and shifts of normalisations.
     """
 
     weight_decay: float = 0.0
@@ -164,8 +164,8 @@ class LARS(_Decaying):
     - ``classic``, as published: g' = g + d w, r = eta |w| / |g'|, m <- momentum m + lr r g', w <- w - m. Some implementations multiply m by
       lr instead, which differs only while lr changes.
     - ``larc``, of apex without clipping: r = eta |w| / (|g| + d |w|), m <- momentum m + r (g + d w), w <- w - lr m.
-    - ``larc_clip``, of apex with clipping and of solo-learn: the same with min(r / lr, 1) in place of r. Its rates mean nothing to another
-      flavour.
+    - ``larc_clip``, of apex with clipping and of solo-learn: as ``larc``, with min(r / lr, 1) in place of r. Its learning rates cannot be
+      compared with those of the other flavours.
 
     Attributes:
         lr: base learning rate.
@@ -173,9 +173,9 @@ class LARS(_Decaying):
         eta: the trust coefficient; solo-learn has 0.02.
         momentum: in [0, 1).
         weight_decay: L2 penalty.
-        final_weight_decay: the weight decay moves there along half a cosine; None: it stays.
+        final_weight_decay: where the weight decay ends, along half a cosine; None: it is constant.
         exclude_norm_and_bias: neither weight decay nor trust ratio for parameters of fewer than two dimensions: biases, scales and shifts
-            of normalisations; None: as published, which is true but for ``larc``.
+            of normalisations; None: as published, False for ``larc`` and True for the others.
     """
 
     lr: float = 0.3

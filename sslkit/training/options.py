@@ -14,7 +14,7 @@ from sslkit.training.optimizers import SGD
 from sslkit.training.schedules import Cosine
 
 LR_REFERENCE = 256
-"""Images a step for which learning rates are published that are to be scaled."""
+"""The batch size that learning rates to be scaled are stated for, as in the papers."""
 
 
 @final
@@ -48,13 +48,13 @@ class TrainingOptions(Checked):
         batch_size: images per optimizer step, over all processes, before a task multiplies them into views.
         optimizer: one for all phases, or one for each phase by name.
         schedule: of the learning rate.
-        lr_scaling: how the learning rate grows with the batch: ``linear``, lr * batch_size / 256 (Goyal et al. 2017, arXiv:1706.02677);
+        lr_scaling: how the learning rate grows with the batch size: ``linear``, lr * batch_size / 256 (Goyal et al. 2017, arXiv:1706.02677);
             ``sqrt``, lr * sqrt(batch_size / 256); or ``none``.
         augment: done once per image, on training images only.
-        accumulate_batches: each batch is passed through the network in so many equal parts, whose gradients are averaged: less memory for
-            the same step, except where BatchNorm or a loss compares images, which then sees one part.
-        drop_last: leave the last images of an epoch, fewer than a batch, out of it; None: if the objective needs full batches. Otherwise
-            they are a smaller batch; a single one, which BatchNorm cannot take, joins the batch before.
+        accumulate_batches: pass each batch through the network in so many equal parts and average their gradients: the same step in less
+            memory, except that BatchNorm, and a loss that compares images, see one part at a time.
+        drop_last: whether an epoch leaves out its last images where they do not fill a batch; None: if the objective needs full batches.
+            Otherwise they are a smaller batch; a single one, which BatchNorm cannot take, joins the batch before.
         clip_grad_norm: gradients of a phase are scaled down to this 2-norm where they are longer; None: never.
         on_nan: what to do when the loss or its gradient is no longer finite, or explodes.
     """
@@ -91,17 +91,17 @@ class TrainingOptions(Checked):
 
     @property
     def rate_notes(self) -> list[str]:
-        """The learning rates that ``lr_scaling`` leads to, a sentence each that begins with the option's name."""
+        """The learning rates that ``lr_scaling`` leads to, a sentence each that begins with the option."""
         if self.lr_scaling == "none":
             return []
         given = {"": self.optimizer} if isinstance(self.optimizer, OptimizerFactory) else self.optimizer
         optimizers = {f"optimizer.{phase}".rstrip("."): optimizer for phase, optimizer in given.items()}
         why = f"{self.lr_scaling} scaling from {LR_REFERENCE} to {self.batch_size} images a step"
         rates = {name: vars(optimizer)["lr"] for name, optimizer in optimizers.items()}
-        return [f"{name}.lr: {lr:g} is {lr * self.rate_factor:g}, by {why}" for name, lr in rates.items()]
+        return [f"{name}.lr: {lr:g} becomes {lr * self.rate_factor:g} by {why}" for name, lr in rates.items()]
 
     def drops_last(self, objective: Objective) -> bool:
-        """Whether images that fill no batch are left out of an epoch.
+        """Whether an epoch leaves out the images that do not fill a batch.
 
         Raises:
             OptionError: the objective needs full batches, and ``drop_last`` says otherwise.

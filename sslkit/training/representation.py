@@ -1,6 +1,4 @@
-"""How much of feature space features use, in numbers that need no labels, and what is a sign of collapse in them. All are computed in
-float64, whatever the features are in.
-"""
+"""Label-free measures of a representation: how much of feature space it uses, and whether it has collapsed. All are computed in float64."""
 
 import math
 from collections.abc import Mapping
@@ -22,17 +20,17 @@ network's included. Untrained networks, and images that are all alike, are below
 """
 
 PATIENCE = 2
-"""So many times in a row: BatchNorm's running statistics may lag behind the weights for a moment."""
+"""How often in a row a measure must be too low: BatchNorm's running statistics may lag behind the weights for a moment."""
 
 
 @dataclass
 class Signs:
-    """What is remembered of a fit, in its checkpoints too.
+    """The signs of collapse that a fit has seen; kept in its checkpoints.
 
     Attributes:
-        highest: of each measure, so far.
-        low: how often in a row it was too low; a measure that has collapsed counts on until it has recovered.
-        alarms: what was said.
+        highest: value of each measure so far.
+        low: how often in a row each measure was too low; one that has collapsed counts on until it has recovered.
+        alarms: messages of the collapses that were reported.
     """
 
     highest: dict[str, float] = field(default_factory=dict)
@@ -41,7 +39,7 @@ class Signs:
 
     def take(self, measured: Mapping[str, float]) -> list[str]:
         """Note measures by name, ``<anything>.std`` or ``.entropy`` among them; return those that have collapsed now: once, and again only
-        where one has recovered in between, to twice its limit.
+        where it has recovered in between, to twice its limit.
         """
         collapsed = []
         for name, value in measured.items():

@@ -1,4 +1,4 @@
-"""A teacher: a copy of the student that nobody trains, and that follows it by an exponential moving average (EMA)."""
+"""A teacher: a copy of the student that follows it by an exponential moving average (EMA)."""
 
 import copy
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from sslkit.contract.backbone import Backbone
 from sslkit.contract.errors import OptionError
 
 _Place = tuple[nn.Module, nn.Module, Callable[[nn.Module], Tensor]]
-"""The teacher's module, the student's, and what gets a parameter or buffer of a name from both."""
+"""The teacher's module, the student's, and the getter of one parameter or buffer of both."""
 
 
 class Teacher(nn.Module):
@@ -24,10 +24,10 @@ class Teacher(nn.Module):
     objective that hands it over to later stages returns ``teacher.backbone`` from ``exported_backbone``.
 
     Args:
-        backbone: the student's; copied as it is now. The teacher keeps both, and averages what they are at each update.
-        head: the student's, or None: then the teacher returns the backbone's features.
+        backbone: the student's, which is copied. The teacher keeps a reference to it, and averages its weights at each update.
+        head: the student's; None: the teacher returns the backbone's features.
         statistics: what its BatchNorm normalises with. ``average``: the moving average of the student's running statistics, in eval
-            mode, so that what it says of an image does not depend on the batch. ``batch``: those of each batch while the objective
+            mode, so that its output for an image does not depend on the batch. ``batch``: those of each batch while the objective
             trains, as the student's does, and for eval mode running statistics of its own, as in the published code of
             arXiv:1911.05722, 2006.07733 and 2104.14294. The rest of the teacher, dropout above all, is in eval mode in any case.
 
@@ -58,7 +58,7 @@ class Teacher(nn.Module):
     @override
     @torch.no_grad()
     def forward(self, images: Tensor, layer: str | None = None) -> Tensor:
-        """What the head makes of the features of ``images``, as the backbone takes them: float32, without gradients.
+        """The head's output for the pooled features of ``images``: float32, without gradients.
 
         Args:
             images: (N, C, H, W).

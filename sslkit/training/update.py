@@ -1,4 +1,4 @@
-"""One optimizer step: a phase's forward and backward passes over the parts of a batch, and what happens to their gradients."""
+"""One optimizer step: a phase's forward and backward passes over the parts of a batch, then gradient unscaling, hooks and clipping."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -17,11 +17,11 @@ from sslkit.training.state import TrainState, training_batches
 
 
 class Part(NamedTuple):
-    """What passes through the network at once.
+    """The views of a part of a batch, which pass through the network at once.
 
     Attributes:
-        num_images: how many it was made of.
-        views: of them.
+        num_images: how many images they were made of.
+        views: what ``make_views`` returned.
     """
 
     num_images: int
@@ -85,7 +85,7 @@ class Update:
                 parameter.grad = parameter.grad.clone()
 
     def _backward(self, phase: str, part: Part, share: float) -> StepOutput:
-        """Add ``share`` of the part's gradients; return its loss and metrics, which hold nothing of its graph."""
+        """Add the part's gradients, weighted by its ``share`` of the batch; return its loss and metrics, detached from its graph."""
         state, context = self._state, self._context
         with autocast_of(context):
             output = self._forward(part.views, Step(phase, state.schedule_tensors), num_images=part.num_images)

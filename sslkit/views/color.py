@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from typing_extensions import override
 
 from sslkit.contract.errors import OptionError
-from sslkit.views.step import RandomStep, Shape, Step, choose, interval, uniform, view
+from sslkit.views.transform import RandomTransform, Shape, Transform, choose, interval, uniform, view
 
 _LUMA = (0.2989, 0.587, 0.114)
 """Of red, green and blue: ITU-R BT.601, as torchvision has it."""
@@ -17,7 +17,7 @@ _CONTRAST, _SATURATION, _HUE = 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColorJitter(RandomStep):
+class ColorJitter(RandomTransform):
     """Brightness, contrast, saturation and hue changed, in an order of each image's own.
 
     Attributes:
@@ -56,7 +56,7 @@ def color_jitter(
     hue: float | tuple[float, float] = 0.0,
     probability: float = 1.0,
     generator: Generator,
-) -> Step:
+) -> Transform:
     """Change brightness, contrast, saturation and hue by random factors, in a random order.
 
     As torchvision's ColorJitter, but uint8 images are rounded once, not after each change.
@@ -90,8 +90,8 @@ def color_jitter(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grayscale(RandomStep):
-    """The chosen images without colours."""
+class Grayscale(RandomTransform):
+    """The chosen images in shades of grey."""
 
     @override
     def change(self, images: Tensor) -> Tensor:
@@ -99,19 +99,19 @@ class Grayscale(RandomStep):
 
 
 @view
-def grayscale(images: Shape, *, probability: float = 0.1, generator: Generator) -> Step:
-    """Take the colours away and keep the number of channels, which become equal.
+def grayscale(images: Shape, *, probability: float = 0.1, generator: Generator) -> Transform:
+    """Convert images to grey; the number of channels stays, and all channels become equal.
 
     Args:
         images: (N, 3, H, W) uint8 or float in [0, 1], or (N, 1, H, W), which are grey already.
-        probability: of each image to lose its colours.
+        probability: of each image to become grey.
         generator: where the draws come from.
 
     Returns:
         Images of the same shape and dtype.
 
     Raises:
-        OptionError: the probability is none, or the images have no colours.
+        OptionError: the probability is out of range, or the images have no colours.
     """
     if images.num_chs not in (1, 3):
         raise _needs_colors("grayscale", images, fix="leave it out")
@@ -119,11 +119,11 @@ def grayscale(images: Shape, *, probability: float = 0.1, generator: Generator) 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solarize(RandomStep):
-    """The light values of the chosen images inverted.
+class Solarize(RandomTransform):
+    """The chosen images with their high values inverted.
 
     Attributes:
-        threshold: from which value on, in 0..255.
+        threshold: the lowest value that is inverted, in 0..255.
     """
 
     threshold: float
@@ -134,8 +134,8 @@ class Solarize(RandomStep):
 
 
 @view
-def solarize(images: Shape, *, threshold: float = 128, probability: float = 0.5, generator: Generator) -> Step:
-    """Invert all values from a threshold on.
+def solarize(images: Shape, *, threshold: float = 128, probability: float = 0.5, generator: Generator) -> Transform:
+    """Invert all values that are at or above a threshold.
 
     Args:
         images: (N, C, H, W) uint8 or float in [0, 1].

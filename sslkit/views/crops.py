@@ -10,12 +10,12 @@ from typing_extensions import override
 
 from sslkit.contract.errors import OptionError
 from sslkit.views.resampling import Interpolation, crop_taps, resample
-from sslkit.views.step import RandomStep, Shape, Step, choose, height_width, integers, sides, view
+from sslkit.views.transform import RandomTransform, Shape, Transform, choose, height_width, integers, sides, view
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crop(Step):
-    """A window of each image, resized.
+class Crop(Transform):
+    """A crop of each image, resized.
 
     Attributes:
         top, left, height, width: (N,) int64, in pixels.
@@ -50,7 +50,7 @@ def random_resized_crop(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     interpolation: Interpolation = "bilinear",
     generator: Generator,
-) -> Step:
+) -> Transform:
     """Resize a random window of each image, antialiased where it shrinks.
 
     Szegedy et al. 2015 (arXiv:1409.4842); the draws are those of torchvision's RandomResizedCrop.
@@ -67,13 +67,13 @@ def random_resized_crop(
         (N, C, height, width) of the same dtype.
 
     Raises:
-        OptionError: a size or an interval is none.
+        OptionError: a size or an interval is out of range.
     """
     size = height_width(size)
     height, width = images.height, images.width
     widths, heights = sides(images, scale, ratio, generator)
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-    first = fits.int().argmax(dim=0, keepdim=True)  # of the tries that fit
+    first = fits.int().argmax(dim=0, keepdim=True)  # the first try that fits
     # Where none fits: the largest window in the middle whose ratio is allowed.
     widest, highest = min(width, max(1, round(height * ratio[1]))), min(height, max(1, round(width / ratio[0])))
     fits = fits.any(dim=0)
@@ -111,7 +111,7 @@ def multi_crop(
         A tensor for each size, (num_crops * N, C, height, width): row ``i`` is made from image ``i % N``.
 
     Raises:
-        OptionError: a size, a number or an interval is none, or there are not as many of each.
+        OptionError: a size, a number or an interval is out of range, or there are not as many of each.
     """
     if not len(size) == len(num_crops) == len(scale):
         found = tuple(map(len, (size, num_crops, scale)))
@@ -131,8 +131,8 @@ def multi_crop(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flip(RandomStep):
-    """The chosen images mirrored along a dimension."""
+class Flip(RandomTransform):
+    """The chosen images, mirrored along a dimension."""
 
     dim: int
 
@@ -142,7 +142,7 @@ class Flip(RandomStep):
 
 
 @view
-def horizontal_flip(images: Shape, *, probability: float = 0.5, generator: Generator) -> Step:
+def horizontal_flip(images: Shape, *, probability: float = 0.5, generator: Generator) -> Transform:
     """Mirror left and right.
 
     Args:
@@ -154,13 +154,13 @@ def horizontal_flip(images: Shape, *, probability: float = 0.5, generator: Gener
         Images of the same shape and dtype.
 
     Raises:
-        OptionError: the probability is none.
+        OptionError: the probability is out of range.
     """
     return Flip(chosen=choose(images.num_images, probability, generator), dim=3)
 
 
 @view
-def vertical_flip(images: Shape, *, probability: float = 0.5, generator: Generator) -> Step:
+def vertical_flip(images: Shape, *, probability: float = 0.5, generator: Generator) -> Transform:
     """Mirror top and bottom.
 
     Args:
@@ -172,14 +172,14 @@ def vertical_flip(images: Shape, *, probability: float = 0.5, generator: Generat
         Images of the same shape and dtype.
 
     Raises:
-        OptionError: the probability is none.
+        OptionError: the probability is out of range.
     """
     return Flip(chosen=choose(images.num_images, probability, generator), dim=2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window(Step):
-    """The middle of each image, with zeros around it where the image ends."""
+class CenterCrop(Transform):
+    """The centre of each image, padded with zeros where the image is smaller."""
 
     size: tuple[int, int]
 
@@ -197,8 +197,8 @@ class Window(Step):
 
 
 @view
-def center_crop(images: Shape, *, size: int | tuple[int, int]) -> Step:
-    """Take the middle of each image; where an image is smaller, there are zeros around it.
+def center_crop(images: Shape, *, size: int | tuple[int, int]) -> Transform:
+    """Crop the centre of each image; smaller images are padded with zeros.
 
     Args:
         images: (N, C, H, W) uint8 or float in [0, 1].
@@ -208,14 +208,14 @@ def center_crop(images: Shape, *, size: int | tuple[int, int]) -> Step:
         (N, C, height, width) of the same dtype.
 
     Raises:
-        OptionError: there is no such size.
+        OptionError: a side is not positive.
     """
     del images
-    return Window(size=height_width(size))
+    return CenterCrop(size=height_width(size))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resize(Step):
+class Resize(Transform):
     """All images resized."""
 
     size: tuple[int, int]
@@ -231,7 +231,7 @@ class Resize(Step):
 
 
 @view
-def resize(images: Shape, *, size: int | tuple[int, int], interpolation: Interpolation = "bilinear") -> Step:
+def resize(images: Shape, *, size: int | tuple[int, int], interpolation: Interpolation = "bilinear") -> Transform:
     """Resize images, antialiased where they shrink.
 
     Args:
@@ -243,7 +243,7 @@ def resize(images: Shape, *, size: int | tuple[int, int], interpolation: Interpo
         (N, C, height, width) of the same dtype.
 
     Raises:
-        OptionError: there is no such size.
+        OptionError: a side is not positive.
     """
     del images
     return Resize(size=height_width(size), interpolation=interpolation)

@@ -1,4 +1,4 @@
-"""Views that look at neighbouring pixels, or hide them."""
+"""Views that blur, or erase a part."""
 
 import math
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from typing_extensions import override
 
 from sslkit.contract.errors import OptionError
 from sslkit.views.resampling import blur_taps, resample
-from sslkit.views.step import RandomStep, Shape, Step, choose, integers, interval, sides, uniform, view
+from sslkit.views.transform import RandomTransform, Shape, Transform, choose, integers, interval, sides, uniform, view
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blur(RandomStep):
+class Blur(RandomTransform):
     """The chosen images blurred.
 
     Attributes:
@@ -39,7 +39,7 @@ def gaussian_blur(
     sigma: float | tuple[float, float] = (0.1, 2.0),
     probability: float = 1.0,
     generator: Generator,
-) -> Step:
+) -> Transform:
     """Blur with a Gaussian, mirrored at the border.
 
     Args:
@@ -66,7 +66,7 @@ def gaussian_blur(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Erasing(RandomStep):
+class Erasing(RandomTransform):
     """A rectangle of the chosen images overwritten.
 
     Attributes:
@@ -96,7 +96,7 @@ def random_erasing(
     value: float | tuple[float, ...] | Literal["random"] = 0.0,
     probability: float = 0.5,
     generator: Generator,
-) -> Step:
+) -> Transform:
     """Overwrite a random rectangle.
 
     Zhong et al. 2017 (arXiv:1708.04896); the draws are those of torchvision's RandomErasing.
@@ -119,7 +119,7 @@ def random_erasing(
     chosen = choose(num_images, probability, generator)
     heights, widths = sides(images, scale, ratio, generator)
     fits = (heights < height) & (widths < width)
-    first = fits.int().argmax(dim=0, keepdim=True)  # of the tries that fit
+    first = fits.int().argmax(dim=0, keepdim=True)  # the first try that fits
     heights, widths = (torch.where(fits.any(dim=0), tries.gather(0, first)[0], 0) for tries in (heights, widths))  # none: nothing is erased
     top, left = integers(height - heights + 1, generator), integers(width - widths + 1, generator)
     if value == "random":
@@ -140,5 +140,5 @@ def _between(start: Tensor, extent: Tensor, length: int) -> Tensor:
 def _checked(value: float | tuple[float, ...] | str, num_chs: int) -> list[float]:
     values = [value] if isinstance(value, int | float) else list(value)
     if len(values) not in (1, num_chs) or not all(isinstance(one, int | float) and 0 <= one <= 255 for one in values):
-        raise OptionError("value", "is no value of a pixel", found=value, allowed=f"0 to 255, {num_chs} of these, or 'random'")
+        raise OptionError("value", "is not a pixel value", found=value, allowed=f"0 to 255, {num_chs} of these, or 'random'")
     return [float(one) for one in values]

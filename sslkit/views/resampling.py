@@ -1,8 +1,9 @@
-"""Separable resampling, with weights of its own for each image: crops that are resized, and blur.
+"""Separable resampling with different weights for each image: resized crops, and blur.
 
 A row of the result is a weighted sum of a few rows of an image: which ones and how much of each are its taps.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,7 +14,6 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 """How far a filter reaches, in pixels of the coarser grid."""
-
 
 _HAVE_BAGS = ("cpu", "cuda")
 """Devices with torch's weighted sums of rows, which are several times as fast as adding up one tap after another."""
@@ -41,7 +41,7 @@ def crop_taps(start: Tensor, extent: Tensor, out: int, length: int, interpolatio
     stretch = scale.clamp(min=1.0)
     support = _SUPPORT[interpolation]
     center = scale * (torch.arange(out, device=start.device) + 0.5)  # (N, R), in the window
-    num_taps = 2 * int(-(-support * max(length / out, 1.0) // 1)) + 1
+    num_taps = 2 * math.ceil(support * max(length / out, 1.0)) + 1
     first = (center - support * stretch + 0.5).long()  # (N, R)
     rows = first[..., None] + torch.arange(num_taps, device=start.device)  # (N, R, K), in the window
     weights = _filter((rows - center[..., None] + 0.5) / stretch[..., None], interpolation)

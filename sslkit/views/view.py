@@ -16,7 +16,7 @@ from sslkit.views.color import color_jitter, grayscale, solarize
 from sslkit.views.crops import center_crop, horizontal_flip, random_resized_crop, resize, vertical_flip
 from sslkit.views.patches import gaussian_blur, random_erasing
 from sslkit.views.presets import PRESETS
-from sslkit.views.step import Shape, compose
+from sslkit.views.transform import Shape, compose
 
 _FUNCTIONS: tuple[Any, ...] = (
     random_resized_crop,
@@ -33,10 +33,7 @@ _FUNCTIONS: tuple[Any, ...] = (
 """What a view may be made of: one image in, one image out."""
 
 _ALL_OR_NONE = frozenset({"horizontal_flip", "vertical_flip", "grayscale", "solarize"})
-"""Nothing in them is random but which images are changed."""
-
-_ANY_SIZE = (4096, 4096)
-"""Of images of which nothing is known yet."""
+"""Functions in which nothing is random except which images are changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,19 +44,19 @@ class FunctionOptions(Checked):
 
     @property
     def random(self) -> bool:
-        """Whether two images may be treated differently, or one image twice."""
+        """Whether anything is drawn that makes a difference."""
         certain = self.function.__name__ in _ALL_OR_NONE and vars(self)["probability"] in (0.0, 1.0)
         return self.function.random and not certain
 
     @property
     def needs_color(self) -> bool:
-        """Whether it means nothing for bands that are no colours."""
+        """Whether it is meaningless for bands, which are not colours."""
         saturation, hue = (vars(self).get(name, 0.0) for name in ("saturation", "hue"))
         return self.function is grayscale or saturation not in (0.0, (1.0, 1.0)) or hue not in (0.0, (0.0, 0.0))
 
 
 def _as(annotation: Any, value: Any) -> Any:
-    """A value as a recipe would have it, so that equal options have equal fingerprints: 128 for a number with decimals is 128.0."""
+    """A value as a recipe gives it, so that equal options have equal fingerprints: 128 for a float is 128.0."""
     if annotation is float and type(value) is int:
         return float(value)
     return tuple(value) if isinstance(value, list) else value
@@ -93,7 +90,7 @@ class View:
     Args:
         name: a preset to start from: one of :data:`sslkit.views.presets.PRESETS`.
         size: of the preset's images, in place of its own: the side of a square, or (height, width), in pixels.
-        **functions: the options of each function; of a preset's, those that are different, or False to leave it out.
+        **functions: the options of each function; for those of a preset, only what changes, or False to leave it out.
 
     Attributes:
         functions: their names, in order.
@@ -119,20 +116,20 @@ class View:
         options = {function: _checked(function, entry) for function, entry in functions_of(table).items()}
         object.__setattr__(self, "functions", tuple(options))
         object.__setattr__(self, "options", MappingProxyType(options))
-        self._size(Shape(0, 3, *_ANY_SIZE))
+        self._size(_any_images(options))
 
     def __call__(self, images: Tensor, generator: Generator | None = None) -> Tensor:
         """Make one view of each image. Everything is computed in float32, and rounded once, at the end.
 
         Args:
             images: (N, C, H, W) uint8, or float in [0, 1].
-            generator: of all draws, in the order of the functions; None: only where nothing is ``random``.
+            generator: the source of all draws, in the order of the functions; may be None where nothing is ``random``.
 
         Returns:
             (N, C, height, width) of the same dtype.
 
         Raises:
-            OptionError: there is no generator, or the images are not what a function needs.
+            OptionError: there is no generator, or a function cannot take such images.
         """
         if generator is None and self.random:
             raise OptionError("generator", "missing; required", allowed=f"the source of what {', '.join(self.random)} draw")
@@ -141,16 +138,16 @@ class View:
 
     @property
     def random(self) -> tuple[str, ...]:
-        """The functions that treat images differently each time."""
+        """The functions that draw something."""
         return tuple(name for name, options in self.options.items() if options.random)
 
     def image_spec(self, image: ImageSpec) -> ImageSpec:
-        """What comes out for images of this kind: others in size alone."""
+        """The spec of the views of such images, which differ in size alone."""
         height, width = self._size(Shape(0, image.num_chs, image.height, image.width))
         return image._replace(height=height, width=width)
 
     def check(self, image: ImageSpec, option: str = "view") -> None:
-        """Refuse images of which the view cannot be made.
+        """Refuse images that the view cannot be made of.
 
         Raises:
             OptionError: names ``<option>.<function>``.
@@ -158,7 +155,7 @@ class View:
         for name, options in self.options.items():
             if image.color is None and options.needs_color:
                 fix = "leave it out" if options.function is grayscale else "set saturation = 0 and hue = 0"
-                raise OptionError(f"{option}.{name}", "needs colours, and the channels of these images are none", fix=fix)
+                raise OptionError(f"{option}.{name}", "needs colours, and these images have bands", fix=fix)
         try:
             self.image_spec(image)
         except OptionError as error:
@@ -185,7 +182,7 @@ class View:
 
 
 def functions_of(given: object) -> dict[str, dict[str, Any]]:
-    """The functions of a preset, by its name, or of a table, which may name a preset: in their order, with the options that are said.
+    """The functions of a preset, given by its name, or of a table, which may start from a preset: in order, with the options that are set.
 
     Raises:
         OptionError: there is no such preset or function.
@@ -218,6 +215,12 @@ def functions_of(given: object) -> dict[str, dict[str, Any]]:
         else:
             functions[function] = functions.get(function, {}) | dict(options)
     return functions
+
+
+def _any_images(options: Mapping[str, FunctionOptions]) -> Shape:
+    """Images of which nothing is known yet, except how many channels ``random_erasing`` has a value for."""
+    value = vars(options["random_erasing"])["value"] if "random_erasing" in options else 0.0
+    return Shape(0, len(value) if isinstance(value, tuple) and len(value) > 1 else 3, 4096, 4096)
 
 
 def views_of(options: object) -> Iterator[tuple[str, View]]:

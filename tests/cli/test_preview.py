@@ -172,7 +172,9 @@ def test_any_view_can_be_shown_of_a_recipes_images_a_folder_or_a_dataset(here: P
         assert sheet.panels[0].images.shape[-2:] == (16, 16)
         assert sheet.panels[1].images.shape[-2:] == (12, 12)
     assert (here / "runs" / "photos-views.png").exists()
-    assert show("photos", "--view", "mae", "--output", "photos/mae.png").code == 2, "it would lie among the images"
+    for settings in ([], ["max_images=1"]):
+        done = show("photos", *settings, "--view", "mae", "--output", "photos/mae.png")
+        assert done.code == 2, "it would lie among the images"
 
 
 def test_a_bundled_recipe_is_found_by_its_name(here: Path):

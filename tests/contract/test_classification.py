@@ -40,7 +40,7 @@ def test_loss_and_accuracy_are_those_by_hand(num: int, dtype: torch.dtype):
     assert float(output.loss.detach()) == pytest.approx(loss, rel=1e-5)
     assert output.metrics.keys() == {"top1"}
     assert float(output.metrics["top1"].total / output.metrics["top1"].num) == pytest.approx(top1)
-    found = output.predictions["head"]
+    found = output.predictions["class"]
     assert torch.equal(found.logits, logits.detach().float())
     assert torch.equal(found.targets, labels)
     assert not found.logits.requires_grad

@@ -115,6 +115,11 @@ def test_what_cannot_work_is_refused_before_anything_is_computed(kind: Any):
         check(layers=("stem", "conv2"))
     with pytest.raises(OptionError, match=r"^batch_size: is larger than the data \(30 images\); found 31; allowed: 1 to 30$"):
         check(batch_size=31)
+    if kind is MLPProbe:
+        with pytest.raises(
+            OptionError, match=r"^accumulate_batches: leaves a head with BatchNorm one image at a time; found 8; allowed: at most 4$"
+        ):
+            check(batch_size=8, accumulate_batches=8)
 
 
 @pytest.mark.parametrize(("kind", "option"), [(MLPProbe, "hidden"), (ConvProbe, "width")])

@@ -231,7 +231,7 @@ test_view = { resize = { size = 18 }, center_crop = { size = 16 } }
     [
         (
             "train_view = { random_resized_crop = { size = 16, scale = [0.0, 2.0] } }",
-            "train_view.random_resized_crop.scale: is no such interval; found (0.0, 2.0)",
+            "train_view.random_resized_crop.scale: is not an interval within bounds; found (0.0, 2.0)",
         ),
         ("test_view = { horizontal_flip = {} }", "test_view.horizontal_flip: is random, and images are measured once; "),
         (

@@ -239,10 +239,16 @@ def test_each_set_of_views_of_evaluations_has_a_picture():
     view = "train_view = { random_resized_crop = { size = 8 } }\ntest_view = { resize = { size = 8 } }\n"
     stages = [
         f'[stages.{name}]\nweights = "random"\n[stages.{name}.evaluator]\nname = "{kind}"\nlayers = ["conv2"]\n{options}'
-        for name, kind, options in (("a", "linear_probe", view), ("b", "mlp_probe", view), ("c", "linear_probe", ""))
+        for name, kind, options in (
+            ("a", "linear_probe", view),
+            ("b", "mlp_probe", view),
+            ("c", "linear_probe", ""),
+            ("d", "mlp_probe", view),
+        )
     ]
-    recipe = recipe_of("\n".join(stages))
-    (stage,) = viewing_stages(recipe)
+    recipe = recipe_of("\n".join([*stages, "[stages.d.data]\nmax_images = 20"]))
+    stage, other = viewing_stages(recipe)
+    assert other.key == "d", "its images are others"
     picture = draw_evaluation_views(stage, OpenedDataset(recipe.data))
     assert picture.title == "What the evaluation sees: a"
     assert picture.alt == "A contact sheet of 6 training images with the views that the evaluator makes of them: test_view, train_view."

@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from sslkit import ArtifactError, DivergedError, RunInterruptedError, Schedule, StageSkipped, TrainingOptions, load_recipe, run_recipe
+from sslkit import (
+    AdamW,
+    ArtifactError,
+    DivergedError,
+    RunInterruptedError,
+    Schedule,
+    StageSkipped,
+    TrainingOptions,
+    load_recipe,
+    run_recipe,
+)
 from sslkit.report.run_folder import read_run
 from sslkit.report.run_tables import facts_table
 from sslkit.run.artifacts import read_artifact
@@ -100,11 +110,19 @@ def test_with_a_constant_rate_it_ends_with_the_bits_of_a_longer_run(runs: Runs):
 )
 def test_a_note_says_what_differs_from_a_run_that_was_longer_from_the_start(schedule: Schedule, after: Schedule, differs: str):
     schedules = {"pace": lambda progress: 1 - progress, "still": lambda _progress: 0.5} if differs else {}
-    objective: Any = SimpleNamespace(schedules=lambda: schedules)
+    objective: Any = SimpleNamespace(schedules=lambda: schedules, phases=("main",), parameter_groups=lambda: {"main": [{}]})
     before = {"epochs": 4, "steps": 1200, "schedule": plain(schedule)}
     note = _continued(before, TrainingOptions(epochs=10, schedule=after), objective)
     text = "continues a training of 4 epochs after step 1,200, and has 10 now"
     assert note == (f"{text}; what it had before differs from 10 epochs from the start: {differs}" if differs else text)
+
+
+@pytest.mark.parametrize(("optimizer", "group"), [(AdamW(final_weight_decay=0.4), {}), (AdamW(), {"final_weight_decay": 0.4})])
+def test_the_note_names_a_weight_decay_that_moves(optimizer: AdamW, group: dict[str, float]):
+    objective: Any = SimpleNamespace(schedules=dict, phases=("main",), parameter_groups=lambda: {"main": [group]})
+    before = {"epochs": 4, "steps": 1200, "schedule": plain(Constant())}
+    note = _continued(before, TrainingOptions(epochs=10, schedule=Constant(), optimizer=optimizer), objective)
+    assert note.endswith("from the start: weight decay")
 
 
 @pytest.mark.slow

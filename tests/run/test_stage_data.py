@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from sslkit import BackboneError, DataError, ImageSpec, RecipeError, StageSkipped, load_catalog, load_recipe, run_recipe
+from sslkit.catalog.catalog import Offer
 from sslkit.cli.preview import write_preview
 from sslkit.contract.events import DataFound
 from sslkit.data.digits import Digits
@@ -206,6 +208,17 @@ def test_images_of_another_kind_are_tried_on_the_network():
         "set image_size where the data has that option, or choose another network"
     )
     assert network.training
+
+
+def test_a_network_of_one_size_takes_what_a_view_makes_of_larger_images():
+    own = replace(CATALOG, offers=(*CATALOG.offers, Offer("backbones", "fixed", Fixed, None)))
+    knn = {"name": "knn", "layers": ["body"], "test_view": {"center_crop": {"size": 8}}}
+    recipe = {"name": "crops", "data": {"name": "digits", "image_size": 12}, "backbone": "fixed"}
+    recipe["stages"] = {"knn": {"weights": "random", "evaluator": knn}}
+    assert check_recipe(parse_recipe(recipe, own)) == ""
+    recipe["stages"]["knn"]["evaluator"] = KNN | {"layers": ["body"]}
+    recipe["data"]["image_size"] = 8
+    assert check_recipe(parse_recipe(recipe, own)) == ""
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def test_what_the_recipe_says_of_the_network_must_agree(earlier: Path, tmp_path:
     )
     found = refused(tmp_path, text + probe, 'backbone={ name = "timm", model = "resnet18" }')
     assert found == (
-        "backbone.name: is another network than that of the run stages.probe.weights names; found 'timm'; allowed: nin; "
+        "backbone.name: is not the network of the run that stages.probe.weights names; found 'timm'; allowed: nin; "
         "leave the table out, or name 'nin'"
     )
 

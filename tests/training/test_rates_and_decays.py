@@ -22,7 +22,7 @@ def test_the_rate_is_scaled_from_256_images_to_the_batch(rule: Any, factor: floa
 def test_a_scaled_rate_is_said_for_each_optimizer():
     assert TrainingOptions(optimizer=SGD(lr=0.3)).rate_notes == []
     one = TrainingOptions(optimizer=SGD(lr=0.3), lr_scaling="linear", batch_size=512)
-    assert one.rate_notes == ["optimizer.lr: 0.3 is 0.6, by linear scaling from 256 to 512 images a step"]
+    assert one.rate_notes == ["optimizer.lr: 0.3 becomes 0.6 by linear scaling from 256 to 512 images a step"]
     two = TrainingOptions(optimizer={"one": SGD(lr=0.3), "two": AdamW(lr=1e-3)}, lr_scaling="sqrt", batch_size=1024)
     assert [note.partition(",")[0] for note in two.rate_notes] == ["optimizer.one.lr: 0.3 is 0.6", "optimizer.two.lr: 0.001 is 0.002"]
 

@@ -16,8 +16,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
 from sslkit import views
-from sslkit.views import resampling, step as step_module
-from sslkit.views.step import RandomStep, Shape, Step, View
+from sslkit.views import resampling, transform as transform_module
+from sslkit.views.transform import RandomTransform, Shape, Transform, ViewFunction
 from tests.views import pixels
 from tests.views.pixels import DTYPES, distance, pictures, seeded
 
@@ -26,16 +26,16 @@ FLOAT_LEVELS = 0.002
 
 
 class Case(NamedTuple):
-    view: View[...]
+    view: ViewFunction[...]
     options: Mapping[str, Any]
     reference: Callable[[Tensor, Any], Tensor]
 
 
-def one_by_one(images: Tensor, step: Step, change: Callable[[Tensor, Any], Tensor]) -> Tensor:
+def one_by_one(images: Tensor, step: Transform, change: Callable[[Tensor, Any], Tensor]) -> Tensor:
     rows = []
     for row, image in enumerate(images):
         one = step.rows(slice(row, row + 1))
-        left_out = isinstance(one, RandomStep) and one.chosen is not None and not one.chosen[0]
+        left_out = isinstance(one, RandomTransform) and one.chosen is not None and not one.chosen[0]
         rows.append(image if left_out else change(image, one))
     return torch.stack(rows)
 
@@ -79,7 +79,7 @@ CASES = [
 def test_equals_a_loop_over_images(name: str, num_chs: int, dtype: torch.dtype, host: bool, monkeypatch: pytest.MonkeyPatch):
     """Also by the ways of other devices: all images changed and the chosen ones taken, one tap added up after another."""
     if not host:
-        monkeypatch.setattr(step_module, "_is_host", lambda _: False)
+        monkeypatch.setattr(transform_module, "_is_host", lambda _: False)
         monkeypatch.setattr(resampling, "_HAVE_BAGS", ())
     view, options, change = {**COLORLESS, **COLORED}[name]
     images = pictures(12, num_chs=num_chs, dtype=dtype)

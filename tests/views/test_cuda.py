@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sslkit import views
-from sslkit.views.step import compose
+from sslkit.views.transform import compose
 from tests.views.pixels import DTYPES, distance, pictures, seeded
 from tests.views.test_promises import OPTIONS
 

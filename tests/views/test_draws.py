@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from sslkit import views
-from sslkit.views.step import Shape, integers
+from sslkit.views.transform import Shape, integers
 from tests.views.pixels import seeded
 
 NUM = 500

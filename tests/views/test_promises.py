@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sslkit import OptionError, views
-from sslkit.views import step as step_module
-from sslkit.views.step import Shape, compose
+from sslkit.views import transform as transform_module
+from sslkit.views.transform import Shape, compose
 from tests.views.pixels import DTYPES, distance, pictures, seeded
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -113,15 +113,15 @@ def test_parts_of_the_batch_give_the_same(name: str, dtype: torch.dtype, monkeyp
     """How many images are changed at a time is a matter of memory alone."""
     images = pictures(11, dtype=dtype)
     whole = ALL[name](images)
-    monkeypatch.setattr(step_module, "_VALUES", {"cpu": 4000})
+    monkeypatch.setattr(transform_module, "_VALUES", {"cpu": 4000})
     assert distance(ALL[name](images), whole) <= (0.001 if dtype == torch.float32 else 0)
 
 
 def test_temporary_memory_does_not_grow_with_the_batch(monkeypatch: pytest.MonkeyPatch):
     sizes = []
-    monkeypatch.setattr(step_module, "_VALUES", {"cpu": 2**16})
-    change = step_module.to_float
-    monkeypatch.setattr(step_module, "to_float", lambda images: sizes.append(images.numel()) or change(images))
+    monkeypatch.setattr(transform_module, "_VALUES", {"cpu": 2**16})
+    change = transform_module.to_float
+    monkeypatch.setattr(transform_module, "to_float", lambda images: sizes.append(images.numel()) or change(images))
     views.solarize(torch.zeros(100, 3, 64, 64, dtype=torch.uint8), generator=seeded())
     assert max(sizes) <= 2**16
     assert sum(sizes) == 100 * 3 * 64 * 64
@@ -163,21 +163,21 @@ def test_signatures_are_those_of_plain_functions():
 
 WRONG = {
     "probability: is out of range; found 1.5; allowed: 0 to 1": ("grayscale", {"probability": 1.5}),
-    "size: is no size; found 0": ("random_resized_crop", {"size": 0}),
-    "scale: is no such interval; found (0.5, 0.1)": ("random_resized_crop", {"scale": (0.5, 0.1)}),
-    "scale: is no such interval; found (0.5, 1.5)": ("random_resized_crop", {"scale": (0.5, 1.5)}),
-    "ratio: is no such interval; found (0, 1)": ("random_resized_crop", {"ratio": (0, 1)}),
+    "size: must be positive; found 0": ("random_resized_crop", {"size": 0}),
+    "scale: is not an interval within bounds; found (0.5, 0.1)": ("random_resized_crop", {"scale": (0.5, 0.1)}),
+    "scale: is not an interval within bounds; found (0.5, 1.5)": ("random_resized_crop", {"scale": (0.5, 1.5)}),
+    "ratio: is not an interval within bounds; found (0, 1)": ("random_resized_crop", {"ratio": (0, 1)}),
     "num_crops: goes with size and scale": ("multi_crop", {"num_crops": (1,)}),
     "num_crops: is out of range": ("multi_crop", {"num_crops": (1, 0)}),
     "threshold: is out of range; found 256": ("solarize", {"threshold": 256}),
     "brightness: must not be negative": ("color_jitter", {"brightness": -0.1}),
-    "contrast: is no such interval": ("color_jitter", {"contrast": (-1, 1)}),
-    "hue: is no such interval; found (-0.6, 0.6)": ("color_jitter", {"hue": 0.6}),
+    "contrast: is not an interval within bounds": ("color_jitter", {"contrast": (-1, 1)}),
+    "hue: is not an interval within bounds; found (-0.6, 0.6)": ("color_jitter", {"hue": 0.6}),
     "kernel_size: does not fit; found 4": ("gaussian_blur", {"kernel_size": 4}),
     "kernel_size: does not fit; found 41; allowed: an odd number up to 39": ("gaussian_blur", {"kernel_size": 41}),
-    "sigma: is no such interval": ("gaussian_blur", {"sigma": 0.0}),
-    "value: is no value of a pixel; found (1, 2)": ("random_erasing", {"value": (1, 2)}),
-    "value: is no value of a pixel; found 'noise'": ("random_erasing", {"value": "noise"}),
+    "sigma: is not an interval within bounds": ("gaussian_blur", {"sigma": 0.0}),
+    "value: is not a pixel value; found (1, 2)": ("random_erasing", {"value": (1, 2)}),
+    "value: is not a pixel value; found 'noise'": ("random_erasing", {"value": "noise"}),
 }
 
 

@@ -56,6 +56,12 @@ def test_a_view_is_its_functions_one_after_another():
     assert torch.equal(View(**EVERY_FUNCTION)(pixels, seeded(3)), whole.mul(255).round().to(torch.uint8))
 
 
+def test_each_band_may_be_erased_with_a_value_of_its_own():
+    view = View(random_erasing={"value": (0.0, 10.0, 20.0, 30.0)})
+    view.check(BANDS)
+    assert refusal(OptionError, view.check, RGB).startswith("view.random_erasing.value: ")
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_makes_images_of_its_size(name: str):
     images = pictures(6, height=40, width=48)
@@ -145,12 +151,12 @@ def test_what_is_random_needs_a_generator():
     [
         (
             {"color_jitter": {"hue": 0.1}},
-            "view.color_jitter: needs colours, and the channels of these images are none; set saturation = 0 and hue = 0",
+            "view.color_jitter: needs colours, and these images have bands; set saturation = 0 and hue = 0",
         ),
         ({"color_jitter": {"saturation": (0.5, 1.5)}}, "view.color_jitter: needs colours, and ..."),
         (
             {"resize": {"size": 8}, "grayscale": {}},
-            "view.grayscale: needs colours, and the channels of these images are none; leave it out",
+            "view.grayscale: needs colours, and these images have bands; leave it out",
         ),
         ({"gaussian_blur": {"kernel_size": 99}}, "view.gaussian_blur.kernel_size: does not fit; found 99; allowed: an odd number up to 79"),
     ],
@@ -182,14 +188,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "pair": ({"random_resized_crop": {"size": 8, "scale": 0.2}}, "random_resized_crop.scale: must be a tuple of 2 values; found 0.2"),
     "choice": ({"resize": {"size": 8, "interpolation": "cubic"}}, "resize.interpolation: must be 'bilinear' or 'bicubic'; found 'cubic'"),
     "nan": ({"grayscale": {"probability": float("nan")}}, "grayscale.probability: must be finite; found nan"),
-    "size": ({"center_crop": {"size": 0}}, "center_crop.size: is no size; found 0; allowed: "),
+    "size": ({"center_crop": {"size": 0}}, "center_crop.size: must be positive; found 0; allowed: "),
     "scale": (
         {"random_resized_crop": {"size": 8, "scale": (0.0, 1.5)}},
-        "random_resized_crop.scale: is no such interval; found (0.0, 1.5); ",
+        "random_resized_crop.scale: is not an interval within bounds; found (0.0, 1.5); ",
     ),
     "ratio": (
         {"random_resized_crop": {"size": 8, "ratio": (2.0, 1.0)}},
-        "random_resized_crop.ratio: is no such interval; found (2.0, 1.0); ",
+        "random_resized_crop.ratio: is not an interval within bounds; found (2.0, 1.0); ",
     ),
     "probability": ({"horizontal_flip": {"probability": 1.5}}, "horizontal_flip.probability: is out of range; found 1.5; allowed: 0 to 1"),
     "kernel": ({"gaussian_blur": {"kernel_size": 4}}, "gaussian_blur.kernel_size: does not fit; found 4; allowed: an odd number "),
@@ -197,11 +203,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"resize": {"size": 8}, "gaussian_blur": {"kernel_size": 23}},
         "gaussian_blur.kernel_size: does not fit; found 23; allowed: an odd number up to 15",
     ),
-    "sigma": ({"gaussian_blur": {"sigma": -1.0}}, "gaussian_blur.sigma: is no such interval; found (-1.0, -1.0); "),
+    "sigma": ({"gaussian_blur": {"sigma": -1.0}}, "gaussian_blur.sigma: is not an interval within bounds; found (-1.0, -1.0); "),
     "brightness": ({"color_jitter": {"brightness": -0.1}}, "color_jitter.brightness: must not be negative; found -0.1; "),
-    "hue": ({"color_jitter": {"hue": 0.6}}, "color_jitter.hue: is no such interval; found (-0.6, 0.6); "),
+    "hue": ({"color_jitter": {"hue": 0.6}}, "color_jitter.hue: is not an interval within bounds; found (-0.6, 0.6); "),
     "threshold": ({"solarize": {"threshold": 256}}, "solarize.threshold: is out of range; found 256.0; allowed: 0 to 255"),
-    "value": ({"random_erasing": {"value": -1.0}}, "random_erasing.value: is no value of a pixel; found -1.0; "),
+    "value": ({"random_erasing": {"value": -1.0}}, "random_erasing.value: is not a pixel value; found -1.0; "),
     "size alone": ({"size": 8}, "size: is for a preset; found 8; give it to a function: center_crop = { size = 224 }"),
 }
 
@@ -215,7 +221,7 @@ def test_a_wrong_view_is_refused_when_it_is_made(name: str):
 def test_a_wrong_preset_is_refused():
     expected = f"name: no such preset; found 'simclrr'; allowed: {', '.join(PRESETS)}; did you mean 'simclr'?"
     assert refusal(OptionError, View, "simclrr") == expected
-    assert refusal(OptionError, View, "mae", size=-1).startswith("random_resized_crop.size: is no size; found -1")
+    assert refusal(OptionError, View, "mae", size=-1).startswith("random_resized_crop.size: must be positive; found -1")
 
 
 def test_views_are_found_among_options():

@@ -1,4 +1,4 @@
-"""TIFF files of many bands, of 16 bits and of floating-point numbers, read by tifffile (https://github.com/cgohlke/tifffile)."""
+"""TIFF files with many bands, 16-bit or floating-point pixels, read by tifffile (https://github.com/cgohlke/tifffile)."""
 
 from sslkit import ImageDecoder, hookimpl
 from sslkit_tiff.decoder import Tiff

@@ -12,7 +12,7 @@ from sslkit import ImageDecoder, ImageHeader, OptionError
 
 try:
     import tifffile
-except ImportError:  # an optional dependency: the plugin is there without it, and says so when it is used
+except ImportError:  # optional: without it, using the decoder is an error that says how to install it
     tifffile = None
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says of damaged files is reported with their names
@@ -23,7 +23,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says 
 class Tiff(ImageDecoder):
     """TIFF files as tifffile reads them: any number of bands, of any type, in one page or a page each (GeoTIFF, BigTIFF, OME-TIFF, ImageJ).
 
-    Of several images in a file the first is taken. Compressed files need the package imagecodecs, but for those that are deflated.
+    Of several images in a file, the first is read. Compressed files need the package imagecodecs, except for deflate.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".tif", ".tiff")
@@ -39,7 +39,7 @@ class Tiff(ImageDecoder):
             return ImageHeader(height, width, num_chs, image.dtype.newbyteorder("=").name)
 
     def decode(self, file: BinaryIO) -> np.ndarray:
-        """(C, H, W): bands that are interleaved come apart."""
+        """(C, H, W), also of interleaved bands."""
         with _first_image(file) as image:
             bands, rows, columns = _axes(image)
             pixels = image.asarray()
@@ -51,7 +51,7 @@ class Tiff(ImageDecoder):
 
 @contextmanager
 def _first_image(file: BinaryIO) -> Iterator[Any]:
-    """What tifffile calls a series: pages that belong together."""
+    """The first series, as tifffile calls pages that belong together."""
     assert tifffile is not None
     with tifffile.TiffFile(file) as opened:
         if not opened.series:
@@ -60,11 +60,11 @@ def _first_image(file: BinaryIO) -> Iterator[Any]:
 
 
 def _axes(image: Any) -> tuple[int, int, int]:
-    """Which axes are bands, rows and columns; -1 for bands where there is one band."""
+    """The axes of bands, rows and columns; -1 for bands where there is only one."""
     names = image.axes
     rows, columns = names.find("Y"), names.find("X")
     others = [axis for axis in range(len(names)) if axis not in (rows, columns) and image.shape[axis] > 1]
     if min(rows, columns) < 0 or len(others) > 1:
         shape = " x ".join(f"{size} {name}" for size, name in zip(image.shape, names, strict=True))
-        raise ValueError(f"it is no image of bands, rows and columns, but {shape} (Y are rows, X columns)")
+        raise ValueError(f"it is not an image of bands, rows and columns, but {shape} (Y are rows, X columns)")
     return others[0] if others else -1, rows, columns

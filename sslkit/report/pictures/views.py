@@ -72,7 +72,7 @@ def make_views(
     drawn = partial(drawable, num_chs=images.image.num_chs, display=images.display)
     for name, view in made.items():
         if not is_image(view, images.image.num_chs) or len(view) % len(pixels):
-            others[name] = f"{tuple(view.shape)} {str(view.dtype).removeprefix('torch.')}"
+            others[name] = _kind(view)
             continue
         words = captions.get(name)
         if words is not None and len(words) != len(view):
@@ -98,7 +98,7 @@ def apply_views(
         if is_image(found, images.image.num_chs):
             made.append(Shown(name, drawn(found), ()))
         else:
-            others[name] = f"{tuple(found.shape)} {str(found.dtype).removeprefix('torch.')}"
+            others[name] = _kind(found)
     return Views(drawn(pixels), tuple(made), others)
 
 
@@ -107,6 +107,10 @@ def is_image(view: Tensor, num_chs: int = 3) -> bool:
     return (
         view.ndim == 4 and view.shape[1] in (1, 3, num_chs) and (view.dtype == torch.uint8 or view.is_floating_point()) and view.numel() > 0
     )
+
+
+def _kind(view: Tensor) -> str:
+    return f"{tuple(view.shape)} {str(view.dtype).removeprefix('torch.')}"
 
 
 def views_note(views: Views) -> str:
@@ -142,12 +146,14 @@ def pretraining_stages(recipe: Recipe) -> list[PretrainStage]:
 
 
 def viewing_stages(recipe: Recipe) -> list[EvaluateStage]:
-    """One evaluation for each distinct set of views, of those that have any."""
-    distinct: dict[tuple[tuple[str, View], ...], EvaluateStage] = {}
+    """One evaluation for each distinct set of views and data, of those that have any views."""
+    distinct: list[EvaluateStage] = []
+    seen: list[tuple[object, object]] = []
     for stage in recipe.stages:
-        if isinstance(stage, EvaluateStage) and (views := tuple(views_of(stage.evaluator))):
-            distinct.setdefault(views, stage)
-    return list(distinct.values())
+        if isinstance(stage, EvaluateStage) and (views := [*views_of(stage.evaluator)]) and (views, stage.data) not in seen:
+            distinct.append(stage)
+            seen.append((views, stage.data))
+    return distinct
 
 
 def evaluation_views(stage: EvaluateStage, data: OpenedDataset, num_images: int) -> Views:

@@ -216,7 +216,7 @@ def test_its_answers_are_those_of_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = step(objective, batch, train=False)
         features = objective.backbone.embed(objective.make_views(batch, Generator(), train=False)["images"])
-    logits = output.predictions["head"].logits
+    logits = output.predictions["class"].logits
     torch.testing.assert_close(logits, features @ objective.head.weight.T + objective.head.bias)
     assert logits.dtype == torch.float32
 

@@ -57,7 +57,7 @@ def test_stacks_of_colours_are_no_image():
     file = io.BytesIO()
     tifffile.imwrite(file, numbers(4, 9, 7, 3, dtype="uint8"), photometric="rgb")
     file.seek(0)
-    with pytest.raises(ValueError, match=r"it is no image of bands, rows and columns, but 4 \w x 9 Y x 7 X x 3 S"):
+    with pytest.raises(ValueError, match=r"it is not an image of bands, rows and columns, but 4 \w x 9 Y x 7 X x 3 S"):
         Tiff().header(file)
 
 

@@ -1,4 +1,4 @@
-"""What all views share: first everything is drawn, for the whole batch; then images are changed, as many at a time as memory likes."""
+"""What all view functions share: the random parameters of a whole batch are drawn first, then its images are changed chunk by chunk."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from sslkit.contract.errors import OptionError
 Options = ParamSpec("Options")
 
 _VALUES = {"cpu": 2**20}
-"""Values that are changed at a time: on a CPU, what its cache holds."""
+"""Pixel values per chunk: on a CPU, what its cache holds."""
 _VALUES_ELSEWHERE = 2**27
 """On other devices, what bounds the temporary memory (0.5 GiB a tensor) and still keeps them busy."""
 
@@ -31,19 +31,19 @@ class Shape(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Step(ABC):
-    """One view of a batch, drawn. Every tensor among its fields has a row per image."""
+class Transform(ABC):
+    """A view function with its random parameters, drawn for a batch: every tensor among its fields has a row per image."""
 
     def rows(self, rows: Tensor | slice) -> Self:
-        """The same for some of the images."""
+        """The transform of some of the images."""
         return dataclasses.replace(self, **{name: value[rows] for name, value in self._tensors().items()})
 
     def to(self, device: torch.device) -> Self:
-        """The same, with its draws on the images' device."""
+        """The transform with its parameters on the images' device."""
         return dataclasses.replace(self, **{name: value.to(device, non_blocking=True) for name, value in self._tensors().items()})
 
     def shape(self, shape: Shape) -> Shape:
-        """What images of ``shape`` become."""
+        """The shape of the result for images of ``shape``."""
         return shape
 
     @abstractmethod
@@ -56,8 +56,8 @@ class Step(ABC):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RandomStep(Step):
-    """A view that only some of the images get.
+class RandomTransform(Transform):
+    """A transform that is applied to some of the images only.
 
     Attributes:
         chosen: (N,) bool, or None for all of them.
@@ -85,10 +85,10 @@ def _is_host(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-class View(Protocol[Options]):
-    """A function of images, the function that draws for it, and whether that one takes a ``generator``."""
+class ViewFunction(Protocol[Options]):
+    """A function of images, ``draw``, which draws its random parameters, and whether that takes a ``generator``."""
 
-    draw: Callable[Concatenate[Shape, Options], Step]
+    draw: Callable[Concatenate[Shape, Options], Transform]
     random: bool
     __name__: str
 
@@ -97,23 +97,23 @@ class View(Protocol[Options]):
         ...
 
 
-def view(draw: Callable[Concatenate[Shape, Options], Step]) -> View[Options]:
-    """Make the function that draws for a view and changes the images, out of the one that draws."""
+def view(draw: Callable[Concatenate[Shape, Options], Transform]) -> ViewFunction[Options]:
+    """Decorate a function that draws a transform for images of a shape: the result also applies the transform, to images."""
 
     @functools.wraps(draw)
     def function(images: Tensor, /, *args: Options.args, **options: Options.kwargs) -> Tensor:
-        return apply_steps([draw(_shape_of(images), *args, **options)], images)
+        return apply_transforms([draw(_shape_of(images), *args, **options)], images)
 
     signature = inspect.signature(draw)
     images, *options = signature.parameters.values()
     signature = signature.replace(parameters=[images.replace(annotation=Tensor), *options], return_annotation=Tensor)
     function.__annotations__ = {**draw.__annotations__, "images": Tensor, "return": Tensor}
     vars(function).update(draw=draw, random="generator" in signature.parameters, __signature__=signature)
-    return cast("View[Options]", function)
+    return cast("ViewFunction[Options]", function)
 
 
-def compose(views: Iterable[tuple[View[...], Mapping[str, Any]]], images: Tensor, generator: Generator) -> Tensor:
-    """One view after another, each with its options: faster than to call each of them, and uint8 images are rounded once.
+def compose(views: Iterable[tuple[ViewFunction[...], Mapping[str, Any]]], images: Tensor, generator: Generator) -> Tensor:
+    """Apply several view functions in order: faster than calling each of them, and uint8 images are rounded only once.
 
     Args:
         views: functions and their options, without ``generator``.
@@ -124,13 +124,13 @@ def compose(views: Iterable[tuple[View[...], Mapping[str, Any]]], images: Tensor
         Images of the same dtype.
 
     Raises:
-        OptionError: an option is out of range, or the images are not what a view needs.
+        OptionError: an option is out of range, or a function cannot take such images.
     """
-    steps, shape = [], _shape_of(images)
+    transforms, shape = [], _shape_of(images)
     for view, options in views:
-        steps.append(view.draw(shape, **options, **({"generator": generator} if view.random else {})))
-        shape = steps[-1].shape(shape)
-    return apply_steps(steps, images)
+        transforms.append(view.draw(shape, **options, **({"generator": generator} if view.random else {})))
+        shape = transforms[-1].shape(shape)
+    return apply_transforms(transforms, images)
 
 
 def _shape_of(images: Tensor) -> Shape:
@@ -144,23 +144,23 @@ def _shape_of(images: Tensor) -> Shape:
 
 
 @torch.no_grad()
-def apply_steps(steps: Sequence[Step], images: Tensor) -> Tensor:
-    """Change (N, C, H, W) images, uint8 or float in [0, 1], by one step after another.
+def apply_transforms(transforms: Sequence[Transform], images: Tensor) -> Tensor:
+    """Change (N, C, H, W) images, uint8 or float in [0, 1], by one transform after another.
 
-    All steps are applied to a part of the batch that fits the cache before the next part is read, in float32 without rounding in between.
+    All of them are applied to a chunk of the batch that fits the cache before the next chunk is read, in float32 without rounding in between.
     """
-    steps = [step.to(images.device) for step in steps]
+    transforms = [transform.to(images.device) for transform in transforms]
     shapes = [Shape(*images.shape)]
-    for step in steps:
-        shapes.append(step.shape(shapes[-1]))
+    for transform in transforms:
+        shapes.append(transform.shape(shapes[-1]))
     result = images.new_empty(shapes[-1])
     largest = max(shape.num_chs * shape.height * shape.width for shape in shapes)
     size = max(1, _VALUES.get(images.device.type, _VALUES_ELSEWHERE) // max(1, largest))
     for start in range(0, len(images), size):
         part = slice(start, start + size)
         pixels = to_float(images[part])
-        for step in steps:
-            pixels = step.rows(part).apply(pixels)
+        for transform in transforms:
+            pixels = transform.rows(part).apply(pixels)
         # A sum of weights is 1 but for rounding.
         result[part] = pixels.clamp_(0, 1) if images.is_floating_point() else pixels.mul_(255).round_()
     return result
@@ -185,10 +185,10 @@ def integers(high: Tensor, generator: Generator) -> Tensor:
 
 
 def choose(num_images: int, probability: float, generator: Generator) -> Tensor | None:
-    """Which images get a view: (N,) bool; None for all of them, and then nothing is drawn.
+    """Draw which images are changed: (N,) bool. None: all of them, and then nothing is drawn.
 
     Raises:
-        OptionError: the probability is none.
+        OptionError: the probability is out of range.
     """
     if not 0 <= probability <= 1:
         raise OptionError("probability", "is out of range", found=probability, allowed="0 to 1")
@@ -196,16 +196,16 @@ def choose(num_images: int, probability: float, generator: Generator) -> Tensor 
 
 
 def sides(images: Shape, scale: tuple[float, float], ratio: tuple[float, float], generator: Generator) -> tuple[Tensor, Tensor]:
-    """Draw rectangles: the longer and the shorter side where ``ratio`` is above 1.
+    """Draw the sides of random rectangles.
 
     Args:
-        images: which they are for.
+        images: that they are drawn for.
         scale: their share of an image's area.
         ratio: of their first side to the second; its logarithm is uniform.
         generator: where the draws come from.
 
     Returns:
-        Two (10, N) int64, in pixels: as torchvision, ten tries for a rectangle that fits.
+        First and second sides, (10, N) int64 each, in pixels: as in torchvision, ten tries per image to find a rectangle that fits.
     """
     shape = (10, images.num_images)
     (low, high), share = interval("ratio", ratio, 0.001, 1000), interval("scale", scale, 0, 1)
@@ -215,25 +215,25 @@ def sides(images: Shape, scale: tuple[float, float], ratio: tuple[float, float],
 
 
 def interval(name: str, value: tuple[float, float], least: float, most: float) -> tuple[float, float]:
-    """A pair in ascending order, within bounds.
+    """Check that a pair is in ascending order and within bounds.
 
     Raises:
-        OptionError: it is none.
+        OptionError: it is not.
     """
     low, high = value
     if not least <= low <= high <= most:
         bounds = f"low >= {least:g}" if most == math.inf else f"both within {least:g} and {most:g}"
-        raise OptionError(name, "is no such interval", found=tuple(value), allowed=f"(low, high) with low <= high, {bounds}")
+        raise OptionError(name, "is not an interval within bounds", found=tuple(value), allowed=f"(low, high) with low <= high, {bounds}")
     return low, high
 
 
 def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """The size of a square, or what was given.
+    """(height, width) of a size, in which an int is the side of a square.
 
     Raises:
-        OptionError: there is no such size.
+        OptionError: a side is not positive.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
-        raise OptionError("size", "is no size", found=size, allowed="pixels of a square, or (height, width)")
+        raise OptionError("size", "must be positive", found=size, allowed="pixels of a square, or (height, width)")
     return height, width
