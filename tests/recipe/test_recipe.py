@@ -388,9 +388,9 @@ def test_scaled_rates_are_noted_and_stay_as_they_are_written():
         "stages.probe.evaluator.lr_scaling=sqrt",
         "stages.probe.evaluator.batch_size=64",
     )
-    assert [note.partition(",")[0] for note in recipe.notes] == [
-        "stages.pretrain.optimizer.lr: 0.4 is 0.8",
-        "stages.probe.evaluator.optimizer.lr: 0.1 is 0.05",
+    assert [note.partition(" by ")[0] for note in recipe.notes] == [
+        "stages.pretrain.optimizer.lr: 0.4 becomes 0.8",
+        "stages.probe.evaluator.optimizer.lr: 0.1 becomes 0.05",
     ]
     assert recipe.table["stages"]["pretrain"]["optimizer"]["lr"] == 0.4
 

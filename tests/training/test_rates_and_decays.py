@@ -24,7 +24,10 @@ def test_a_scaled_rate_is_said_for_each_optimizer():
     one = TrainingOptions(optimizer=SGD(lr=0.3), lr_scaling="linear", batch_size=512)
     assert one.rate_notes == ["optimizer.lr: 0.3 becomes 0.6 by linear scaling from 256 to 512 images a step"]
     two = TrainingOptions(optimizer={"one": SGD(lr=0.3), "two": AdamW(lr=1e-3)}, lr_scaling="sqrt", batch_size=1024)
-    assert [note.partition(",")[0] for note in two.rate_notes] == ["optimizer.one.lr: 0.3 is 0.6", "optimizer.two.lr: 0.001 is 0.002"]
+    assert [note.partition(" by ")[0] for note in two.rate_notes] == [
+        "optimizer.one.lr: 0.3 becomes 0.6",
+        "optimizer.two.lr: 0.001 becomes 0.002",
+    ]
 
 
 class Recorded(Brightness):
