@@ -320,7 +320,11 @@ def test_data_that_is_missing_is_an_error_of_the_data(data: dict, stages: dict[s
 
 UNFIT = {
     "16 bits": (np.zeros((9, 9), np.uint16), {}, r"0\.png: its pixels are uint16, and no window says .*; set window"),
-    "bands": (np.zeros((9, 9, 4), np.uint8), {"color": "bands", "mean": [0.5] * 3, "std": [0.5] * 3}, "it has 4 channels, and the data says 3"),
+    "bands": (
+        np.zeros((9, 9, 4), np.uint8),
+        {"color": "bands", "mean": [0.5] * 3, "std": [0.5] * 3},
+        "it has 4 channels, and the data says 3",
+    ),
     "skipped": (np.zeros((9, 9), np.uint16), {"on_error": "skip"}, "none of the 2 images can be decoded"),
 }
 
