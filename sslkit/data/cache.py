@@ -14,6 +14,7 @@ from sslkit.contract.images import Dataset, ImageSet, ImageSpec, LabeledData, Sp
 from sslkit.data.arrays import checksum
 from sslkit.data.duplicates import Duplicates, find_duplicates
 from sslkit.data.file_set import FileSet
+from sslkit.data.image_file import naming_files
 from sslkit.data.parallel import map_chunks
 from sslkit.data.validation import (
     same_class,
@@ -70,6 +71,12 @@ class ResidentSet(ImageSet):
     def read(self, indices: Sequence[int]) -> Tensor:
         """Never decodes what is in memory, nor everything for the sake of a few."""
         return in_window(self.read_stored(indices), self.stored.window)
+
+    def try_first(self) -> None:
+        """Decode the first of the files, if there are files, to refuse now what reading them would refuse: most folders are of one kind."""
+        if isinstance(self.source, FileSet):
+            with naming_files():
+                self.source.decode(self.source.files[0])
 
     @cached_property
     def pixels(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride] - read only, and computed late

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 from torch import Tensor
 
 from sslkit.contract.errors import DataError
@@ -24,10 +24,14 @@ MAX_PIXELS = 178_956_970
 
 SKIP = 'set on_error = "skip" in [data]'
 
+_SAMPLES = 277  # the tag of a TIFF file that counts its channels
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 """PIL has many more readers, some of which start programs."""
 
 _DECODER = 'set decoder = "tiff" in [data], which needs tifffile: pip install "sslkit[tiff]"'
+
+_OF_ANY_BANDS = f'where it has more than 3 channels set color = "bands", and {_DECODER}'
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -152,13 +156,16 @@ def open_image(path: Path, file: BinaryIO, max_pixels: int) -> ImageFile.ImageFi
     try:
         image = Image.OPEN[kind][0](file, "")  # of several pictures in one file it shows the first
     except SyntaxError as error:  # PIL's way to say so, with whatever struct or zlib found
+        # Many bands, several channels of 16 bits; the last: more planes than PIL has letters for, in a header that is whole.
         if kind == "TIFF" and any(
-            words in str(error) for words in ("unknown pixel mode", "samples per pixel")
-        ):  # many bands, several channels of 16 bits ...
-            raise UnfitError("it is a TIFF file of a kind that Pillow does not read", _DECODER) from error
+            words in str(error) for words in ("unknown pixel mode", "samples per pixel", "string index out of range")
+        ):
+            raise UnfitError("it is a TIFF file of a kind that Pillow does not read", _OF_ANY_BANDS) from error
         more = ', or of a kind that only decoder = "tiff" reads' if kind == "TIFF" else ""
         raise ValueError(f"damaged {kind} header{more}") from error
     _check_size(path, ImageHeader(image.height, image.width, 0, ""), max_pixels)
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and len(image.getbands()) == 1 and image.tag_v2.get(_SAMPLES, 1) > 2:
+        raise UnfitError("it is a TIFF file of many bands, of which Pillow reads the first", _OF_ANY_BANDS)
     return image
 
 

@@ -72,6 +72,7 @@ class DataStatistics:
         image: size and colour of the canvas, with mean and std as measured on the training images.
         window: the values that become 0 and 1; None: 0 and 255 of uint8.
         suggested: whether the window was not stated, but is the range of the training images' values.
+        gray: whether the images are in files, each of one channel.
         splits: by name; where two splits are the same images, only their labels differ.
         shared: the test images that are also in ``pretrain`` or ``train``, by that name.
     """
@@ -79,6 +80,7 @@ class DataStatistics:
     image: ImageSpec
     window: Window | None
     suggested: bool
+    gray: bool
     splits: Mapping[Split, SplitStatistics]
     shared: Mapping[Split, Repeated]
 
@@ -134,7 +136,8 @@ def measure_data(data: Dataset) -> DataStatistics:
     shared: dict[Split, Repeated] = {
         name: passes["test"].repeats(one) for name, one in distinct.items() if "test" in passes and passes["test"] is not one
     }
-    return DataStatistics(image=image, window=window, suggested=suggested, splits=splits, shared=shared)
+    gray = {num_chs for one in passes.values() for num_chs in one.channels} == {1}
+    return DataStatistics(image=image, window=window, suggested=suggested, gray=gray, splits=splits, shared=shared)
 
 
 def _measurable(data: Dataset) -> Dataset:
@@ -153,6 +156,7 @@ class _Pass:
     high: Tensor
     dtypes: Counter[str] = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    channels: Counter[int] = field(default_factory=Counter)  # of files
     hashes: list[tuple[str, bytes]] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
 
@@ -174,6 +178,7 @@ class _Pass:
         self.low, self.high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
         self.dtypes += other.dtypes
         self.sizes += other.sizes
+        self.channels += other.channels
         self.hashes += other.hashes
         self.broken |= other.broken
 
@@ -225,6 +230,7 @@ def _add_file(found: _Pass, images: FileSet, index: int, window: Window | None) 
     found.add(pixels[None], window, [file.path])
     found.dtypes[_name(pixels)] += 1
     found.sizes[header.height, header.width] += 1
+    found.channels[header.num_chs] += 1
 
 
 def _name(pixels: Tensor) -> str:
@@ -275,7 +281,15 @@ def paste(table: Mapping[str, Any], data: Dataset, found: DataStatistics) -> tup
     source = whole(data)
     if not {"mean", "std"} <= vars(source).keys():
         return dict(table), [*notes, f"{type(source).__name__} has no options mean and std: its own statistics stay"]
-    pasted = {**table, "mean": [_short(value) for value in found.image.mean], "std": [_short(value) or 1.0 for value in found.image.std]}
+    image = found.image
+    if found.gray and image.color == "rgb" and "color" not in table:
+        image = image._replace(color="gray", mean=image.mean[:1], std=image.std[:1])  # its three channels are one
+        notes.append(
+            'all images have one channel, hence color = "gray"; for a network of three channels state color = "rgb" and measure again'
+        )
+    pasted = {**table, "mean": [_short(value) for value in image.mean], "std": [_short(value) or 1.0 for value in image.std]}
+    if image.color != found.image.color:
+        pasted["color"] = image.color
     if found.suggested and found.window is not None:
         pasted["window"] = [_short(value) for value in found.window]
     return pasted, notes

@@ -3,15 +3,23 @@
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import pairwise, zip_longest
+from contextlib import suppress
+from dataclasses import MISSING, fields
+from itertools import pairwise, product, zip_longest
 from typing import Any, NamedTuple
 
+from sslkit.contract.errors import OptionError
 from sslkit.recipe.stages import StageKey, parse_key
 from sslkit.report.metrics import duration, parse_metric
-from sslkit.report.run_folder import RunFolder
+from sslkit.report.run_folder import RunFolder, StageFolder
 from sslkit.report.table import Cell, Column, Layout, Table, cells
 from sslkit.run.results import Row
+from sslkit.storage.identity import plain
 from sslkit.storage.json_files import SavedArtifact
+from sslkit.views.presets import PRESETS
+from sslkit.views.view import OPTIONS, View
+
+_VIEW = f"{View.__module__}:{View.__qualname__}"
 
 _ENVIRONMENT = {
     "platform": "platform",
@@ -33,19 +41,13 @@ def facts_table(run: RunFolder) -> Table:
     identities = [stage.artifact.identity for stage in run.stages]
     tasks = [_described(identity.task.cls, identity.task.model_extra) for identity in identities if identity.task]
     backbones = [_described(identity.backbone.spec, identity.backbone.options) for identity in identities if identity.backbone]
-    images = [
-        f"{count:,} {use}"
-        for stage in finished
-        for count, use in ((stage.artifact.num_images, "to train on"), (stage.artifact.num_test_images, "held out"))
-        if count
-    ]
     seconds = defaultdict[str, float](float)
     for stage in finished:
         seconds[stage.artifact.device] += stage.artifact.seconds
     speeds = [(stage.key, stage.throughput) for stage in finished if stage.pretrains]
     facts = {
         "data": "; ".join(_data(run.recipe)),
-        "images": ", ".join(dict.fromkeys(images)),
+        "images": ", ".join(_images(finished)),
         "pretext task": "; ".join(dict.fromkeys(tasks)),
         "backbone": "; ".join(dict.fromkeys(backbones)),
         "learning rate": "; ".join(f"{stage.key}.{rate}" for stage in finished for rate in stage.artifact.scaled_rates),
@@ -76,6 +78,17 @@ def _data(recipe: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(stage, Mapping) and "data" in stage:
             own.setdefault(described(stage["data"]), []).append(str(name))
     yield from (f"{', '.join(names)}: {data}" for data, names in own.items())
+
+
+def _images(stages: Sequence[StageFolder]) -> Iterator[str]:
+    """How many images the stages were given, with their names where they differ: ``90 (pretrain), 60 (probe) to train on``."""
+    for use in ("to train on", "held out"):
+        names: dict[int, dict[str, None]] = {}
+        for stage in stages:
+            if count := stage.artifact.num_images if use == "to train on" else stage.artifact.num_test_images:
+                names.setdefault(count, {})[parse_key(stage.key).name] = None
+        if names:
+            yield ", ".join(f"{count:,}" + (f" ({', '.join(each)})" if len(names) > 1 else "") for count, each in names.items()) + f" {use}"
 
 
 def _parts(artifact: SavedArtifact) -> list[str]:
@@ -272,6 +285,30 @@ def _described(name: Any, options: Mapping[str, Any] | None) -> str:
 
 
 def _toml(value: Any) -> str:
+    """As a recipe says it, in one line."""
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        if value.get("class") == _VIEW and isinstance(value.get("options"), Mapping):
+            return _toml(_view(value, value["options"]))
+        named = {"name": str(value["class"]).rpartition(":")[2]} if "class" in value else {}
+        entries = {**named, **{key: entry for key, entry in value.items() if key != "class" and entry is not None}}
+        return f"{{ {', '.join(f'{key} = {_toml(entry)}' for key, entry in entries.items())} }}" if entries else "{}"
     return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _view(saved: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """What a recipe says of a view: a preset, of another size perhaps, or its functions with what differs from their defaults."""
+    functions = {str(name): given for name, given in options.items() if isinstance(given, Mapping)}
+    sizes = (tuple(size) if isinstance(size := given["size"], list) else size for given in functions.values() if "size" in given)
+    for name, size in product(PRESETS, (None, next(sizes, None))):
+        with suppress(OptionError, TypeError, ValueError):  # a file may say anything
+            if plain(View(name, size=size)) == saved:
+                return name if size is None else {"name": name, "size": plain(size)}
+    shown = {}
+    for name, given in functions.items():
+        defaults = (
+            {each.name: plain(each.default) for each in fields(OPTIONS[name]) if each.default is not MISSING} if name in OPTIONS else {}
+        )
+        shown[name] = {key: value for key, value in given.items() if key != "class" and (key not in defaults or value != defaults[key])}
+    return shown

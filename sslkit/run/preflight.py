@@ -36,7 +36,8 @@ T = TypeVar("T")
 
 
 def check(recipe: Recipe, data: OpenedDataset) -> None:
-    """Check every stage against its backbone and the data, which is downloaded if it has to be. Reads labels and counts, no pixels.
+    """Check every stage against its backbone and the data, which is downloaded if it has to be. Reads labels and counts, and of
+    image files the first of each split; no other pixels.
 
     Raises:
         RecipeError: starts with the dotted path of the option at fault.
@@ -101,13 +102,14 @@ class Preflight:
         self._failures: dict[str, Exception] = {}  # many networks refuse the meta device: they are not asked again
 
     def read_data(self) -> None:
-        """Load the splits that the stages will read."""
+        """Load the splits that the stages will read; of files the first is decoded."""
         for data, stages in reads(self._recipe, self._data):
             labelled = [isinstance(stage, EvaluateStage) and stage.evaluator.needs_labels for stage in stages]
             splits: tuple[Split, ...] = (*(() if all(labelled) else ("pretrain",)), *(("train",) if any(labelled) else ()), "test")
             for split in splits:
                 with located(data_path(stages[0])), explaining_breakdown(f"reading the {split} images", torch.device("cpu")):
-                    data.load(split)
+                    if (images := data.load(split)) is not None:
+                        images.try_first()
 
     def check_device(self, stage: Stage) -> None:
         """Refuse a device that this machine does not have."""

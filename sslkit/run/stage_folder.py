@@ -250,7 +250,7 @@ class StageFolder:
             **({} if backbone is None else {"backbone": describe_backbone(backbone, self._record)}),
             **outcome.facts,
             "skipped_files": list(self._skipped),
-            "seconds": round(seconds, 3),
+            "seconds": round(seconds + _seconds_before(self._artifact), 3),
             "device": describe_device(self.context.device),
             "finished": timestamp(),
             "environments": self._environments,
@@ -273,6 +273,11 @@ class StageFolder:
             load_weights(trained, path)
             trained.eval()
         return StageResult(dict(self._artifact["metrics"]), trained, self._folder, self._fingerprint)
+
+
+def _seconds_before(artifact: Mapping[str, Any]) -> float:
+    """Of the parts of a training that this one continues; each part's seconds include those of the parts before it, as its epochs do."""
+    return max((part.get("seconds", 0.0) for part in artifact.get(EXTENDED, [])), default=0.0)
 
 
 def _remove_checkpoints(folder: Path, *, keep_last: bool = False) -> None:

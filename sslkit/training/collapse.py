@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sslkit.contract.backbone import Backbone
-from sslkit.contract.errors import BackboneError
+from sslkit.contract.errors import BackboneError, RunInterruptedError
 from sslkit.contract.evaluator import RunContext
 from sslkit.contract.events import FeaturesMeasured, Notice
 from sslkit.contract.images import Batch
@@ -103,7 +103,7 @@ class FeatureWatch:
         return frozenset() if self._watched is None else self._watched.epochs
 
     def measure_quality(self) -> None:
-        """Measure what is exported."""
+        """Measure what is exported; a ``RunInterruptedError`` says after how many steps the user asked to stop."""
         assert self._watched is not None
         try:
             with global_seed(0, self._context.device):
@@ -112,6 +112,8 @@ class FeatureWatch:
             self._watched = Watched()
             self._notify(f"the quality of the features is not measured ({error})")
             return
+        except RunInterruptedError:  # while features were computed, of which a user who pretrains knows nothing
+            raise RunInterruptedError(f"stopped in stage {self._context.stage!r} after {self._state.step} steps") from None
         self._tell({f"quality.{name}": value for name, value in metrics.items()})
 
     def _notify(self, message: str) -> None:

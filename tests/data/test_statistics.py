@@ -102,6 +102,23 @@ def test_a_window_is_suggested_and_then_confirmed(tmp_path, dtype):
     assert narrow.image.std == pytest.approx([clamped.std()], rel=1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_gray_is_proposed_where_every_image_has_one_channel(tmp_path, dtype):
+    values = RNG.integers(0, 250, (4, 7, 7)).astype(dtype)
+    for index, image in enumerate(values):
+        write(tmp_path / f"{index}.png", image)
+    table: dict[str, object] = {"name": "image_folder", "root": str(tmp_path), "image_size": 7}
+    data = ImageFolder(root=str(tmp_path), image_size=7)
+    pasted, notes = paste(table, data, measure_data(data))
+    assert (pasted["color"], len(pasted["mean"]), len(pasted["std"])) == ("gray", 1, 1)
+    assert sum('hence color = "gray"' in note for note in notes) == 1
+    again = ImageFolder(**{key: value for key, value in pasted.items() if key != "name"})
+    assert measure_data(again).image.mean == pytest.approx(pasted["mean"], rel=1e-5)
+    assert len(paste({**table, "color": "rgb"}, data, measure_data(data))[0]["mean"]) == 3, "as it is stated"
+    write(tmp_path / "color.png", np.zeros((7, 7, 3), np.uint8))
+    assert "color" not in paste(table, data, measure_data(data))[0]
+
+
 def test_arrays_and_digits():
     bands = RNG.integers(0, 256, (9, 5, 6, 6), dtype=np.uint8)
     found = measure_data(Arrays(train_images=bands, test_images=bands[:2]))

@@ -1,8 +1,13 @@
+import tomllib
 from pathlib import Path
+
+import pytest
 
 from sslkit.report.run_folder import RunFolder, read_run
 from sslkit.report.run_tables import environment_table, facts_table, margins_table, pivot_tables, results_table, stages_table
 from sslkit.report.table import Table
+from sslkit.storage.identity import plain
+from sslkit.views.view import View, functions_of
 from tests.report.run_folders import ENVIRONMENT, HASH, MakeRun, train_line
 
 STAGES = {"pretrain": {"pretext_loss": 0.25, "pretext_top1": 93.456}, "probe": {"conv2.top1": 90.504}, "finetune": {"conv4.top1": 92.0}}
@@ -43,6 +48,40 @@ def test_what_was_run(run_of: MakeRun, tmp_path: Path):
         "commit": "0123456789ab-dirty",
         "folder": str(tmp_path),
     }
+
+
+VIEWS: dict[str, tuple[View, str]] = {
+    "preset": (View("simclr"), '"simclr"'),
+    "sized": (View("simclr", size=32), '{ name = "simclr", size = 32 }'),
+    "rectangle": (View("simclr", size=(32, 48)), '{ name = "simclr", size = [32, 48] }'),
+    "functions": (
+        View(random_resized_crop={"size": 32, "scale": (0.2, 1.0)}, horizontal_flip={}),
+        "{ random_resized_crop = { size = 32, scale = [0.2, 1] }, horizontal_flip = {} }",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view_is_shown_as_a_recipe_says_it(run_of: MakeRun, name: str):
+    view, text = VIEWS[name]
+    table = tomllib.loads(f"view = {text}")
+    assert View(**functions_of(table["view"])) == view, "what is shown can be pasted"
+    task = {"class": "mine:Mine", "view": plain(view), "views": [plain(view)], "optimizer": {"class": "mine:Fast", "lr": 0.5, "eps": None}}
+    shown = facts(facts_table(run_of(STAGES, artifacts={"pretrain": {"identity": {"task": task}}})))["pretext task"]
+    assert shown == f'Mine, view = {text}, views = [{text}], optimizer = {{ name = "Fast", lr = 0.5 }}'
+
+
+@pytest.mark.parametrize("options", [{}, {"odd": 1, "mine": {}, "resize": {"size": "x"}}, {"resize": {"size": [1, [2]]}}, "none"])
+def test_a_view_that_is_none_is_shown_all_the_same(run_of: MakeRun, options: object):
+    task = {"class": "mine:Mine", "view": {"class": "sslkit.views.view:View", "functions": 3, "options": options}}
+    assert "view = {" in facts(facts_table(run_of(STAGES, artifacts={"pretrain": {"identity": {"task": task}}})))["pretext task"]
+
+
+def test_images_are_those_of_stages_by_name_where_they_differ(run_of: MakeRun):
+    artifacts = {"pretrain": {"num_images": 90, "num_test_images": 0}, "probe": {"num_images": 60, "num_test_images": 20}}
+    artifacts["finetune"] = artifacts["probe"]
+    shown = facts(facts_table(run_of(STAGES, artifacts=artifacts)))["images"]
+    assert shown == "90 (pretrain), 60 (probe, finetune) to train on, 20 held out"
 
 
 def test_what_is_not_known_is_not_reported(tmp_path: Path):

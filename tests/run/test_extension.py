@@ -14,6 +14,7 @@ from sslkit import (
     DivergedError,
     RunInterruptedError,
     Schedule,
+    StageEnd,
     StageSkipped,
     TrainingOptions,
     load_recipe,
@@ -91,11 +92,19 @@ def test_with_a_constant_rate_it_ends_with_the_bits_of_a_longer_run(runs: Runs):
     ]
     (part,) = after["extended"]
     assert (part["epochs"], part["status"], part["metrics"]) == (1, "finished", before["metrics"])
+    (ended,) = [event.seconds for event in seen.events if isinstance(event, StageEnd) and event.stage == "pretrain"]
+    assert after["seconds"] == pytest.approx(before["seconds"] + ended, abs=0.002), "of both parts"
     assert after["fingerprint"] not in (before["fingerprint"], runs.extended("long")["fingerprint"]), "it is not taken for either"
     assert runs.extended("short", "probe")["identity"]["backbone"]["weights"] == after["fingerprint"]
     for options in ({}, {"extend": True}):
         assert runs("short", CONSTANT, LONGER, **options).stages(StageSkipped) == ["pretrain", "probe"], "started again, it is finished"
     assert "pretrain: 1 + 2 epochs" in facts_table(read_run(runs.folder / "short")).markdown()
+
+    again = runs("short", CONSTANT, "stages.pretrain.epochs=4", extend=True)
+    assert again.stages(StageEnd) == ["pretrain", "probe"]
+    third = runs.extended("short")
+    (ended,) = [event.seconds for event in again.events if isinstance(event, StageEnd) and event.stage == "pretrain"]
+    assert third["seconds"] == pytest.approx(after["seconds"] + ended, abs=0.002), "of all three"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import sslkit_rotnet
@@ -16,6 +19,7 @@ from sslkit import (
     Dataset,
     Digits,
     FineTune,
+    ImageFolder,
     ImageSet,
     ImageSpec,
     LinearProbe,
@@ -125,7 +129,7 @@ CATALOG = Catalog.of(
     optimizers={"weighing": Weighing},
     pretext_tasks={"rotation": Rotation, "mae": MAE, "colorization": Colorization, "rotnet": sslkit_rotnet.RotNet},
     backbones={"tiny": TinyConv, "tokens": TinyTokens, "nin": NIN, "fetching": Fetching, "reading": Reading},
-    datasets={"somewhere": Somewhere, "digits": Digits},
+    datasets={"somewhere": Somewhere, "digits": Digits, "image_folder": ImageFolder},
     schedules={"sinking": Sinking},
     evaluators={"linear_probe": LinearProbe, "mlp_probe": MLPProbe, "finetune": FineTune, "semi_supervised": SemiSupervised},
 )
@@ -312,6 +316,42 @@ def test_a_device_that_is_not_there_is_named_where_it_is_written(top: dict, own:
 def test_data_that_is_missing_is_an_error_of_the_data(data: dict, stages: dict[str, Any], message: str):
     with pytest.raises(DataError, match=f"^{message}"):
         check_recipe(recipe(stages, data={"name": "somewhere", **data}))
+
+
+UNFIT = {
+    "16 bits": (np.zeros((9, 9), np.uint16), {}, r"0\.png: its pixels are uint16, and no window says .*; set window"),
+    "bands": (
+        np.zeros((9, 9, 4), np.uint8),
+        {"color": "bands", "mean": [0.5] * 3, "std": [0.5] * 3},
+        "it has 4 channels, and the data says 3",
+    ),
+    "skipped": (np.zeros((9, 9), np.uint16), {"on_error": "skip"}, "none of the 2 images can be decoded"),
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_files_that_no_run_could_read_are_refused_by_the_first_of_each_split(tmp_path: Path, kind: str, split: str):
+    values, options, message = UNFIT[kind]
+    num_chs = len(options.get("mean", "rgb"))
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            good = np.zeros((9, 9, num_chs), np.uint8)
+            Image.fromarray(values if name == split else good).save(tmp_path / name / f"{index}.png")
+    data = {"name": "image_folder", "root": str(tmp_path), "image_size": 8, **options}
+    with pytest.raises(DataError, match=message):
+        check_recipe(recipe({"pretrain": pretrain()}, data=data))
+
+
+def test_a_file_that_is_left_out_hides_no_others(tmp_path: Path):
+    (tmp_path / "0.png").write_bytes(b"damaged")
+    for index in range(1, 9):
+        Image.new("RGB", (9, 9)).save(tmp_path / f"{index}.png")
+    data = {"name": "image_folder", "root": str(tmp_path), "image_size": 8, "on_error": "skip"}
+    assert check_recipe(recipe({"pretrain": pretrain()}, data=data)) == ""
+    with pytest.raises(DataError, match=r"0\.png cannot be decoded"):
+        check_recipe(recipe({"pretrain": pretrain()}, data=data | {"on_error": "stop"}))
 
 
 def test_pretraining_needs_no_labels():

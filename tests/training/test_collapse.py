@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sslkit import (
     SGD,
+    Backbone,
     BackboneError,
     Constant,
     Event,
@@ -19,6 +20,7 @@ from sslkit import (
     RunInterruptedError,
     StepEnd,
     TrainingOptions,
+    extract_features,
     fit,
 )
 from sslkit.data.loader import Loader
@@ -220,6 +222,35 @@ def test_a_resumed_fit_measures_and_says_the_same(stops: list[int], tmp_path: Pa
     assert messages(parts) == messages(whole)
     found = [{event.step: event.metrics for event in events if isinstance(event, FeaturesMeasured)} for events in (parts, whole)]
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("epoch", "steps"), [(0, 0), (1, 2), (2, 4)])
+def test_who_stops_while_quality_is_measured_is_told_the_steps_and_loses_none(epoch: int, steps: int, tmp_path: Path):
+    loader = Loader(tiny_images(64), batch_size=32, device=CPU)
+    training = TrainingOptions(epochs=2, batch_size=32, optimizer=SLOW, schedule=Constant())
+    measured: list[int] = []
+
+    def quality(backbone: Backbone) -> dict[str, float]:
+        measured.append(epoch)
+        extract_features(backbone, loader, backbone.layer_names[-1:], None, should_stop=lambda: len(measured) == 1)
+        return {}
+
+    def once(folder: Path, watched: Watched | None) -> str:
+        with global_seed(0):
+            objective = SimSiam()
+        fit(objective, loader, None, training, make_context(folder=folder, emit=events.append), watched=watched)
+        return state_hash(objective)
+
+    events: list[Event] = []
+    folders = [tmp_path / name for name in ("stopped", "whole")]
+    for folder in folders:
+        folder.mkdir()
+    with pytest.raises(RunInterruptedError, match=f"^stopped in stage 'pretrain' after {steps} steps$"):
+        once(folders[0], Watched(frozenset({epoch}), quality))
+    before = len([event for event in events if isinstance(event, StepEnd)])
+    resumed = once(folders[0], Watched(frozenset({epoch}), quality))
+    assert (before, len([event for event in events if isinstance(event, StepEnd)])) == (steps, 4)
+    assert resumed == once(folders[1], None)
 
 
 # ------------------------------------------------------------------------------------------------------------------ faulty plugins

@@ -15,6 +15,7 @@ from sslkit import Catalog, DataError, ImageDecoder, ImageFolder, ImageHeader, O
 from sslkit.contract.images import Dataset
 from sslkit.data.cache import OpenedDataset
 from sslkit.data.loader import Loader
+from sslkit.data.statistics import measure_data
 from sslkit.recipe.build import build
 from sslkit_tiff import Tiff, decoder
 
@@ -121,6 +122,23 @@ def test_what_pillow_does_not_read_names_the_decoder(folder, shape, dtype, optio
         ImageFolder(root=str(folder), **{**BANDS, "decoder": None}).load("train").read([0])  # pyright: ignore[reportOptionalMemberAccess]
     assert str(error.value).startswith(f"{folder}/train/a/0.tif: ")
     assert str(error.value).endswith('set decoder = "tiff" in [data], which needs tifffile: pip install "sslkit[tiff]"')
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((12, 10, 13), {"planarconfig": "contig"}),
+        ((13, 12, 10), {"planarconfig": "separate"}),
+        ((13, 12, 10), {"planarconfig": "separate", "compression": "deflate"}),  # Pillow would read the first plane as gray
+    ],
+)
+def test_bands_are_neither_damaged_nor_gray(tmp_path, shape, options, dtype):
+    tifffile.imwrite(tmp_path / "0.tif", numbers(*shape, dtype=dtype), photometric="minisblack", **options)
+    with pytest.raises(DataError) as error:
+        measure_data(ImageFolder(root=str(tmp_path), image_size=8))
+    assert "(damaged" not in str(error.value)
+    assert 'set color = "bands", and set decoder = "tiff" in [data]' in str(error.value)
 
 
 @pytest.mark.parametrize(
