@@ -265,6 +265,18 @@ def test_of_several_networks_in_a_file_one_is_chosen(tmp_path: Path):
     )
 
 
+def test_a_few_names_that_fit_by_chance_are_no_network(tmp_path: Path):
+    first, second, *_ = [name for name in state() if "num_batches" not in name]
+    save_file({f"{who}.{first}": torch.zeros(3) for who in ("one", "two")}, tmp_path / "w.safetensors")
+    message = refusal(ArtifactError, fit_weights, Source(path=tmp_path / "w.safetensors"), nin())
+    assert "does not fit NIN (missing: " in message
+    assert f"other shape: {first} (3 where " in message
+    half = {f"half.{name}": torch.zeros(3) for name in state()}  # the names alone
+    save_file(half | {f"whole.{name}": tensor for name, tensor in state().items()}, tmp_path / "w.safetensors")
+    fitted = fit_weights(Source(path=tmp_path / "w.safetensors"), nin())
+    assert torch.equal(fitted.tensors[second], state()[second])
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"\x80\x02}q\x00.", b"PK\x03\x04" + b"\0" * 60, b"\xff" * 8 + b"{}", (2).to_bytes(8, "little") + b"[]"]
 )
