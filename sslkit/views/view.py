@@ -168,7 +168,8 @@ class View:
             try:
                 shape = options.function.draw(shape, **vars(options), **generator).shape(shape)
             except OptionError as error:
-                raise OptionError(f"{name}.{error.option}", error.detail) from error
+                where = name if error.option == name else f"{name}.{error.option}"  # of the images, not of an option
+                raise OptionError(where, error.detail) from error
         return shape.height, shape.width
 
     def __hash__(self) -> int:
