@@ -330,9 +330,17 @@ def test_nothing_is_injected_into_the_page(tmp_path: Path):
 # ------------------------------------------------------------------------------------------------------------------- paths
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "..", "quickstart/../../x", "a\\b"])
+@pytest.mark.parametrize("name", ["../x", "..", "quickstart/../../x", "a\\b"])
 def test_a_bundled_recipe_is_not_looked_for_elsewhere(name: str, tmp_path: Path, sslkit_command: Callable[..., Any]):
     printed = sslkit_command("recipes", "copy", name)
     assert printed.code == 2
     assert re.match(r"error: .*: (no such file|is a folder), and no bundled recipe of this name; allowed: ", printed.err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_recipe_is_not_copied(tmp_path: Path, sslkit_command: Callable[..., Any]):
+    printed = sslkit_command("recipes", "copy", "/etc/passwd")
+    assert printed.code == 2
+    assert printed.err.startswith("error: /etc/passwd: not valid TOML (")
+    assert "root" not in printed.err
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe
 from sslkit.recipe.stages import PretrainStage
 from sslkit.run.environment import describe_environment
-from sslkit.run.networks import data_of, open_data
+from sslkit.run.networks import data_of, open_data, seen_by
 from sslkit.run.preflight import Preflight
 from sslkit.storage.json_files import write_json
 
@@ -95,7 +95,7 @@ def audit_recipe(
 def _audit_stage(stage: PretrainStage, data: OpenedDataset, options: AuditOptions, observers: tuple[Observer, ...]) -> tuple[Finding, ...]:
     small = small_backbone(load_catalog())
     with torch.device("meta"):
-        capabilities = small.build(stage.task.image_spec(data.image())).capabilities
+        capabilities = small.build(seen_by(stage.task, data.image())).capabilities
     try:
         return audit_task(
             stage.task,

@@ -24,7 +24,7 @@ from sslkit.data.arrays import ArraySet
 from sslkit.data.cache import OpenedDataset
 from sslkit.data.loader import Loader
 from sslkit.recipe.describe import BackboneOptions, build_backbone_options
-from sslkit.run.networks import check_pretraining
+from sslkit.run.networks import check_pretraining, seen_by
 from sslkit.run.stages import pretraining_images
 from sslkit.training.device import configured, explaining_breakdown
 from sslkit.training.fit import fit
@@ -152,7 +152,7 @@ def _audit(
     """One source: untrained network, images, training, measurement, statistics."""
     started, who, image = time.perf_counter(), type(task).__name__, data.image()
     with global_seed(derive_seed(context.seed, context.stage)):  # the same network for every source
-        backbone = build(task.image_spec(image))
+        backbone = build(seen_by(task, image))
         check_pretraining(task, backbone, data)
         objective = task.build_objective(backbone, DataInfo(image, num_images))
     _require_classes(objective.heldout_phase is not None and bool(objective.classes), who)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Self-supervised learning from recipes: pretrain, probe, fine-tune, few labels.", no_args_is_help=True, add_completion=False
 )
-recipes_app = typer.Typer(help="List the bundled recipes, or copy one to own.", invoke_without_command=True)
+recipes_app = typer.Typer(help="List the bundled recipes, or copy a recipe, bundled or a file.", invoke_without_command=True)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app := typer.Typer(help="Look at data before anything is trained.", no_args_is_help=True), name="data")
 
@@ -212,10 +212,10 @@ def recipes(context: typer.Context) -> None:
 
 @recipes_app.command("copy")
 def copy(
-    name: Annotated[str, typer.Argument(help="The recipe's name.")],
+    name: Annotated[str, typer.Argument(help="The name of a bundled recipe, or a recipe's file.")],
     target: Annotated[Path, typer.Argument(help="A folder, or the new file.")] = Path(),
 ) -> None:
-    """Copy a bundled recipe to a file of your own."""
+    """Copy a recipe, with all that it extends, to a file of your own; paths of weights in it stay valid."""
     with _errors() as out:
         from sslkit.recipe.toml import copy_recipe
 

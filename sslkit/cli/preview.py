@@ -32,7 +32,7 @@ from sslkit.report.pictures.views import (
     viewing_stages,
     views_sheet,
 )
-from sslkit.run.networks import open_data
+from sslkit.run.networks import open_data, seen_by
 from sslkit.run.preflight import Preflight
 from sslkit.run.stages import pretraining_images
 from sslkit.views.view import View
@@ -181,7 +181,7 @@ def _task_sheet(what: str, settings: Sequence[str], data: str | None, num_images
 def _views(task: PretextTask, dataset: Dataset, num_images: int, catalog: Catalog) -> Views:
     images = pretraining_images(OpenedDataset(dataset))
     for table in _BACKBONES:
-        backbone = build_backbone_options(table, "backbone", catalog).build(task.image_spec(images.image))
+        backbone = build_backbone_options(table, "backbone", catalog).build(seen_by(task, images.image))
         if task.requires <= backbone.capabilities:
             return make_views(task, backbone, images, num_images=num_images, seed=0)
     needed = ", ".join(sorted(task.requires))

@@ -48,7 +48,7 @@ class OptionError(SslkitError, ValueError):
     """
 
     def __init__(self, option: str, problem: str, *, found: object = _NOTHING, allowed: str | Iterable[str] = "", fix: str = "") -> None:
-        super().__init__(f"{option}: {problem}", found=found, allowed=allowed, fix=fix)
+        super().__init__(f"{option}: {problem}" if option else problem, found=found, allowed=allowed, fix=fix)
         self.option = option
         self.detail = str(self).removeprefix(f"{option}: ")
 

@@ -161,5 +161,5 @@ def _schema_of_views(definitions: dict[str, Any]) -> dict[str, Any]:
     size = {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}]}
     changes = {name: {"anyOf": [{**table, "required": []}, {"const": False}]} for name, table in own.items()}
     preset = {"type": "object", "properties": {"name": {"enum": [*PRESETS]}, "size": size, **changes}, "required": ["name"]}
-    functions = {"type": "object", "properties": own}
+    functions = {"type": "object", "properties": own, "minProperties": 1}
     return {"anyOf": [{"enum": [*PRESETS]}, *({**table, "additionalProperties": False} for table in (preset, functions))]}

@@ -28,6 +28,9 @@ AS_BUILT = "backbone"
 BEGINNINGS = (RANDOM, AS_BUILT)
 """The weights that no earlier stage, run or file provides."""
 
+OUTSIDE = ("run:PATH#stage", "file:PATH")
+"""The weights that a run or a file provides, as messages say it."""
+
 EACH = "each"
 """``<stage>@each``: every snapshot of a stage, one after the other."""
 
@@ -133,7 +136,8 @@ class StageParser:
             given = build_keys(EVALUATE_KEYS, table, path, self._catalog, fixes)
             stage = partial(EvaluateStage, evaluator=given["evaluator"])
             if "weights" not in table:
-                raise RecipeError(f"{path}.weights: missing; required", fix='name an earlier stage, "random" or "backbone"')
+                fix = 'name an earlier stage, "random", "backbone", "run:PATH#stage" or "file:PATH"'
+                raise RecipeError(f"{path}.weights: missing; required", fix=fix)
         with refusing(path):
             runtime = construct(Runtime, (), self._runtime | {key: value for key, value in given.items() if key in RUNTIME_KEYS})
         weights, snapshots = self._weights(name, given.get("weights", RANDOM))
@@ -163,14 +167,14 @@ class StageParser:
         if not isinstance(stage, str) or stage not in tables:
             known = [*earlier, *BEGINNINGS]
             fix = did_you_mean(str(stage), known) or ("for a file write 'file:PATH'" if re.search(r"[/\\.]", str(weights)) else "")
-            raise RecipeError(f"{path}: no such stage", found=weights, allowed=known, fix=fix)
+            raise RecipeError(f"{path}: no such stage", found=weights, allowed=[*known, *OUTSIDE], fix=fix)
         if stage not in earlier:
             if cycle := find_cycle(name, tables):
                 raise RecipeError(f"{path}: stages wait for each other in a cycle", found=" -> ".join(cycle))
             raise RecipeError(f"{path}: must be an earlier stage", found=weights, fix=f"move [stages.{stage}] above [stages.{name}]")
         if not _leaves_backbone(earlier[stage]):
             exporting = [stage.name for stage in earlier.values() if _leaves_backbone(stage)]
-            raise RecipeError(f"{path}: that stage leaves no backbone", found=weights, allowed=[*exporting, *BEGINNINGS])
+            raise RecipeError(f"{path}: that stage leaves no backbone", found=weights, allowed=[*exporting, *BEGINNINGS, *OUTSIDE])
         kept = begun.snapshot_epochs if isinstance(begun := earlier[stage], PretrainStage) else ()
         if not at or (snapshot == EACH and kept):
             return stage, kept if at else (None,)

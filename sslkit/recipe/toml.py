@@ -5,6 +5,7 @@ import copy
 import functools
 import itertools
 import operator
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -231,18 +232,20 @@ def _merged(base: Any, value: Any, path: str) -> Any:
 
 
 def copy_recipe(name: str, target: Path) -> Path:
-    """Copy a bundled recipe into a folder, or to a new file, which is returned: ``mine.toml`` holds a recipe of the name ``mine``. What it
-    extends is written into it. An existing file is refused.
+    """Copy a bundled recipe, or a file, into a folder, or to a new file, which is returned: ``mine.toml`` holds a recipe of the name
+    ``mine``. What it extends is written into it, and weights at a path relative to the old file are still found. An existing file is refused.
     """
-    source = find_bundled(name)
-    path = target / source.path.name if target.is_dir() else target
-    text = source.path.read_text(encoding="utf-8")
-    if "extends" in parse_table(text, name):
-        head = "".join(line for line in itertools.takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
-        text = f"{head}\n{tomli_w.dumps(read_recipe(source.path)[0])}"
-    text = text.replace(f"sslkit run recipes/{source.path.name}", f"sslkit run {path.name}")
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", path.stem):
-        text = text.replace(f'\nname = "{source.name}"\n', f'\nname = "{path.stem}"\n')
+    source = Path(name) if os.path.isfile(name) else find_bundled(name).path  # noqa: PTH113 - as in find_recipe
+    path = target / source.name if target.is_dir() else target
+    text, (table, files) = read_text(source), read_recipe(source)
+    moved = path.parent.resolve() != source.parent.resolve()
+    if len(files) > 1 or (moved and parse_table(text, str(source)) != table):  # as it is written it would not mean the same there
+        head = "".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
+        text = f"{head}\n{tomli_w.dumps(table)}".lstrip("\n")
+    text = text.replace(f"sslkit run recipes/{source.name}", f"sslkit run {path.name}")
+    if path.stem != source.stem and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", path.stem):
+        top, tables, rest = text.partition("\n[")
+        text = re.sub(r"""(?m)^name *= *("[^"\n]*"|'[^'\n]*')""", f'name = "{path.stem}"', top, count=1) + tables + rest
     if path.exists():
         raise RecipeError(f"{path}: exists already", fix="name another file, or remove it")
     try:

@@ -10,6 +10,7 @@ import torch
 from sslkit.contract.backbone import Backbone
 from sslkit.contract.blame import blaming
 from sslkit.contract.errors import ArtifactError, BackboneError, DataError, OptionError, PluginError, RecipeError
+from sslkit.contract.evaluator import Evaluator
 from sslkit.contract.images import Dataset, ImageSpec
 from sslkit.contract.objective import PretextTask
 from sslkit.data.cache import OpenedDataset
@@ -65,9 +66,20 @@ def backbone_image(recipe: Recipe, stage: Stage, data: ImageSpec) -> ImageSpec:
     data = data if stage.data is None else stage.data.image()
     if not isinstance(stage, PretrainStage):
         with located(f"stages.{stage.name}.evaluator"):
-            return stage.evaluator.image_spec(data)
+            return seen_by(stage.evaluator, data)
     with located(f"stages.{stage.name}.task"):
-        return stage.task.image_spec(data)
+        return seen_by(stage.task, data)
+
+
+def seen_by(options: PretextTask | Evaluator, image: ImageSpec) -> ImageSpec:
+    """The images that a task or an evaluator asks for a network of, where the data's are ``image``.
+
+    Raises:
+        OptionError: one of its views, which is named, cannot be made of these.
+    """
+    for option, view in views_of(options):
+        view.check(image, option)
+    return options.image_spec(image)
 
 
 def untrained(options: BackboneOptions, image: ImageSpec, seed: int) -> Backbone:
@@ -123,9 +135,7 @@ def check_pretraining(task: PretextTask, backbone: Backbone, data: Dataset) -> N
     """
     check_requirements(task.requires, backbone, type(task).__name__)
     images = data.image()
-    for option, view in views_of(task):
-        view.check(images, option)
-    wanted = task.image_spec(images)
+    wanted = seen_by(task, images)
     kinds = [(image.color, image.num_chs) for image in (wanted, backbone.image, images)]
     if kinds[0] not in kinds[1:]:  # a task that takes images as they come takes converted ones too
         raise BackboneError(

@@ -23,6 +23,7 @@ from sslkit.run.networks import (
     located,
     open_data,
     reads,
+    seen_by,
 )
 from sslkit.run.stages import evaluation_data, pretraining_images
 from sslkit.run.weights_file import fit_weights
@@ -30,7 +31,6 @@ from sslkit.training.device import explaining_breakdown
 from sslkit.training.handover import check_objective, check_schedule
 from sslkit.training.phase_optimizers import build_optimizers
 from sslkit.training.seeds import global_seed
-from sslkit.views.view import views_of
 
 T = TypeVar("T")
 
@@ -122,7 +122,7 @@ class Preflight:
         backbone, data = _on_meta_or_cpu(partial(self._built, stage)), data_of(stage, self._data)
         path = f"stages.{stage.name}.{'task' if isinstance(stage, PretrainStage) else 'evaluator'}"
         with located(path):  # what the network sees, which views may make smaller than the data's images
-            seen = (stage.task if isinstance(stage, PretrainStage) else stage.evaluator).image_spec(data.image())
+            seen = seen_by(stage.task if isinstance(stage, PretrainStage) else stage.evaluator, data.image())
         with located(data_path(stage)):
             _on_meta_or_cpu(lambda device: check_images(seen, self._built(stage, device)))
         if stage.source is not None and stage.source.image is None:
@@ -133,8 +133,6 @@ class Preflight:
                 check_pretraining(stage.task, backbone, data)
             else:
                 check_requirements(stage.evaluator.requires, backbone, type(stage.evaluator).__name__)
-                for option, view in views_of(stage.evaluator):
-                    view.check(data.image(), option)
 
     def check_data(self, stage: Stage) -> None:
         """Compare a stage's options with the number of images and labels there are."""

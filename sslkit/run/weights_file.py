@@ -61,7 +61,7 @@ def fit_weights(source: Source, network: nn.Module) -> FittedWeights:
     renamed = {_renamed(name): tensor for name, tensor in found.items()}
     if _best(renamed, short) > _best(found, short) and len(renamed) == len(found):
         found = renamed
-    prefix = _prefix(source, found, short, common)
+    prefix = _prefix(source, found, short, common, own)
     if _prefixes(found, {name: name for name in own})[prefix]:  # the file has the names whole
         short = {name: name for name in own}
     below = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
@@ -124,7 +124,7 @@ def _best(names: Mapping[str, object], short: Mapping[str, str]) -> int:
     return max(_prefixes(names, short).values(), default=0)
 
 
-def _prefix(source: Source, found: Mapping[str, Tensor], short: Mapping[str, str], common: str) -> str:
+def _prefix(source: Source, found: Mapping[str, Tensor], short: Mapping[str, str], common: str, own: Mapping[str, Tensor]) -> str:
     """The prefix of the network's names in a file; ``common`` is what all of the network's own names begin with."""
     counts = _prefixes(found, short)
     if source.prefix:
@@ -143,6 +143,12 @@ def _prefix(source: Source, found: Mapping[str, Tensor], short: Mapping[str, str
         )
     most = max(counts.values())
     best = sorted(prefix for prefix, count in counts.items() if count == most)
+    if len(best) > 1:  # of a file of another network a few names may fit by chance, below any prefix
+        needed = [each for each in short if not each.endswith(_COUNTER)]
+        alike = {
+            prefix: sum(prefix + each in found and _alike(found[prefix + each], own[short[each]]) for each in needed) for prefix in best
+        }
+        best = [prefix for prefix in best if alike[prefix] > len(needed) / 2] or [max(best, key=lambda prefix: alike[prefix])]
     if not source.prefix:
         best = [prefix.removesuffix(common) for prefix in best]
     if len(best) > 1:

@@ -77,7 +77,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ArtifactError: it is missing, damaged, or no safetensors file. Nothing else is read, as it would have to be unpickled.
     """
-    fix = "write it with safetensors.torch.save_file(state_dict, path)"
     if not path.is_file():  # a pipe would be waited for
         raise ArtifactError(f"{path}: {'is no file' if path.exists() else 'no such file'}", fix="name a safetensors file")
     try:
@@ -85,8 +84,25 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             ours = _ENTRY in (file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
+        if _is_pickle(path):
+            what = f"{path}: is a PyTorch pickle, no safetensors file; to read it may run any code in it, so it is not read"
+            fix = (
+                "if you trust it, convert it yourself: safetensors.torch.save_file(torch.load(path), new_path), of a dict of tensors alone"
+            )
+            raise ArtifactError(what, fix=fix) from error
+        fix = "write it with safetensors.torch.save_file(state_dict, path)"
         raise ArtifactError(f"{path}: is no safetensors file, or damaged ({error})", fix=fix) from error
     return load_tensors(path)[0] if ours else tensors
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file that is no safetensors file looks like what ``torch.save`` writes: a ZIP archive with a pickle, or, until 1.6, a pickle."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except OSError:
+        return False
+    return (head.startswith(b"PK") and b"data.pkl" in head) or re.match(rb"\x80[\x02-\x05][^\0]", head) is not None
 
 
 def _checked_state(entry: Any, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:

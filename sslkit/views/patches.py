@@ -139,6 +139,9 @@ def _between(start: Tensor, extent: Tensor, length: int) -> Tensor:
 
 def _checked(value: float | tuple[float, ...] | str, num_chs: int) -> list[float]:
     values = [value] if isinstance(value, int | float) else list(value)
-    if len(values) not in (1, num_chs) or not all(isinstance(one, int | float) and 0 <= one <= 255 for one in values):
+    if not all(isinstance(one, int | float) and 0 <= one <= 255 for one in values):
         raise OptionError("value", "is not a pixel value", found=value, allowed=f"0 to 255, {num_chs} of these, or 'random'")
+    if len(values) not in (1, num_chs):
+        counts = "1" if num_chs == 1 else f"1, or {num_chs}"
+        raise OptionError("value", f"does not fit the images; found {len(values)} values", allowed=f"{counts}, one for each channel")
     return [float(one) for one in values]

@@ -168,7 +168,8 @@ class View:
             try:
                 shape = options.function.draw(shape, **vars(options), **generator).shape(shape)
             except OptionError as error:
-                raise OptionError(f"{name}.{error.option}", error.detail) from error
+                where = name if error.option == name else f"{name}.{error.option}"  # of the images, not of an option
+                raise OptionError(where, error.detail) from error
         return shape.height, shape.width
 
     def __hash__(self) -> int:
@@ -185,11 +186,12 @@ def functions_of(given: object) -> dict[str, dict[str, Any]]:
     """The functions of a preset, given by its name, or of a table, which may start from a preset: in order, with the options that are set.
 
     Raises:
-        OptionError: there is no such preset or function.
+        OptionError: there is no such preset or function, or no function at all.
     """
     table = {"name": given} if isinstance(given, str) else given
     if not isinstance(table, Mapping):
         raise OptionError("", "must be a view (a preset's name, or a table of functions)", found=given)
+    _refuse_unknown(table)
     name, functions = table.get("name"), dict[str, dict[str, Any]]()
     if "name" in table:
         if not isinstance(name, str) or name not in PRESETS:
@@ -205,16 +207,26 @@ def functions_of(given: object) -> dict[str, dict[str, Any]]:
     for function, options in table.items():
         if function in ("name", "size"):
             continue
-        if function not in OPTIONS:
-            near = did_you_mean(function, OPTIONS)
-            raise OptionError(function, "unknown function", allowed="" if near else OPTIONS, fix=near)
         if options is False and name is not None:
             functions.pop(function, None)
         elif not isinstance(options, Mapping):
             raise OptionError(function, "must be a table of its options", found=options, allowed="{} for the defaults")
         else:
             functions[function] = functions.get(function, {}) | dict(options)
+    if not functions:
+        fix = "images as they are: { horizontal_flip = { probability = 0 } }"
+        raise OptionError("", "is a view without a function", found=given, allowed=OPTIONS, fix=fix)
     return functions
+
+
+def _refuse_unknown(table: Mapping[str, Any]) -> None:
+    for function, meant in table.items():
+        if function in ("name", "size", *OPTIONS):
+            continue
+        if isinstance(meant, str) and (function == "preset" or meant in PRESETS):
+            raise OptionError(function, "unknown function", found=meant, fix=f'for a preset write name = "{meant}"')
+        near = did_you_mean(function, OPTIONS)
+        raise OptionError(function, "unknown function", allowed="" if near else OPTIONS, fix=near)
 
 
 def _any_images(options: Mapping[str, FunctionOptions]) -> Shape:

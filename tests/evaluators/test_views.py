@@ -37,6 +37,7 @@ from tests.recipes import HEAD, refusal
 
 SIDE = 12
 MIDDLE = View(center_crop={"size": 8})
+UNCHANGED = View(horizontal_flip={"probability": 0.0})
 CROP_AND_FLIP = View(random_resized_crop={"size": 8, "scale": (0.4, 1.0)}, horizontal_flip={})
 TRAINING: dict[str, Any] = {"epochs": 2, "batch_size": 8}
 EVALUATORS: dict[str, Callable[..., Evaluator]] = {
@@ -198,15 +199,15 @@ def test_what_the_network_cannot_take_is_found_before_anything_is_computed(evalu
 @pytest.mark.parametrize(
     ("kind", "evaluator", "found"),
     [
-        (TinyConv, MLPProbe(layers=("stem",), test_view=MIDDLE, train_view=View(), **TRAINING), "(4, 6, 6) and (4, 4, 4) of stem"),
-        (TinyTokens, ConvProbe(layers=("block",), test_view=MIDDLE, train_view=View(), **TRAINING), "(9, 8) and (4, 8) of block"),
+        (TinyConv, MLPProbe(layers=("stem",), test_view=MIDDLE, train_view=UNCHANGED, **TRAINING), "(4, 6, 6) and (4, 4, 4) of stem"),
+        (TinyTokens, ConvProbe(layers=("block",), test_view=MIDDLE, train_view=UNCHANGED, **TRAINING), "(9, 8) and (4, 8) of block"),
     ],
 )
 def test_a_head_has_one_shape(kind: type[Backbone], evaluator: Any, found: str):
     message = refusal(OptionError, evaluator.check, network(8, kind), labeled(images()))
     assert message.endswith(f"found {found!r}; let train_view and test_view end in one size".replace('"', "'"))
-    ConvProbe(layers=("stem",), test_view=MIDDLE, train_view=View(), **TRAINING).check(network(), labeled(images()))
-    LinearProbe(layers=("block",), test_view=MIDDLE, train_view=View(), **TRAINING).check(network(8, TinyTokens), labeled(images()))
+    ConvProbe(layers=("stem",), test_view=MIDDLE, train_view=UNCHANGED, **TRAINING).check(network(), labeled(images()))
+    LinearProbe(layers=("block",), test_view=MIDDLE, train_view=UNCHANGED, **TRAINING).check(network(8, TinyTokens), labeled(images()))
 
 
 PROTOCOL = (

@@ -204,6 +204,27 @@ def test_every_copy_has_the_name_of_its_file(tmp_path, recipe):
     assert "\nextends" not in text, "a copy holds what it extends"
 
 
+def test_a_recipe_of_ones_own_is_copied(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    start = (ROOT / "recipes" / "quickstart.toml").read_text()
+    Path("base.toml").write_text(
+        f'{start}\n[stages.other]\nweights = "file:w.safetensors"\nevaluator = {{ name = "knn", layers = ["conv2"] }}\n'
+    )
+    Path("sub").mkdir()
+    Path("sub/transfer.toml").write_text("# Mine\nextends = '../base.toml'\nname = 'any'  # of the run\nseed = 3\n")
+    original = load_recipe("sub/transfer.toml")
+    for target in ("copied.toml", "sub/copied.toml", "elsewhere/copied.toml"):
+        assert copy_recipe("sub/transfer.toml", Path(target)) == Path(target)
+        copied = load_recipe(target)
+        assert (copied.name, copied.stages, copied.data) == ("copied", original.stages, original.data)
+        assert Path(target).read_text().startswith("# Mine\n")
+    assert copy_recipe("base.toml", Path("beside.toml")).read_text() == Path("base.toml").read_text().replace('"quickstart"', '"beside"')
+    assert load_recipe(copy_recipe("base.toml", Path("sub"))).stages == load_recipe("base.toml").stages  # file:w.safetensors is found
+    with pytest.raises(RecipeError, match=r"^gone\.toml: no such file, and no bundled recipe of this name; "):
+        copy_recipe("gone.toml", Path("new.toml"))
+
+
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "quickstart.toml").write_text("mine")
     with pytest.raises(RecipeError, match=r"quickstart\.toml: exists already; name another file, or remove it$"):

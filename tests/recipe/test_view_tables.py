@@ -52,7 +52,6 @@ def test_a_table_of_every_function_in_its_order():
     [
         ("", Options()),
         ('view = "mae"', Options(view=View("mae"))),
-        ("view = {}", Options(view=View())),
         ("view = { random_resized_crop = { size = 32, scale = [0.2, 1] }, horizontal_flip = {} }",
          Options(view=View(random_resized_crop={"size": 32, "scale": (0.2, 1.0)}, horizontal_flip={}))),
         ('other = { name = "simclr", size = [32, 48] }', Options(other=View("simclr", size=(32, 48)))),
@@ -61,7 +60,6 @@ def test_a_table_of_every_function_in_its_order():
         ('pair = "byol_2"', Options(pair=View("byol_2"))),
         ('pair = ["byol_1", { name = "byol_2", size = 32 }]', Options(pair=(View("byol_1"), View("byol_2", size=32)))),
         ("large = []\nnum_small = 2", Options(large=(), num_small=2)),
-        ('large = ["mae", {}]', Options(large=(View("mae"), View()))),
     ],
 )  # fmt: skip
 def test_what_is_written_is_what_is_built_and_described(toml: str, expected: Options):
@@ -103,6 +101,8 @@ def test_what_is_written_is_what_is_built_and_described(toml: str, expected: Opt
         ('other = { name = "simclr", size = 8 }', "task.other.gaussian_blur.kernel_size: does not fit; found 23; allowed: an odd number up to 15"),
         ('pair = ["mae", { center_crop = { size = -1 } }]',
          "task.pair[1].center_crop.size: must be positive; found -1; allowed: pixels of a square, or (height, width)"),
+        ('view = { preset = "mae", size = 8 }', "task.view.preset: unknown function; found 'mae'; for a preset write name = \"mae\""),
+        ('large = ["mae", {}]', f"task.large[1]: is a view without a function; found {{}}; allowed: {', '.join(OPTIONS)}; images as they are: {{ horizontal_flip = {{ probability = 0 }} }}"),
         ("view = { size = 8 }", "task.view.size: is for a preset; found 8; give it to a function: center_crop = { size = 224 }"),
     ],
 )  # fmt: skip

@@ -91,7 +91,7 @@ WRONG_TYPES = {
     "stages.pretrain=3": "stages.pretrain: must be a table; found 3",
     "stages.pretrain.task=3": "stages.pretrain.task: must be a pretext task (its name, or a table with its name and options); found 3",
     "backbone=3": "backbone: must be a backbone (its name, or a table with its name and options); found 3",
-    "stages.probe.weights=3": "stages.probe.weights: no such stage; found 3; allowed: pretrain, random, backbone",
+    "stages.probe.weights=3": "stages.probe.weights: no such stage; found 3; allowed: pretrain, random, backbone, run:PATH#stage, file:PATH",
     optimizer("lr = 0.1"): "stages.pretrain.optimizer: must be an optimizer (its name, or a table with its name and options)"
     " or a table of optimizers; found {'lr': 0.1}; add its name",
     "observers=3": 'observers: must be an array of tables; found 3; allowed: [{ name = "..." }]',
@@ -164,14 +164,14 @@ WRONG_STAGES = {
     'stages={ a = { weights = "random" } }': "stages.a: needs a task, to pretrain, or an evaluator; found ['weights']",
     'stages.last={ evaluator = "knn" }': "stages.last.evaluator.layers: missing; required; allowed: an array of strings",
     'stages.last={ evaluator = { name = "knn", layers = ["conv2"] } }': "stages.last.weights: missing; required; name an earlier stage,"
-    ' "random" or "backbone"',
-    "stages.probe.weights=pretran": "stages.probe.weights: no such stage; found 'pretran'; allowed: pretrain, random, backbone;"
+    ' "random", "backbone", "run:PATH#stage" or "file:PATH"',
+    "stages.probe.weights=pretran": "stages.probe.weights: no such stage; found 'pretran'; allowed: pretrain, random, backbone, run:PATH#stage, file:PATH;"
     " did you mean 'pretrain'?",
     "stages.pretrain.weights=pretrain": "stages.pretrain.weights: stages wait for each other in a cycle; found 'pretrain -> pretrain'",
     "stages.pretrain.weights=probe": "stages.pretrain.weights: stages wait for each other in a cycle;"
     " found 'pretrain -> probe -> pretrain'",
     'stages.last={ weights = "probe", evaluator = { name = "knn", layers = ["conv2"] } }': "stages.last.weights: that stage leaves no"
-    " backbone; found 'probe'; allowed: pretrain, random, backbone",
+    " backbone; found 'probe'; allowed: pretrain, random, backbone, run:PATH#stage, file:PATH",
     'stages={ early = { weights = "late", evaluator = { name = "knn", layers = ["conv2"] } }, late = { task = "rotnet" } }': "stages.early.weights: must be an earlier stage; found 'late'; move [stages.late] above [stages.early]",
     "stages.probe.evaluator=supervised": "stages.probe.weights: this evaluator trains from scratch; found 'pretrain'; allowed: \"random\"",
     "stages.probe.backbone.num_blocks=3": "stages.probe.backbone: the backbone comes from stage 'pretrain'; leave it out,"

@@ -175,7 +175,7 @@ def test_no_stage_is_called_what_weights_already_mean(catalog: Catalog):
     text = RECIPE.replace("[stages.pretrain]", "[stages.backbone]")
     assert refused(catalog, text) == "stages.backbone: in weights, this word means what [backbone] builds; choose another name"
     assert refused(catalog, RECIPE.replace('weights = "backbone"', 'weights = "backbone@each"')).startswith(
-        "stages.probe.weights: no such stage; found 'backbone@each'; allowed: random_probe, random, backbone; did you mean 'backbone'?"
+        "stages.probe.weights: no such stage; found 'backbone@each'; allowed: random_probe, random, backbone, run:PATH#stage, file:PATH; did you mean 'backbone'?"
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sslkit import NIN, Digits, Objective, OptionError, PretextTask, RecipeError, StepOutput, load_catalog, pretrain, run_recipe
+from sslkit import NIN, Arrays, Digits, Objective, OptionError, PretextTask, RecipeError, StepOutput, load_catalog, pretrain, run_recipe
 from sslkit.catalog.catalog import Catalog, Offer
 from sslkit.data.cache import OpenedDataset
 from sslkit.recipe.recipe import Recipe, parse_recipe
@@ -38,6 +38,20 @@ class Crops(PretextTask):
         return Alike(backbone, self)
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class Shrunk(PretextTask):
+    """Its network is built for what its view makes of the images."""
+
+    view: View = View("simclr_cifar")
+
+    def image_spec(self, data):
+        return self.view.image_spec(data)
+
+    def build_objective(self, backbone, data):
+        return Alike(backbone, Crops(views=self.view))
+
+
 class Alike(Objective):
     heldout_phase = "main"
 
@@ -58,7 +72,8 @@ class Alike(Objective):
 @pytest.fixture(scope="module")
 def catalog() -> Catalog:
     installed = load_catalog()
-    return replace(installed, offers=(*installed.offers, Offer("pretext_tasks", "crops", Crops, None)))
+    offers = (Offer("pretext_tasks", "crops", Crops, None), Offer("pretext_tasks", "shrunk", Shrunk, None))
+    return replace(installed, offers=(*installed.offers, *offers))
 
 
 RECIPE = HEAD + '\n[stages.pretrain]\ntask = "crops"\nepochs = 1\nbatch_size = 600\n'
@@ -109,6 +124,14 @@ def test_views_are_drawn_with_their_sizes(parse: Parse):
 def test_views_are_checked_against_the_data_before_anything_is_computed(options: str, message: str, parse: Parse):
     found = refusal(RecipeError, lambda: check_recipe(parse(options)))
     assert found.startswith(f"stages.pretrain.task.{message}")
+
+
+def test_a_network_is_built_for_what_a_view_makes_of_images_that_it_can_take(catalog: Catalog):
+    recipe = parse_recipe(tomllib.loads(RECIPE.replace('"crops"', '"shrunk"').replace("600", "4")), catalog)
+    check_recipe(replace(recipe, data=Arrays(train_images=torch.zeros(8, 3, 40, 40, dtype=torch.uint8))))
+    bands = replace(recipe, data=Arrays(train_images=torch.zeros(8, 13, 40, 40, dtype=torch.uint8)))
+    expected = "stages.pretrain.task.view.color_jitter: needs colours, and these images have bands; set saturation = 0 and hue = 0"
+    assert refusal(RecipeError, check_recipe, bands) == expected
 
 
 def test_views_are_checked_in_python_too():

@@ -115,7 +115,10 @@ def test_what_the_recipe_says_of_the_network_must_agree(earlier: Path, tmp_path:
         ),
         ("run:{}#pretrain@2", "that stage keeps no such snapshot; found 'run:{}#pretrain@2'; allowed: @1"),
         ("run:nowhere#pretrain", "no such folder of a run; found 'nowhere'; allowed: \"run:PATH#stage\""),
-        ("runs/other", "no such stage; found 'runs/other'; allowed: random, backbone; for a file write 'file:PATH'"),
+        (
+            "runs/other",
+            "no such stage; found 'runs/other'; allowed: random, backbone, run:PATH#stage, file:PATH; for a file write 'file:PATH'",
+        ),
         ("file:{}", "is no file; found '{}'; allowed: a safetensors file, or the name of bundled weights"),
         ("file:none.safetensors", "no such file; found 'none.safetensors'; allowed: a safetensors file, or the name of bundled weights"),
     ],
@@ -265,14 +268,32 @@ def test_of_several_networks_in_a_file_one_is_chosen(tmp_path: Path):
     )
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\x80\x02}q\x00.", b"PK\x03\x04" + b"\0" * 60, b"\xff" * 8 + b"{}", (2).to_bytes(8, "little") + b"[]"]
-)
+def test_a_few_names_that_fit_by_chance_are_no_network(tmp_path: Path):
+    first, second, *_ = [name for name in state() if "num_batches" not in name]
+    save_file({f"{who}.{first}": torch.zeros(3) for who in ("one", "two")}, tmp_path / "w.safetensors")
+    message = refusal(ArtifactError, fit_weights, Source(path=tmp_path / "w.safetensors"), nin())
+    assert "does not fit NIN (missing: " in message
+    assert f"other shape: {first} (3 where " in message
+    half = {f"half.{name}": torch.zeros(3) for name in state()}  # the names alone
+    save_file(half | {f"whole.{name}": tensor for name, tensor in state().items()}, tmp_path / "w.safetensors")
+    fitted = fit_weights(Source(path=tmp_path / "w.safetensors"), nin())
+    assert torch.equal(fitted.tensors[second], state()[second])
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04" + b"\0" * 60, b"\xff" * 8 + b"{}", (2).to_bytes(8, "little") + b"[]"])
 def test_nothing_but_safetensors_is_read(tmp_path: Path, content: bytes):
     (tmp_path / "w.safetensors").write_bytes(content)
     found = refused(tmp_path, HEAD + PROBE.format("file:w.safetensors"))
     assert found.startswith("stages.probe.weights: w.safetensors: is no safetensors file, or damaged (")
     assert found.endswith("write it with safetensors.torch.save_file(state_dict, path)")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_is_named(tmp_path: Path, zipped: bool):
+    torch.save(state(), tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    found = refused(tmp_path, HEAD + PROBE.format("file:w.pth"))
+    assert found.startswith("stages.probe.weights: w.pth: is a PyTorch pickle, no safetensors file; ")
+    assert found.endswith("convert it yourself: safetensors.torch.save_file(torch.load(path), new_path), of a dict of tensors alone")
 
 
 def test_another_network_altogether_is_refused(tmp_path: Path):

@@ -176,7 +176,7 @@ WRONG = {
     "kernel_size: does not fit; found 4": ("gaussian_blur", {"kernel_size": 4}),
     "kernel_size: does not fit; found 41; allowed: an odd number up to 39": ("gaussian_blur", {"kernel_size": 41}),
     "sigma: is not an interval within bounds": ("gaussian_blur", {"sigma": 0.0}),
-    "value: is not a pixel value; found (1, 2)": ("random_erasing", {"value": (1, 2)}),
+    "value: does not fit the images; found 2 values; allowed: 1, or 3, one for each channel": ("random_erasing", {"value": (1, 2)}),
     "value: is not a pixel value; found 'noise'": ("random_erasing", {"value": "noise"}),
 }
 
