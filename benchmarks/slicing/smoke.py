@@ -66,7 +66,9 @@ def resume(folder: Path, device: str) -> dict[str, Any]:
 
 def run_tests(folder: Path, log: Path) -> int:
     """Run the tests that are marked ``gpu``, with a line in the log for each as soon as it has ended; returns pytest's exit code."""
-    options = ["-m", "gpu", "-p", each_test.__name__, f"--each-test={log}", "-W", "default", "-p", "no:cacheprovider", "--no-header"]
+    # Without the options of pyproject.toml: one process has the GPU, and pytest-xdist need not be there.
+    options = ["-o", "addopts=", "--import-mode=importlib", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider", "--no-header"]
+    options += ["-p", each_test.__name__, f"--each-test={log}"]
     command = [sys.executable, "-m", "pytest", *options, str(folder)]
     return subprocess.run(command, cwd=folder.parent, stdout=sys.stderr, check=False).returncode
 
