@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -170,6 +171,8 @@ def test_a_folder_holds_what_the_machine_lacks(index: list[list[str]], archive: 
         assert (folder / "source" / name).read_bytes() == (ROOT / name).read_bytes()
     marked = {path.relative_to(folder / "source") for path in (folder / "source" / "tests").rglob("test_*.py")}
     assert marked == {path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text()}
+    for path in marked:  # other tests are not packed
+        assert not re.search(r"^(from|import) tests\..*\btest_", (ROOT / path).read_text(), re.MULTILINE), path
     downloads = [command for command in index if command[0] == "download"]
     assert all(command[command.index("--python-version") + 1] == "3.12" for command in downloads)
 

@@ -1,5 +1,7 @@
 """Images to change, and torchvision's functions to compare with: one image at a time, with the parameters that were drawn."""
 
+from typing import Any
+
 import torch
 from torch import Generator, Tensor
 from torchvision.transforms import InterpolationMode
@@ -10,6 +12,21 @@ from sslkit.views.crops import Crop, Flip
 from sslkit.views.patches import Blur, Erasing
 
 DTYPES = (torch.uint8, torch.float32)
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "random_resized_crop": {"size": (9, 12)},
+    "multi_crop": {"size": (12, 6), "num_crops": (2, 3), "scale": ((0.3, 1.0), (0.05, 0.3))},
+    "horizontal_flip": {},
+    "vertical_flip": {},
+    "color_jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "probability": 0.8},
+    "grayscale": {"probability": 0.5},
+    "gaussian_blur": {"probability": 0.5},
+    "solarize": {},
+    "random_erasing": {},
+    "center_crop": {"size": (30, 9)},
+    "resize": {"size": (9, 30)},
+}
+"""Of every function, what it is tried with."""
 
 
 def seeded(seed: int = 0) -> Generator:

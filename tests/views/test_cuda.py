@@ -7,8 +7,7 @@ import torch
 
 from sslkit import views
 from sslkit.views.transform import compose
-from tests.views.pixels import DTYPES, distance, pictures, seeded
-from tests.views.test_promises import OPTIONS
+from tests.views.pixels import DTYPES, OPTIONS, distance, pictures, seeded
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

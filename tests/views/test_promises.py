@@ -11,21 +11,8 @@ from torch import Tensor
 from sslkit import OptionError, views
 from sslkit.views import transform as transform_module
 from sslkit.views.transform import Shape, compose
-from tests.views.pixels import DTYPES, distance, pictures, seeded
+from tests.views.pixels import DTYPES, OPTIONS, distance, pictures, seeded
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "random_resized_crop": {"size": (9, 12)},
-    "multi_crop": {"size": (12, 6), "num_crops": (2, 3), "scale": ((0.3, 1.0), (0.05, 0.3))},
-    "horizontal_flip": {},
-    "vertical_flip": {},
-    "color_jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "probability": 0.8},
-    "grayscale": {"probability": 0.5},
-    "gaussian_blur": {"probability": 0.5},
-    "solarize": {},
-    "random_erasing": {},
-    "center_crop": {"size": (30, 9)},
-    "resize": {"size": (9, 30)},
-}
 RANDOM = [name for name in OPTIONS if name not in {"center_crop", "resize"}]
 COMPOSED = [(getattr(views, name), options) for name, options in OPTIONS.items() if name != "multi_crop"]
 
